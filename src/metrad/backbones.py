@@ -1,0 +1,188 @@
+"""Backbones: factories of modules that turn images into feature maps or vectors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from metrad.errors import InputError
+
+_CLASSIFIERS = ("fc", "classifier", "heads", "head")
+_FEATURES_ONLY = ("alexnet", "squeezenet", "vgg")  # their classifiers flatten the feature map to 9,216 and more numbers
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model's weights expect to see: RGB in 0 to 1, less ``mean``, over ``std``, best at ``size`` pixels."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    size: int = 96
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A module and what is known of it.
+
+    Attributes:
+        module: images (N, 3, height, width) to a feature map (N, out_features, h, w) or vectors (N, out_features).
+        out_features: width of the features, measured.
+        input_spec: comes with the weights.
+    """
+
+    module: nn.Module
+    out_features: int
+    input_spec: InputSpec
+
+
+def mobilenet_v2(*, width: float = 1.0, weights: str | None = "imagenet") -> Backbone:
+    """Return MobileNetV2 of a width multiplier. Source: Sandler 2018, arXiv 1801.04381.
+
+    Args:
+        width: multiplier of the number of channels; ImageNet weights exist for 1.0.
+        weights: as for ``torchvision_model``.
+    """
+    return torchvision_model("mobilenet_v2", weights=weights, args={"width_mult": width})
+
+
+def torchvision_model(name: str, *, weights: str | None = "imagenet", args: dict[str, Any] | None = None) -> Backbone:
+    """Return a classification model of torchvision without its classifier.
+
+    Args:
+        name: as ``torchvision.models.list_models`` gives it.
+        weights: ``imagenet`` for torchvision's own (downloaded once), a file of its state dict (.pth or
+            .safetensors), or null for random ones.
+        args: further settings of the model's constructor.
+
+    Raises:
+        InputError: no such model, or the weights are not there, cannot be downloaded or do not fit.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise InputError(
+            f"backbone.name={name} is no classification model of torchvision; there are {', '.join(known)}"
+        )
+    model = _construct(name, args or {})
+    spec = InputSpec()
+    if weights is not None:
+        enum = torchvision.models.get_model_weights(name).DEFAULT
+        preset = enum.transforms()
+        spec = InputSpec(tuple(preset.mean), tuple(preset.std), preset.crop_size[0])
+        state = _downloaded(enum) if weights == "imagenet" else read_weights(Path(weights))
+        _fit(model, state, weights)
+    module = model.features if name.startswith(_FEATURES_ONLY) else _without_classifier(model)
+    return Backbone(module, measure_features(module, spec.size), spec)
+
+
+class _ConvNet(nn.Sequential):
+    """Blocks of 3x3 convolution, batch norm and ReLU, each but the first after halving the resolution."""
+
+    def __init__(self, channels: list[int]) -> None:
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip([3, *channels], channels, strict=False)):
+            layers += [nn.MaxPool2d(2)] if i else []
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+
+
+def convnet(*, channels: list[int], weights: str | None = None) -> Backbone:
+    """Return a small convolutional network, for small images trained from scratch.
+
+    Args:
+        channels: width of each block; the resolution halves between blocks.
+        weights: a file of its state dict (.pth or .safetensors), or null for random ones.
+
+    Raises:
+        InputError: no channels, or the weights are not there or do not fit.
+    """
+    if not channels or min(channels) < 1:
+        raise InputError(f"backbone.channels must be a list of at least one positive width, got {channels}")
+    module = _ConvNet(channels)
+    if weights is not None:
+        _fit(module, read_weights(Path(weights)), weights)
+    spec = InputSpec(size=32)
+    return Backbone(module, measure_features(module, max(spec.size, 2 ** len(channels))), spec)
+
+
+def measure_features(module: nn.Module, size: int) -> int:
+    """Return the width of what ``module`` gives for an image of ``size`` pixels."""
+    was_training = module.training
+    with torch.inference_mode():
+        features: Tensor = module.eval()(torch.zeros(1, 3, size, size))
+    module.train(was_training)
+    return features.shape[1]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a .safetensors or PyTorch file; code in the file is never run.
+
+    Raises:
+        InputError: the file is not there or holds no state dict.
+    """
+    if not path.is_file():
+        raise InputError(f"backbone.weights={path}: no such file (allowed: imagenet, a file path, or null)")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle and zip errors share no base
+        raise InputError(f"backbone.weights={path} cannot be read as weights ({_first_line(error)})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"backbone.weights={path} holds {type(state).__name__}, not a state dict of tensors")
+    return state
+
+
+def _construct(name: str, args: dict[str, Any]) -> nn.Module:
+    try:
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **args)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"backbone: {name} cannot be built with {args} ({_first_line(error)})") from error
+    return model
+
+
+def _downloaded(enum: Any) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = enum.get_state_dict(check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        file = enum.url.rsplit("/", 1)[1]
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        raise InputError(
+            f"backbone.weights=imagenet cannot be downloaded ({_first_line(error)}); place {file} in {folder}, "
+            "or give a file with backbone.weights=FILE"
+        ) from error
+    return state
+
+
+def _fit(model: nn.Module, state: dict[str, Tensor], weights: str) -> None:
+    """Load ``state`` into ``model``; its classifier may be missing or of another size, nothing else."""
+    own = model.state_dict()
+    ours = {key for key in own if key.split(".")[0] not in (*_CLASSIFIERS, "AuxLogits", "aux1", "aux2")}
+    wrong = [key for key in sorted(ours) if key not in state or state[key].shape != own[key].shape]
+    if wrong:
+        came = tuple(state[wrong[0]].shape) if wrong[0] in state else "nothing"
+        raise InputError(
+            f"backbone.weights={weights} does not fit the backbone: {len(wrong)} of {len(ours)} tensors are missing or "
+            f"of another shape, first {wrong[0]}: wanted {tuple(own[wrong[0]].shape)}, got {came}"
+        )
+    model.load_state_dict({key: state[key] for key in ours}, strict=False)
+
+
+def _without_classifier(model: nn.Module) -> nn.Module:
+    for name in _CLASSIFIERS:
+        if hasattr(model, name):
+            setattr(model, name, nn.Identity())
+    if getattr(model, "aux_logits", False):  # GoogLeNet and Inception give three outputs in training otherwise
+        model.aux_logits = False
+        for name in ("AuxLogits", "aux1", "aux2"):
+            if hasattr(model, name):
+                setattr(model, name, None)
+    return model
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,197 @@
+"""The command line. Nothing here imports torch until a job starts, so that --help answers at once."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from metrad.errors import InputError, MetradError
+
+log = logging.getLogger("metrad")
+
+BAD_INPUT = 2
+_EXAMPLES = """\
+Examples:
+  python train.py experiment=demo                       a first run, offline, under a minute
+  python train.py dataset=fmnist                        AdaCos on Fashion-MNIST
+  python train.py head=arcface head.margin=0.3 seed=7   another head, margin and seed
+  python train.py dataset=image_folder dataset.source.root=parts dataset.normal=[good] dataset.anomalous=[scratch]
+  python train.py -m head=adacos,arcface dataset=fmnist,cifar10 'seed=range(10)'   a sweep of 40 runs
+  python train.py ckpt_path=RUN/checkpoints/last.ckpt   go on with an interrupted run
+  python train.py dataset=fmnist --cfg job              show the whole configuration and stop
+  metrad evaluate RUN scorer.k=5                        score a finished run again
+"""
+_SETTINGS = """\
+Settings of every run:
+  seed=0             draws the split, the order of the images and the initial weights
+  image_size=96      height and width the model sees; null for the size its weights prefer
+  batch_size=128     images a step
+  paths.data=data    where the data lies; METRAD_DATA in the environment does the same
+  ckpt_path=FILE     checkpoint to go on from
+  hydra.run.dir=DIR  where the run goes; outputs/TIME-HEAD-DATASET-SEED if not given
+  Each choice has settings of its own: head.margin=0.3, trainer.max_epochs=20, dataset.sizes.normal=500.
+  --config-dir DIR   a folder of your own, with choices such as DIR/dataset/mine.yaml
+"""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def main() -> None:
+    """Run the installed command ``metrad``."""
+    app()
+
+
+@app.callback(invoke_without_command=True, add_help_option=False)
+def _root(
+    context: typer.Context,
+    show_help: Annotated[bool, typer.Option("--help", "-h", help="Show this manual.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Find anomalous images with labelled images of other things and none of the anomalies."""
+    if show_version:
+        from metrad import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+    if show_help or context.invoked_subcommand is None:
+        typer.echo(context.get_help() + "\n\n" + manual())
+        raise typer.Exit
+
+
+@app.command("train", context_settings=_PASS_ON, add_help_option=False)
+def _train_command(context: typer.Context) -> None:
+    """Train and score one run, or a sweep with -m; the same as train.py."""
+    train(context.args)
+
+
+@app.command("evaluate")
+def _evaluate_command(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes such as scorer.k=5 or paths.data=DIR.", show_default=False)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Folder below RUN/evaluations; made of the overrides if not given.")
+    ] = None,
+) -> None:
+    """Score a finished run again from its saved configuration; results go to RUN/evaluations, beside the old ones."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+
+    def job() -> None:
+        from metrad.prediction import evaluate_run
+
+        folder, metrics = evaluate_run(run, overrides or [], name)
+        log.info("%s -> %s", _summary(metrics), folder)
+
+    _reporting_errors(job)
+
+
+def train(argv: list[str]) -> None:
+    """Run Hydra on the arguments, as ``train.py`` and ``metrad train`` do."""
+    if {"--help", "-h"} & set(argv):
+        typer.echo("Train and score one run, or a sweep of runs with -m.\n\n" + manual())
+        return
+    failures: list[MetradError] = []
+    _reporting_errors(lambda: _run_hydra(argv, failures))
+    if failures:
+        raise SystemExit(1 if _is_sweep(argv) else BAD_INPUT)
+
+
+def manual() -> str:
+    """Return what can be chosen, with an example of each use."""
+    from metrad import config
+
+    lines = ["Usage: python train.py [GROUP=CHOICE ...] [KEY=VALUE ...]     (metrad train is the same)", ""]
+    for group, members in config.choices().items():
+        lines.append(f"{group}=")
+        lines += [f"  {name:<16} {text}" for name, text in members.items()]
+    return "\n".join(lines) + f"\n\n{_SETTINGS}\n{_EXAMPLES}"
+
+
+def _run_hydra(argv: list[str], failures: list[MetradError]) -> None:
+    import hydra
+
+    from metrad import config
+
+    config.register()
+    sys.argv = [sys.argv[0], *argv]
+    start = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="config")
+    start(lambda cfg: _task(cfg, failures))()
+
+
+def _task(cfg: Any, failures: list[MetradError]) -> None:
+    """Train one run of a sweep or a single one; in a sweep a failed run is told and the next one starts."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from metrad.runs import Run
+
+    hydra = HydraConfig.get()
+    run = Run(hydra.runtime.output_dir)
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    try:
+        from metrad.training import train as train_run
+
+        metrics = train_run(cfg, run, OmegaConf.create({"hydra": hydra}), keep_refused=sweeping)
+    except MetradError as error:
+        run.remove_if_empty()
+        failures.append(error)
+        typer.echo(
+            f"{run.path.name} failed: {_one_line(error)}" if sweeping else f"error: {_one_line(error)}", err=True
+        )
+    else:
+        log.info("%s -> %s", _summary(metrics), _relative(run.path))
+        if not sweeping:
+            log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values()))
+
+
+def _is_sweep(argv: list[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(argv))
+
+
+def _reporting_errors(job: Callable[[], None]) -> None:
+    """Run ``job`` and end with one line and exit code 2 if it was given something it cannot use."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing several lines of each
+    try:
+        job()
+    except Exception as error:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        if wants_traceback or not isinstance(error, MetradError | HydraException | OmegaConfBaseException):
+            raise
+        _fail(_one_line(error))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise SystemExit(BAD_INPUT)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, InputError) and "Traceback (most recent call last)" in str(error):
+        return str(error).strip().splitlines()[-1].partition(": ")[2]  # it was raised in a worker process
+    if isinstance(error, MetradError):
+        return " ".join(str(error).split())
+    from metrad.config import explain
+
+    return explain(error)
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    seconds = metrics["seconds"].get("total", sum(metrics["seconds"].values()))
+    return (
+        f"AUROC {metrics['auroc']:.4f}, average precision {metrics['average_precision']:.4f}, "
+        f"FPR at 95 % TPR {metrics['fpr_at_95_tpr']:.3f}, {seconds:.0f} s"
+    )
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,311 @@
+"""Configuration: the schema, the checks before anything is read, and the one place that builds parts from it."""
+
+import difflib
+import hashlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metrad.errors import InputError
+
+ALLOWED_TARGETS = ("metrad.", "torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn.")
+PARTS = ("head", "backbone", "scorer", "optimizer", "scheduler", "trainer", "logger")
+EXTRAS = {"mlflow": "mlflow", "tensorboard": "tensorboard", "timm": "timm", "wandb": "wandb"}
+_RUN_TIME_ARGUMENTS = {"in_features", "num_classes", "params", "save_dir"}
+_UNNAMED = ("paths", "hydra", "logger", "allow_targets")
+
+
+@dataclass
+class Sizes:
+    """Images a role: a count, a fraction in 0 to 1, or null for all that are left."""
+
+    reference: int | float | None = None
+    normal: int | float | None = None
+    calibration: int | float | None = 0.1
+    test_normal: int | float | None = None
+    test_anomalous: int | float | None = None
+
+
+@dataclass
+class Dataset:
+    """A source, its roles, and how its images are kept."""
+
+    source: dict[str, Any] = MISSING
+    normal: Any = MISSING
+    anomalous: Any = MISSING
+    reference: Any = None
+    sizes: Sizes = field(default_factory=Sizes)
+    test_share: float = 0.2
+    on_corrupt: str = "error"
+    memory_limit_gib: float = 2.0
+    disk_limit_gib: float = 64.0
+    workers: int = 2
+
+
+@dataclass
+class Paths:
+    """Folders outside the run."""
+
+    data: str = MISSING
+
+
+@dataclass
+class Config:
+    """The whole configuration; the parts are open, since their settings are those of the class they name."""
+
+    seed: int = 0
+    image_size: int | None = 96
+    batch_size: int = 128
+    channels_last: bool = True
+    ckpt_path: str | None = None
+    allow_targets: list[str] = field(default_factory=list)
+    paths: Paths = field(default_factory=Paths)
+    dataset: Dataset = field(default_factory=Dataset)
+    head: dict[str, Any] = MISSING
+    backbone: dict[str, Any] = MISSING
+    scorer: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+
+
+def register() -> None:
+    """Make the schema and the resolver ``run_name`` known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("run_name", lambda seed: run_name(HydraConfig.get(), seed), replace=True)
+
+
+@cache
+def folder() -> Path:
+    """Return the folder of the shipped YAML files: inside an installed package, at the root of a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def choices() -> dict[str, dict[str, str]]:
+    """Return for each group its choices, each with the first comment of its file."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(folder().glob("*/*.yaml")):
+        comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+        texts = [line[2:] for line in comments if not line.startswith("# @")]
+        found.setdefault(path.parent.name, {})[path.stem] = texts[0] if texts else ""
+    return found
+
+
+def run_name(hydra: Any, seed: int) -> str:
+    """Return a folder name that tells a run's choices: head, dataset and seed, then every other override.
+
+    Values that make no good folder names are shortened and carry a hash, so that the runs of a sweep keep names apart.
+    """
+    overrides = dict(item.lstrip("+~").partition("=")[::2] for item in hydra.overrides.task)
+    named = [hydra.runtime.choices["head"], hydra.runtime.choices["dataset"], str(seed)]
+    for key, value in overrides.items():
+        if key.split(".")[0] not in (*_UNNAMED, "head", "dataset", "seed") or key.startswith(("head.", "dataset.")):
+            named.append(f"{key.split('.')[-1]}={_slug(value)}")
+    name = "-".join(named)
+    return name if len(name) <= 200 else f"{name[:190]}~{_hash(name)}"
+
+
+def check(cfg: DictConfig) -> None:
+    """Check everything that can be told before data is read.
+
+    Raises:
+        InputError: a value is missing, unknown, of a wrong type or out of range; the message names the key.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
+    try:
+        resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(" ".join(str(error).split())) from error
+    _check_ranges(resolved)
+    for part in (*PARTS, "dataset.source"):
+        node = resolved["dataset"]["source"] if part == "dataset.source" else resolved[part]
+        if part not in ("scheduler", "logger") and "_target_" not in node:
+            raise InputError(f"{part}._target_ must name the class to build")
+        for key, found in _targets(part, node):
+            _check_call(key, found, resolved["allow_targets"])
+
+
+def build(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Build the part of the configuration at ``key``, with what is known only at run time passed in.
+
+    Raises:
+        InputError: the part refuses its settings, or needs a package that is not installed.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    node = OmegaConf.to_container(OmegaConf.select(cfg, key), resolve=True)
+    for name, found in _targets(key, node):
+        _locate(name, found["_target_"], cfg.allow_targets)
+    try:
+        return instantiate(node, *args, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise cause from error
+        if isinstance(cause, ImportError):
+            raise InputError(f"{key}: {_missing_package(cause)}") from error
+        raise InputError(f"{key}: {str(cause).splitlines()[0]}") from error
+
+
+def build_partial(cfg: DictConfig, key: str) -> Any:
+    """Return the part at ``key`` as a function yet to be called, whatever its YAML says."""
+    return build(cfg, key, _partial_=True)
+
+
+def suggestion(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    """Return what is allowed in place of ``name``, with the closest first."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(sorted(known))}"
+
+
+def explain(error: BaseException) -> str:
+    """Return an error of Hydra's or OmegaConf's as one line that names the key and what is allowed."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
+    if unknown and "not in struct" in text:
+        return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1])}"
+    choice = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    if choice and choice[1] in choices():
+        return f"{choice[1]}={choice[2]} is no choice; {suggestion(choice[2], choices()[choice[1]])}"
+    wrong = re.search(r"(Value '.*) full_key: (\S+)", text)
+    return f"{wrong[2]}: {wrong[1]}" if wrong else text
+
+
+def _siblings(key: str) -> str:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(folder()), version_base="1.3"):
+        node = compose("config")
+    parent, _, name = key.rpartition(".")
+    while parent and not isinstance(OmegaConf.select(node, parent), DictConfig):
+        parent, _, name = parent.rpartition(".")
+    found = OmegaConf.select(node, parent) if parent else node
+    return suggestion(name, [str(item) for item in found])
+
+
+def _check_ranges(cfg: dict[str, Any]) -> None:
+    dataset = cfg["dataset"]
+    rules = {
+        "seed": (cfg["seed"] >= 0, "at least 0"),
+        "image_size": (cfg["image_size"] is None or cfg["image_size"] >= 1, "at least 1, or null"),
+        "batch_size": (cfg["batch_size"] >= 2, "at least 2"),
+        "dataset.on_corrupt": (dataset["on_corrupt"] in ("error", "skip"), "error or skip"),
+        "dataset.test_share": (0 < dataset["test_share"] < 1, "between 0 and 1"),
+        "dataset.memory_limit_gib": (dataset["memory_limit_gib"] >= 0, "at least 0"),
+        "dataset.disk_limit_gib": (dataset["disk_limit_gib"] >= 0, "at least 0"),
+        "dataset.workers": (dataset["workers"] >= 0, "at least 0"),
+    }
+    for key, (holds, allowed) in rules.items():
+        if not holds:
+            value = dataset[key.split(".")[1]] if "." in key else cfg[key]
+            raise InputError(f"{key} must be {allowed}, got {value}")
+    for role in ("normal", "anomalous", "reference"):
+        value = dataset[role]
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
+            raise InputError(f"dataset.{role} must list class names or numbers, got {value}")
+    ckpt_path = cfg["ckpt_path"]
+    if ckpt_path is not None and not Path(ckpt_path).is_file():
+        raise InputError(f"ckpt_path={ckpt_path}: no such file; give RUN/checkpoints/last.ckpt of an interrupted run")
+
+
+def _targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node
+        for name, value in node.items():
+            yield from _targets(f"{key}.{name}", value)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _targets(f"{key}[{i}]", value)
+
+
+def _locate(key: str, target: Any, extra: list[str]) -> Any:
+    """Return the class or function that ``target`` names, if it lies in an allowed package.
+
+    A run directory from elsewhere is input, not code. What counts is where the object was defined: ``torch.nn.x.os``
+    is a way to ``os``.
+    """
+    from hydra.utils import get_object
+
+    allowed = (*ALLOWED_TARGETS, *(f"{prefix.rstrip('.')}." for prefix in extra))
+    if not isinstance(target, str) or not target.startswith(allowed):
+        names = ", ".join(prefix.rstrip(".") for prefix in allowed)
+        raise InputError(
+            f"{key}._target_={target} is not allowed; it may name things in {names} (allow_targets adds to these)"
+        )
+    try:
+        found = get_object(target)
+    except ImportError as error:
+        raise InputError(f"{key}._target_={target} cannot be imported: {_missing_package(error)}") from error
+    except Exception as error:
+        raise InputError(f"{key}._target_={target} does not exist") from error
+    home = f"{getattr(found, '__module__', '')}."
+    if not callable(found) or not home.startswith(tuple(f"{prefix.split('.')[0]}." for prefix in allowed)):
+        raise InputError(f"{key}._target_={target} is not a class or function of that package")
+    return found
+
+
+def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
+    """Check the settings in ``node`` against the signature of what it builds: names first, then types."""
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    found = _locate(key, node["_target_"], extra)
+    parameters = inspect.signature(found).parameters
+    settings = {name: value for name, value in node.items() if not re.fullmatch(r"_\w+_", name)}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        known = [name for name in parameters if name not in _RUN_TIME_ARGUMENTS]
+        for name in settings:
+            if name not in known:
+                raise InputError(f"unknown configuration key {key}.{name}; {suggestion(name, known)}")
+    try:
+        hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)
+    except (NameError, TypeError):  # annotations that exist for type checkers alone
+        return
+    for name, value in settings.items():
+        if name not in hints or (isinstance(value, dict) and "_target_" in value) or (key, name) in _OWN_VALUES:
+            continue
+        try:
+            adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+            adapter.validate_python(value)
+        except ValidationError as error:
+            wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+            raise InputError(f"{key}.{name}={value} has a wrong type or value: {wanted}") from error
+        except PydanticUserError:  # no schema for this annotation: the class itself has the last word
+            continue
+
+
+# auto is metrad's own word for these; Lightning checks the rest
+_OWN_VALUES = {("trainer", "precision"), ("trainer", "enable_progress_bar")}
+
+
+def _missing_package(error: ImportError) -> str:
+    name = (getattr(error, "name", None) or str(error)).split(".")[0]
+    for package, extra in EXTRAS.items():
+        if package in name or package in str(error).lower():
+            return f"{package} is not installed; pip install 'metrad[{extra}]'"
+    return str(error).splitlines()[0]
+
+
+def _slug(value: str) -> str:
+    if re.fullmatch(r"[\w.+-]{1,40}", value):
+        return value
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]', '', Path(value).stem)[:40]}~{_hash(value)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

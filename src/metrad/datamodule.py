@@ -1,0 +1,236 @@
+"""The LightningDataModule: from a source and its roles to batches."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from metrad.datasets import open_source
+from metrad.errors import InputError
+from metrad.images import Indexable
+from metrad.imageset import Storage, load
+from metrad.splits import Classes, Size, Split, draw, head_labels
+
+ClassNames = str | int | Sequence[str | int]
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The user's choice of classes and sizes.
+
+    Attributes:
+        normal: classes of the normal images, by name or number.
+        anomalous: classes of the anomalous test images.
+        reference: classes of the reference images; None for all others.
+        sizes: for each role a count, a fraction or None for all that are left.
+        test_share: share of the normal images set aside for testing where the source has no test part.
+    """
+
+    normal: ClassNames
+    anomalous: ClassNames
+    reference: ClassNames | None
+    sizes: dict[str, Size]
+    test_share: float
+
+
+class MetradDataModule(pl.LightningDataModule):
+    """Draws the roles and serves them in batches.
+
+    Args:
+        source: makes the source of the images when ``setup`` is called.
+        roles: classes and sizes.
+        storage: where decoded images are kept.
+        seed: draws the split and the order of the training images.
+        image_size: input size of the model.
+        batch_size: training images a step.
+        skip_corrupt: leave out files that cannot be decoded instead of raising.
+    """
+
+    def __init__(
+        self,
+        source: partial[Any],
+        roles: Roles,
+        storage: Storage,
+        *,
+        seed: int,
+        image_size: int,
+        batch_size: int,
+        skip_corrupt: bool = False,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.roles = roles
+        self.storage = storage
+        self.seed = seed
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.skip_corrupt = skip_corrupt
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the source and draw the split, once.
+
+        Raises:
+            InputError: a class or an image is missing, broken or asked for twice.
+        """
+        if hasattr(self, "split"):
+            return
+        source = open_source(self.source)
+        self.classes = resolve_classes(self.roles, source.classes)
+        self.data = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt)
+        self.split = draw(
+            self.data.pool, self.classes, self.roles.sizes, test_share=self.roles.test_share, seed=self.seed
+        )
+
+    @property
+    def train_indices(self) -> np.ndarray:
+        """Positions of the images the head is trained on: reference and normal."""
+        return np.sort(np.concatenate([self.split.indices["reference"], self.split.indices["normal"]]))
+
+    def describe_split(self) -> dict[str, Any]:
+        """Return the split as plain values: the images of each role by name, and a hash over names and content."""
+        names = self.data.classes
+        by_role = {role: [self.data.names[i] for i in indices] for role, indices in self.split.indices.items()}
+        return {
+            "seed": self.seed,
+            "hash": self._split_hash(),
+            "classes": {
+                "reference": [names[i] for i in self.classes.reference],
+                "normal": [names[i] for i in self.classes.normal],
+                "anomalous": [names[i] for i in self.classes.anomalous],
+            },
+            "head_classes": [names[i] for i in self.classes.seen],
+            "copies_left_out": self.split.copies_left_out,
+            "corrupt_left_out": [self.data.names[i] for i in sorted(self.data.corrupt)],
+            "images": by_role,
+        }
+
+    def restore_split(self, description: dict[str, Any]) -> None:
+        """Take the split that ``describe_split`` described in place of a newly drawn one.
+
+        Raises:
+            InputError: an image is missing or has changed since.
+        """
+        place = {name: i for i, name in enumerate(self.data.names)}
+        indices = {}
+        for role, names in description["images"].items():
+            missing = [name for name in names if name not in place]
+            if missing:
+                raise InputError(f"{len(missing)} images of this run are no longer in the dataset, first {missing[0]}")
+            indices[role] = np.array([place[name] for name in names], dtype=np.int64)
+        self.split = Split(indices, description["copies_left_out"])
+        if self._split_hash() != description["hash"]:
+            raise InputError("the images of this run have changed since it was trained; its scores would not compare")
+
+    def _split_hash(self) -> str:
+        content = hashlib.blake2b(digest_size=16)
+        for role, indices in self.split.indices.items():
+            content.update(role.encode())
+            for i in indices:
+                content.update(self.data.names[i].encode() + self.data.digests[i].tobytes())
+        return content.hexdigest()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of reference and normal images with the head's labels, in a new order each epoch."""
+        labels = head_labels(self.data.pool.labels[self.train_indices], self.classes)
+        batches = _Batches(self.data.images, self.train_indices, torch.from_numpy(labels))
+        sampler = EpochShuffle(len(labels), self.batch_size, self.seed)
+        return self._loader(batches, sampler)
+
+    def images(self, indices: np.ndarray, batch_size: int) -> DataLoader[Batch]:
+        """Return batches of the images at the source's positions ``indices``, in that order, with their positions."""
+        batches = _Batches(self.data.images, indices, torch.from_numpy(indices))
+        order = torch.arange(len(indices))
+        return self._loader(batches, list(order.split(batch_size)))
+
+    def _loader(self, batches: "_Batches", sampler: Any) -> DataLoader[Batch]:
+        workers = self.storage.workers if self.data.on_demand else 0
+        return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=workers)
+
+
+class _Batches(Dataset[Batch]):
+    """Whole batches by index tensor: one gather, no Python an image."""
+
+    def __init__(self, images: Indexable, indices: np.ndarray, labels: Tensor) -> None:
+        self.images = images
+        self.indices = indices
+        self.labels = labels
+
+    def __getitem__(self, chosen: Tensor) -> Batch:
+        return torch.from_numpy(self.images[self.indices[chosen.numpy()]]), self.labels[chosen]
+
+
+class EpochShuffle(Sampler[Tensor]):
+    """Batches of positions in an order that depends on the seed and the epoch alone, so that resuming repeats it.
+
+    A last batch of a single image is left out, since batch normalisation has nothing to average in it.
+
+    Args:
+        count: how many positions.
+        batch_size: positions a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return max(1, math.ceil(self.count / self.batch_size) - (self.count % self.batch_size == 1))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        return iter(torch.from_numpy(order).split(self.batch_size)[: len(self)])
+
+
+def resolve_classes(roles: Roles, names: list[str]) -> Classes:
+    """Return the classes of each role as numbers.
+
+    A number means the class of that name if there is one, and the class at that position otherwise.
+
+    Raises:
+        InputError: a class does not exist or stands in two roles; the message lists those there are.
+    """
+    normal = _numbers("normal", roles.normal, names)
+    anomalous = _numbers("anomalous", roles.anomalous, names)
+    if roles.reference is None:
+        reference = tuple(i for i in range(len(names)) if i not in (*normal, *anomalous))
+    else:
+        reference = _numbers("reference", roles.reference, names)
+    for role, numbers in (("normal", normal), ("anomalous", anomalous)):
+        if not numbers:
+            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}")
+    everyone = [*reference, *normal, *anomalous]
+    twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
+    if twice:
+        raise InputError(
+            f"dataset: {', '.join(twice)} stands in two roles; a class can be one of reference, normal and anomalous"
+        )
+    return Classes(reference, normal, anomalous)
+
+
+def _numbers(role: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
+    chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
+    numbers = []
+    for item in chosen:
+        if str(item) in names:
+            numbers.append(names.index(str(item)))
+        elif isinstance(item, int) and 0 <= item < len(names):
+            numbers.append(item)
+        else:
+            raise InputError(f"dataset.{role}: no class {item!r}; there are {', '.join(names)}")
+    return tuple(numbers)

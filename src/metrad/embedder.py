@@ -1,0 +1,49 @@
+"""The deployable model: images in, embeddings out."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
+
+from metrad.backbones import Backbone
+
+
+class Embedder(nn.Module):
+    """Resizing, normalisation, backbone and pooling in one module.
+
+    Mean, standard deviation and input size are buffers, so that they travel with the weights.
+
+    Args:
+        backbone: the module and its input specification.
+        image_size: height and width the backbone sees; None for the size its weights prefer.
+        channels_last: keep images and weights in channels-last order, which convolutions on CPUs and recent GPUs are
+            fastest with.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, *, image_size: int | None = None, channels_last: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone.module
+        self.out_features = backbone.out_features
+        self.size = image_size or backbone.input_spec.size
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.backbone.to(memory_format=self.memory_format)
+        self.register_buffer("mean", torch.tensor(backbone.input_spec.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(backbone.input_spec.std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return embeddings (N, out_features) of uint8 images (N, height, width, channels), channels 1 or 3."""
+        return self.pool(self.backbone(self.preprocess(images)))
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return images (N, height, width, channels) uint8 as the backbone wants them, (N, 3, size, size)."""
+        batch = images.permute(0, 3, 1, 2).float().div_(255)
+        if batch.shape[-2:] != (self.size, self.size):
+            batch = transforms.resize(batch, [self.size, self.size], antialias=True)
+        return ((batch.expand(-1, 3, -1, -1) - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+
+    @staticmethod
+    def pool(features: Tensor) -> Tensor:
+        """Return vectors (N, D) from a feature map (N, D, h, w) by global average, or vectors as they are."""
+        return features.mean(dim=(2, 3)) if features.ndim == 4 else features.flatten(1)

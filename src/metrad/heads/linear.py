@@ -1,0 +1,49 @@
+"""Heads on inner products: the cross-entropy baseline and its normalised variant."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metrad.errors import InputError
+from metrad.heads.base import Head
+
+
+class Softmax(Head):
+    """Plain cross-entropy on W_j·x + b_j: the baseline.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: reference and normal classes together.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__(in_features, num_classes)
+        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+        nn.init.xavier_uniform_(self.weight)
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Return W_j·x + b_j for every class, (N, num_classes)."""
+        return F.linear(embeddings, self.weight, self.bias)
+
+
+class L2Softmax(Softmax):
+    """Cross-entropy on W_j·(α x/‖x‖) + b_j: embeddings on a sphere of radius α.
+
+    Source: Ranjan 2017, arXiv 1703.09507.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: reference and normal classes together.
+        alpha: radius of the sphere.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, alpha: float = 15.0) -> None:
+        super().__init__(in_features, num_classes)
+        if not alpha > 0:
+            raise InputError(f"head.alpha must be greater than 0, got {alpha}")
+        self.register_buffer("alpha", torch.tensor(float(alpha)))
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Return W_j·(α x/‖x‖) + b_j for every class, (N, num_classes)."""
+        return super().logits(self.alpha * F.normalize(embeddings))

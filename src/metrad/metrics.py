@@ -1,0 +1,52 @@
+"""Figures of merit of anomaly scores, on raw scores of any range (higher is more anomalous).
+
+All of them depend on the order of the scores only. torchmetrics squeezes scores outside [0, 1] through a sigmoid,
+which merges large scores into ties, so it is given dense ranks in [0, 1] instead.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_roc
+
+MAX_FALSE_POSITIVE_RATE = 0.1
+MIN_TRUE_POSITIVE_RATE = 0.95
+
+
+def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
+    """Return every figure of this module for ``scores`` (N,) and the truth ``anomalous`` (N,) of booleans.
+
+    ``partial_auroc`` is the area up to a false-positive rate of 0.1, scaled so that chance is 0.5 and perfect is 1
+    (McClish 1989), as in scikit-learn.
+
+    Raises:
+        ValueError: the lengths differ, a score is not finite, or only one of the two kinds is present.
+    """
+    ranks, target = _ranked(scores, anomalous)
+    false_positive_rate, true_positive_rate = roc_curve(scores, anomalous)
+    enough = true_positive_rate >= MIN_TRUE_POSITIVE_RATE
+    return {
+        "auroc": float(binary_auroc(ranks, target)),
+        "average_precision": float(binary_average_precision(ranks, target)),
+        "fpr_at_95_tpr": float(false_positive_rate[enough][0]),
+        "partial_auroc": float(binary_auroc(ranks, target, max_fpr=MAX_FALSE_POSITIVE_RATE)),
+    }
+
+
+def roc_curve(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return false-positive and true-positive rates, both rising from 0 to 1, one point a distinct score."""
+    ranks, target = _ranked(scores, anomalous)
+    false_positive_rate, true_positive_rate, _ = binary_roc(ranks, target)
+    return false_positive_rate.double().numpy(), true_positive_rate.double().numpy()
+
+
+def _ranked(scores: np.ndarray, anomalous: np.ndarray) -> tuple[Tensor, Tensor]:
+    scores, anomalous = np.asarray(scores), np.asarray(anomalous, dtype=bool)
+    if scores.shape != anomalous.shape or scores.ndim != 1:
+        raise ValueError(f"scores and anomalous must be vectors of one length, got {scores.shape}, {anomalous.shape}")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
+    if anomalous.all() or not anomalous.any():
+        raise ValueError("both normal and anomalous images are needed to measure how well they are told apart")
+    distinct, ranks = np.unique(scores, return_inverse=True)
+    return torch.from_numpy(ranks / max(len(distinct) - 1, 1)), torch.from_numpy(anomalous.astype(np.int64))

@@ -1,0 +1,74 @@
+"""The LightningModule: embedder, head and optimiser. It does no scoring."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metrad.embedder import Embedder
+from metrad.errors import TrainingError
+from metrad.heads import Head
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeScheduler = Callable[[Optimizer], Any]
+
+
+class MetricLearner(pl.LightningModule):
+    """Trains an embedder through a head.
+
+    Args:
+        embedder: images to embeddings; what is kept after training.
+        head: embeddings and labels to loss and logits.
+        optimizer: makes the optimiser of all parameters, the head's included.
+        scheduler: makes a learning-rate scheduler that steps once an epoch; None for a constant rate.
+        seed: with the epoch, seeds what is random inside the model, so that a resumed run repeats an unbroken one.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        head: Head,
+        optimizer: MakeOptimizer,
+        *,
+        scheduler: MakeScheduler | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.head = head
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.seed = seed
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout and the like by seed and epoch."""
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of images (N, height, width, channels) uint8 and the head's labels (N,).
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        images, labels = batch
+        loss: Tensor
+        loss, logits = self.head(self.embedder(images), labels)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); "
+                "lower optimizer.lr, or set trainer.precision=32-true or trainer.gradient_clip_val=1"
+            )
+        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        self.log("accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser, with the scheduler if there is one."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}

@@ -1,0 +1,87 @@
+"""Pictures of an evaluation, each a function from arrays to a figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from metrad.metrics import roc_curve
+
+NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion, apart for colour-blind readers too
+mpl.rcParams["figure.dpi"] = 120
+mpl.rcParams["axes.spines.top"] = False
+mpl.rcParams["axes.spines.right"] = False
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A test image beside the normal image its score comes from.
+
+    Attributes:
+        image: (height, width, channels) uint8.
+        nearest: likewise.
+        title: what to write above them.
+        anomalous: the truth.
+    """
+
+    image: np.ndarray
+    nearest: np.ndarray
+    title: str
+    anomalous: bool
+
+
+def roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
+    """Draw the ROC curve of ``scores`` (N,) against the truth ``anomalous`` (N,)."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.8", linestyle="--")
+    axes.plot(*roc_curve(scores, anomalous), color=NORMAL, linewidth=2)
+    axes.set(
+        xlabel="normal images called anomalous",
+        ylabel="anomalous images found",
+        title=f"AUROC {auroc:.3f}",
+        aspect="equal",
+    )
+    return figure
+
+
+def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
+    """Draw the scores (N,) of normal and anomalous test images as two histograms over the same bins."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    bins = np.histogram_bin_edges(scores, bins=50)
+    for group, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
+        label = f"{name} ({int(group.sum()):,} test images)"
+        axes.hist(scores[group], bins=bins, alpha=0.6, color=colour, label=label)
+    axes.set(xlabel="anomaly score", ylabel="test images", title=f"AUROC {auroc:.3f}")
+    axes.legend(frameon=False)
+    return figure
+
+
+def neighbours(most_anomalous: Sequence[Evidence], most_normal: Sequence[Evidence]) -> Figure:
+    """Draw the most anomalous and the most normal test images, each beside its nearest normal image."""
+    columns = max(len(most_anomalous), len(most_normal))
+    figure = Figure(figsize=(1.5 * columns + 0.6, 7.4), layout="constrained")
+    upper, lower = figure.subfigures(2, 1)
+    for part, rows, title in (
+        (upper, most_anomalous, "Highest scores"),
+        (lower, most_normal, "Lowest scores"),
+    ):
+        part.suptitle(f"{title}: test image above, nearest normal training image below", fontsize=11)
+        grid = part.subplots(2, columns, squeeze=False)
+        for column in grid.T:
+            for axes in column:
+                axes.set_axis_off()
+        for column, evidence in zip(grid.T, rows, strict=False):
+            _show(column[0], evidence.image)
+            _show(column[1], evidence.nearest)
+            colour = ANOMALOUS if evidence.anomalous else NORMAL
+            column[0].set_title(evidence.title, fontsize=8, color=colour)
+    return figure
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")

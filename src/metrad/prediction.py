@@ -1,0 +1,99 @@
+"""Jobs on a finished run: everything starts from its directory and its saved configuration."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metrad import config
+from metrad.errors import InputError
+from metrad.evaluation import evaluate
+from metrad.reporting import load_weights, save_evaluation
+from metrad.runs import Run, replacing
+from metrad.scorers import Scorer
+from metrad.training import build_data, build_embedder, log_left_out
+
+log = logging.getLogger(__name__)
+
+CHANGEABLE = ("scorer", "paths", "dataset.source.root", "dataset.workers", "dataset.memory_limit_gib")
+
+
+def evaluate_run(path: str | Path, overrides: list[str], name: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """Score a finished run again, on the images of its own split, and write the results beside the old ones.
+
+    Args:
+        path: the run's directory.
+        overrides: ``key=value`` with keys below ``CHANGEABLE``, or ``scorer=NAME`` for another scorer.
+        name: of the folder below ``evaluations``; None for one made of the overrides.
+
+    Returns:
+        The folder written and what its ``metrics.json`` holds.
+
+    Raises:
+        InputError: no finished run, an override that cannot be made, or data that has changed.
+    """
+    run = Run.finished(path)
+    cfg = override(run.load_config(), overrides)
+    cfg.ckpt_path = None
+    if "weights" in cfg.backbone:
+        cfg.backbone.weights = None  # the run's own weights are loaded below
+    config.check(cfg)
+    target = _free_folder(run, name or "-".join(overrides).replace("/", "_") or "repeated", explicit=name is not None)
+    scorer: Scorer = config.build(cfg, "scorer")
+    embedder = build_embedder(cfg)
+    load_weights(run, embedder)
+    data = build_data(cfg, embedder.size)
+    data.setup()
+    data.restore_split(run.saved_split())
+    log_left_out(data)
+    scorer.check_size(len(data.split.indices["normal"]))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result = evaluate(embedder, scorer, data, device=device)
+    with replacing(target) as partial:
+        partial.mkdir(parents=True)
+        OmegaConf.save(cfg, partial / "config.yaml")
+        metrics = save_evaluation(Run(partial), result, data, training={}, seconds=result.seconds, images_per_second={})
+    return target, metrics
+
+
+def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """Return ``cfg`` with ``overrides`` made; a mistyped key is an error, never a new key.
+
+    Raises:
+        InputError: a key is unknown or cannot change after training.
+    """
+    OmegaConf.set_struct(cfg, True)
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"{item} is no override; write key=value")
+        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
+            raise InputError(f"{key} cannot change after training; {config.suggestion(key, list(CHANGEABLE))}")
+        if key == "scorer":
+            known = config.choices()["scorer"]
+            if value not in known:
+                raise InputError(f"scorer={value} is no choice; {config.suggestion(value, known)}")
+            cfg.scorer = OmegaConf.load(config.folder() / "scorer" / f"{value}.yaml")
+            OmegaConf.set_struct(cfg, True)
+            continue
+        try:
+            cfg.merge_with_dotlist([item])
+        except OmegaConfBaseException as error:
+            known = [str(name) for name in OmegaConf.select(cfg, key.rpartition(".")[0])]
+            raise InputError(
+                f"unknown configuration key {key}; {config.suggestion(key.rpartition('.')[2], known)}"
+            ) from error
+    return cfg
+
+
+def _free_folder(run: Run, name: str, *, explicit: bool) -> Path:
+    """Return a folder for new results; never one that is there already."""
+    target = run.evaluations / name
+    if not target.exists():
+        return target
+    if explicit:
+        raise InputError(f"{target} is there already; choose another --name")
+    return next(path for i in range(2, 10**6) if not (path := run.evaluations / f"{name}-{i}").exists())

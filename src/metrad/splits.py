@@ -1,0 +1,178 @@
+"""From labels, roles and a seed to disjoint sets of images: a pure function of arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from metrad.errors import InputError
+
+ROLES = ("reference", "normal", "calibration", "test_normal", "test_anomalous")
+Size = int | float | None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images that can be drawn from, in the order of the source.
+
+    Attributes:
+        labels: class of each image, (N,) integers.
+        content: equal numbers for images of identical content, (N,) integers.
+        usable: False for images to leave out, (N,) booleans.
+        in_test_part: True for images of the source's own test part, (N,) booleans; None if it has no such part.
+    """
+
+    labels: np.ndarray
+    content: np.ndarray
+    usable: np.ndarray
+    in_test_part: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of each role, as class numbers; no class stands in two of them."""
+
+    reference: tuple[int, ...]
+    normal: tuple[int, ...]
+    anomalous: tuple[int, ...]
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """The classes the head is trained on, in the order of its labels: reference first, then normal."""
+        return self.reference + self.normal
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images play which role.
+
+    Attributes:
+        indices: for each of ``ROLES``, the positions of its images in the source, rising.
+        copies_left_out: images of the roles' classes left out because another of identical content was kept.
+    """
+
+    indices: dict[str, np.ndarray]
+    copies_left_out: int
+
+
+def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: float, seed: int) -> Split:
+    """Draw the five roles.
+
+    Reference, normal and calibration images come from the training part of the source, the test roles from its test
+    part. Where the source has none, ``test_share`` of each normal class and all of each anomalous class make one. Of
+    images with identical content one is kept, one of the test part if there is one. A role of several classes is
+    shared out in proportion to what each class has.
+
+    Args:
+        pool: the images.
+        classes: the classes of each role.
+        sizes: for each of ``ROLES`` a count, a fraction in (0, 1] of the part's images of those classes, or None for
+            all that are left.
+        test_share: share of the normal images that become the test part of a source without one, in (0, 1).
+        seed: the same seed gives the same split.
+
+    Raises:
+        InputError: a size asks for more images than there are, or leaves a role that must not be empty without any.
+    """
+    kept = _one_of_each_content(pool, classes)
+    train, test = _parts(pool, kept, classes, test_share, seed)
+    wanted = {
+        "reference": (train, classes.reference, ("reference",)),
+        "normal": (train, classes.normal, ("normal", "calibration")),
+        "test_normal": (test, classes.normal, ("test_normal",)),
+        "test_anomalous": (test, classes.anomalous, ("test_anomalous",)),
+    }
+    indices: dict[str, np.ndarray] = {}
+    for part, members, roles in wanted.values():
+        by_class = [part[pool.labels[part] == c] for c in members]
+        indices |= _share_out(by_class, {role: sizes[role] for role in roles}, seed, members)
+    for role in ("normal", "test_normal", "test_anomalous"):
+        if not len(indices[role]):
+            raise InputError(f"dataset.sizes.{role}={sizes[role]} leaves no images for this role; at least 1 is needed")
+    candidates = int((pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous])).sum())
+    return Split({role: indices[role] for role in ROLES}, candidates - len(kept))
+
+
+def head_labels(labels: np.ndarray, classes: Classes) -> np.ndarray:
+    """Return for each class number in ``labels`` its place among ``classes.seen``; -1 for a class not seen."""
+    place = {c: i for i, c in enumerate(classes.seen)}
+    return np.array([place.get(int(c), -1) for c in labels], dtype=np.int64)
+
+
+def _one_of_each_content(pool: Pool, classes: Classes) -> np.ndarray:
+    candidate = np.flatnonzero(pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous]))
+    if pool.in_test_part is not None:
+        candidate = candidate[np.argsort(~pool.in_test_part[candidate], kind="stable")]
+    _, first = np.unique(pool.content[candidate], return_index=True)
+    return np.sort(candidate[first])
+
+
+def _parts(
+    pool: Pool, kept: np.ndarray, classes: Classes, test_share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if pool.in_test_part is not None:
+        in_test = pool.in_test_part[kept]
+        return kept[~in_test], kept[in_test]
+    test = [kept[np.isin(pool.labels[kept], classes.anomalous)]]
+    for c in classes.normal:
+        images = _shuffled(kept[pool.labels[kept] == c], seed, c, "part")
+        test.append(images[: round(test_share * len(images))])
+    test_part = np.sort(np.concatenate(test))
+    return np.setdiff1d(kept, test_part), test_part
+
+
+def _shuffled(images: np.ndarray, seed: int, label: int, purpose: str) -> np.ndarray:
+    # One stream a class and purpose, so that changing one role's size does not change another role's images.
+    return np.random.default_rng([seed, label, *purpose.encode()]).permutation(images)
+
+
+def _share_out(
+    by_class: list[np.ndarray], sizes: dict[str, Size], seed: int, members: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """Cut the shuffled images of each class into consecutive pieces, one a role."""
+    available = np.array([len(images) for images in by_class], dtype=np.int64)
+    counts = _counts(sizes, int(available.sum()))
+    shuffled = [_shuffled(images, seed, c, "draw") for images, c in zip(by_class, members, strict=True)]
+    taken = np.zeros(len(by_class), dtype=np.int64)
+    drawn = {}
+    for role, count in counts.items():
+        share = _proportional(count, available - taken)
+        pieces = [images[t : t + n] for images, t, n in zip(shuffled, taken, share, strict=True)]
+        drawn[role] = np.sort(np.concatenate([*pieces, np.empty(0, dtype=np.int64)])).astype(np.int64)
+        taken += share
+    return drawn
+
+
+def _counts(sizes: dict[str, Size], available: int) -> dict[str, int]:
+    """Turn counts, fractions and None into counts that fit, roles with None last."""
+    open_roles = [role for role, size in sizes.items() if size is None]
+    if len(open_roles) > 1:
+        raise InputError(f"only one of dataset.sizes.{' and dataset.sizes.'.join(open_roles)} can be null (all others)")
+    counts, left = {}, available
+    for role, size in sizes.items():
+        if size is None:
+            continue
+        if isinstance(size, float) and not 0 <= size <= 1:
+            raise InputError(f"dataset.sizes.{role}={size}: a fraction must lie in 0 to 1; write a count without a dot")
+        count = min(round(size * available), left) if isinstance(size, float) else size
+        if not 0 <= count <= left:
+            others = available - left
+            taken = f", {others} of them taken by {' and '.join(counts)}" if others else ""
+            raise InputError(
+                f"dataset.sizes.{role}={size} asks for too many images: there are {available}{taken}; "
+                f"lower it, or use a fraction"
+                if count > left
+                else f"dataset.sizes.{role}={size} must not be negative"
+            )
+        counts[role] = count
+        left -= count
+    return counts | dict.fromkeys(open_roles, left)
+
+
+def _proportional(count: int, available: np.ndarray) -> np.ndarray:
+    """Share ``count`` out over classes in proportion to ``available``, by largest remainder."""
+    if not count:
+        return np.zeros_like(available)
+    share, remainder = np.divmod(count * available, available.sum())
+    largest_first = np.argsort(-remainder, kind="stable")
+    share[largest_first[: count - int(share.sum())]] += 1
+    return share

@@ -1,0 +1,220 @@
+"""The main job: from a configuration to a trained, scored run."""
+
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from metrad import config
+from metrad.datamodule import MetradDataModule, Roles
+from metrad.embedder import Embedder
+from metrad.errors import InputError
+from metrad.evaluation import evaluate
+from metrad.imageset import GIB, Storage
+from metrad.module import MetricLearner
+from metrad.reporting import save_evaluation, save_model
+from metrad.runs import Run, environment, write_json
+from metrad.scorers import Scorer
+
+log = logging.getLogger(__name__)
+
+EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",  # batches are gathered from one array in this process; workers would copy them
+    ".*isinstance.treespec, LeafSpec.. is deprecated.*",  # Lightning 2.6 on torch 2.14, not ours to mend
+)
+
+
+class EpochLog(pl.Callback):
+    """Logs a line an epoch and adds up the time that training takes.
+
+    Attributes:
+        seconds: time of all epochs, without validation or checkpoints.
+        images: images trained on in that time.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch's images."""
+        self.images += len(batch[1])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock and log loss and accuracy."""
+        took = time.perf_counter() - self._start
+        self.seconds += took
+        figures = ", ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in ("loss", "accuracy"))
+        log.info("epoch %d/%s: %s, %.1f s", trainer.current_epoch + 1, trainer.max_epochs, figures, took)
+
+
+def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, keep_refused: bool = False) -> dict[str, Any]:
+    """Train, score and save a run.
+
+    Args:
+        cfg: the whole configuration.
+        run: the directory to fill.
+        hydra: Hydra's own configuration, kept beside ``cfg``.
+        keep_refused: leave a record of a run whose settings were refused.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        InputError: a setting or file cannot be used.
+        TrainingError: training diverged.
+    """
+    config.check(cfg)
+    run.claim()
+    with run.recorded(keep_refused=keep_refused):
+        run.save_config(cfg, hydra, list(hydra.hydra.overrides.task))
+        return _train(cfg, run)
+
+
+def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
+    start = time.perf_counter()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    scorer: Scorer = config.build(cfg, "scorer")
+    embedder = build_embedder(cfg)
+    data = build_data(cfg, embedder.size)
+    data.setup()
+    log_left_out(data)
+    scorer.check_size(len(data.split.indices["normal"]))
+    learner = build_learner(cfg, embedder, len(data.classes.seen))
+    epochs = EpochLog()
+    trainer = build_trainer(cfg, run, epochs)
+    check_checkpoint(cfg.ckpt_path, learner, trainer)
+    write_json(run.split, data.describe_split())
+    device = trainer.strategy.root_device
+    write_json(run.environment, environment(str(device), str(trainer.precision)))
+    prepared = time.perf_counter()
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(learner, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    result = evaluate(embedder, scorer, data, device=device)
+    save_model(run, embedder, scorer)
+    seconds = {"prepare": prepared - start, "train": epochs.seconds, **result.seconds}
+    seconds["total"] = time.perf_counter() - start
+    speed = {"train": epochs.images / epochs.seconds} if epochs.seconds else {}
+    training = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return save_evaluation(run, result, data, training=training, seconds=seconds, images_per_second=speed)
+
+
+def build_data(cfg: DictConfig, image_size: int) -> MetradDataModule:
+    """Return the data module of a configuration; nothing is read yet."""
+    dataset = OmegaConf.to_container(cfg.dataset, resolve=True)
+    assert isinstance(dataset, dict)
+    roles = Roles(**{name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")})
+    storage = Storage(
+        memory_limit=int(dataset["memory_limit_gib"] * GIB),
+        disk_limit=int(dataset["disk_limit_gib"] * GIB),
+        cache=Path(cfg.paths.data, "cache"),
+        workers=dataset["workers"],
+    )
+    return MetradDataModule(
+        config.build_partial(cfg, "dataset.source"),
+        roles,
+        storage,
+        seed=cfg.seed,
+        image_size=image_size,
+        batch_size=cfg.batch_size,
+        skip_corrupt=dataset["on_corrupt"] == "skip",
+    )
+
+
+def build_embedder(cfg: DictConfig) -> Embedder:
+    """Return the embedder of a configuration, with the weights it names."""
+    backbone = config.build(cfg, "backbone")
+    return Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last)
+
+
+def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> MetricLearner:
+    """Return embedder, head and optimiser in one module."""
+    head = config.build(cfg, "head", in_features=embedder.out_features, num_classes=num_classes)
+    return MetricLearner(
+        embedder,
+        head,
+        config.build_partial(cfg, "optimizer"),
+        scheduler=config.build_partial(cfg, "scheduler") if cfg.scheduler else None,
+        seed=cfg.seed,
+    )
+
+
+def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trainer:
+    """Return Lightning's trainer, writing into ``run``."""
+    checkpoint = ModelCheckpoint(
+        run.checkpoints, filename=run.last_checkpoint.stem, save_top_k=1, enable_version_counter=False
+    )
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # importing it set INFO: devices, tips, adverts
+    progress = cfg.trainer.enable_progress_bar
+    trainer: pl.Trainer = config.build(
+        cfg,
+        "trainer",
+        logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger else False,
+        callbacks=[checkpoint, *callbacks],
+        default_root_dir=run.path,
+        precision=resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator),
+        enable_progress_bar=sys.stderr.isatty() if progress == "auto" else progress,
+    )
+    if trainer.world_size > 1:
+        raise InputError(f"trainer.devices={cfg.trainer.devices}: training on several devices is not supported yet")
+    return trainer
+
+
+def resolve_precision(precision: str | int, accelerator: str) -> str | int:
+    """Return the precision that ``auto`` stands for: bf16-mixed where the device has instructions for it.
+
+    In bfloat16 the activations take half the memory. Embeddings are scored in float32 whatever this says.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if accelerator in ("auto", "cpu"):
+        has = torch.cpu.get_capabilities()
+        return "bf16-mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "32-true"
+    return "32-true"
+
+
+def check_checkpoint(path: str | None, learner: MetricLearner, trainer: pl.Trainer) -> None:
+    """Raise if training cannot go on from the checkpoint at ``path``.
+
+    Raises:
+        InputError: it cannot be read, is of another model, or is past the last epoch asked for.
+    """
+    if path is None:
+        return
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state, epochs = checkpoint["state_dict"], checkpoint["epoch"] + 1
+    except Exception as error:  # torch, pickle and zip errors share no base
+        raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
+    own = learner.state_dict()
+    wrong = [key for key in own | state if key not in state or key not in own or own[key].shape != state[key].shape]
+    if wrong:
+        raise InputError(f"ckpt_path={path} is of another model: {len(wrong)} tensors differ, first {wrong[0]}")
+    if trainer.max_epochs is not None and epochs > trainer.max_epochs >= 0:
+        raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={trainer.max_epochs}")
+
+
+def log_left_out(data: MetradDataModule) -> None:
+    """Tell which images stay out, and why."""
+    if data.split.copies_left_out:
+        log.warning("left out %d copies of images that stand in the dataset more than once", data.split.copies_left_out)
+    for position in sorted(data.data.corrupt):
+        log.warning("left out %s, which cannot be decoded", data.data.names[position])

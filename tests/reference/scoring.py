@@ -1,0 +1,130 @@
+"""Nearest-neighbour scores and their metrics written out pair by pair, in float64, to compare the fast code with.
+
+A high score means anomalous. In the metrics, scores is (N,) and anomalous (N,) is true for the anomalous samples.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def cosine_distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """1 - cos(angle between a and b), in [0, 2]; a zero vector is a ZeroDivisionError."""
+    inner = math.fsum(p * q for p, q in zip(a, b, strict=True))
+    length_a = math.sqrt(math.fsum(p * p for p in a))
+    length_b = math.sqrt(math.fsum(q * q for q in b))
+    return 1.0 - min(1.0, max(-1.0, inner / (length_a * length_b)))
+
+
+def l2_distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Euclidean distance (not squared) between the vectors as they come."""
+    return math.sqrt(math.fsum((p - q) ** 2 for p, q in zip(a, b, strict=True)))
+
+
+def knn_scores(
+    normal: ArrayLike, queries: ArrayLike, k: int, metric: str, reduce: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of each query to its k nearest normals, reduced to one score (k-NN as in arXiv 2002.10445).
+
+    normal is (M, D), queries (N, D), metric "cosine" or "l2", reduce "mean", "max" or "min". Returns the scores (N,)
+    and the indices (N, k) of the neighbours, nearest first; of equally near normals the lower index comes first.
+
+    Raises:
+        KeyError: if metric or reduce is not one of those named above.
+        ValueError: if k is not in [1, M].
+    """
+    distance = {"cosine": cosine_distance, "l2": l2_distance}[metric]
+    reduction = {"mean": _mean, "max": max, "min": min}[reduce]
+    bank = np.asarray(normal, dtype=np.float64).tolist()
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"k must lie in [1, {len(bank)}], got {k}")
+    scores, neighbours = [], []
+    for query in np.asarray(queries, dtype=np.float64).tolist():
+        nearest = sorted((distance(query, vector), index) for index, vector in enumerate(bank))[:k]
+        scores.append(reduction([value for value, _ in nearest]))
+        neighbours.append([index for _, index in nearest])
+    return np.array(scores, dtype=np.float64), np.array(neighbours, dtype=np.int64).reshape(len(scores), k)
+
+
+def auroc(scores: ArrayLike, anomalous: ArrayLike) -> float:
+    """Share of (anomalous, normal) pairs in which the anomalous sample scores higher, a tie counting one half."""
+    positives, negatives = _split(scores, anomalous)
+    won = 0.0
+    for positive in positives:
+        for negative in negatives:
+            if positive > negative:
+                won += 1.0
+            elif positive == negative:
+                won += 0.5
+    return won / (len(positives) * len(negatives))
+
+
+def average_precision(scores: ArrayLike, anomalous: ArrayLike) -> float:
+    """Sum over the distinct thresholds, from the highest down, of (R_n - R_(n-1)) P_n."""
+    positives, negatives = _split(scores, anomalous)
+    total, previous_recall = 0.0, 0.0
+    for true_positives, false_positives in _counts(positives, negatives):
+        recall = true_positives / len(positives)
+        precision = true_positives / (true_positives + false_positives)
+        total += (recall - previous_recall) * precision
+        previous_recall = recall
+    return total
+
+
+def fpr_at_tpr(scores: ArrayLike, anomalous: ArrayLike, tpr: float = 0.95) -> float:
+    """Smallest false-positive rate over the thresholds at which the true-positive rate is at least tpr, in [0, 1]."""
+    positives, negatives = _split(scores, anomalous)
+    return min(
+        false_positives / len(negatives)
+        for true_positives, false_positives in _counts(positives, negatives)
+        if true_positives / len(positives) >= tpr
+    )
+
+
+def partial_auroc(scores: ArrayLike, anomalous: ArrayLike, max_fpr: float = 0.1) -> float:
+    """Area under the ROC curve for false-positive rates in [0, max_fpr], standardised after McClish (1989).
+
+    Trapezoids, the curve cut at max_fpr by linear interpolation; 0.5 is chance and 1 perfect. max_fpr is in (0, 1].
+    """
+    positives, negatives = _split(scores, anomalous)
+    area, left, low = 0.0, 0.0, 0.0
+    for true_positives, false_positives in _counts(positives, negatives):
+        right, high = false_positives / len(negatives), true_positives / len(positives)
+        if left < max_fpr < right:
+            high = low + (high - low) * (max_fpr - left) / (right - left)
+            right = max_fpr
+        area += (right - left) * (low + high) / 2
+        left, low = right, high
+        if left >= max_fpr:
+            # Further points at this very rate add no width; those beyond it are not asked for.
+            break
+    smallest, largest = max_fpr**2 / 2, max_fpr
+    return 0.5 * (1 + (area - smallest) / (largest - smallest))
+
+
+def _split(scores: ArrayLike, anomalous: ArrayLike) -> tuple[list[float], list[float]]:
+    """Scores of the anomalous and of the normal samples; a ValueError where either is empty or a score is NaN."""
+    values = np.asarray(scores, dtype=np.float64).tolist()
+    labels = np.asarray(anomalous).tolist()
+    if any(math.isnan(value) for value in values):
+        raise ValueError("scores contain NaN")
+    positives = [value for value, label in zip(values, labels, strict=True) if label]
+    negatives = [value for value, label in zip(values, labels, strict=True) if not label]
+    if not positives or not negatives:
+        raise ValueError("both anomalous and normal samples are needed")
+    return positives, negatives
+
+
+def _counts(positives: list[float], negatives: list[float]) -> list[tuple[int, int]]:
+    """True and false positives of 'score >= t' for each distinct score t, from the highest t down."""
+    return [
+        (sum(value >= threshold for value in positives), sum(value >= threshold for value in negatives))
+        for threshold in sorted({*positives, *negatives}, reverse=True)
+    ]
+
+
+def _mean(values: list[float]) -> float:
+    """Arithmetic mean."""
+    return math.fsum(values) / len(values)
