@@ -75,7 +75,7 @@ def torchvision_model(name: str, *, weights: str | None = "imagenet", args: dict
         spec = InputSpec(tuple(preset.mean), tuple(preset.std), preset.crop_size[0])
         state = _downloaded(enum) if weights == "imagenet" else read_weights(Path(weights))
         _fit(model, state, weights)
-    module = model.features if name.startswith(_FEATURES_ONLY) else _without_classifier(model)
+    module = model.get_submodule("features") if name.startswith(_FEATURES_ONLY) else _without_classifier(model)
     return Backbone(module, measure_features(module, spec.size), spec)
 
 
@@ -177,7 +177,7 @@ def _without_classifier(model: nn.Module) -> nn.Module:
         if hasattr(model, name):
             setattr(model, name, nn.Identity())
     if getattr(model, "aux_logits", False):  # GoogLeNet and Inception give three outputs in training otherwise
-        model.aux_logits = False
+        setattr(model, "aux_logits", False)  # noqa: B010 - assignment is typed for tensors and modules alone
         for name in ("AuxLogits", "aux1", "aux2"):
             if hasattr(model, name):
                 setattr(model, name, None)

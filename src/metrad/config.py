@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -168,15 +169,16 @@ def build_partial(cfg: DictConfig, key: str) -> Any:
 
 def suggestion(name: str, known: Mapping[str, Any] | list[str]) -> str:
     """Return what is allowed in place of ``name``, with the closest first."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(sorted(known))}"
+    public = sorted(item for item in known if not item.startswith("_"))
+    close = difflib.get_close_matches(name, public, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(public) or 'no settings here'}"
 
 
 def explain(error: BaseException) -> str:
     """Return an error of Hydra's or OmegaConf's as one line that names the key and what is allowed."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
-    if unknown and "not in struct" in text:
+    if unknown and re.search(r"Key '[^']+'(?: is)? not in", text):
         return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1])}"
     choice = re.search(r"Could not find '(\w+)/([^']+)'", text)
     if choice and choice[1] in choices():
@@ -240,8 +242,6 @@ def _locate(key: str, target: Any, extra: list[str]) -> Any:
     A run directory from elsewhere is input, not code. What counts is where the object was defined: ``torch.nn.x.os``
     is a way to ``os``.
     """
-    from hydra.utils import get_object
-
     allowed = (*ALLOWED_TARGETS, *(f"{prefix.rstrip('.')}." for prefix in extra))
     if not isinstance(target, str) or not target.startswith(allowed):
         names = ", ".join(prefix.rstrip(".") for prefix in allowed)
@@ -249,10 +249,10 @@ def _locate(key: str, target: Any, extra: list[str]) -> Any:
             f"{key}._target_={target} is not allowed; it may name things in {names} (allow_targets adds to these)"
         )
     try:
-        found = get_object(target)
+        found = pkgutil.resolve_name(target)
     except ImportError as error:
         raise InputError(f"{key}._target_={target} cannot be imported: {_missing_package(error)}") from error
-    except Exception as error:
+    except (AttributeError, ValueError) as error:
         raise InputError(f"{key}._target_={target} does not exist") from error
     home = f"{getattr(found, '__module__', '')}."
     if not callable(found) or not home.startswith(tuple(f"{prefix.split('.')[0]}." for prefix in allowed)):

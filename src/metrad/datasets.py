@@ -183,6 +183,7 @@ def open_source(factory: partial[Any]) -> Source:
 
 
 def _torchvision_parts(factory: partial[VisionDataset]) -> list[partial[VisionDataset]]:
+    factory = partial(factory.func, *factory.args, **factory.keywords)  # a subclass of partial would be nested below
     accepted = inspect.signature(factory.func).parameters
     split = factory.keywords.get("split")
     if isinstance(split, Sequence) and not isinstance(split, str):
@@ -200,9 +201,9 @@ def _open_torchvision(factory: partial[VisionDataset]) -> VisionDataset:
     try:
         return factory()
     except (RuntimeError, OSError, EOFError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"dataset.source: {factory.func.__name__} cannot be read or downloaded "  # type: ignore[attr-defined]
-            f"({str(error).splitlines()[0]}); place {_files_to_place(factory)}"
+            f"dataset.source cannot be read or downloaded ({reason}); place {_files_to_place(factory)}"
         ) from error
 
 

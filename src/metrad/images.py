@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
@@ -57,7 +57,7 @@ def decode_file(path: Path) -> Decoded:
         with Image.open(io.BytesIO(data)) as image:
             return Decoded(np.asarray(to_rgb(image)), digest(data))
     except _CANNOT_DECODE as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise CorruptImageError(
             f"{path} cannot be read as an image ({reason}); replace or remove it, "
             "or set dataset.on_corrupt=skip to leave such files out"
@@ -91,7 +91,8 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     if pixels.shape[:2] == (size, size):
         return pixels
     image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-    return transforms.resize(image, [size, size], antialias=True).permute(1, 2, 0).contiguous().numpy()
+    resized: torch.Tensor = transforms.resize(image, [size, size], antialias=True)
+    return resized.permute(1, 2, 0).contiguous().numpy()
 
 
 def digest(data: bytes) -> bytes:

@@ -55,7 +55,7 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure
     bins = np.histogram_bin_edges(scores, bins=50)
     for group, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
         label = f"{name} ({int(group.sum()):,} test images)"
-        axes.hist(scores[group], bins=bins, alpha=0.6, color=colour, label=label)
+        axes.hist(scores[group], bins=bins.tolist(), alpha=0.6, color=colour, label=label)
     axes.set(xlabel="anomaly score", ylabel="test images", title=f"AUROC {auroc:.3f}")
     axes.legend(frameon=False)
     return figure
@@ -65,11 +65,9 @@ def neighbours(most_anomalous: Sequence[Evidence], most_normal: Sequence[Evidenc
     """Draw the most anomalous and the most normal test images, each beside its nearest normal image."""
     columns = max(len(most_anomalous), len(most_normal))
     figure = Figure(figsize=(1.5 * columns + 0.6, 7.4), layout="constrained")
-    upper, lower = figure.subfigures(2, 1)
-    for part, rows, title in (
-        (upper, most_anomalous, "Highest scores"),
-        (lower, most_normal, "Lowest scores"),
-    ):
+    halves: np.ndarray = np.asarray(figure.subfigures(2, 1))
+    groups = ((most_anomalous, "Highest scores"), (most_normal, "Lowest scores"))
+    for part, (rows, title) in zip(halves, groups, strict=True):
         part.suptitle(f"{title}: test image above, nearest normal training image below", fontsize=11)
         grid = part.subplots(2, columns, squeeze=False)
         for column in grid.T:

@@ -9,12 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metrad import config
+from metrad.assembly import build_data, build_embedder, log_left_out
 from metrad.errors import InputError
 from metrad.evaluation import evaluate
 from metrad.reporting import load_weights, save_evaluation
 from metrad.runs import Run, replacing
 from metrad.scorers import Scorer
-from metrad.training import build_data, build_embedder, log_left_out
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
             raise InputError(f"{key} cannot change after training; {config.suggestion(key, list(CHANGEABLE))}")
         if key == "scorer":
-            known = config.choices()["scorer"]
-            if value not in known:
-                raise InputError(f"scorer={value} is no choice; {config.suggestion(value, known)}")
+            scorers = config.choices()["scorer"]
+            if value not in scorers:
+                raise InputError(f"scorer={value} is no choice; {config.suggestion(value, scorers)}")
             cfg.scorer = OmegaConf.load(config.folder() / "scorer" / f"{value}.yaml")
             OmegaConf.set_struct(cfg, True)
             continue

@@ -147,7 +147,8 @@ def _counts(sizes: dict[str, Size], available: int) -> dict[str, int]:
     open_roles = [role for role, size in sizes.items() if size is None]
     if len(open_roles) > 1:
         raise InputError(f"only one of dataset.sizes.{' and dataset.sizes.'.join(open_roles)} can be null (all others)")
-    counts, left = {}, available
+    counts: dict[str, int] = {}
+    left = available
     for role, size in sizes.items():
         if size is None:
             continue

@@ -38,6 +38,8 @@ class L2Softmax(Softmax):
         alpha: radius of the sphere.
     """
 
+    alpha: Tensor
+
     def __init__(self, in_features: int, num_classes: int, *, alpha: float = 15.0) -> None:
         super().__init__(in_features, num_classes)
         if not alpha > 0:

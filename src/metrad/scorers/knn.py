@@ -79,10 +79,12 @@ class KNN(Scorer):
 
     def _neighbours(self, embeddings: np.ndarray) -> np.ndarray:
         _, nearest = self.index_.search(self._prepared(embeddings), 1)
-        return nearest[:, 0]
+        positions: np.ndarray = nearest[:, 0]
+        return positions
 
     def _prepared(self, embeddings: np.ndarray) -> np.ndarray:
         if self.metric == "l2":
             return embeddings
         lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        return embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
+        unit: np.ndarray = embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return unit

@@ -1,0 +1,104 @@
+"""From a configuration to the parts of a run, put together."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from metrad import config
+from metrad.datamodule import MetradDataModule, Roles
+from metrad.embedder import Embedder
+from metrad.errors import InputError
+from metrad.imageset import GIB, Storage
+from metrad.module import MetricLearner
+from metrad.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+def build_data(cfg: DictConfig, image_size: int) -> MetradDataModule:
+    """Return the data module of a configuration; nothing is read yet."""
+    dataset = OmegaConf.to_container(cfg.dataset, resolve=True)
+    assert isinstance(dataset, dict)
+    roles = Roles(**{name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")})
+    storage = Storage(
+        memory_limit=int(dataset["memory_limit_gib"] * GIB),
+        disk_limit=int(dataset["disk_limit_gib"] * GIB),
+        cache=Path(cfg.paths.data, "cache"),
+        workers=dataset["workers"],
+    )
+    return MetradDataModule(
+        config.build_partial(cfg, "dataset.source"),
+        roles,
+        storage,
+        seed=cfg.seed,
+        image_size=image_size,
+        batch_size=cfg.batch_size,
+        skip_corrupt=dataset["on_corrupt"] == "skip",
+    )
+
+
+def build_embedder(cfg: DictConfig) -> Embedder:
+    """Return the embedder of a configuration, with the weights it names."""
+    backbone = config.build(cfg, "backbone")
+    return Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last)
+
+
+def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> MetricLearner:
+    """Return embedder, head and optimiser in one module."""
+    head = config.build(cfg, "head", in_features=embedder.out_features, num_classes=num_classes)
+    return MetricLearner(
+        embedder,
+        head,
+        config.build_partial(cfg, "optimizer"),
+        scheduler=config.build_partial(cfg, "scheduler") if cfg.scheduler else None,
+        seed=cfg.seed,
+    )
+
+
+def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trainer:
+    """Return Lightning's trainer, writing into ``run``."""
+    checkpoint = ModelCheckpoint(
+        run.checkpoints, filename=run.last_checkpoint.stem, save_top_k=1, enable_version_counter=False
+    )
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # importing it set INFO: devices, tips, adverts
+    progress = cfg.trainer.enable_progress_bar
+    trainer: pl.Trainer = config.build(
+        cfg,
+        "trainer",
+        logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger else False,
+        callbacks=[checkpoint, *callbacks],
+        default_root_dir=run.path,
+        precision=resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator),
+        enable_progress_bar=sys.stderr.isatty() if progress == "auto" else progress,
+    )
+    if trainer.world_size > 1:
+        raise InputError(f"trainer.devices={cfg.trainer.devices}: training on several devices is not supported yet")
+    return trainer
+
+
+def resolve_precision(precision: str | int, accelerator: str) -> str | int:
+    """Return the precision that ``auto`` stands for: bf16-mixed where the device has instructions for it.
+
+    In bfloat16 the activations take half the memory. Embeddings are scored in float32 whatever this says.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if accelerator in ("auto", "cpu"):
+        has = torch.cpu.get_capabilities()
+        return "bf16-mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "32-true"
+    return "32-true"
+
+
+def log_left_out(data: MetradDataModule) -> None:
+    """Tell which images stay out, and why."""
+    if data.split.copies_left_out:
+        log.warning("left out %d copies of images that stand in the dataset more than once", data.split.copies_left_out)
+    for position in sorted(data.data.corrupt):
+        log.warning("left out %s, which cannot be decoded", data.data.names[position])
