@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SHORTEST = 1e-3
+
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Return ``values`` in float32, or in float64 if they came so.
@@ -18,9 +20,17 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def unit(vectors: Tensor) -> Tensor:
+    """Return ``vectors`` (N, D) divided by their lengths; those shorter than ``SHORTEST`` stay as much shorter than 1.
+
+    The slope of x/‖x‖ is 1/‖x‖, which the bound keeps inside the range of every dtype, zero vectors included.
+    """
+    return F.normalize(vectors, eps=SHORTEST)
+
+
 def cosines(embeddings: Tensor, W: Tensor) -> Tensor:
     """Return cos θ of every embedding (N, D) with every class weight (C, D), as (N, C), each vector normalised."""
-    return F.linear(F.normalize(embeddings), F.normalize(W))
+    return F.linear(unit(embeddings), unit(W))
 
 
 def sines(cosine: Tensor) -> Tensor:

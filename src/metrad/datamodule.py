@@ -141,22 +141,22 @@ class MetradDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of reference and normal images with the head's labels, in a new order each epoch."""
         labels = head_labels(self.data.pool.labels[self.train_indices], self.classes)
-        batches = _Batches(self.data.images, self.train_indices, torch.from_numpy(labels))
+        batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
         sampler = EpochShuffle(len(labels), self.batch_size, self.seed)
         return self._loader(batches, sampler)
 
     def images(self, indices: np.ndarray, batch_size: int) -> DataLoader[Batch]:
         """Return batches of the images at the source's positions ``indices``, in that order, with their positions."""
-        batches = _Batches(self.data.images, indices, torch.from_numpy(indices))
+        batches = ImageBatches(self.data.images, indices, torch.from_numpy(indices))
         order = torch.arange(len(indices))
         return self._loader(batches, list(order.split(batch_size)))
 
-    def _loader(self, batches: "_Batches", sampler: Any) -> DataLoader[Batch]:
+    def _loader(self, batches: "ImageBatches", sampler: Any) -> DataLoader[Batch]:
         workers = self.storage.workers if self.data.on_demand else 0
         return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=workers)
 
 
-class _Batches(Dataset[Batch]):
+class ImageBatches(Dataset[Batch]):
     """Whole batches by index tensor: one gather, no Python an image."""
 
     def __init__(self, images: Indexable, indices: np.ndarray, labels: Tensor) -> None:

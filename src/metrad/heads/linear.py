@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metrad.angular import unit
 from metrad.errors import InputError
 from metrad.heads.base import Head
 
@@ -48,4 +49,4 @@ class L2Softmax(Softmax):
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return W_j·(α x/‖x‖) + b_j for every class, (N, num_classes)."""
-        return super().logits(self.alpha * F.normalize(embeddings))
+        return super().logits(self.alpha * unit(embeddings))

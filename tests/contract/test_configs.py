@@ -1,0 +1,115 @@
+"""Every YAML composes, passes the checks and builds."""
+
+import functools
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from metrad import config
+from metrad.backbones import Backbone
+
+ALL = [(group, name) for group, names in config.choices().items() for name in names]
+MANDATORY = {
+    ("backbone", "torchvision"): ["backbone.name=mobilenet_v3_small"],
+    ("dataset", "image_folder"): ["dataset.source.root=here", "dataset.normal=[a]", "dataset.anomalous=[b]"],
+}
+OPTIONAL_PACKAGES = {("logger", "wandb"): "wandb", ("logger", "mlflow"): "mlflow"}
+NEEDS_A_GPU = {("trainer", "gpu")}
+
+
+def composed(*overrides: str):
+    config.register()
+    with initialize_config_dir(str(config.folder()), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_every_choice_composes_and_passes_the_checks(group, name):
+    if (group, name) in OPTIONAL_PACKAGES:
+        pytest.importorskip(OPTIONAL_PACKAGES[group, name], reason="an optional extra")
+    cfg = composed(f"{group}={name}", *MANDATORY.get((group, name), []))
+    config.check(cfg)
+    assert OmegaConf.missing_keys(cfg) == set()
+
+
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_every_choice_says_what_it_is(group, name):
+    assert len(config.choices()[group][name]) > 10
+
+
+@pytest.mark.parametrize("name", sorted(config.choices()["backbone"]))
+@pytest.mark.parametrize("size", [32, 96])
+def test_every_backbone_builds_and_its_width_is_measured(name, size):
+    cfg = composed(f"backbone={name}", *MANDATORY.get(("backbone", name), []), "backbone.weights=null")
+    backbone = config.build(cfg, "backbone")
+    assert isinstance(backbone, Backbone)
+    features = backbone.module.eval()(torch.zeros(2, 3, size, size))
+    assert features.shape[1] == backbone.out_features
+
+
+@pytest.mark.parametrize("name", sorted(config.choices()["optimizer"]))
+@pytest.mark.parametrize("schedule", sorted(config.choices()["scheduler"]))
+def test_every_optimiser_and_scheduler_steps(name, schedule):
+    cfg = composed(f"optimizer={name}", f"scheduler={schedule}")
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = config.build_partial(cfg, "optimizer")([weight])
+    rates = [optimizer.param_groups[0]["lr"]]
+    scheduler = config.build_partial(cfg, "scheduler")(optimizer) if cfg.scheduler else None
+    for _ in range(10):
+        weight.sum().backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert (weight < 1).all()
+    assert rates[0] == cfg.optimizer.lr
+    assert (rates[-1] < rates[0]) == (scheduler is not None)
+
+
+@pytest.mark.parametrize("name", sorted(config.choices()["dataset"]))
+def test_every_dataset_names_a_source_that_can_be_called(name):
+    cfg = composed(f"dataset={name}", *MANDATORY.get(("dataset", name), []))
+    source = config.build_partial(cfg, "dataset.source")
+    assert isinstance(source, functools.partial)
+
+
+@pytest.mark.parametrize("name", sorted(config.choices()["logger"]))
+def test_every_logger_builds(name, tmp_path):
+    if ("logger", name) in OPTIONAL_PACKAGES:
+        pytest.importorskip(OPTIONAL_PACKAGES["logger", name], reason="an optional extra")
+    cfg = composed(f"logger={name}")
+    if cfg.logger:
+        logger = config.build(cfg, "logger", save_dir=str(tmp_path))
+        assert str(tmp_path) in str(logger.save_dir)
+    else:
+        assert name == "none"
+
+
+@pytest.mark.parametrize("name", sorted(config.choices()["trainer"]))
+def test_every_trainer_builds(name, tmp_path):
+    if ("trainer", name) in NEEDS_A_GPU and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    cfg = composed(f"trainer={name}", "trainer.precision=32-true", "trainer.enable_progress_bar=false")
+    trainer = config.build(cfg, "trainer", default_root_dir=tmp_path, logger=False)
+    assert trainer.max_epochs == 10
+
+
+def test_the_article_is_the_default():
+    default, article = composed(), composed("experiment=article")
+    assert OmegaConf.to_container(default, resolve=True) == OmegaConf.to_container(article, resolve=True)
+
+
+def test_the_defaults_are_those_of_the_protocol():
+    cfg = composed()
+    assert (cfg.image_size, cfg.batch_size, cfg.trainer.max_epochs) == (96, 128, 10)
+    assert (cfg.optimizer._target_, cfg.optimizer.lr, cfg.optimizer.amsgrad) == ("torch.optim.Adam", 1e-4, True)
+    assert (cfg.scorer.k, cfg.scorer.metric) == (1, "cosine")
+    assert (cfg.backbone._target_, cfg.backbone.width) == ("metrad.backbones.mobilenet_v2", 1.0)
+    for name in ("fmnist", "cifar10", "cifar10_folder"):
+        sizes = composed(f"dataset={name}").dataset.sizes
+        assert (sizes.reference, sizes.normal, sizes.test_normal, sizes.test_anomalous) == (8000, 1000, 1000, 1000)
+    arcface = composed("head=arcface").head
+    assert (arcface.scale, arcface.margin) == (30.0, 0.05)
+    assert composed("head=l2_softmax").head.alpha == 15.0
