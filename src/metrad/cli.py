@@ -81,6 +81,7 @@ def _evaluate_command(
 ) -> None:
     """Score a finished run again from its saved configuration; results go to RUN/evaluations, beside the old ones."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells at length which of its builds it loads
 
     def job() -> None:
         from metrad.prediction import evaluate_run

@@ -49,10 +49,16 @@ def roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
 
 
 def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
-    """Draw the scores (N,) of normal and anomalous test images as two histograms over the same bins."""
+    """Draw the scores (N,) of normal and anomalous test images as two histograms over the same bins.
+
+    Positive scores that span more than a factor of 30 are drawn on a logarithmic axis.
+    """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     bins = np.histogram_bin_edges(scores, bins=50)
+    if scores.min() > 0 and scores.max() > 30 * scores.min():
+        bins = np.geomspace(scores.min(), scores.max(), 51)
+        axes.set_xscale("log")
     for group, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
         label = f"{name} ({int(group.sum()):,} test images)"
         axes.hist(scores[group], bins=bins.tolist(), alpha=0.6, color=colour, label=label)
