@@ -28,9 +28,20 @@ def unit(vectors: Tensor) -> Tensor:
     return F.normalize(vectors, eps=SHORTEST)
 
 
+def embedding_lengths(embeddings: Tensor) -> Tensor:
+    """Return ‖x‖ of embeddings (N, D) as (N, 1)."""
+    lengths: Tensor = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+    return lengths
+
+
 def cosines(embeddings: Tensor, W: Tensor) -> Tensor:
     """Return cos θ of every embedding (N, D) with every class weight (C, D), as (N, C), each vector normalised."""
     return F.linear(unit(embeddings), unit(W))
+
+
+def angles(cosine: Tensor) -> Tensor:
+    """Return θ in [0, π] from cos θ. For statistics: its slope at both ends is infinite, so it has no gradient."""
+    return cosine.detach().clamp(-1, 1).acos()
 
 
 def sines(cosine: Tensor) -> Tensor:
@@ -43,20 +54,59 @@ def sines(cosine: Tensor) -> Tensor:
     return (1 - cosine.square()).clamp_min(smallest).sqrt()
 
 
-def add_angular_margin(cosine: Tensor, margin: float) -> Tensor:
-    """Return cos(θ + m), continued below it by cos θ - m·sin m where θ + m exceeds π.
+def add_angle(cosine: Tensor, angle: Tensor) -> Tensor:
+    """Return cos(θ + angle) from cos θ, wherever that leads, by the angle-addition formula."""
+    return cosine * angle.cos() - sines(cosine) * angle.sin()
+
+
+def add_angular_margin(cosine: Tensor, margin: float | Tensor) -> Tensor:
+    """Return cos(θ + m), continued by cos θ - m·sin m where θ + m exceeds π.
 
     The continuation keeps the value falling in θ over the whole of [0, π]; it is the one of the authors' code.
     Source: ArcFace, Deng 2019, arXiv 1801.07698, in the angle-addition form.
+
+    Args:
+        cosine: cos θ.
+        margin: m in radians, from 0 to π/2: a number, or a tensor that broadcasts with ``cosine``.
     """
-    shifted = cosine * math.cos(margin) - sines(cosine) * math.sin(margin)
-    past_end = cosine < math.cos(math.pi - margin)
-    return torch.where(past_end, cosine - margin * math.sin(margin), shifted)
+    m = torch.as_tensor(margin, dtype=cosine.dtype, device=cosine.device)
+    past_end = cosine < -m.cos()  # cos(π - m)
+    return torch.where(past_end, cosine - m * m.sin(), add_angle(cosine, m))
 
 
-def adacos_scale(num_classes: int) -> float:
+def multiply_angle(cosine: Tensor, m: int) -> Tensor:
+    """Return ψ(θ) = (-1)^k cos(mθ) - 2k on [kπ/m, (k+1)π/m]: cos(mθ) made to fall over the whole of [0, π].
+
+    cos(mθ) comes from the Chebyshev recurrence, so no angle is taken and the gradient is finite everywhere.
+    Source: SphereFace, Liu 2017, arXiv 1704.08063.
+
+    Args:
+        cosine: cos θ.
+        m: a whole number, at least 1.
+    """
+    before, multiple = torch.ones_like(cosine), cosine
+    for _ in range(m - 1):
+        before, multiple = multiple, 2 * cosine * multiple - before
+    k = sum(((cosine < math.cos(i * math.pi / m)).to(cosine.dtype) for i in range(1, m)), torch.zeros_like(cosine))
+    sign = 1 - 2 * (k % 2)
+    return sign * multiple - 2 * k
+
+
+def adacos_scale(num_centres: int) -> float:
     """Return the fixed scale of AdaCos, s̃ = √2 · ln(C - 1).
 
-    Source: Zhang 2019, arXiv 1905.00292. It is 0 for two classes.
+    Source: Zhang 2019, arXiv 1905.00292. It is 0 for two classes. With K centres a class, C counts all centres.
     """
-    return math.sqrt(2) * math.log(num_classes - 1)
+    return math.sqrt(2) * math.log(num_centres - 1)
+
+
+def dynamic_scale(log_b_avg: Tensor, true_angles: Tensor) -> Tensor:
+    """Return s_t = ln B_avg / cos(min(π/4, θ_med)), the adaptive scale of AdaCos, from one batch.
+
+    Source: Zhang 2019, arXiv 1905.00292.
+
+    Args:
+        log_b_avg: ln B_avg, a scalar.
+        true_angles: θ_{i, y_i} of each embedding, (N,).
+    """
+    return log_b_avg / true_angles.quantile(0.5).clamp_max(math.pi / 4).cos()

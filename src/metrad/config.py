@@ -20,8 +20,14 @@ from metrad.errors import InputError
 
 ALLOWED_TARGETS = ("metrad.", "torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn.")
 PARTS = ("head", "backbone", "scorer", "optimizer", "scheduler", "trainer", "logger")
-EXTRAS = {"mlflow": "mlflow", "tensorboard": "tensorboard", "timm": "timm", "wandb": "wandb"}
-_RUN_TIME_ARGUMENTS = {"in_features", "num_classes", "params", "save_dir"}
+EXTRAS = {
+    "mlflow": "mlflow",
+    "pytorch_metric_learning": "pml",
+    "tensorboard": "tensorboard",
+    "timm": "timm",
+    "wandb": "wandb",
+}
+_RUN_TIME_ARGUMENTS = {"in_features", "num_classes", "optimizer", "params", "save_dir"}
 _UNNAMED = ("paths", "hydra", "logger", "allow_targets")
 
 
@@ -272,6 +278,10 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
         for name in settings:
             if name not in known:
                 raise InputError(f"unknown configuration key {key}.{name}; {suggestion(name, known)}")
+    for name, parameter in parameters.items():
+        given = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in _RUN_TIME_ARGUMENTS
+        if parameter.default is parameter.empty and not given and name not in settings:
+            raise InputError(f"{key}.{name} must be set: {node['_target_']} cannot do without")
     try:
         hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)
     except (NameError, TypeError):  # annotations that exist for type checkers alone

@@ -83,12 +83,19 @@ class MetradDataModule(pl.LightningDataModule):
         """
         if hasattr(self, "split"):
             return
+        self.load()
+        sizes = self.roles.sizes
+        self.split = draw(self.data.pool, self.classes, sizes, test_share=self.roles.test_share, seed=self.seed)
+
+    def load(self) -> None:
+        """Read the source and find the classes of each role, without drawing a split.
+
+        Raises:
+            InputError: a class or an image is missing or broken.
+        """
         source = open_source(self.source)
-        self.classes = resolve_classes(self.roles, source.classes)
+        self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
         self.data = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt)
-        self.split = draw(
-            self.data.pool, self.classes, self.roles.sizes, test_share=self.roles.test_share, seed=self.seed
-        )
 
     @property
     def train_indices(self) -> np.ndarray:
@@ -101,7 +108,7 @@ class MetradDataModule(pl.LightningDataModule):
         by_role = {role: [self.data.names[i] for i in indices] for role, indices in self.split.indices.items()}
         return {
             "seed": self.seed,
-            "hash": self._split_hash(),
+            "hash": self._split_hash(self.split),
             "classes": {
                 "reference": [names[i] for i in self.classes.reference],
                 "normal": [names[i] for i in self.classes.normal],
@@ -126,13 +133,14 @@ class MetradDataModule(pl.LightningDataModule):
             if missing:
                 raise InputError(f"{len(missing)} images of this run are no longer in the dataset, first {missing[0]}")
             indices[role] = np.array([place[name] for name in names], dtype=np.int64)
-        self.split = Split(indices, description["copies_left_out"])
-        if self._split_hash() != description["hash"]:
+        split = Split(indices, description["copies_left_out"])
+        if self._split_hash(split) != description["hash"]:
             raise InputError("the images of this run have changed since it was trained; its scores would not compare")
+        self.split = split
 
-    def _split_hash(self) -> str:
+    def _split_hash(self, split: Split) -> str:
         content = hashlib.blake2b(digest_size=16)
-        for role, indices in self.split.indices.items():
+        for role, indices in split.indices.items():
             content.update(role.encode())
             for i in indices:
                 content.update(self.data.names[i].encode() + self.data.digests[i].tobytes())
@@ -197,18 +205,24 @@ class EpochShuffle(Sampler[Tensor]):
         return iter(torch.from_numpy(order).split(self.batch_size)[: len(self)])
 
 
-def resolve_classes(roles: Roles, names: list[str]) -> Classes:
+def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:
     """Return the classes of each role as numbers.
 
-    A number means the class of that name if there is one, and the class at that position otherwise.
+    A number means a class by its position, or, where all class names are numbers, by its name.
+
+    Args:
+        roles: the user's choice.
+        names: class names by label.
+        trainable: classes that have images to train on; None for all.
 
     Raises:
-        InputError: a class does not exist or stands in two roles; the message lists those there are.
+        InputError: a class does not exist, stands in two roles or has no images to train on; the message names it.
     """
+    trainable = frozenset(range(len(names))) if trainable is None else trainable
     normal = _numbers("normal", roles.normal, names)
     anomalous = _numbers("anomalous", roles.anomalous, names)
     if roles.reference is None:
-        reference = tuple(i for i in range(len(names)) if i not in (*normal, *anomalous))
+        reference = tuple(i for i in sorted(trainable) if i not in (*normal, *anomalous))
     else:
         reference = _numbers("reference", roles.reference, names)
     for role, numbers in (("normal", normal), ("anomalous", anomalous)):
@@ -220,17 +234,26 @@ def resolve_classes(roles: Roles, names: list[str]) -> Classes:
         raise InputError(
             f"dataset: {', '.join(twice)} stands in two roles; a class can be one of reference, normal and anomalous"
         )
+    untrainable = [names[i] for i in (*reference, *normal) if i not in trainable]
+    if untrainable:
+        raise InputError(f"dataset: {', '.join(untrainable)} has no training images, so it can only be anomalous")
     return Classes(reference, normal, anomalous)
 
 
 def _numbers(role: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
     chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
+    if all(name.isdecimal() for name in names):
+        by_number = {int(name): i for i, name in enumerate(names)}
+    else:
+        by_number = dict(enumerate(range(len(names))))
     numbers = []
     for item in chosen:
-        if str(item) in names:
-            numbers.append(names.index(str(item)))
-        elif isinstance(item, int) and 0 <= item < len(names):
-            numbers.append(item)
-        else:
+        number = (
+            names.index(str(item)) if str(item) in names else by_number.get(item) if isinstance(item, int) else None
+        )
+        if number is None:
             raise InputError(f"dataset.{role}: no class {item!r}; there are {', '.join(names)}")
+        if number in numbers:
+            raise InputError(f"dataset.{role} names {names[number]} twice")
+        numbers.append(number)
     return tuple(numbers)

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 
 from metrad.errors import InputError
-from metrad.images import Decoded, decode_file, digest, to_rgb
+from metrad.images import Decoded, corrupt_image, decode_file, digest, to_rgb
 
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "ppm", "pgm", "pbm")
 # Below this mean size, in bytes, most of the decoding is Python's, and threads only get into each other's way:
@@ -44,6 +44,12 @@ class Source:
     identity: tuple[Any, ...] | None = None
     threads: bool = False
 
+    @property
+    def trainable_classes(self) -> frozenset[int]:
+        """The classes that have images outside the test part."""
+        labels = self.labels if self.in_test_part is None else self.labels[~self.in_test_part]
+        return frozenset(np.unique(labels).tolist())
+
     def read(self, position: int) -> Decoded:
         """Return the image at ``position``."""
         assert self.pixels is not None
@@ -72,6 +78,8 @@ class ImageFolder(Source):
     ) -> None:
         self.root = Path(root)
         self.size = size
+        if size is not None and size < 1:
+            raise InputError(f"dataset.source.size must be at least 1, or null, got {size}")
         if not self.root.is_dir():
             raise InputError(
                 f"dataset.source.root: no folder {self.root.absolute()}; put one folder of images a class there, or "
@@ -91,27 +99,50 @@ class ImageFolder(Source):
         self.paths = list(paths)
         self.classes = sorted(set(names))
         self.labels = np.searchsorted(self.classes, names)
-        self.names = [path.relative_to(self.root).as_posix() for path in self.paths]
+        self.names = [_readable(path.relative_to(self.root).as_posix()) for path in self.paths]
         self.in_test_part = np.array(in_test) if has_parts else None
         self.identity = tuple(zip(map(str, self.paths), signature, strict=True))
-        self.threads = sum(size for size, _ in signature) / len(found) > _WORTH_A_THREAD
+        self.threads = sum(size for size, *_ in signature) / len(found) > _WORTH_A_THREAD
 
     def read(self, position: int) -> Decoded:
         """Return the image at ``position`` as RGB."""
         return decode_file(self.paths[position])
 
 
-def _walk(part: Path, patterns: list[str], *, in_test: bool) -> list[tuple[bool, str, Path, tuple[int, int]]]:
+Found = tuple[bool, str, Path, tuple[int, ...]]
+
+
+def _walk(part: Path, patterns: list[str], *, in_test: bool) -> list[Found]:
     lowered = [pattern.lower() for pattern in patterns]
-    found = []
+    found: list[Found] = []
     for class_folder in sorted(entry for entry in part.iterdir() if entry.is_dir() and entry.name[0] != "."):
-        for folder, _, files in os.walk(class_folder, followlinks=True):
+        seen = set()
+        for folder, folders, files in os.walk(class_folder, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:  # a link back to a folder above
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if name[0] != "."]
             for name in files:
                 if name[0] != "." and any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in lowered):
                     path = Path(folder, name)
-                    stat = path.stat()
-                    found.append((in_test, class_folder.name, path, (stat.st_size, stat.st_mtime_ns)))
+                    found.append((in_test, _readable(class_folder.name), path, _signature(path)))
     return found
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """Return size and times of a file; zeros for a link that leads nowhere, which decoding will report."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0,)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _readable(name: str) -> str:
+    """Return a file name that can be written anywhere, even if its bytes are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class Digits(Source):
@@ -159,10 +190,15 @@ class TorchvisionDataset(Source):
         if self.pixels is not None:
             return super().read(position)
         part = int(np.searchsorted(self.starts, position, side="right")) - 1
-        image = self.parts[part][position - int(self.starts[part])][0]
-        if not isinstance(image, Image.Image):
-            raise InputError(f"dataset.source: {type(self.parts[part]).__name__} gives {type(image)}, not PIL images")
-        pixels = np.asarray(to_rgb(image))
+        try:
+            image = self.parts[part][position - int(self.starts[part])][0]
+            if not isinstance(image, Image.Image):
+                raise InputError(f"dataset.source: {type(self.parts[part]).__name__} gives {type(image)}, no PIL image")
+            pixels = np.asarray(to_rgb(image))
+        except InputError:
+            raise
+        except Exception as error:  # the decoders' errors share no base
+            raise corrupt_image(f"{type(self.parts[part]).__name__} {self.names[position]}", error) from error
         return Decoded(pixels, digest(pixels.tobytes() + repr(pixels.shape).encode()))
 
 
@@ -184,7 +220,7 @@ def open_source(factory: partial[Any]) -> Source:
 
 def _torchvision_parts(factory: partial[VisionDataset]) -> list[partial[VisionDataset]]:
     factory = partial(factory.func, *factory.args, **factory.keywords)  # a subclass of partial would be nested below
-    accepted = inspect.signature(factory.func).parameters
+    accepted = _settings(factory.func)
     split = factory.keywords.get("split")
     if isinstance(split, Sequence) and not isinstance(split, str):
         if len(split) != 2:
@@ -197,13 +233,21 @@ def _torchvision_parts(factory: partial[VisionDataset]) -> list[partial[VisionDa
     return [factory]
 
 
+def _settings(dataset: Any) -> set[str]:
+    """Return the names of a dataset's settings, those that its constructor passes on to a parent included."""
+    return {name for kind in dataset.__mro__ for name in inspect.signature(kind.__init__).parameters}
+
+
 def _open_torchvision(factory: partial[VisionDataset]) -> VisionDataset:
     try:
         return factory()
-    except (RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # torchvision's readers raise whatever their formats' readers do
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = ""
+        if "split" in factory.keywords:
+            hint = f", or name the parts it has with dataset.source.split=[TRAIN,TEST], now {factory.keywords['split']}"
         raise InputError(
-            f"dataset.source cannot be read or downloaded ({reason}); place {_files_to_place(factory)}"
+            f"dataset.source cannot be read or downloaded ({reason}); place {_files_to_place(factory)}{hint}"
         ) from error
 
 
@@ -211,7 +255,14 @@ def _files_to_place(factory: partial[VisionDataset]) -> str:
     dataset: Any = factory.func
     root = Path(factory.keywords.get("root", ".")).absolute()
     if hasattr(dataset, "resources"):
-        return f"{', '.join(name for name, _ in dataset.resources)} in {root / dataset.__name__ / 'raw'}"
+        if "url" in vars(dataset):  # EMNIST: one archive for all of its parts
+            files = [dataset.url]
+        elif isinstance(dataset.resources, dict):  # QMNIST: by part, with full addresses
+            files = [name for part in dataset.resources.values() for name, _ in part]
+        else:
+            files = [name for name, _ in dataset.resources]
+        names = dict.fromkeys(file.rpartition("/")[2] for file in files)
+        return f"{', '.join(names)} in {root / dataset.__name__ / 'raw'}"
     if hasattr(dataset, "filename"):
         return f"{dataset.filename} in {root}"
     return f"its files below {root} as torchvision's documentation of {dataset.__name__} says"
@@ -220,14 +271,19 @@ def _files_to_place(factory: partial[VisionDataset]) -> str:
 def _torchvision_labels(dataset: VisionDataset) -> np.ndarray:
     for name in ("targets", "labels", "_labels"):
         known = getattr(dataset, name, None)
-        if known is not None and len(known) == len(dataset):
-            break
-    else:
-        known = [dataset[i][1] for i in range(len(dataset))]
-    labels = np.asarray(known)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        if known is not None and len(known) == len(dataset) and _is_labels(np.asarray(known)):
+            return np.asarray(known, dtype=np.int64)
+    try:
+        labels = np.asarray([dataset[i][1] for i in range(len(dataset))])
+    except Exception as error:  # as in _open_torchvision
+        raise InputError(f"dataset.source: the labels of {type(dataset).__name__} cannot be read ({error})") from error
+    if not _is_labels(labels):
         raise InputError(f"dataset.source: {type(dataset).__name__} has no class labels, one integer an image")
     return labels.astype(np.int64)
+
+
+def _is_labels(values: np.ndarray) -> bool:
+    return values.ndim == 1 and np.issubdtype(values.dtype, np.integer)
 
 
 def _uint8_array(dataset: VisionDataset) -> np.ndarray | None:

@@ -12,13 +12,21 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 from metrad.errors import InputError
 
-_CANNOT_DECODE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _LOOKAHEAD = 64  # images decoded ahead of the one being stored; bounds memory
 
 
@@ -43,7 +51,17 @@ class Decoded:
 
 
 class CorruptImageError(InputError):
-    """A file that should be an image and cannot be decoded."""
+    """An image that cannot be decoded."""
+
+
+def corrupt_image(name: str, cause: Exception) -> CorruptImageError:
+    """Return the error for the image ``name`` (a path or number) that a decoder failed on with ``cause``."""
+    lines = str(cause).splitlines() or [type(cause).__name__]
+    reason = "not an image" if isinstance(cause, UnidentifiedImageError) else lines[0]
+    return CorruptImageError(
+        f"{name} cannot be read as an image ({reason}); replace or remove it, "
+        "or set dataset.on_corrupt=skip to leave such files out"
+    )
 
 
 def decode_file(path: Path) -> Decoded:
@@ -56,12 +74,8 @@ def decode_file(path: Path) -> Decoded:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             return Decoded(np.asarray(to_rgb(image)), digest(data))
-    except _CANNOT_DECODE as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise CorruptImageError(
-            f"{path} cannot be read as an image ({reason}); replace or remove it, "
-            "or set dataset.on_corrupt=skip to leave such files out"
-        ) from error
+    except Exception as error:  # the decoders' errors share no base: struct.error, SyntaxError, RuntimeError, …
+        raise corrupt_image(str(path), error) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -72,7 +86,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: the mode has no fixed range of values (floating point, or integers above 16 bits).
     """
-    image = ImageOps.exif_transpose(image)
+    # ImageOps.exif_transpose does the same and then writes all tags anew, which fails on tags it does not know.
+    image.load()  # TIFF turns itself upright here and drops the tag
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 0xFFFF:
@@ -113,8 +131,11 @@ class OnDemand:
     size: int
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """Return the images at ``index`` as (len(index), size, size, channels) uint8."""
-        return np.stack([resize(self.read(int(i)).pixels, self.size) for i in index])
+        """Return the images at ``index`` as (len(index), size, size, 3) uint8."""
+        images = np.empty((len(index), self.size, self.size, 3), dtype=np.uint8)
+        for image, i in zip(images, index, strict=True):
+            image[:] = resize(self.read(int(i)).pixels, self.size)
+        return images
 
 
 @dataclass(frozen=True)

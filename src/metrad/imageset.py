@@ -1,9 +1,10 @@
 """A source decoded once: in memory, memory-mapped on disk, or on demand, whichever fits."""
 
+import contextlib
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from metrad.images import Indexable, OnDemand, Scan, content_numbers, resize, sc
 from metrad.splits import Pool
 
 GIB = 2**30
+DECODER_VERSION = 1  # raise it when the same file decodes to other pixels, so that no old cache is used
 Keep = Callable[[int, np.ndarray], None]
 
 
@@ -122,14 +124,15 @@ def _scan_only(work: _Work, skip_corrupt: bool) -> Scan:
 
 
 def _on_disk(source: Source, size: int, skip_corrupt: bool, cache: Path) -> tuple[np.ndarray, Scan]:
-    key = hashlib.blake2b(repr((source.identity, size, skip_corrupt)).encode(), digest_size=12).hexdigest()
-    folder = cache / key
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    identity = repr((DECODER_VERSION, kind, source.identity, size, skip_corrupt))
+    folder = cache / hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     if not folder.exists():
-        partial = cache / f"{key}.{os.getpid()}.partial"
-        partial.mkdir(parents=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=cache))
         try:
             _write_cache(source, size, skip_corrupt, partial)
-            if not folder.exists():  # another process may have been faster
+            with contextlib.suppress(OSError):  # another process may have been faster, with the same content
                 partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -46,7 +46,7 @@ def evaluate_run(path: str | Path, overrides: list[str], name: str | None = None
     embedder = build_embedder(cfg)
     load_weights(run, embedder)
     data = build_data(cfg, embedder.size)
-    data.setup()
+    data.load()
     data.restore_split(run.saved_split())
     log_left_out(data)
     scorer.check_size(len(data.split.indices["normal"]))

@@ -154,7 +154,9 @@ def _counts(sizes: dict[str, Size], available: int) -> dict[str, int]:
             continue
         if isinstance(size, float) and not 0 <= size <= 1:
             raise InputError(f"dataset.sizes.{role}={size}: a fraction must lie in 0 to 1; write a count without a dot")
-        count = min(round(size * available), left) if isinstance(size, float) else size
+        count = round(size * available) if isinstance(size, float) else size
+        if isinstance(size, float) and count == left + 1:
+            count = left  # rounding up two fractions that share everything can ask for one image too many
         if not 0 <= count <= left:
             others = available - left
             taken = f", {others} of them taken by {' and '.join(counts)}" if others else ""

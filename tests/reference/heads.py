@@ -5,6 +5,7 @@ Every head returns the mean cross-entropy of the batch and the (N, C) logits, th
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -114,3 +115,141 @@ def adacos(x: ArrayLike, y: Sequence[int], W: ArrayLike) -> tuple[float, np.ndar
 def _lists(values: ArrayLike) -> list:
     """Nested lists of Python floats."""
     return np.asarray(values, dtype=np.float64).tolist()
+
+
+def class_cosines(x: ArrayLike, W: ArrayLike, K: int) -> np.ndarray:
+    """Cosine of each class, the largest of those of its K sub-centres, of shape (N, C).
+
+    W is (C*K, D): the sub-centres of class c are its rows c*K to c*K + K - 1.
+    """
+    return np.array([[max(centres) for centres in row] for row in centre_cosines(x, W, K)])
+
+
+def centre_cosines(x: ArrayLike, W: ArrayLike, K: int) -> list[list[list[float]]]:
+    """Cosines of embedding i to the sub-centres of class c, as [i][c][k], with W (C*K, D) in order of class.
+
+    Raises:
+        ValueError: if the rows of W do not divide into groups of K.
+    """
+    every = cosines(x, W).tolist()
+    if K < 1 or len(every[0]) % K:
+        raise ValueError(f"{len(every[0])} sub-centres are not {K} for each class")
+    return [[row[first : first + K] for first in range(0, len(row), K)] for row in every]
+
+
+def subcenter_arcface(
+    x: ArrayLike, y: Sequence[int], W: ArrayLike, K: int, scale: float, margin: float
+) -> tuple[float, np.ndarray]:
+    """Sub-center ArcFace (Deng 2020, ECCV): ArcFace on the largest of the K cosines of each class, W being (C*K, D)."""
+    logits = [
+        [arcface_true_logit(value, scale, margin) if j == label else scale * value for j, value in enumerate(row)]
+        for row, label in zip(class_cosines(x, W, K).tolist(), y, strict=True)
+    ]
+    return cross_entropy(np.array(logits), y), np.array(logits)
+
+
+def normface(x: ArrayLike, y: Sequence[int], W: ArrayLike, scale: float) -> tuple[float, np.ndarray]:
+    """NormFace (arXiv 1704.06369): logits s cos(theta_j), no margin and no bias."""
+    logits = np.array([[scale * value for value in row] for row in cosines(x, W).tolist()])
+    return cross_entropy(logits, y), logits
+
+
+def sphereface_psi(theta: float, m: int) -> float:
+    """SphereFace's psi(theta) = (-1)^k cos(m theta) - 2k for theta in [k pi/m, (k + 1) pi/m], k from 0 to m - 1.
+
+    Raises:
+        ValueError: unless m is a whole number of at least 1.
+    """
+    if m < 1 or m != int(m):
+        raise ValueError(f"the margin of SphereFace is a whole number of at least 1, got {m}")
+    for k in range(int(m)):
+        if theta <= (k + 1) * math.pi / m:
+            break
+    return (-1) ** k * math.cos(m * theta) - 2 * k
+
+
+def sphereface(x: ArrayLike, y: Sequence[int], W: ArrayLike, m: int) -> tuple[float, np.ndarray]:
+    """SphereFace (arXiv 1704.08063): |x| psi(theta_y), |x| cos(theta_j) elsewhere; only W normalised, no annealing."""
+    logits = cosines(x, W)
+    for i, row in enumerate(_lists(x)):
+        for j, value in enumerate(logits[i].tolist()):
+            logits[i, j] = norm(row) * (sphereface_psi(math.acos(value), m) if j == y[i] else value)
+    return cross_entropy(logits, y), logits
+
+
+def cosface(x: ArrayLike, y: Sequence[int], W: ArrayLike, scale: float, margin: float) -> tuple[float, np.ndarray]:
+    """CosFace (arXiv 1801.09414): s (cos(theta_y) - m) for the true class, s cos(theta_j) elsewhere."""
+    logits = [
+        [scale * (value - margin) if j == label else scale * value for j, value in enumerate(row)]
+        for row, label in zip(cosines(x, W).tolist(), y, strict=True)
+    ]
+    return cross_entropy(np.array(logits), y), np.array(logits)
+
+
+def adacos_dynamic(
+    x: ArrayLike, y: Sequence[int], W: ArrayLike, scale_before: float
+) -> tuple[float, np.ndarray, float]:
+    """AdaCos with its adaptive scale (arXiv 1905.00292): loss, logits s cos(theta_j) at the new scale, the new scale.
+
+    B_avg = (1/N) sum_i sum_{j != y_i} exp(s_before cos theta_ij), theta_med = median over i of theta_{i,y_i}, and
+    s = ln(B_avg) / cos(min(pi/4, theta_med)). Few classes that all lie far from x give B_avg < 1, hence s < 0.
+    """
+    rows = cosines(x, W).tolist()
+    others = [
+        math.exp(scale_before * value)
+        for row, label in zip(rows, y, strict=True)
+        for j, value in enumerate(row)
+        if j != label
+    ]
+    b_avg = math.fsum(others) / len(rows)
+    theta_med = statistics.median(math.acos(row[label]) for row, label in zip(rows, y, strict=True))
+    scale = math.log(b_avg) / math.cos(min(math.pi / 4, theta_med))
+    logits = np.array([[scale * value for value in row] for row in rows])
+    return cross_entropy(logits, y), logits, scale
+
+
+def subcluster_adacos_scale(classes: int, K: int) -> float:
+    """Fixed scale sqrt(2) ln(C K - 1) of sub-cluster AdaCos, also where its adaptive scale starts.
+
+    Raises:
+        ValueError: for fewer than three centres in all, where the scale is zero or undefined.
+    """
+    if classes * K < 3:
+        raise ValueError(f"sub-cluster AdaCos needs at least 3 centres, got {classes} classes of {K}")
+    return math.sqrt(2.0) * math.log(classes * K - 1)
+
+
+def subcluster_adacos(x: ArrayLike, y: Sequence[int], W: ArrayLike, K: int, scale: float) -> tuple[float, np.ndarray]:
+    """Sub-cluster AdaCos (Wilkinghoff 2021, IJCNN) at a given scale, W being (C*K, D).
+
+    A softmax over all C*K values s cos(theta) gives each centre a probability, and that of a class is the sum over its
+    centres. The same comes of a softmax over the classes with the logits log(sum_k exp(s cos theta_ck)).
+    """
+    logits = np.array(
+        [
+            [math.log(math.fsum(math.exp(scale * value) for value in centres)) for centres in row]
+            for row in centre_cosines(x, W, K)
+        ]
+    )
+    return cross_entropy(logits, y), logits
+
+
+def subcluster_adacos_adaptive(
+    x: ArrayLike, y: Sequence[int], W: ArrayLike, K: int, scale_before: float
+) -> tuple[float, np.ndarray, float]:
+    """Sub-cluster AdaCos with its adaptive scale: loss, logits at the new scale, the new scale.
+
+    f_max = max of s_before cos over the batch and all centres, B_avg = (1/N) sum_i sum over all C*K centres, those of
+    the own class included as in the author's code, of exp(s_before cos - f_max), and
+    s = (f_max + ln B_avg) / cos(min(pi/4, theta_med)).
+
+    theta_med is the median over the batch of the angle to the nearest centre of the own class. This is a choice: the
+    author's code adds up the angles to all K centres of the class, which for K > 1 nearly always exceeds pi/4.
+    """
+    rows = centre_cosines(x, W, K)
+    f_max = max(scale_before * value for row in rows for centres in row for value in centres)
+    terms = [math.exp(scale_before * value - f_max) for row in rows for centres in row for value in centres]
+    b_avg = math.fsum(terms) / len(rows)
+    nearest = [min(math.acos(value) for value in row[label]) for row, label in zip(rows, y, strict=True)]
+    scale = (f_max + math.log(b_avg)) / math.cos(min(math.pi / 4, statistics.median(nearest)))
+    return *subcluster_adacos(x, y, W, K, scale), scale

@@ -1,7 +1,26 @@
 """Metric heads: what turns embeddings and labels into logits and a loss. One class and one YAML each."""
 
+from metrad.heads.adaptive import CurricularFace, DynamicAdaCos, SubClusterAdaCos
 from metrad.heads.base import CosineHead, Head
 from metrad.heads.linear import L2Softmax, Softmax
-from metrad.heads.margin import AdaCos, ArcFace
+from metrad.heads.margin import AdaCos, ArcFace, CosFace, NormFace, SphereFace
+from metrad.heads.pml import PytorchMetricLearning
+from metrad.heads.quality import AdaFace, MagFace
 
-__all__ = ["AdaCos", "ArcFace", "CosineHead", "Head", "L2Softmax", "Softmax"]
+__all__ = [
+    "AdaCos",
+    "AdaFace",
+    "ArcFace",
+    "CosFace",
+    "CosineHead",
+    "CurricularFace",
+    "DynamicAdaCos",
+    "Head",
+    "L2Softmax",
+    "MagFace",
+    "NormFace",
+    "PytorchMetricLearning",
+    "Softmax",
+    "SphereFace",
+    "SubClusterAdaCos",
+]

@@ -1,9 +1,11 @@
 """What every head shares: the contract, and the cosine between embeddings and class weights."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,12 +16,16 @@ from metrad.errors import InputError
 class Head(nn.Module, ABC):
     """A layer that is trained with the embedder and dropped afterwards.
 
-    A head is called with embeddings (N, in_features) and integer labels (N,) and returns the mean cross-entropy and
-    the logits (N, num_classes) it was taken of. Logits are float32, or float64 for float64 embeddings, whatever
-    autocast says. All state lives in parameters and buffers.
+    A head is called with embeddings (N, in_features) and integer labels (N,) and returns the mean loss and the logits
+    (N, num_classes) it was taken of. Logits are float32, or float64 for float64 embeddings, whatever autocast says.
+    All state lives in parameters and buffers.
+
+    Attributes:
+        min_classes: the fewest classes that the head can tell apart.
+        why_min_classes: the reason, for the error.
 
     Raises:
-        InputError: fewer classes than ``min_classes``, the smallest number that the head can tell apart.
+        InputError: fewer classes than ``min_classes``, embeddings of another width, or labels out of range.
     """
 
     min_classes: ClassVar[int] = 2
@@ -39,19 +45,39 @@ class Head(nn.Module, ABC):
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the logits (N, num_classes) without margin: those that predict a class."""
 
+    @abstractmethod
+    def class_cosines(self, embeddings: Tensor) -> Tensor:
+        """Return the cosine of each embedding with each class (N, num_classes): what the statistics are taken of."""
+
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the logits (N, num_classes) that the loss is taken of; a margin goes here."""
         return self.logits(embeddings)
 
+    def loss(self, embeddings: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the mean loss: the cross-entropy of the logits unless a head differs."""
+        return F.cross_entropy(logits, labels)
+
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean cross-entropy (a scalar) and the logits (N, num_classes) it was taken of."""
+        """Return the mean loss (a scalar) and the logits (N, num_classes) it was taken of."""
+        self._check(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            logits = self.training_logits(at_least_float32(embeddings), labels)
-            return F.cross_entropy(logits, labels), logits
+            embeddings = at_least_float32(embeddings)
+            logits = self.training_logits(embeddings, labels)
+            return self.loss(embeddings, labels, logits), logits
 
     def extra_repr(self) -> str:
         """Return the sizes, for printing."""
         return f"in_features={self.in_features}, num_classes={self.num_classes}"
+
+    def _check(self, embeddings: Tensor, labels: Tensor) -> None:
+        name = type(self).__name__
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.in_features:
+            raise InputError(f"head {name} takes embeddings (N, {self.in_features}), got {tuple(embeddings.shape)}")
+        # The values of labels cannot be looked at inside a compiled graph; there the cross-entropy itself objects.
+        if not torch.compiler.is_compiling() and labels.device.type == "cpu" and len(labels):
+            lowest, highest = int(labels.min()), int(labels.max())
+            if lowest < 0 or highest >= self.num_classes:
+                raise InputError(f"head {name} takes labels 0 to {self.num_classes - 1}, got {lowest} to {highest}")
 
 
 class CosineHead(Head):
@@ -61,28 +87,69 @@ class CosineHead(Head):
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
         scale: s, what the cosines are multiplied by before softmax.
+        sub_centers: K, how many weights a class has; the largest of its K cosines counts. Source: sub-center ArcFace,
+            Deng 2020 (ECCV).
     """
 
     scale: Tensor
 
-    def __init__(self, in_features: int, num_classes: int, *, scale: float) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, scale: float, sub_centers: int = 1) -> None:
         super().__init__(in_features, num_classes)
-        if not scale > 0:
-            raise InputError(f"head.scale must be greater than 0, got {scale}")
-        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
+        require_positive("scale", scale)
+        if sub_centers < 1:
+            raise InputError(f"head.sub_centers must be at least 1, got {sub_centers}")
+        self.sub_centers = sub_centers
+        self.weight = nn.Parameter(torch.empty(num_classes * sub_centers, in_features))
         self.register_buffer("scale", torch.tensor(float(scale)))
         nn.init.xavier_uniform_(self.weight)
 
+    def class_cosines(self, embeddings: Tensor) -> Tensor:
+        """Return the cosine with the nearest centre of each class, (N, num_classes)."""
+        cosine = cosines(embeddings, self.weight)
+        return cosine if self.sub_centers == 1 else cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
+
+    def multiplier(self, embeddings: Tensor) -> Tensor:
+        """Return what cosines are multiplied by, s unless a head differs; broadcasts with (N, num_classes)."""
+        return self.scale
+
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return s·cos θ_j for every class, (N, num_classes)."""
-        return self.scale * cosines(embeddings, self.weight)
+        return self.multiplier(embeddings) * self.class_cosines(embeddings)
 
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return s·cos θ_j with the margin put on the true class, (N, num_classes)."""
-        cosine = cosines(embeddings, self.weight)
-        is_true = F.one_hot(labels, self.num_classes).bool()
-        return self.scale * torch.where(is_true, self.with_margin(cosine), cosine)
+        cosine = self.class_cosines(embeddings)
+        true = labels[:, None]
+        with_margin = self.with_margin(cosine.gather(1, true), embeddings)
+        return self.multiplier(embeddings) * cosine.scatter(1, true, with_margin)
 
-    def with_margin(self, cosine: Tensor) -> Tensor:
-        """Return what stands in the place of cos θ_y for the true class; the plain cosine unless a head differs."""
+    def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
+        """Return what stands in the place of cos θ_y (N, 1); the plain cosine unless a head differs."""
         return cosine
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise ``InputError`` unless the setting ``head.name`` is a finite number above 0."""
+    if not 0 < value < math.inf:
+        raise InputError(f"head.{name} must be a number greater than 0, got {value}")
+
+
+def require_angle(name: str, value: float) -> None:
+    """Raise ``InputError`` unless the setting ``head.name`` is an angle that a margin can have."""
+    if not 0 <= value <= math.pi / 2:
+        raise InputError(f"head.{name} must lie in 0 to π/2 radians, got {value}")
+
+
+def gathered(values: Tensor) -> Tensor:
+    """Return ``values`` (n, …) of all ranks one after another, without gradient; as they are on a single one."""
+    values = values.detach()
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values
+    ranks = dist.get_world_size()
+    lengths = [torch.zeros(1, dtype=torch.int64, device=values.device) for _ in range(ranks)]
+    dist.all_gather(lengths, torch.tensor([len(values)], device=values.device))
+    longest = max(int(length) for length in lengths)
+    padded = torch.cat([values, values.new_zeros(longest - len(values), *values.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in range(ranks)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])

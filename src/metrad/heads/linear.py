@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrad.angular import unit
-from metrad.errors import InputError
-from metrad.heads.base import Head
+from metrad.angular import cosines, unit
+from metrad.heads.base import Head, require_positive
 
 
 class Softmax(Head):
@@ -27,6 +26,10 @@ class Softmax(Head):
         """Return W_j·x + b_j for every class, (N, num_classes)."""
         return F.linear(embeddings, self.weight, self.bias)
 
+    def class_cosines(self, embeddings: Tensor) -> Tensor:
+        """Return the cosine between embedding and W_j, (N, num_classes)."""
+        return cosines(embeddings, self.weight)
+
 
 class L2Softmax(Softmax):
     """Cross-entropy on W_j·(α x/‖x‖) + b_j: embeddings on a sphere of radius α.
@@ -37,15 +40,19 @@ class L2Softmax(Softmax):
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
         alpha: radius of the sphere.
+        learn_alpha: learn the radius, from ``alpha`` on.
     """
 
     alpha: Tensor
 
-    def __init__(self, in_features: int, num_classes: int, *, alpha: float = 15.0) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, alpha: float = 15.0, learn_alpha: bool = False) -> None:
         super().__init__(in_features, num_classes)
-        if not alpha > 0:
-            raise InputError(f"head.alpha must be greater than 0, got {alpha}")
-        self.register_buffer("alpha", torch.tensor(float(alpha)))
+        require_positive("alpha", alpha)
+        radius = torch.tensor(float(alpha))
+        if learn_alpha:
+            self.alpha = nn.Parameter(radius)
+        else:
+            self.register_buffer("alpha", radius)
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return W_j·(α x/‖x‖) + b_j for every class, (N, num_classes)."""

@@ -1,34 +1,104 @@
 """Cosine heads with a fixed scale: what differs between them is the margin on the true class."""
 
-import math
 from typing import ClassVar
 
 from torch import Tensor
 
-from metrad.angular import adacos_scale, add_angular_margin
+from metrad.angular import adacos_scale, add_angular_margin, embedding_lengths, multiply_angle
 from metrad.errors import InputError
-from metrad.heads.base import CosineHead
+from metrad.heads.base import CosineHead, require_angle
+
+
+class NormFace(CosineHead):
+    """Plain softmax on s·cos θ_j.
+
+    Source: Wang 2017, arXiv 1704.06369.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: reference and normal classes together.
+        scale: s, what the cosines are multiplied by.
+        sub_centers: K, weights a class.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0, sub_centers: int = 1) -> None:
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
+
+
+class SphereFace(CosineHead):
+    """Multiplied angle: ‖x‖·ψ(θ_y) for the true class, ‖x‖·cos θ_j for the others.
+
+    Source: Liu 2017, arXiv 1704.08063, without the annealing of its authors' training.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: reference and normal classes together.
+        margin: m, a whole number that the angle is multiplied by, at least 1.
+        sub_centers: K, weights a class.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, margin: int = 4, sub_centers: int = 1) -> None:
+        super().__init__(in_features, num_classes, scale=1.0, sub_centers=sub_centers)
+        if margin < 1:
+            raise InputError(f"head.margin of SphereFace must be a whole number of at least 1, got {margin}")
+        self.margin = margin
+
+    def multiplier(self, embeddings: Tensor) -> Tensor:
+        """Return ‖x‖, (N, 1)."""
+        return embedding_lengths(embeddings)
+
+    def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
+        """Return ψ(θ_y)."""
+        return multiply_angle(cosine, self.margin)
+
+
+class CosFace(CosineHead):
+    """Additive cosine margin: s·(cos θ_y - m) for the true class, s·cos θ_j for the others.
+
+    Source: Wang 2018, arXiv 1801.09414.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: reference and normal classes together.
+        scale: s, what the cosines are multiplied by.
+        margin: m, from 0 to 2, the whole range of a cosine.
+        sub_centers: K, weights a class.
+    """
+
+    def __init__(
+        self, in_features: int, num_classes: int, *, scale: float = 30.0, margin: float = 0.35, sub_centers: int = 1
+    ) -> None:
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
+        if not 0 <= margin <= 2:
+            raise InputError(f"head.margin of CosFace must lie in 0 to 2, got {margin}")
+        self.margin = margin
+
+    def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
+        """Return cos θ_y - m."""
+        return cosine - self.margin
 
 
 class ArcFace(CosineHead):
     """Additive angular margin: s·cos(θ_y + m) for the true class, s·cos θ_j for the others.
 
-    Source: Deng 2019, arXiv 1801.07698.
+    Source: Deng 2019, arXiv 1801.07698; with several centres a class, sub-center ArcFace, Deng 2020 (ECCV).
 
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
         scale: s, what the cosines are multiplied by.
         margin: m in radians, from 0 to π/2.
+        sub_centers: K, weights a class.
     """
 
-    def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0, margin: float = 0.05) -> None:
-        super().__init__(in_features, num_classes, scale=scale)
-        if not 0 <= margin <= math.pi / 2:
-            raise InputError(f"head.margin must lie in 0 to π/2 radians, got {margin}")
+    def __init__(
+        self, in_features: int, num_classes: int, *, scale: float = 30.0, margin: float = 0.05, sub_centers: int = 1
+    ) -> None:
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
+        require_angle("margin", margin)
         self.margin = margin
 
-    def with_margin(self, cosine: Tensor) -> Tensor:
+    def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
         """Return cos(θ_y + m)."""
         return add_angular_margin(cosine, self.margin)
 
@@ -41,11 +111,13 @@ class AdaCos(CosineHead):
     Args:
         in_features: width of the embeddings.
         num_classes: C, reference and normal classes together; at least 3.
+        sub_centers: K, weights a class; the scale follows from C all the same.
     """
 
     min_classes: ClassVar[int] = 3
     why_min_classes: ClassVar[str] = "its scale √2·ln(C - 1) is 0 for two classes, so nothing would be learnt"
 
-    def __init__(self, in_features: int, num_classes: int) -> None:
-        scale = adacos_scale(num_classes) if num_classes >= self.min_classes else 1.0  # too few: refused by the base
-        super().__init__(in_features, num_classes, scale=scale)
+    def __init__(self, in_features: int, num_classes: int, *, sub_centers: int = 1) -> None:
+        # The base refuses too few classes before it looks at the scale.
+        scale = adacos_scale(max(num_classes, self.min_classes))
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)

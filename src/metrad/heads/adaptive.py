@@ -1,0 +1,130 @@
+"""Cosine heads that adapt to the batch: scale or margin is state, updated in training mode without gradient.
+
+What they read off a batch is gathered over all ranks first, so that every rank holds the same state.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metrad.angular import adacos_scale, add_angle, add_angular_margin, angles, cosines, dynamic_scale
+from metrad.heads.base import CosineHead, gathered, require_angle
+from metrad.heads.margin import AdaCos
+
+# A batch of well separated classes can bring ln B_avg to 0 and below, where softmax would be flat or upside down.
+SMALLEST_SCALE = 0.1
+
+
+class DynamicAdaCos(AdaCos):
+    """AdaCos with the scale that each batch asks for: s_t = ln B_avg / cos(min(π/4, θ_med)).
+
+    B_avg is the mean over the batch of Σ_{j≠y} exp(s_{t-1} cos θ_j), θ_med the median of θ_y. The scale starts from
+    √2·ln(C - 1) and never falls below 0.1.
+    Source: Zhang 2019, arXiv 1905.00292.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: C, reference and normal classes together; at least 3.
+        sub_centers: K, weights a class.
+    """
+
+    def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return s_t·cos θ_j, (N, num_classes), after the scale was brought up to date in training mode."""
+        cosine = self.class_cosines(embeddings)
+        if self.training:
+            true = labels[:, None]
+            others = (self.scale * cosine.detach()).scatter(1, true, -math.inf)
+            log_b = gathered(others.logsumexp(dim=1))
+            log_b_avg = log_b.logsumexp(dim=0) - math.log(len(log_b))
+            update_scale(self.scale, dynamic_scale(log_b_avg, gathered(angles(cosine.gather(1, true))[:, 0])))
+        return self.scale.clone() * cosine
+
+
+class SubClusterAdaCos(CosineHead):
+    """AdaCos over K centres a class: softmax over all C·K, the probability of a class summed over its centres.
+
+    With a fixed scale, √2·ln(C·K - 1). With the adaptive one, B_avg is summed over all centres, the own class's too,
+    and θ_y is the angle to the nearest centre of the class. The author's code adds up the angles to all K centres,
+    which for K > 1 is past π/4, where θ_med is cut off, whatever the batch.
+    Source: Wilkinghoff 2021 (IJCNN), Sub-Cluster AdaCos.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: C, reference and normal classes together; C·K must be at least 3.
+        sub_centers: K, centres a class.
+        adaptive: adapt the scale to each batch.
+    """
+
+    why_min_classes: ClassVar[str] = "its scale √2·ln(C·K - 1) is 0 for two centres, so nothing would be learnt"
+
+    def __init__(self, in_features: int, num_classes: int, *, sub_centers: int = 16, adaptive: bool = False) -> None:
+        self.min_classes = 2 if sub_centers > 1 else 3  # type: ignore[misc] # the rule counts centres
+        scale = adacos_scale(max(num_classes * sub_centers, 3))
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
+        self.adaptive = adaptive
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Return the logarithm of Σ_k exp(s·cos θ_{j,k}) for every class, (N, num_classes)."""
+        return self._summed(self.scale.clone() * cosines(embeddings, self.weight))
+
+    def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the same, after the scale was brought up to date in training mode."""
+        cosine = cosines(embeddings, self.weight)
+        if self.training and self.adaptive:
+            log_b = gathered((self.scale * cosine.detach()).logsumexp(dim=1))
+            log_b_avg = log_b.logsumexp(dim=0) - math.log(len(log_b))
+            nearest = cosine.detach().unflatten(1, (-1, self.sub_centers)).amax(dim=2).gather(1, labels[:, None])
+            update_scale(self.scale, dynamic_scale(log_b_avg, gathered(angles(nearest)[:, 0])))
+        return self._summed(self.scale.clone() * cosine)
+
+    def _summed(self, logits: Tensor) -> Tensor:
+        summed: Tensor = logits.unflatten(1, (-1, self.sub_centers)).logsumexp(dim=2)
+        return summed
+
+
+class CurricularFace(CosineHead):
+    """ArcFace whose hard negatives weigh more as training goes on.
+
+    A negative is hard where cos θ_j > cos(θ_y + m); it becomes cos θ_j·(t + cos θ_j), with t the running mean of
+    cos θ_y.
+    Source: Huang 2020, arXiv 2004.00288.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: reference and normal classes together.
+        scale: s, what the cosines are multiplied by.
+        margin: m in radians, from 0 to π/2.
+        sub_centers: K, weights a class.
+    """
+
+    t: Tensor
+    momentum: ClassVar[float] = 0.99
+
+    def __init__(
+        self, in_features: int, num_classes: int, *, scale: float = 64.0, margin: float = 0.5, sub_centers: int = 1
+    ) -> None:
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
+        require_angle("margin", margin)
+        self.margin = margin
+        self.register_buffer("t", torch.tensor(0.0))
+
+    def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits with margin and re-weighted hard negatives, (N, num_classes)."""
+        cosine = self.class_cosines(embeddings)
+        true = labels[:, None]
+        true_cosine = cosine.gather(1, true)
+        if self.training:
+            mean = gathered(true_cosine).mean()
+            self.t.copy_(self.momentum * self.t + (1 - self.momentum) * mean)
+        with_margin = add_angular_margin(true_cosine, self.margin)
+        hard = cosine > add_angle(true_cosine, torch.as_tensor(self.margin))
+        weighted = torch.where(hard, cosine * (self.t.clone() + cosine), cosine)
+        return self.scale * weighted.scatter(1, true, with_margin)
+
+
+def update_scale(scale: Tensor, wanted: Tensor) -> None:
+    """Bring the buffer ``scale`` up to date, unless the batch gave no number, and never below ``SMALLEST_SCALE``."""
+    wanted = wanted.detach().clamp_min(SMALLEST_SCALE)
+    scale.copy_(torch.where(wanted.isfinite(), wanted, scale))

@@ -1,0 +1,71 @@
+"""Any loss of pytorch-metric-learning behind the contract of a head."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrad.angular import cosines, unit
+from metrad.errors import InputError
+from metrad.heads.base import Head, gathered
+
+
+class PytorchMetricLearning(Head):
+    """A pair, proxy or classification loss of pytorch-metric-learning (extra: pml).
+
+    The losses know no logits, so these are the cosines with the running mean of each class's embeddings; they serve
+    accuracy and statistics and have no part in the loss. The loss's own parameters, such as proxies, are parameters of
+    this module.
+
+    Args:
+        in_features: width of the embeddings; passed on to losses that take ``embedding_size``.
+        num_classes: reference and normal classes together; passed on to losses that take ``num_classes``.
+        loss: class name in ``pytorch_metric_learning.losses``.
+        loss_args: its further settings.
+
+    Raises:
+        InputError: no such loss, or it refuses its settings.
+    """
+
+    centres: Tensor
+
+    def __init__(
+        self, in_features: int, num_classes: int, *, loss: str, loss_args: dict[str, Any] | None = None
+    ) -> None:
+        from pytorch_metric_learning import losses
+
+        super().__init__(in_features, num_classes)
+        known = [name for name, value in vars(losses).items() if inspect.isclass(value)]
+        if loss not in known:
+            raise InputError(
+                f"head.loss={loss} is no loss of pytorch-metric-learning; it has {', '.join(sorted(known))}"
+            )
+        make = getattr(losses, loss)
+        sizes = {"num_classes": num_classes, "embedding_size": in_features}
+        accepted = {name: value for name, value in sizes.items() if name in inspect.signature(make).parameters}
+        try:
+            self.criterion = make(**accepted, **(loss_args or {}))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"head.loss_args={loss_args} do not suit {loss} ({str(error).splitlines()[0]})") from error
+        self.register_buffer("centres", torch.zeros(num_classes, in_features))
+
+    def class_cosines(self, embeddings: Tensor) -> Tensor:
+        """Return the cosine with the running mean of each class, (N, num_classes)."""
+        return cosines(embeddings, self.centres)
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Return the same cosines: the nearest class mean wins."""
+        return self.class_cosines(embeddings)
+
+    def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the same, after the class means were brought up to date in training mode."""
+        if self.training:
+            every, classes = gathered(unit(embeddings)), gathered(labels)
+            self.centres.mul_(0.9).index_add_(0, classes, 0.1 * every.to(self.centres.dtype))
+        return self.logits(embeddings).detach()
+
+    def loss(self, embeddings: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return what the loss says of the embeddings."""
+        value: Tensor = self.criterion(embeddings, labels)
+        return value

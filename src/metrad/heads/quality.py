@@ -1,0 +1,128 @@
+"""Cosine heads whose margin depends on the length of the embedding, taken as the quality of the image."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metrad.angular import add_angle, add_angular_margin, embedding_lengths
+from metrad.errors import InputError
+from metrad.heads.base import CosineHead, gathered, require_angle, require_positive
+
+
+class AdaFace(CosineHead):
+    """Margin by image quality: cos(θ_y + g_angle) - g_add, both from the embedding's standardised length ẑ.
+
+    g_angle = -m·ẑ and g_add = m·ẑ + m, with ẑ = (‖x‖ - μ)/σ·h cut off at ±1, and μ and σ running over batches. The
+    angle is kept in [0, π], so the value never rises with θ_y.
+    Source: Kim 2022, arXiv 2204.00964.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: reference and normal classes together.
+        scale: s, what the cosines are multiplied by.
+        margin: m.
+        concentration: h, how much of the range of lengths is used.
+        momentum: weight of a batch in the running mean and deviation.
+        sub_centers: K, weights a class.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        scale: float = 64.0,
+        margin: float = 0.4,
+        concentration: float = 0.333,
+        momentum: float = 0.01,
+        sub_centers: int = 1,
+    ) -> None:
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
+        require_angle("margin", margin)
+        require_positive("concentration", concentration)
+        if not 0 < momentum <= 1:
+            raise InputError(f"head.momentum must lie above 0 and at most at 1, got {momentum}")
+        self.margin = margin
+        self.concentration = concentration
+        self.momentum = momentum
+        self.register_buffer("mean", torch.tensor(20.0))  # the authors' starting values
+        self.register_buffer("std", torch.tensor(100.0))
+
+    def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
+        """Return cos(θ_y + g_angle) - g_add, (N, 1)."""
+        z = self.standardised(embedding_lengths(embeddings.detach()).clamp(1e-3, 100))
+        return shifted(cosine, -self.margin * z) - (self.margin * z + self.margin)
+
+    def standardised(self, lengths: Tensor) -> Tensor:
+        """Return ẑ of lengths (N, 1), after mean and deviation were brought up to date in training mode."""
+        if self.training:
+            every = gathered(lengths)
+            spread = every.std() if len(every) > 1 else self.std
+            self.mean.lerp_(every.mean(), self.momentum)
+            self.std.lerp_(spread, self.momentum)
+        return ((lengths - self.mean) / (self.std + 1e-3) * self.concentration).clamp(-1, 1)
+
+
+class MagFace(CosineHead):
+    """Margin by length: cos(θ_y + m(a)), where m grows with a = ‖x‖, and a regulariser draws lengths up.
+
+    m(a) rises linearly from ``lower_margin`` at ``lower_length`` to ``upper_margin`` at ``upper_length``; the loss adds
+    λ·mean(1/a + a/u_a²).
+    Source: Meng 2021, arXiv 2103.06627.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: reference and normal classes together.
+        scale: s, what the cosines are multiplied by.
+        lengths: l_a and u_a, the range that lengths are cut to.
+        margins: l_m and u_m in radians, the margins at both ends.
+        regulariser: λ, the weight of the regulariser.
+        sub_centers: K, weights a class.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        scale: float = 64.0,
+        lengths: tuple[float, float] = (10.0, 110.0),
+        margins: tuple[float, float] = (0.45, 0.8),
+        regulariser: float = 35.0,
+        sub_centers: int = 1,
+    ) -> None:
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
+        for margin in margins:
+            require_angle("margins", margin)
+        if not (0 < lengths[0] < lengths[1] and margins[0] <= margins[1]):
+            raise InputError(f"head.lengths and head.margins must rise from above 0, got {lengths} and {margins}")
+        if not regulariser >= 0:
+            raise InputError(f"head.regulariser must be at least 0, got {regulariser}")
+        self.lengths = lengths
+        self.margins = margins
+        self.regulariser = regulariser
+
+    def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
+        """Return cos(θ_y + m(a)), (N, 1)."""
+        (lowest, highest), (least, most) = self.lengths, self.margins
+        margin = least + (most - least) / (highest - lowest) * (self.cut_lengths(embeddings) - lowest)
+        return add_angular_margin(cosine, margin)
+
+    def loss(self, embeddings: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the mean cross-entropy plus λ·mean(g(a))."""
+        a = self.cut_lengths(embeddings)
+        return F.cross_entropy(logits, labels) + self.regulariser * (1 / a + a / self.lengths[1] ** 2).mean()
+
+    def cut_lengths(self, embeddings: Tensor) -> Tensor:
+        """Return a = ‖x‖ cut to its range, (N, 1)."""
+        return embedding_lengths(embeddings).clamp(*self.lengths)
+
+
+def shifted(cosine: Tensor, angle: Tensor) -> Tensor:
+    """Return cos of θ + angle kept in [0, π], for angles of -π/2 to π/2, with a finite gradient everywhere."""
+    below_zero = (angle < 0) & (cosine > angle.cos())
+    past_end = (angle > 0) & (cosine < -angle.cos())
+    return torch.where(below_zero, 1.0, torch.where(past_end, -1.0, add_angle(cosine, angle)))
