@@ -5,63 +5,216 @@ import math
 import numpy as np
 import pytest
 import torch
-from pytorch_metric_learning.losses import ArcFaceLoss
+from pytorch_metric_learning import losses
 
-from metrad.angular import adacos_scale, add_angular_margin, sines
-from metrad.heads import AdaCos, ArcFace, CosineHead, L2Softmax, Softmax
+from metrad import heads
+from metrad.angular import adacos_scale, add_angular_margin, multiply_angle, sines
+from metrad.heads.quality import shifted
 from tests.reference import heads as slow
+from tests.reference import newer_heads as newer
 
 WIDTH, CLASSES = 12, 9
+SEEDS = pytest.mark.parametrize("seed", range(3))
+CENTRES = pytest.mark.parametrize("K", [1, 3])
 
 
-def data(seed: int) -> tuple[np.ndarray, np.ndarray]:
+@pytest.fixture(autouse=True)
+def in_float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def data(seed: int, length: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
-    return generator.normal(size=(40, WIDTH)), generator.integers(0, CLASSES, 40)
+    x = generator.normal(size=(41 + seed, WIDTH))  # odd and even: the median of an even number is a mean
+    x *= length * generator.uniform(0.2, 3, size=(len(x), 1))
+    y = generator.integers(0, CLASSES, len(x))
+    x[:9], y[:9] = -x[9:18], y[9:18]  # some embeddings on the far side of the others
+    return x, y
 
 
-def both(head, seed: int):
-    x, y = data(seed)
-    head = head.double()
-    torch.nn.init.normal_(head.weight)
+def both(head, seed: int, length: float = 1.0):
+    x, y = data(seed, length)
+    torch.manual_seed(seed)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
     loss, logits = head(torch.from_numpy(x), torch.from_numpy(y))
     return x, y, head.weight.detach().numpy(), loss.item(), logits.detach().numpy()
 
 
-@pytest.mark.parametrize("seed", range(3))
+def assert_equal(fast, expected):
+    for ours, theirs in zip(fast, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@SEEDS
 def test_softmax_equals_its_twin(seed):
-    head = Softmax(WIDTH, CLASSES)
-    torch.nn.init.normal_(head.bias)
-    x, y, W, loss, logits = both(head, seed)
-    slow_loss, slow_logits = slow.softmax(x, y, W, head.bias.detach().numpy())
-    np.testing.assert_allclose(logits, slow_logits, rtol=1e-10, atol=1e-12)
-    assert loss == pytest.approx(slow_loss, rel=1e-10)
+    head = heads.Softmax(WIDTH, CLASSES)
+    x, y, W, *fast = both(head, seed)
+    assert_equal(fast, slow.softmax(x, y, W, head.bias.detach().numpy()))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_l2_softmax_equals_its_twin(seed):
-    head = L2Softmax(WIDTH, CLASSES, alpha=7.5)
-    torch.nn.init.normal_(head.bias)
-    x, y, W, loss, logits = both(head, seed)
-    slow_loss, slow_logits = slow.l2_softmax(x, y, W, head.bias.detach().numpy(), 7.5)
-    np.testing.assert_allclose(logits, slow_logits, rtol=1e-10, atol=1e-12)
-    assert loss == pytest.approx(slow_loss, rel=1e-10)
+@SEEDS
+@pytest.mark.parametrize("learn_alpha", [False, True])
+def test_l2_softmax_equals_its_twin(seed, learn_alpha):
+    head = heads.L2Softmax(WIDTH, CLASSES, alpha=7.5, learn_alpha=learn_alpha)
+    x, y, W, *fast = both(head, seed)
+    assert_equal(fast, slow.l2_softmax(x, y, W, head.bias.detach().numpy(), head.alpha.item()))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@SEEDS
+def test_normface_equals_its_twin(seed):
+    x, y, W, *fast = both(heads.NormFace(WIDTH, CLASSES, scale=12.0), seed)
+    assert_equal(fast, slow.normface(x, y, W, 12.0))
+
+
+@SEEDS
+@pytest.mark.parametrize("margin", [1, 2, 3, 4])
+def test_sphereface_equals_its_twin(seed, margin):
+    x, y, W, *fast = both(heads.SphereFace(WIDTH, CLASSES, margin=margin), seed)
+    assert_equal(fast, slow.sphereface(x, y, W, margin))
+
+
+@SEEDS
+@pytest.mark.parametrize("margin", [0.0, 0.35])
+def test_cosface_equals_its_twin(seed, margin):
+    x, y, W, *fast = both(heads.CosFace(WIDTH, CLASSES, scale=30.0, margin=margin), seed)
+    assert_equal(fast, slow.cosface(x, y, W, 30.0, margin))
+
+
+@SEEDS
+@CENTRES
 @pytest.mark.parametrize("margin", [0.0, 0.05, 0.5, 1.5])
-def test_arcface_equals_its_twin(seed, margin):
-    x, y, W, loss, logits = both(ArcFace(WIDTH, CLASSES, scale=30.0, margin=margin), seed)
-    slow_loss, slow_logits = slow.arcface(x, y, W, 30.0, margin)
-    np.testing.assert_allclose(logits, slow_logits, rtol=1e-10, atol=1e-10)
-    assert loss == pytest.approx(slow_loss, rel=1e-10)
+def test_arcface_equals_its_twin(seed, K, margin):
+    x, y, W, *fast = both(heads.ArcFace(WIDTH, CLASSES, scale=30.0, margin=margin, sub_centers=K), seed)
+    assert_equal(fast, slow.subcenter_arcface(x, y, W, K, 30.0, margin))
+    if K == 1:
+        assert_equal(fast, slow.arcface(x, y, W, 30.0, margin))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@SEEDS
 def test_adacos_equals_its_twin(seed):
-    x, y, W, loss, logits = both(AdaCos(WIDTH, CLASSES), seed)
-    slow_loss, slow_logits = slow.adacos(x, y, W)
-    np.testing.assert_allclose(logits, slow_logits, rtol=1e-6)  # the scale is kept in float32
-    assert loss == pytest.approx(slow_loss, rel=1e-6)
+    x, y, W, *fast = both(heads.AdaCos(WIDTH, CLASSES), seed)
+    assert_equal(fast, slow.adacos(x, y, W))
+
+
+@SEEDS
+@pytest.mark.parametrize("before", [0.5, 2.9, 20.0])
+def test_dynamic_adacos_equals_its_twin(seed, before):
+    head = heads.DynamicAdaCos(WIDTH, CLASSES)
+    head.scale.fill_(before)
+    x, y, W, *fast = both(head, seed)
+    assert_equal([*fast, head.scale.item()], slow.adacos_dynamic(x, y, W, before))
+
+
+def test_dynamic_adacos_starts_from_the_fixed_scale_and_stays_above_its_floor():
+    head = heads.DynamicAdaCos(WIDTH, 3)
+    assert head.scale.item() == pytest.approx(adacos_scale(3))
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[0, 0], head.weight[1:, 0] = 1.0, -1.0
+    head(head.weight[:1].detach(), torch.tensor([0]))  # both negatives opposite: ln B_avg is below 0
+    assert head.scale.item() == pytest.approx(0.1)
+
+
+@SEEDS
+@CENTRES
+def test_subcluster_adacos_with_a_fixed_scale_equals_its_twin(seed, K):
+    x, y, W, *fast = both(heads.SubClusterAdaCos(WIDTH, CLASSES, sub_centers=K), seed)
+    assert_equal(fast, slow.subcluster_adacos(x, y, W, K, slow.subcluster_adacos_scale(CLASSES, K)))
+
+
+@SEEDS
+@CENTRES
+@pytest.mark.parametrize("before", [0.5, 5.0, 20.0])
+def test_subcluster_adacos_with_an_adaptive_scale_equals_its_twin(seed, K, before):
+    head = heads.SubClusterAdaCos(WIDTH, CLASSES, sub_centers=K, adaptive=True)
+    head.scale.fill_(before)
+    x, y, W, *fast = both(head, seed)
+    assert_equal([*fast, head.scale.item()], slow.subcluster_adacos_adaptive(x, y, W, K, before))
+
+
+@SEEDS
+@pytest.mark.parametrize("before", [0.0, 0.4])
+@pytest.mark.parametrize("margin", [0.0, 0.5, 1.5])
+def test_curricularface_equals_its_twin(seed, before, margin):
+    head = heads.CurricularFace(WIDTH, CLASSES, scale=16.0, margin=margin)
+    head.t.fill_(before)
+    x, y, W, *fast = both(head, seed)
+    assert_equal([*fast, head.t.item()], newer.curricularface(x, y, W, 16.0, margin, before))
+
+
+@SEEDS
+@pytest.mark.parametrize("spread", [2.0, 100.0])
+def test_adaface_equals_its_twin(seed, spread):
+    head = heads.AdaFace(WIDTH, CLASSES, scale=16.0, margin=0.4, concentration=0.333, momentum=0.01)
+    head.mean.fill_(15.0)
+    head.std.fill_(spread)
+    x, y, W, *fast = both(head, seed, length=5.0)
+    expected = newer.adaface(x, y, W, 16.0, 0.4, h=0.333, mean_before=15.0, std_before=spread, t_alpha=0.01)
+    assert_equal([*fast, head.mean.item(), head.std.item()], expected)
+
+
+@SEEDS
+def test_magface_equals_its_twin(seed):
+    head = heads.MagFace(WIDTH, CLASSES, scale=16.0, lengths=(5.0, 30.0), margins=(0.3, 0.9), regulariser=7.0)
+    x, y, W, *fast = both(head, seed, length=5.0)
+    ends = {"lower_norm": 5.0, "upper_norm": 30.0, "lower_margin": 0.3, "upper_margin": 0.9}
+    assert_equal(fast, newer.magface(x, y, W, 16.0, **ends, weight=7.0))
+
+
+def arcface_pair(margin: float):
+    return (
+        heads.ArcFace(WIDTH, CLASSES, scale=30.0, margin=margin),
+        losses.ArcFaceLoss(CLASSES, WIDTH, margin=math.degrees(margin), scale=30),
+    )
+
+
+PAIRS = {
+    "normface": lambda: (
+        heads.NormFace(WIDTH, CLASSES, scale=8.0),
+        losses.NormalizedSoftmaxLoss(CLASSES, WIDTH, temperature=1 / 8),
+    ),
+    "sphereface": lambda: (
+        heads.SphereFace(WIDTH, CLASSES, margin=4),
+        losses.SphereFaceLoss(CLASSES, WIDTH, margin=4, scale=1),
+    ),
+    "cosface": lambda: (
+        heads.CosFace(WIDTH, CLASSES, scale=30.0, margin=0.35),
+        losses.CosFaceLoss(CLASSES, WIDTH, margin=0.35, scale=30),
+    ),
+    "arcface without margin": lambda: arcface_pair(0.0),
+    "arcface of the article": lambda: arcface_pair(0.05),
+    "arcface of the paper": lambda: arcface_pair(0.5),
+    "sub-center arcface": lambda: (
+        heads.ArcFace(WIDTH, CLASSES, scale=30.0, margin=0.5, sub_centers=3),
+        losses.SubCenterArcFaceLoss(
+            num_classes=CLASSES, embedding_size=WIDTH, margin=math.degrees(0.5), scale=30, sub_centers=3
+        ),
+    ),
+}
+
+
+# Its SphereFace feeds a tensor to scipy, which NumPy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+@SEEDS
+@pytest.mark.parametrize("pair", PAIRS)
+def test_heads_equal_pytorch_metric_learning(pair, seed):
+    head, other = PAIRS[pair]()
+    x, y, W, loss, _ = both(head, seed)
+    other = other.double()
+    with torch.no_grad():
+        other.W.copy_(torch.from_numpy(W.T))
+    assert loss == pytest.approx(other(torch.from_numpy(x), torch.from_numpy(y)).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("loss", ["ProxyAnchorLoss", "ContrastiveLoss", "SubCenterArcFaceLoss"])
+def test_the_library_s_own_losses_pass_through(loss):
+    head = heads.PytorchMetricLearning(WIDTH, CLASSES, loss=loss).double()
+    x, y = (torch.from_numpy(values) for values in data(1))
+    value, _ = head(x, y)
+    assert value.item() == head.criterion(x, y).item()
 
 
 @pytest.mark.parametrize("margin", [0.05, 0.5])
@@ -73,38 +226,54 @@ def test_arcface_equals_its_twin_at_every_angle(margin):
     np.testing.assert_allclose(fast, expected, atol=3e-8)  # near 0 and 180 degrees acos itself is good to 1e-8
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.05, 0.5])
-def test_arcface_equals_pytorch_metric_learning(margin):
-    x, y, W, loss, _ = both(ArcFace(WIDTH, CLASSES, scale=30.0, margin=margin), 5)
-    other = ArcFaceLoss(CLASSES, WIDTH, margin=math.degrees(margin), scale=30).double()
-    with torch.no_grad():
-        other.W.copy_(torch.from_numpy(W.T))
-    assert loss == pytest.approx(other(torch.from_numpy(x), torch.from_numpy(y)).item(), rel=1e-6)
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_sphereface_equals_its_twin_at_every_angle(m):
+    angles = np.linspace(0, math.pi, 721)
+    fast = multiply_angle(torch.from_numpy(np.cos(angles)), m).numpy()
+    np.testing.assert_allclose(fast, [slow.sphereface_psi(angle, m) for angle in angles], atol=1e-9)
+
+
+@pytest.mark.parametrize("angle", [-0.4, 0.0, 0.4])
+def test_an_angle_is_shifted_within_0_and_180_degrees(angle):
+    angles = np.linspace(0, math.pi, 721)
+    fast = shifted(torch.from_numpy(np.cos(angles)), torch.tensor(angle)).numpy()
+    np.testing.assert_allclose(fast, np.cos(np.clip(angles + angle, 0, math.pi)), atol=2e-8)
 
 
 @pytest.mark.parametrize(("classes", "scale"), [(9, 2.9408), (4, 1.5537), (3, 0.9803), (2, 0.0)])
 def test_the_scale_of_adacos_is_that_of_the_protocol(classes, scale):
     assert adacos_scale(classes) == pytest.approx(scale, abs=5e-5)
     if classes > 2:
-        assert AdaCos(WIDTH, classes).scale.item() == pytest.approx(scale, abs=5e-5)
+        assert heads.AdaCos(WIDTH, classes).scale.item() == pytest.approx(scale, abs=5e-5)
 
 
-def test_no_margin_is_the_plain_cosine_head():
+@pytest.mark.parametrize(
+    ("make", "scale"),
+    [
+        (lambda: heads.ArcFace(WIDTH, CLASSES, scale=10.0, margin=0.0), 10.0),
+        (lambda: heads.CosFace(WIDTH, CLASSES, scale=10.0, margin=0.0), 10.0),
+        (lambda: heads.MagFace(WIDTH, CLASSES, scale=10.0, margins=(0.0, 0.0), regulariser=0.0), 10.0),
+        (lambda: heads.AdaFace(WIDTH, CLASSES, scale=10.0, margin=0.0), 10.0),
+        (lambda: heads.AdaCos(WIDTH, CLASSES), math.sqrt(2) * math.log(CLASSES - 1)),
+        (lambda: heads.DynamicAdaCos(WIDTH, CLASSES).eval(), math.sqrt(2) * math.log(CLASSES - 1)),
+        (lambda: heads.SubClusterAdaCos(WIDTH, CLASSES, sub_centers=1), math.sqrt(2) * math.log(CLASSES - 1)),
+    ],
+    ids=["arcface", "cosface", "magface", "adaface", "adacos", "adacos_dynamic", "subcluster_adacos"],
+)
+def test_without_margin_a_head_is_normface(make, scale):
+    head, plain = make(), heads.NormFace(WIDTH, CLASSES, scale=scale)
+    with torch.no_grad():
+        plain.weight.copy_(head.weight)
     x, y = (torch.from_numpy(values) for values in data(0))
-    heads = [ArcFace(WIDTH, CLASSES, scale=10.0, margin=0.0).double(), PlainCosine(WIDTH, CLASSES, scale=10.0).double()]
-    heads[1].load_state_dict(heads[0].state_dict())
-    torch.testing.assert_close(heads[0](x, y)[0], heads[1](x, y)[0], rtol=1e-12, atol=0)
+    for ours, theirs in zip(head(x, y), plain(x, y), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_adacos_is_the_plain_cosine_head_at_its_scale():
+def test_sphereface_without_margin_is_softmax_on_normalised_weights():
+    head = heads.SphereFace(WIDTH, CLASSES, margin=1)
     x, y = (torch.from_numpy(values) for values in data(0))
-    heads = [AdaCos(WIDTH, CLASSES), PlainCosine(WIDTH, CLASSES, scale=math.sqrt(2) * math.log(CLASSES - 1))]
-    heads[1].load_state_dict(heads[0].state_dict())
-    assert torch.equal(heads[0].double()(x, y)[0], heads[1].double()(x, y)[0])
-
-
-class PlainCosine(CosineHead):
-    """s·cos θ and nothing else."""
+    logits = x @ torch.nn.functional.normalize(head.weight).T
+    torch.testing.assert_close(head(x, y)[0], torch.nn.functional.cross_entropy(logits, y))
 
 
 def test_sines_are_right_and_have_finite_slope_at_both_ends():

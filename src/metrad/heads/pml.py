@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrad.angular import cosines, unit
+from metrad.angular import SHORTEST, cosines, embedding_lengths, unit
 from metrad.errors import InputError
 from metrad.heads.base import Head, gathered
 
@@ -43,7 +43,9 @@ class PytorchMetricLearning(Head):
             )
         make = getattr(losses, loss)
         sizes = {"num_classes": num_classes, "embedding_size": in_features}
-        accepted = {name: value for name, value in sizes.items() if name in inspect.signature(make).parameters}
+        # Some losses take the sizes by way of **kwargs from a parent.
+        taken = {name for kind in make.__mro__ for name in inspect.signature(kind.__init__).parameters}
+        accepted = {name: value for name, value in sizes.items() if name in taken}
         try:
             self.criterion = make(**accepted, **(loss_args or {}))
         except (TypeError, ValueError) as error:
@@ -66,6 +68,11 @@ class PytorchMetricLearning(Head):
         return self.logits(embeddings).detach()
 
     def loss(self, embeddings: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return what the loss says of the embeddings."""
-        value: Tensor = self.criterion(embeddings, labels)
+        """Return what the loss says of the embeddings.
+
+        Embeddings shorter than ``angular.SHORTEST`` point nowhere and get no gradient; the losses' own normalisation
+        would give them one of up to 1e12.
+        """
+        points = embedding_lengths(embeddings) >= SHORTEST
+        value: Tensor = self.criterion(torch.where(points, embeddings, embeddings.detach()), labels)
         return value
