@@ -36,7 +36,7 @@ def embedding_lengths(embeddings: Tensor) -> Tensor:
 
 def cosines(embeddings: Tensor, W: Tensor) -> Tensor:
     """Return cos θ of every embedding (N, D) with every class weight (C, D), as (N, C), each vector normalised."""
-    return F.linear(unit(embeddings), unit(W))
+    return F.linear(unit(embeddings), unit(W.to(embeddings.dtype)))
 
 
 def angles(cosine: Tensor) -> Tensor:

@@ -10,12 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from metrad import config
+from metrad.backbones import Backbone
 from metrad.datamodule import MetradDataModule, Roles
 from metrad.embedder import Embedder
 from metrad.errors import InputError
+from metrad.heads import Head
 from metrad.imageset import GIB, Storage
 from metrad.module import MetricLearner
 from metrad.runs import Run
+from metrad.scorers import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +48,44 @@ def build_data(cfg: DictConfig, image_size: int) -> MetradDataModule:
 def build_embedder(cfg: DictConfig) -> Embedder:
     """Return the embedder of a configuration, with the weights it names."""
     backbone = config.build(cfg, "backbone")
-    return Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last)
+    if not isinstance(backbone, Backbone):
+        raise InputError(f"backbone._target_ must make a metrad.backbones.Backbone, got {type(backbone).__name__}")
+    embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last)
+    try:
+        with torch.inference_mode():
+            embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"image_size={embedder.size} does not suit the backbone ({reason})") from error
+    embedder.train()
+    return embedder
+
+
+def build_scorer(cfg: DictConfig) -> Scorer:
+    """Return the scorer of a configuration, not fitted yet."""
+    scorer = config.build(cfg, "scorer")
+    if not isinstance(scorer, Scorer):
+        raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
+    return scorer
 
 
 def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> MetricLearner:
     """Return embedder, head and optimiser in one module."""
     head = config.build(cfg, "head", in_features=embedder.out_features, num_classes=num_classes)
-    return MetricLearner(
+    if not isinstance(head, Head):
+        raise InputError(f"head._target_ must make a metrad.heads.Head, got {type(head).__name__}")
+    learner = MetricLearner(
         embedder,
         head,
         config.build_partial(cfg, "optimizer"),
         scheduler=config.build_partial(cfg, "scheduler") if cfg.scheduler else None,
         seed=cfg.seed,
     )
+    try:
+        learner.configure_optimizers()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer or scheduler: {str(error).splitlines()[0]}") from error
+    return learner
 
 
 def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trainer:

@@ -3,9 +3,11 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +15,8 @@ from metrad.errors import InputError, MetradError
 
 log = logging.getLogger("metrad")
 
-BAD_INPUT = 2
+BAD_INPUT, FAILED_RUNS = 2, 1
+_WANTS_TRACEBACK = "METRAD_FULL_ERROR"
 _EXAMPLES = """\
 Examples:
   python train.py experiment=demo                       a first run, offline, under a minute
@@ -97,10 +100,10 @@ def train(argv: list[str]) -> None:
     if {"--help", "-h"} & set(argv):
         typer.echo("Train and score one run, or a sweep of runs with -m.\n\n" + manual())
         return
-    failures: list[MetradError] = []
-    _reporting_errors(lambda: _run_hydra(argv, failures))
-    if failures:
-        raise SystemExit(1 if _is_sweep(argv) else BAD_INPUT)
+    outcome = Outcome()
+    _reporting_errors(lambda: _run_hydra(argv, outcome))
+    if outcome.failed:
+        raise SystemExit(FAILED_RUNS if outcome.sweeping else BAD_INPUT)
 
 
 def manual() -> str:
@@ -114,18 +117,35 @@ def manual() -> str:
     return "\n".join(lines) + f"\n\n{_SETTINGS}\n{_EXAMPLES}"
 
 
-def _run_hydra(argv: list[str], failures: list[MetradError]) -> None:
+@dataclass
+class Outcome:
+    """How the runs of one command ended.
+
+    Attributes:
+        failed: how many failed.
+        sweeping: whether they were runs of a sweep.
+    """
+
+    failed: int = 0
+    sweeping: bool = False
+
+
+def _run_hydra(argv: list[str], outcome: Outcome) -> None:
     import hydra
 
-    from metrad import config
+    from metrad import config, sweep
 
     config.register()
     sys.argv = [sys.argv[0], *argv]
     start = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="config")
-    start(lambda cfg: _task(cfg, failures))()
+    try:
+        start(lambda cfg: _task(cfg, outcome))()
+    except Exception:
+        sweep.forget_unstarted()
+        raise
 
 
-def _task(cfg: Any, failures: list[MetradError]) -> None:
+def _task(cfg: Any, outcome: Outcome) -> None:
     """Train one run of a sweep or a single one; in a sweep a failed run is told and the next one starts."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -135,14 +155,16 @@ def _task(cfg: Any, failures: list[MetradError]) -> None:
 
     hydra = HydraConfig.get()
     run = Run(hydra.runtime.output_dir)
-    sweeping = hydra.mode == RunMode.MULTIRUN
+    sweeping = outcome.sweeping = hydra.mode == RunMode.MULTIRUN
     try:
         from metrad.training import train as train_run
 
         metrics = train_run(cfg, run, OmegaConf.create({"hydra": hydra}), keep_refused=sweeping)
-    except MetradError as error:
+    except (MetradError, OSError) as error:
         run.remove_if_empty()
-        failures.append(error)
+        outcome.failed += 1
+        if os.environ.get(_WANTS_TRACEBACK):
+            raise
         typer.echo(
             f"{run.path.name} failed: {_one_line(error)}" if sweeping else f"error: {_one_line(error)}", err=True
         )
@@ -152,28 +174,31 @@ def _task(cfg: Any, failures: list[MetradError]) -> None:
             log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values()))
 
 
-def _is_sweep(argv: list[str]) -> bool:
-    return bool({"-m", "--multirun"} & set(argv))
-
-
 def _reporting_errors(job: Callable[[], None]) -> None:
     """Run ``job`` and end with one line and exit code 2 if it was given something it cannot use."""
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    if before == "1":
+        os.environ[_WANTS_TRACEBACK] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing several lines of each
     try:
         job()
     except Exception as error:
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
-        if wants_traceback or not isinstance(error, MetradError | HydraException | OmegaConfBaseException):
+        if before == "1" or not (isinstance(error, MetradError | OSError) or _is_of_the_configuration(error)):
             raise
-        _fail(_one_line(error))
+        typer.echo(f"error: {_one_line(error)}", err=True)
+        raise SystemExit(BAD_INPUT) from None
+    finally:
+        os.environ.pop(_WANTS_TRACEBACK, None)
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise SystemExit(BAD_INPUT)
+def _is_of_the_configuration(error: Exception) -> bool:
+    """Tell whether Hydra, OmegaConf or the YAML parser raised it; they use errors of Python's own too."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return module.split(".")[0] in ("antlr4", "hydra", "omegaconf", "yaml")
 
 
 def _one_line(error: BaseException) -> str:
@@ -181,9 +206,14 @@ def _one_line(error: BaseException) -> str:
         return str(error).strip().splitlines()[-1].partition(": ")[2]  # it was raised in a worker process
     if isinstance(error, MetradError):
         return " ".join(str(error).split())
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     from metrad.config import explain
 
-    return explain(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain(error)
+    return f"{' '.join(str(error).split())} (given: {' '.join(sys.argv[1:])})"
 
 
 def _summary(metrics: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metrad.errors import InputError
 
-ALLOWED_TARGETS = ("metrad.", "torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn.")
+ALLOWED_TARGETS = (
+    *("metrad.heads.", "metrad.backbones.", "metrad.datasets.", "metrad.scorers."),
+    *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
+)
 PARTS = ("head", "backbone", "scorer", "optimizer", "scheduler", "trainer", "logger")
 EXTRAS = {
     "mlflow": "mlflow",
@@ -28,6 +32,7 @@ EXTRAS = {
     "wandb": "wandb",
 }
 _RUN_TIME_ARGUMENTS = {"in_features", "num_classes", "optimizer", "params", "save_dir"}
+_RUN_TIME_ARGUMENTS |= {"callbacks", "default_root_dir", "logger"}  # of the trainer
 _UNNAMED = ("paths", "hydra", "logger", "allow_targets")
 
 
@@ -115,12 +120,15 @@ def run_name(hydra: Any, seed: int) -> str:
     Values that make no good folder names are shortened and carry a hash, so that the runs of a sweep keep names apart.
     """
     overrides = dict(item.lstrip("+~").partition("=")[::2] for item in hydra.overrides.task)
-    named = [hydra.runtime.choices["head"], hydra.runtime.choices["dataset"], str(seed)]
-    for key, value in overrides.items():
-        if key.split(".")[0] not in (*_UNNAMED, "head", "dataset", "seed") or key.startswith(("head.", "dataset.")):
-            named.append(f"{key.split('.')[-1]}={_slug(value)}")
-    name = "-".join(named)
-    return name if len(name) <= 200 else f"{name[:190]}~{_hash(name)}"
+    named = [_slug(hydra.runtime.choices["head"]), _slug(hydra.runtime.choices["dataset"]), str(seed)]
+    told = ("head", "dataset", "seed")
+    others = [(key, value) for key, value in overrides.items() if key not in told and key.split(".")[0] not in _UNNAMED]
+    return _short("-".join([*named, *(f"{key.split('.')[-1]}={_slug(value)}" for key, value in others)]))
+
+
+def folder_name(overrides: list[str]) -> str:
+    """Return a folder name that tells ``overrides`` of the form key=value."""
+    return _short("-".join(f"{key}={_slug(value)}" for key, _, value in (item.partition("=") for item in overrides)))
 
 
 def check(cfg: DictConfig) -> None:
@@ -133,9 +141,10 @@ def check(cfg: DictConfig) -> None:
     if missing:
         raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
     try:
-        resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+        plain = OmegaConf.create(OmegaConf.to_container(cfg))
+        resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
     except OmegaConfBaseException as error:
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(explain(error)) from error
     _check_ranges(resolved)
     for part in (*PARTS, "dataset.source"):
         node = resolved["dataset"]["source"] if part == "dataset.source" else resolved[part]
@@ -183,21 +192,35 @@ def suggestion(name: str, known: Mapping[str, Any] | list[str]) -> str:
 def explain(error: BaseException) -> str:
     """Return an error of Hydra's or OmegaConf's as one line that names the key and what is allowed."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    added = re.match(r"Key '[^']+' not in '\w+' full_key: (\S+)", text)
+    if added:
+        return f"unknown configuration key {added[1]}; {_siblings(added[1], OmegaConf.structured(Config))}"
     unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
     if unknown and re.search(r"Key '[^']+'(?: is)? not in", text):
-        return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1])}"
+        return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1], _composed())}"
     choice = re.search(r"Could not find '(\w+)/([^']+)'", text)
-    if choice and choice[1] in choices():
-        return f"{choice[1]}={choice[2]} is no choice; {suggestion(choice[2], choices()[choice[1]])}"
+    available = re.search(r"Available options in '[^']+': (.*?) Config search path", text + " Config search path")
+    if choice and available:
+        return f"{choice[1]}={choice[2]} is no choice; {suggestion(choice[2], available[1].split())}"
     wrong = re.search(r"(Value '.*) full_key: (\S+)", text)
     return f"{wrong[2]}: {wrong[1]}" if wrong else text
 
 
-def _siblings(key: str) -> str:
+def _composed() -> DictConfig:
+    """Return the configuration with the choices of the command line and nothing else of it."""
     from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
 
+    chosen = [item for item in sys.argv[1:] if re.fullmatch(r"\w+=\w+", item) and item.split("=")[0] in choices()]
     with initialize_config_dir(str(folder()), version_base="1.3"):
-        node = compose("config")
+        try:
+            return compose("config", chosen)
+        except HydraException:  # a choice from the user's own folder
+            return compose("config")
+
+
+def _siblings(key: str, node: DictConfig) -> str:
+    """Return what is allowed in place of the last part of ``key`` that ``node`` does not know."""
     parent, _, name = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(node, parent), DictConfig):
         parent, _, name = parent.rpartition(".")
@@ -216,13 +239,20 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
         "dataset.memory_limit_gib": (dataset["memory_limit_gib"] >= 0, "at least 0"),
         "dataset.disk_limit_gib": (dataset["disk_limit_gib"] >= 0, "at least 0"),
         "dataset.workers": (dataset["workers"] >= 0, "at least 0"),
+        "trainer.accumulate_grad_batches": (cfg["trainer"].get("accumulate_grad_batches", 1) != 0, "at least 1"),
+        "trainer.enable_progress_bar": (
+            cfg["trainer"].get("enable_progress_bar", "auto") in ("auto", True, False),
+            "auto, true or false",
+        ),
     }
     for key, (holds, allowed) in rules.items():
         if not holds:
-            value = dataset[key.split(".")[1]] if "." in key else cfg[key]
-            raise InputError(f"{key} must be {allowed}, got {value}")
+            group, _, name = key.rpartition(".")
+            raise InputError(f"{key} must be {allowed}, got {(cfg[group] if group else cfg)[name]}")
     for role in ("normal", "anomalous", "reference"):
         value = dataset[role]
+        if value is None and role != "reference":
+            raise InputError(f"dataset.{role} must list class names or numbers, got null")
         items = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
             raise InputError(f"dataset.{role} must list class names or numbers, got {value}")
@@ -261,7 +291,7 @@ def _locate(key: str, target: Any, extra: list[str]) -> Any:
     except (AttributeError, ValueError) as error:
         raise InputError(f"{key}._target_={target} does not exist") from error
     home = f"{getattr(found, '__module__', '')}."
-    if not callable(found) or not home.startswith(tuple(f"{prefix.split('.')[0]}." for prefix in allowed)):
+    if not callable(found) or not home.startswith(allowed):
         raise InputError(f"{key}._target_={target} is not a class or function of that package")
     return found
 
@@ -276,8 +306,11 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         known = [name for name in parameters if name not in _RUN_TIME_ARGUMENTS]
         for name in settings:
-            if name not in known:
+            if name not in known and name not in _RUN_TIME_ARGUMENTS:
                 raise InputError(f"unknown configuration key {key}.{name}; {suggestion(name, known)}")
+    for name in settings:
+        if name in _RUN_TIME_ARGUMENTS:
+            raise InputError(f"{key}.{name} cannot be set: metrad sets it itself; leave it out")
     for name, parameter in parameters.items():
         given = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in _RUN_TIME_ARGUMENTS
         if parameter.default is parameter.empty and not given and name not in settings:
@@ -291,7 +324,8 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
             continue
         try:
             adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
-            adapter.validate_python(value)
+            # Without strictness true would pass for the number 1.
+            adapter.validate_python(value, strict=isinstance(value, bool))
         except ValidationError as error:
             wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
             raise InputError(f"{key}.{name}={value} has a wrong type or value: {wanted}") from error
@@ -312,9 +346,13 @@ def _missing_package(error: ImportError) -> str:
 
 
 def _slug(value: str) -> str:
-    if re.fullmatch(r"[\w.+-]{1,40}", value):
+    if re.fullmatch(r"[A-Za-z0-9_.+-]{1,40}", value) and value[0] not in ".-":
         return value
     return f"{re.sub(r'[^A-Za-z0-9_.+-]', '', Path(value).stem)[:40]}~{_hash(value)}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:190]}~{_hash(name)}"
 
 
 def _hash(text: str) -> str:

@@ -151,6 +151,8 @@ class MetradDataModule(pl.LightningDataModule):
         labels = head_labels(self.data.pool.labels[self.train_indices], self.classes)
         batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
         sampler = EpochShuffle(len(labels), self.batch_size, self.seed)
+        # When a run is resumed, Lightning starts iterating before it calls set_epoch.
+        sampler.set_epoch(self.trainer.current_epoch if self.trainer is not None else 0)
         return self._loader(batches, sampler)
 
     def images(self, indices: np.ndarray, batch_size: int) -> DataLoader[Batch]:

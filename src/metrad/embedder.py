@@ -41,7 +41,8 @@ class Embedder(nn.Module):
         batch = images.permute(0, 3, 1, 2).float().div_(255)
         if batch.shape[-2:] != (self.size, self.size):
             batch = transforms.resize(batch, [self.size, self.size], antialias=True)
-        return ((batch.expand(-1, 3, -1, -1) - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+        normalised = (batch.expand(-1, 3, -1, -1) - self.mean) / self.std
+        return normalised.to(self.mean.dtype, memory_format=self.memory_format)
 
     @staticmethod
     def pool(features: Tensor) -> Tensor:

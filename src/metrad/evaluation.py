@@ -52,7 +52,7 @@ def embed(
         indices: positions in the source.
         device: where to compute.
     """
-    embedder = embedder.to(device).eval()
+    embedder = embedder.to(device, torch.float32).eval()
     batches = data.images(indices, EMBEDDING_BATCH)
     parts = []
     with torch.inference_mode():

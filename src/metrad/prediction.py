@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from metrad import config
-from metrad.assembly import build_data, build_embedder, log_left_out
+from metrad.assembly import build_data, build_embedder, build_scorer, log_left_out
 from metrad.errors import InputError
 from metrad.evaluation import evaluate
 from metrad.reporting import load_weights, save_evaluation
 from metrad.runs import Run, replacing
-from metrad.scorers import Scorer
 
 log = logging.getLogger(__name__)
 
-CHANGEABLE = ("scorer", "paths", "dataset.source.root", "dataset.workers", "dataset.memory_limit_gib")
+CHANGEABLE = (
+    *("scorer", "paths", "dataset.source.root", "dataset.workers", "dataset.memory_limit_gib", "allow_targets"),
+)
 
 
 def evaluate_run(path: str | Path, overrides: list[str], name: str | None = None) -> tuple[Path, dict[str, Any]]:
@@ -36,13 +38,17 @@ def evaluate_run(path: str | Path, overrides: list[str], name: str | None = None
         InputError: no finished run, an override that cannot be made, or data that has changed.
     """
     run = Run.finished(path)
-    cfg = override(run.load_config(), overrides)
-    cfg.ckpt_path = None
-    if "weights" in cfg.backbone:
-        cfg.backbone.weights = None  # the run's own weights are loaded below
+    saved = run.load_config()
+    if "backbone" not in saved:
+        raise InputError(f"{run.config} holds no configuration of a run")
+    # The run's own weights are loaded below; what may be imported is not for a directory from elsewhere to say.
+    saved.merge_with({"ckpt_path": None, "allow_targets": []})
+    if "weights" in saved.backbone:
+        saved.backbone.weights = None
+    cfg = override(saved, overrides)
     config.check(cfg)
-    target = _free_folder(run, name or "-".join(overrides).replace("/", "_") or "repeated", explicit=name is not None)
-    scorer: Scorer = config.build(cfg, "scorer")
+    target = _free_folder(run, overrides, name)
+    scorer = build_scorer(cfg)
     embedder = build_embedder(cfg)
     load_weights(run, embedder)
     data = build_data(cfg, embedder.size)
@@ -68,6 +74,8 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     OmegaConf.set_struct(cfg, True)
     for item in overrides:
         key, equals, value = item.partition("=")
+        if key == "paths":
+            raise InputError("paths is a group of settings; write paths.data=FOLDER")
         if not equals:
             raise InputError(f"{item} is no override; write key=value")
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
@@ -81,6 +89,8 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             continue
         try:
             cfg.merge_with_dotlist([item])
+        except YAMLError as error:
+            raise InputError(f"{item} cannot be read; a list is written {key}=[a,b]") from error
         except OmegaConfBaseException as error:
             known = [str(name) for name in OmegaConf.select(cfg, key.rpartition(".")[0])]
             raise InputError(
@@ -89,11 +99,15 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     return cfg
 
 
-def _free_folder(run: Run, name: str, *, explicit: bool) -> Path:
+def _free_folder(run: Run, overrides: list[str], name: str | None) -> Path:
     """Return a folder for new results; never one that is there already."""
-    target = run.evaluations / name
-    if not target.exists():
+    if name is not None:
+        target = run.evaluations / name
+        if name in ("", ".", "..") or target.parent != run.evaluations or Path(name).is_absolute():
+            raise InputError(f"--name must be a plain folder name, got {name!r}")
+        if target.exists():
+            raise InputError(f"{target} is there already; choose another --name")
         return target
-    if explicit:
-        raise InputError(f"{target} is there already; choose another --name")
-    return next(path for i in range(2, 10**6) if not (path := run.evaluations / f"{name}-{i}").exists())
+    stem = config.folder_name(overrides) or "repeated"
+    numbered = (run.evaluations / (f"{stem}-{i}" if i > 1 else stem) for i in range(1, 10**6))
+    return next(path for path in numbered if not path.exists())

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from metrad.errors import InputError
 
@@ -40,6 +42,7 @@ class Run:
         self.environment = self.path / "environment.json"
         self.status = self.path / "status.json"
         self.log = self.path / "run.log"
+        self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.embedder = self.model / "embedder.safetensors"
@@ -56,10 +59,12 @@ class Run:
         run = cls(path)
         if not run.status.is_file() or not run.config.is_file():
             raise InputError(f"{path} is not a run directory: it has no status.json and .hydra/config.yaml")
-        state = read_json(run.status).get("state")
+        status = read_json(run.status)
+        state = status.get("state", "of unknown state") if isinstance(status, dict) else "of unknown state"
         if state != "finished":
             raise InputError(
-                f"{path} holds a run that is {state}, not finished; go on with ckpt_path={run.last_checkpoint}"
+                f"{path} holds a run that is {state} (status.json), not finished; "
+                f"go on with ckpt_path={run.last_checkpoint}"
             )
         return run
 
@@ -75,6 +80,10 @@ class Run:
             InputError: there is a run in it already.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        own = (self.config.parent, self.metrics, self.scores, self.split, self.environment, self.log, self.logs)
+        taken = [path.name for path in (*own, self.checkpoints, self.model, *self.pictures.values()) if path.exists()]
+        if taken and not self.status.exists():
+            raise InputError(f"{self.path} holds {', '.join(taken)} already; choose another directory")
         try:
             with self.status.open("x", encoding="utf-8") as file:
                 json.dump({"state": "running", "pid": os.getpid(), "started": _now()}, file, indent=2)
@@ -97,8 +106,9 @@ class Run:
         try:
             yield
         except BaseException as error:
-            logger.debug("the run failed", exc_info=True)
-            refused = isinstance(error, InputError) and not keep_refused and not self.checkpoints.exists()
+            # To the file alone: the terminal gets one line.
+            handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
+            refused = isinstance(error, InputError | OSError) and not keep_refused and not self.checkpoints.exists()
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             self._end("interrupted" if stopped else "failed", str(error) or type(error).__name__)
             raise
@@ -116,7 +126,8 @@ class Run:
         write_json(self.status, {"state": state, "started": started, "ended": _now()} | reason)
 
     def _discard(self) -> None:
-        shutil.rmtree(self.config.parent, ignore_errors=True)
+        for folder in (self.config.parent, self.logs):
+            shutil.rmtree(folder, ignore_errors=True)
         for path in (self.status, self.log, self.split, self.environment):
             path.unlink(missing_ok=True)
         self.remove_if_empty()
@@ -134,14 +145,28 @@ class Run:
                 OmegaConf.save(content, partial)
 
     def load_config(self) -> DictConfig:
-        """Return the configuration the run was made with."""
-        cfg = OmegaConf.load(self.config)
-        assert isinstance(cfg, DictConfig)
+        """Return the configuration the run was made with.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            cfg = OmegaConf.load(self.config)
+        except (OSError, ValueError, YAMLError) as error:
+            raise InputError(f"{self.config} cannot be read ({' '.join(str(error).split())})") from error
+        if not isinstance(cfg, DictConfig):
+            raise InputError(f"{self.config} holds no configuration")
         return cfg
 
     def saved_split(self) -> dict[str, Any]:
-        """Return what ``split.json`` holds."""
-        split: dict[str, Any] = read_json(self.split)
+        """Return what ``split.json`` holds.
+
+        Raises:
+            InputError: it cannot be read or lacks something.
+        """
+        split = read_json(self.split)
+        if not isinstance(split, dict) or not {"hash", "copies_left_out", "images"} <= split.keys():
+            raise InputError(f"{self.split} holds no split of a run")
         return split
 
 
@@ -214,6 +239,8 @@ def _git_commit() -> str | None:
     """Return the commit of the checkout that metrad runs from, with + if it was changed; None if it is installed."""
     here = Path(__file__).parent
     try:
+        tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+        subprocess.run(tracked, cwd=here, capture_output=True, check=True)  # noqa: S603
         describe = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
         result = subprocess.run(describe, cwd=here, capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):

@@ -10,18 +10,18 @@ import torch
 from omegaconf import DictConfig
 
 from metrad import config
-from metrad.assembly import build_data, build_embedder, build_learner, build_trainer, log_left_out
+from metrad.assembly import build_data, build_embedder, build_learner, build_scorer, build_trainer, log_left_out
 from metrad.errors import InputError
 from metrad.evaluation import evaluate
 from metrad.module import MetricLearner
 from metrad.reporting import save_evaluation, save_model
 from metrad.runs import Run, environment, write_json
-from metrad.scorers import Scorer
 
 log = logging.getLogger(__name__)
 
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # batches are gathered from one array in this process; workers would copy them
+    ".*dirpath has changed from.*",  # a run that goes on from another's checkpoint has a directory of its own
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",  # Lightning 2.6 on torch 2.14, not ours to mend
 )
 
@@ -83,7 +83,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, keep_refused: bool = 
 def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     start = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    scorer: Scorer = config.build(cfg, "scorer")
+    scorer = build_scorer(cfg)
     data = build_data(cfg, cfg.image_size or build_embedder(cfg).size)
     data.setup()
     log_left_out(data)
@@ -121,11 +121,17 @@ def check_checkpoint(path: str | None, learner: MetricLearner, trainer: pl.Train
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state, epochs = checkpoint["state_dict"], checkpoint["epoch"] + 1
+        groups = checkpoint["optimizer_states"][0]["param_groups"], checkpoint["pytorch-lightning_version"]
     except Exception as error:  # torch, pickle and zip errors share no base
         raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
     own = learner.state_dict()
     wrong = [key for key in own | state if key not in state or key not in own or own[key].shape != state[key].shape]
     if wrong:
         raise InputError(f"ckpt_path={path} is of another model: {len(wrong)} tensors differ, first {wrong[0]}")
+    made = learner.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    own_settings = set(optimizer.param_groups[0]) | {"initial_lr"}
+    if own_settings != set(groups[0][0]) | {"initial_lr"}:
+        raise InputError(f"ckpt_path={path} was made with another optimizer; choose the one it was made with")
     if trainer.max_epochs is not None and epochs > trainer.max_epochs >= 0:
         raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={trainer.max_epochs}")

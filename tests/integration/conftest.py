@@ -1,33 +1,42 @@
-"""Runs the command line inside the test process, each test in a folder of its own and with Hydra's state as before."""
+"""Runs the command line in the test process, each test in a folder of its own, with all global state put back."""
 
 import contextlib
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
+from PIL import Image
 
 from metrad import cli
 from metrad.runs import Run
 
-ROOT = Path(__file__).parents[2]
-DIGITS = [
-    "experiment=demo",
-    "image_size=16",
+SMALL = [
+    "backbone=convnet",
     "backbone.channels=[8,16]",
-    "dataset.sizes.reference=160",
-    "dataset.sizes.test_normal=40",
-    "dataset.sizes.test_anomalous=40",
+    "image_size=16",
+    "batch_size=64",
+    "optimizer.lr=1e-3",
     "trainer.max_epochs=1",
     "trainer.precision=32-true",
     "trainer.accelerator=cpu",
+]
+DIGITS = [
+    "experiment=demo",
+    *SMALL[1:],
+    "dataset.sizes.reference=160",
+    "dataset.sizes.test_normal=40",
+    "dataset.sizes.test_anomalous=40",
 ]
 
 
@@ -40,25 +49,23 @@ class Result:
     err: str
 
 
-Command = Callable[..., Result]
-
-
 @contextlib.contextmanager
 def isolated(folder: Path) -> Iterator[None]:
     """Work in ``folder`` and put all global state that a job changes back afterwards."""
-    before = Path.cwd(), sys.argv, dict(os.environ), torch.get_num_threads(), torch.random.get_rng_state()
+    cwd, argv, environment = Path.cwd(), sys.argv, dict(os.environ)
+    threads, generator = torch.get_num_threads(), torch.random.get_rng_state()
     hydra_state = Singleton.get_state()
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    torch.set_num_threads(1)  # models this small only wait for each other on several threads
+    torch.set_num_threads(1)  # in models this small, threads only wait for each other
     os.chdir(folder)
     for name in ("METRAD_DATA", "HYDRA_FULL_ERROR"):
         os.environ.pop(name, None)
     try:
         yield
     finally:
-        cwd, sys.argv, environment, threads, generator = before
         os.chdir(cwd)
+        sys.argv = argv
         os.environ.clear()
         os.environ.update(environment)
         torch.set_num_threads(threads)
@@ -78,13 +85,19 @@ def _alone(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
+def small() -> list[str]:
+    """Overrides of a model that trains in a second on any small dataset."""
+    return list(SMALL)
+
+
+@pytest.fixture
 def digits() -> list[str]:
     """Overrides that train the demo in a second."""
     return list(DIGITS)
 
 
 @pytest.fixture
-def metrad(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def metrad(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Call ``metrad COMMAND ...`` in this process and return how it ended."""
 
     def call(*arguments: str | Path) -> Result:
@@ -100,11 +113,66 @@ def metrad(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return call
 
 
+@pytest.fixture
+def train(metrad: Callable[..., Result], tmp_path: Path) -> Callable[..., Run]:
+    """Train with the overrides given and return the finished run in the folder ``name``."""
+
+    def call(*overrides: str, name: str = "run") -> Run:
+        result = metrad("train", *overrides, f"hydra.run.dir={name}")
+        assert (result.code, result.err) == (0, "")
+        return Run.finished(tmp_path / name)
+
+    return call
+
+
+@pytest.fixture
+def refused(metrad: Callable[..., Result], tmp_path: Path) -> Callable[..., str]:
+    """Assert that a command ends with code 2 and one line on stderr that holds ``words``, and leaves nothing behind."""
+
+    def call(*arguments: str | Path, words: tuple[str, ...]) -> str:
+        result = metrad(*arguments)
+        assert result.code == 2
+        assert result.err.count("\n") == 1, result.err
+        assert "Traceback" not in result.err + result.out
+        assert [word for word in words if word not in result.err] == [], result.err
+        assert list((tmp_path / "outputs").rglob("*")) == []
+        return result.err
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return one finished run, for tests that only read it."""
+    """Return one finished run of ``DIGITS``, for tests that only read it."""
     folder = tmp_path_factory.mktemp("finished")
     run = Run(folder / "run")
     with isolated(folder):
         cli.train([*DIGITS, f"hydra.run.dir={run.path}"])
     return run
+
+
+@pytest.fixture(scope="session")
+def image_folders() -> Callable[..., Path]:
+    """Write a folder of random images, one folder a class, and return it."""
+
+    def write(root: Path, classes: str = "abcd", count: int = 12) -> Path:
+        generator = np.random.default_rng(0)
+        for name in classes:
+            (root / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / name / f"{i}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture
+def comparable() -> Callable[[Run], dict[str, Any]]:
+    """Return a run's metrics without those that measure time."""
+
+    def read(run: Run) -> dict[str, Any]:
+        metrics = json.loads(run.metrics.read_text())
+        return {key: value for key, value in metrics.items() if key not in ("seconds", "images_per_second")}
+
+    return read

@@ -24,7 +24,7 @@ class Softmax(Head):
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return W_j·x + b_j for every class, (N, num_classes)."""
-        return F.linear(embeddings, self.weight, self.bias)
+        return F.linear(embeddings, self.weight.to(embeddings.dtype), self.bias.to(embeddings.dtype))
 
     def class_cosines(self, embeddings: Tensor) -> Tensor:
         """Return the cosine between embedding and W_j, (N, num_classes)."""

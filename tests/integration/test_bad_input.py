@@ -1,0 +1,436 @@
+"""Every bad input of the command line: exit code 2, one line that names the key or file, nothing half-written."""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from metrad import cli
+from metrad.runs import Run, read_json
+
+
+def folder(name, *more):
+    return (
+        "dataset=image_folder",
+        f"dataset.source.root=FILES/{name}",
+        "dataset.normal=[a]",
+        "dataset.anomalous=[b]",
+        *more,
+    )
+
+
+def case(name, *overrides, says):
+    return pytest.param(overrides, tuple(says), id=name)
+
+
+CONFIGURATION = [
+    case("unknown key", "sed=1", says=["sed", "did you mean seed?"]),
+    case("unknown key added", "+sed=1", says=["sed", "did you mean seed?"]),
+    case("unknown key forced", "++dataset.sorce=1", says=["dataset.sorce", "source"]),
+    case("unknown nested key", "dataset.sizes.nomal=3", says=["dataset.sizes.nomal", "did you mean normal?"]),
+    case("unknown folder of keys", "dataset.sizs.normal=3", says=["dataset.sizs.normal", "sizes"]),
+    case("key below a value", "seed.x=1", says=["seed"]),
+    case("unknown key of a part", "trainer.max_epoch=3", says=["trainer.max_epoch", "did you mean max_epochs?"]),
+    case("unknown key of the chosen head", "head=arcface", "head.margn=1", says=["head.margn", "did you mean margin?"]),
+    case("unknown key of the backbone", "backbone.chanels=[8]", says=["backbone.chanels", "did you mean channels?"]),
+    case("unknown key added to a part", "+trainer.max_epoch=3", says=["trainer.max_epoch", "did you mean max_epochs?"]),
+    case("unknown key added to the head", "+head.margn=3", says=["unknown configuration key head.margn"]),
+    case("unknown key added to the scorer", "+scorer.n=3", says=["scorer.n", "k, metric, reduce"]),
+    case("unknown key of the source", "+dataset.source.root=x", says=["dataset.source.root"]),
+    case("unknown key of the run directory", "hydra.run.dr=x", says=["hydra.run.dr"]),
+    case("argument that metrad sets itself", "+trainer.default_root_dir=x", says=["trainer.default_root_dir"]),
+    case("unknown group", "hed=arcface", says=["hed", "did you mean head?"]),
+    case("unknown head", "head=arcfac", says=["head=arcfac", "did you mean arcface?", "adacos"]),
+    case("unknown dataset", "dataset=digit", says=["dataset=digit", "did you mean digits?"]),
+    case("unknown experiment", "experiment=dmo", says=["experiment=dmo", "did you mean demo?"]),
+    case("no head", "head=null", says=["head"]),
+    case("head removed", "~head", says=["head"]),
+    case("seed no number", "seed=abc", says=["seed", "abc", "Integer"]),
+    case("seed a fraction", "seed=1.5", says=["seed", "1.5"]),
+    case("seed null", "seed=null", says=["seed"]),
+    case("seed negative", "seed=-1", says=["seed", "at least 0", "-1"]),
+    case("seed a list", "seed=1,2", says=["seed=1,2", "--multirun"]),
+    case("image_size", "image_size=0", says=["image_size", "at least 1"]),
+    case("image too small", "image_size=1", says=["image_size"]),
+    case("batch_size", "batch_size=1", says=["batch_size", "at least 2"]),
+    case("epochs no number", "trainer.max_epochs=ten", says=["trainer.max_epochs=ten", "integer"]),
+    case("epochs negative", "trainer.max_epochs=-2", says=["trainer", "max_epochs", "-2"]),
+    case("progress bar", "trainer.enable_progress_bar=maybe", says=["trainer.enable_progress_bar", "maybe"]),
+    case("gradient accumulation", "trainer.accumulate_grad_batches=0", says=["accumulate_grad_batches"]),
+    case("precision", "trainer.precision=99", says=["trainer", "recision", "99"]),
+    case("accelerator", "trainer.accelerator=npu", says=["trainer", "npu"]),
+    case("devices", "trainer.devices=2", says=["trainer.devices=2"]),
+    case("learning rate no number", "optimizer.lr=fast", says=["optimizer.lr=fast", "number"]),
+    case("learning rate null", "optimizer.lr=null", says=["optimizer.lr"]),
+    case("learning rate negative", "optimizer.lr=-1", says=["optimizer", "-1"]),
+    case("step size", "scheduler=step", "scheduler.step_size=x", says=["scheduler.step_size=x", "integer"]),
+    case("k no number", "scorer.k=one", says=["scorer.k=one", "integer"]),
+    case("k a truth value", "scorer.k=true", says=["scorer.k"]),
+    case("k zero", "scorer.k=0", says=["scorer.k", "at least 1"]),
+    case("k above the index", "scorer.k=500", says=["scorer.k=500", "96 normal images"]),
+    case("metric", "scorer.metric=cosin", says=["scorer.metric=cosin", "'cosine' or 'l2'"]),
+    case("channels no list", "backbone.channels=8", says=["backbone.channels=8", "list"]),
+    case("channels none", "backbone.channels=[]", says=["backbone.channels"]),
+    case("allow_targets", "allow_targets=os", says=["allow_targets"]),
+    case("target not allowed", "head._target_=os.system", says=["head._target_=os.system", "metrad", "allow_targets"]),
+    case("target by a detour", "head._target_=torch.nn.modules.os.system", says=["head._target_"]),
+    case(
+        "target by a detour to the same package",
+        "+head={_target_: torch.nn.modules.module.torch.hub.load, repo_or_dir: FILES, model: m, source: local}",
+        says=["head._target_=torch.nn.modules.module.torch.hub.load"],
+    ),
+    case("target unknown", "head._target_=metrad.heads.Nope", says=["head._target_=metrad.heads.Nope"]),
+    case("target a module", "head._target_=metrad.heads", says=["head._target_=metrad.heads"]),
+    case("target null", "head._target_=null", says=["head._target_"]),
+    case("no target", "~head._target_", says=["head._target_"]),
+    case("unclosed bracket", "dataset.normal=[7", says=["[7"]),
+    case("unclosed quote", "seed='1", says=["seed='1"]),
+    case("unknown interpolation", "dataset.normal=${nope}", says=["nope"]),
+    case("no equals sign", "seed", says=["seed"]),
+    case("no key", "=3", says=["=3"]),
+]
+DATA = [
+    case("class missing", "dataset.normal=[seven]", says=["dataset.normal", "'seven'", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]),
+    case("class number missing", "dataset.anomalous=[12]", says=["dataset.anomalous", "12", "8, 9"]),
+    case("class null", "dataset.normal=null", says=["dataset.normal"]),
+    case("no class", "dataset.normal=[]", says=["dataset.normal", "8, 9"]),
+    case("class in two roles", "dataset.normal=[9]", says=["9 stands in two roles"]),
+    case("class in two roles by number and name", 'dataset.reference=[7,"1"]', says=["7 stands in two roles"]),
+    case("class twice in a role", "dataset.normal=[7,7]", says=["dataset", "7"]),
+    case("class a fraction", "dataset.normal=[1.5]", says=["dataset.normal", "1.5"]),
+    case("too few images", "dataset.sizes.normal=5000", says=["dataset.sizes.normal=5000", "there are 107"]),
+    case("too few test images", "dataset.sizes.test_normal=99", says=["dataset.sizes.test_normal=99", "there are 72"]),
+    case("no normal images", "dataset.sizes.normal=0", says=["dataset.sizes.normal=0"]),
+    case("a count as a fraction", "dataset.sizes.normal=1.5", says=["dataset.sizes.normal=1.5", "fraction"]),
+    case("a negative count", "dataset.sizes.normal=-1", says=["dataset.sizes.normal=-1", "negative"]),
+    case("a count no number", "dataset.sizes.normal=many", says=["dataset.sizes.normal", "many"]),
+    case("two open sizes", "dataset.sizes.calibration=null", says=["dataset.sizes.calibration", "null"]),
+    case("test share", "dataset.test_share=1.5", says=["dataset.test_share", "between 0 and 1"]),
+    case("on_corrupt", "dataset.on_corrupt=ignore", says=["dataset.on_corrupt", "error or skip", "ignore"]),
+    case("AdaCos with two classes", "dataset.reference=[0]", says=["AdaCos", "at least 3 classes", "ln(C - 1)"]),
+    case("no folder given", "dataset=image_folder", says=["dataset.source.root", "must be set"]),
+    case("folder not there", *folder("nowhere"), says=["dataset.source.root", "FILES/nowhere", "METRAD_DATA"]),
+    case("folder a file", *folder("one.pth"), says=["dataset.source.root", "FILES/one.pth"]),
+    case("folder of a dataset not there", "dataset=magnetic_tile", says=["data/magnetic_tile", "METRAD_DATA"]),
+    case("no image matches", *folder("good", "dataset.source.pattern='*.jpg'"), says=["*.jpg", "FILES/good"]),
+    case("size of images zero", *folder("good", "dataset.source.size=0"), says=["dataset.source.size"]),
+    case("size of images negative", *folder("good", "dataset.source.size=-1"), says=["dataset.source.size"]),
+    case("class of a folder missing", *folder("good", "dataset.normal=[z]"), says=["'z'", "there are a, b, c, d"]),
+    case("truncated image", *folder("truncated"), says=["FILES/truncated/c/3.png", "truncated", "on_corrupt=skip"]),
+    case("empty image", *folder("empty"), says=["FILES/empty/c/3.png", "on_corrupt=skip"]),
+    case("text for an image", *folder("text"), says=["FILES/text/c/3.png", "not an image", "on_corrupt=skip"]),
+    case("link to nowhere", *folder("link"), says=["FILES/link/c/3.png"]),
+    case(
+        "truncated image, cached on disk",
+        *folder("truncated", "dataset.memory_limit_gib=0"),
+        says=["FILES/truncated/c/3.png"],
+    ),
+    case(
+        "truncated image, streamed",
+        *folder("truncated", "dataset.memory_limit_gib=0", "dataset.disk_limit_gib=0"),
+        says=["FILES/truncated/c/3.png"],
+    ),
+    case(
+        "cache in a file",
+        *folder("good", "dataset.memory_limit_gib=0", "paths.data=FILES/one.pth"),
+        says=["FILES/one.pth"],
+    ),
+    case(
+        "not a dataset",
+        "dataset.source._target_=sklearn.datasets.load_digits",
+        says=["dataset.source._target_", "metrad.datasets.Source"],
+    ),
+]
+FILES = [
+    case("weights missing", "backbone.weights=FILES/no.pth", says=["backbone.weights=FILES/no.pth", "no such file"]),
+    case("weights of another model", "backbone.weights=FILES/one.pth", says=["one.pth", "does not fit", "0.weight"]),
+    case("weights of another shape", "backbone.weights=FILES/shape.pth", says=["FILES/shape.pth", "(8, 3, 3, 3)"]),
+    case("weights a list", "backbone.weights=FILES/list.pth", says=["FILES/list.pth", "list"]),
+    case("weights a text", "backbone.weights=FILES/text.pth", says=["FILES/text.pth", "cannot be read"]),
+    case("weights an empty file", "backbone.weights=FILES/empty.pth", says=["FILES/empty.pth", "cannot be read"]),
+    case("weights a text, safetensors", "backbone.weights=FILES/text.safetensors", says=["FILES/text.safetensors"]),
+    case("weights code", "backbone.weights=FILES/code.pth", says=["FILES/code.pth", "cannot be read"]),
+    case("weights a folder", "backbone.weights=FILES/good", says=["FILES/good"]),
+    case("weights odd name", 'backbone.weights="FILES/a b=ü,[c].pth"', says=["FILES/a b=ü,[c].pth", "no such file"]),
+    case("weights a number", "backbone.weights=3", says=["backbone.weights=3", "string"]),
+    case("checkpoint missing", "ckpt_path=FILES/no.ckpt", says=["ckpt_path=FILES/no.ckpt", "no such file"]),
+    case("checkpoint a text", "ckpt_path=FILES/text.pth", says=["ckpt_path=FILES/text.pth", "cannot be read"]),
+    case("checkpoint truncated", "ckpt_path=FILES/cut.ckpt", says=["ckpt_path=FILES/cut.ckpt", "cannot be read"]),
+    case("checkpoint foreign", "ckpt_path=FILES/one.pth", says=["ckpt_path=FILES/one.pth", "cannot be read"]),
+    case("checkpoint code", "ckpt_path=FILES/code.pth", says=["ckpt_path=FILES/code.pth", "cannot be read"]),
+    case("checkpoint of another head", "ckpt_path=FILES/a.ckpt", "head=softmax", says=["a.ckpt", "another model"]),
+    case(
+        "checkpoint of another width",
+        "ckpt_path=FILES/a.ckpt",
+        "backbone.channels=[8]",
+        says=["FILES/a.ckpt", "another model"],
+    ),
+    case(
+        "checkpoint of another optimiser",
+        "ckpt_path=FILES/a.ckpt",
+        "trainer.max_epochs=2",
+        "optimizer=sgd",
+        says=["FILES/a.ckpt", "optimi"],
+    ),
+    case("checkpoint of weights alone", "ckpt_path=FILES/weights.ckpt", "trainer.max_epochs=2", says=["weights.ckpt"]),
+    case("checkpoint past the end", "ckpt_path=FILES/a.ckpt", "trainer.max_epochs=0", says=["a.ckpt", "max_epochs=0"]),
+    case("run directory taken", "hydra.run.dir=FILES/run", says=["FILES/run", "holds a run already", "hydra.run.dir"]),
+    case("run directory below a file", "hydra.run.dir=FILES/one.pth/run", says=["FILES/one.pth"]),
+    case("run directory null", "hydra.run.dir=null", says=["hydra.run.dir"]),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, finished_run, image_folders):
+    """A folder of good and bad files, only read by the tests."""
+    root = tmp_path_factory.mktemp("files")
+    for name in ("good", "truncated", "empty", "text", "link"):
+        image_folders(root / name)
+    truncated = root / "truncated/c/3.png"
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    (root / "empty/c/3.png").write_bytes(b"")
+    (root / "text/c/3.png").write_text("hello")
+    (root / "link/c/3.png").unlink()
+    (root / "link/c/3.png").symlink_to(root / "nothing.png")
+    weights = load_file(finished_run.embedder)
+    fitting = {key.removeprefix("backbone."): value for key, value in weights.items() if key.startswith("backbone.")}
+    torch.save({"a": torch.zeros(2)}, root / "one.pth")
+    torch.save(fitting | {"0.weight": torch.zeros(3)}, root / "shape.pth")
+    torch.save([1, 2], root / "list.pth")
+    torch.save(os.system, root / "code.pth")
+    for name in ("text.pth", "text.safetensors"):
+        (root / name).write_text("hello")
+    (root / "empty.pth").write_bytes(b"")
+    checkpoint = torch.load(finished_run.last_checkpoint, weights_only=True)
+    torch.save(checkpoint, root / "a.ckpt")
+    (root / "cut.ckpt").write_bytes((root / "a.ckpt").read_bytes()[:3000])
+    torch.save({key: checkpoint[key] for key in ("state_dict", "epoch")}, root / "weights.ckpt")
+    shutil.copytree(finished_run.path, root / "run")
+    (root / "hubconf.py").write_text("raise SystemExit('this code was run')\n")
+    return root
+
+
+@pytest.mark.parametrize(("overrides", "words"), CONFIGURATION + DATA + FILES)
+def test_bad_input_is_refused_in_one_line(overrides, words, refused, digits, small, files):
+    base = small if any("=image_folder" in item for item in overrides) else digits
+    overrides = [item.replace("FILES", str(files)) for item in overrides]
+    refused("train", *base, *overrides, words=tuple(word.replace("FILES", str(files)) for word in words))
+
+
+@pytest.mark.parametrize("package", ["mlflow", "wandb"])
+def test_a_logger_that_is_not_installed_names_the_extra(package, refused, digits):
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    refused("train", *digits, f"logger={package}", words=("logger", f"pip install 'metrad[{package}]'"))
+
+
+def test_a_second_bad_input_in_one_process_is_refused_like_the_first(digits):
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            cli.train([*digits, "seed=abc"])
+        assert ended.value.code == 2
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ("fmnist", ("train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "place/FashionMNIST/raw")),
+        ("mnist", ("train-images-idx3-ubyte.gz", "place/MNIST/raw")),
+        ("cifar10", ("cifar-10-python.tar.gz", "place")),
+        ("cifar100", ("cifar-100-python.tar.gz", "place")),
+    ],
+)
+def test_a_download_without_network_names_files_and_folder(dataset, says, refused, small, unreachable):
+    refused("train", *small, f"dataset={dataset}", "paths.data=place", words=says)
+
+
+def test_weights_without_network_name_file_and_folder(refused, digits, unreachable, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    overrides = [item for item in digits if "backbone" not in item]
+    line = refused("train", *overrides, "backbone=mobilenet_v2", words=("mobilenet_v2-7ebf99e0.pth",))
+    assert str(tmp_path / "torch/hub/checkpoints") in line
+    assert "backbone.weights=FILE" in line
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+@pytest.mark.parametrize("broken", ["truncated", "empty", "text"])
+def test_corrupt_files_can_be_skipped_counted_and_listed(broken, metrad, small, files, tmp_path):
+    overrides = [item.replace("FILES", str(files)) for item in folder(broken, "dataset.on_corrupt=skip")]
+    result = metrad("train", *small, *overrides, "hydra.run.dir=run")
+    run = Run.finished(tmp_path / "run")
+    split = read_json(run.split)
+    assert result.code == 0
+    assert "c/3.png" in result.out
+    assert read_json(run.metrics)["corrupt_left_out"] == 1
+    assert split["corrupt_left_out"] == ["c/3.png"]
+    assert "c/3.png" not in [name for names in split["images"].values() for name in names]
+    assert len(split["images"]["reference"]) == 2 * 12 - 1
+
+
+def test_an_image_that_breaks_while_it_is_streamed_is_named(refused, small, image_folders, tmp_path, monkeypatch):
+    root = image_folders(tmp_path / "images")
+
+    def break_one(*args):
+        (root / "c/3.png").write_text("hello")
+
+    monkeypatch.setattr("metrad.training.check_checkpoint", break_one)
+    overrides = [item.replace("FILES", str(tmp_path)) for item in folder("images")]
+    limits = ("dataset.memory_limit_gib=0", "dataset.disk_limit_gib=0")
+    refused("train", *small, *overrides, *limits, words=("images/c/3.png", "not an image"))
+
+
+def test_nan_loss_stops_and_names_the_step(metrad, digits, tmp_path):
+    result = metrad("train", *digits, "optimizer.lr=1e30", "trainer.max_epochs=5", "hydra.run.dir=run")
+    run = Run(tmp_path / "run")
+    status = read_json(run.status)
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert "the loss became nan at step 1" in result.err
+    assert status["state"] == "failed"
+    assert "step 1" in status["error"]
+    assert not run.metrics.exists()
+    assert not run.scores.exists()
+    assert not run.model.exists()
+
+
+def test_a_refused_run_leaves_the_files_of_others_alone(refused, digits, tmp_path):
+    mine = tmp_path / "mine"
+    (mine / ".hydra").mkdir(parents=True)
+    for name in (".hydra/own.yaml", "split.json", "environment.json", "run.log", "notes.txt"):
+        (mine / name).write_text("mine")
+    refused("train", *digits, "hydra.run.dir=mine", "dataset.normal=[seven]", words=())
+    found = {path.relative_to(mine).as_posix() for path in mine.rglob("*") if path.is_file()}
+    assert {".hydra/own.yaml", "split.json", "environment.json", "run.log", "notes.txt"} <= found
+
+
+def test_a_taken_run_directory_is_not_touched(refused, digits, finished_run, tmp_path):
+    taken = shutil.copytree(finished_run.path, tmp_path / "taken")
+    before = {path: path.read_bytes() for path in taken.rglob("*") if path.is_file()}
+    refused("train", *digits, "hydra.run.dir=taken", words=("taken",))
+    assert {path: path.read_bytes() for path in taken.rglob("*") if path.is_file()} == before
+
+
+EVALUATE = [
+    pytest.param(["nowhere"], ("nowhere", "not a run directory"), id="no folder"),
+    pytest.param(["."], ("not a run directory", "status.json"), id="another folder"),
+    pytest.param(["RUN/status.json"], ("status.json", "not a run directory"), id="a file"),
+    pytest.param(["RUN", "head=arcface"], ("head cannot change", "scorer"), id="head"),
+    pytest.param(["RUN", "seed=3"], ("seed cannot change",), id="seed"),
+    pytest.param(["RUN", "scorer.q=3"], ("scorer.q", "k, metric, reduce"), id="unknown key"),
+    pytest.param(["RUN", "scorer=nn"], ("scorer=nn", "did you mean knn?"), id="unknown scorer"),
+    pytest.param(["RUN", "scorer"], ("scorer", "key=value"), id="no value"),
+    pytest.param(["RUN", "scorer.k=999"], ("scorer.k=999", "96 normal images"), id="k above the index"),
+    pytest.param(["RUN", "scorer.k=x"], ("scorer.k=x", "integer"), id="k no number"),
+    pytest.param(["RUN", "scorer.k=[1"], ("scorer.k",), id="unclosed bracket"),
+    pytest.param(["RUN", "scorer.k=${x}"], ("scorer.k", "'x'"), id="unknown interpolation"),
+    pytest.param(["RUN", "scorer._target_=os.system"], ("os.system", "not allowed"), id="target"),
+    pytest.param(["RUN", "paths=3"], ("paths",), id="paths no folder"),
+    pytest.param(["RUN", "dataset.workers=x"], ("dataset.workers", "x"), id="workers"),
+    pytest.param(["RUN", "dataset.memory_limit_gib=-1"], ("dataset.memory_limit_gib", "at least 0"), id="limit"),
+    pytest.param(["RUN", "--name", "../../outside"], ("outside",), id="name outside the run"),
+    pytest.param(["RUN", "--name", "."], ("--name",), id="name of the folder itself"),
+    pytest.param(["RUN", "--name", ".."], ("--name",), id="name of the run itself"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), EVALUATE)
+def test_evaluate_refuses_in_one_line(arguments, words, refused, finished_run, tmp_path):
+    run = shutil.copytree(finished_run.path, tmp_path / "a run")
+    before = sorted(tmp_path.rglob("*"))
+    refused("evaluate", *[item.replace("RUN", str(run)) for item in arguments], words=words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "interrupted"])
+def test_evaluate_refuses_an_unfinished_run(state, refused, finished_run, tmp_path):
+    run = Run(shutil.copytree(finished_run.path, tmp_path / "run"))
+    run.status.write_text(json.dumps({"state": state}))
+    refused("evaluate", run.path, words=(state, "not finished", "checkpoints/last.ckpt"))
+
+
+def change_split(run, change):
+    split = read_json(run.split)
+    change(split)
+    run.split.write_text(json.dumps(split))
+
+
+TAMPERED = {
+    "status no JSON": ("status.json", lambda run: run.status.write_text("{")),
+    "status a list": ("not finished", lambda run: run.status.write_text("[]")),
+    "configuration no YAML": ("config.yaml", lambda run: run.config.write_text("a: [")),
+    "configuration empty": ("config.yaml", lambda run: run.config.write_text("")),
+    "configuration of something else": ("config.yaml", lambda run: run.config.write_text("a: 1\n")),
+    "split missing": ("split.json", lambda run: run.split.unlink()),
+    "split empty": ("split.json", lambda run: run.split.write_text("{}")),
+    "split without a role": ("", lambda run: change_split(run, lambda split: split["images"].pop("normal"))),
+    "split changed": ("changed", lambda run: change_split(run, lambda split: split["images"]["normal"].pop())),
+    "weights missing": ("embedder.safetensors", lambda run: run.embedder.unlink()),
+    "weights truncated": (
+        "embedder.safetensors",
+        lambda run: run.embedder.write_bytes(run.embedder.read_bytes()[:900]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_evaluate_refuses_a_broken_run(name, refused, finished_run, tmp_path):
+    run = Run(shutil.copytree(finished_run.path, tmp_path / "run"))
+    word, tamper = TAMPERED[name]
+    tamper(run)
+    refused("evaluate", run.path, words=(word,))
+    assert not run.evaluations.exists()
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        "{_target_: shutil.copyfile, src: RUN/hubconf.py, dst: HERE}",
+        "{_target_: torch.nn.modules.module.torch.hub.load, repo_or_dir: RUN, model: m, source: local}",
+        "{_target_: metrad.cli.train, argv: ['--help']}",
+    ],
+    ids=["allowed by the run itself", "by a detour", "the command line"],
+)
+def test_a_run_directory_from_elsewhere_is_input_and_not_code(scorer, refused, finished_run, tmp_path):
+    run = Run(shutil.copytree(finished_run.path, tmp_path / "run"))
+    trace = tmp_path / "code was run"
+    (run.path / "hubconf.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
+    lines = [line for line in run.config.read_text().splitlines() if not line.startswith("allow_targets")]
+    text = "\n".join(lines).replace("\nscorer:", "\nallow_targets: [shutil, torch.hub]\nold:")
+    filled = scorer.replace("HERE", f"'{trace}'").replace("RUN", str(run.path))
+    run.config.write_text(f"{text.split('old:')[0]}scorer: {filled}\n{after(text)}\n")
+    refused("evaluate", run.path, words=("scorer",))
+    assert not trace.exists()
+
+
+def after(text: str) -> str:
+    """Return what follows the old scorer's settings."""
+    lines = text.split("\nold:", 1)[1].splitlines()[1:]
+    start = next((i for i, line in enumerate(lines) if not line.startswith(" ")), len(lines))
+    return "\n".join(lines[start:])
+
+
+def test_a_folder_with_an_odd_name_works(metrad, small, image_folders, tmp_path):
+    root = image_folders(tmp_path / "we ird=ü, [x] 'q'")
+    overrides = [*folder("")[:1], f'dataset.source.root="{root}"', *folder("")[2:]]
+    result = metrad("train", *small, *overrides, "hydra.run.dir='out put=ö'")
+    run = Run.finished(tmp_path / "out put=ö")
+    assert result.code == 0
+    assert Path(read_json(run.split)["images"]["normal"][0]).parent.name == "a"

@@ -1,0 +1,79 @@
+"""Sweeps: folders that name their choices, splits that depend on the seed alone, and failures that stop nothing."""
+
+import re
+
+import pytest
+
+from metrad.runs import Run, read_json
+
+
+@pytest.fixture
+def sweep(metrad, digits, tmp_path):
+    """Run a sweep and return how it ended and its runs by folder name."""
+
+    def call(*overrides):
+        result = metrad("train", "-m", *digits, *overrides)
+        return result, {path.name: Run(path) for path in sorted(tmp_path.glob("multirun/*/*")) if path.is_dir()}
+
+    return call
+
+
+def test_a_sweep_names_its_folders_and_shares_splits_across_heads(sweep):
+    result, runs = sweep("head=adacos,arcface", "seed=range(2)")
+    choices = {re.match(r"(\w+)-digits-(\d)-", name).groups(): run for name, run in runs.items()}
+    assert result.code == 0
+    assert result.err == ""
+    assert set(choices) == {("adacos", "0"), ("adacos", "1"), ("arcface", "0"), ("arcface", "1")}
+    splits = {choice: read_json(run.split)["hash"] for choice, run in choices.items()}
+    assert splits["adacos", "0"] == splits["arcface", "0"]
+    assert splits["adacos", "1"] == splits["arcface", "1"]
+    assert splits["adacos", "0"] != splits["adacos", "1"]
+    figures = {choice: read_json(run.metrics)["auroc"] for choice, run in choices.items()}
+    assert len(set(figures.values())) == 4
+    for choice, run in choices.items():
+        assert Run.finished(run.path).path == run.path
+        line = next(line for line in result.out.splitlines() if run.path.name in line)
+        assert f"AUROC {figures[choice]:.4f}" in line
+
+
+def test_a_run_of_a_sweep_equals_the_same_run_alone(sweep, finished_run, comparable):
+    _, runs = sweep("head=adacos")
+    (run,) = runs.values()
+    assert comparable(run) == comparable(finished_run)
+    assert run.scores.read_bytes() == finished_run.scores.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["dataset.normal=[seven],[7]"], "no class 'seven'"),
+        (["scorer.k=500,1"], "scorer.k=500 is larger than the index"),
+        (["optimizer.lr=1e30,1e-3"], "the loss became nan at step 1"),
+        (["optimizer.lr=-1,1e-3"], "-1"),
+    ],
+    ids=["refused at once", "refused by the data", "diverged", "refused by the optimiser"],
+)
+def test_a_failing_run_does_not_stop_the_others(overrides, says, sweep):
+    result, runs = sweep(*overrides)
+    status = {name: read_json(run.status) for name, run in runs.items()}
+    failed = [name for name in status if status[name]["state"] == "failed"]
+    assert sorted(one["state"] for one in status.values()) == ["failed", "finished"]
+    assert result.code == 1
+    assert result.err.count("\n") == 1
+    assert failed[0] in result.err
+    assert says in result.err
+    assert says in status[failed[0]]["error"]
+    assert not runs[failed[0]].metrics.exists()
+
+
+def test_a_sweep_chosen_by_hydra_mode_ends_like_one_chosen_by_a_flag(metrad, digits, tmp_path):
+    result = metrad("train", *digits, "hydra.mode=MULTIRUN", "scorer.k=500,1")
+    states = {read_json(path)["state"] for path in tmp_path.glob("multirun/*/*/status.json")}
+    assert states == {"failed", "finished"}
+    assert result.code == 1
+
+
+@pytest.mark.parametrize("overrides", [["head=adacos,nope"], ["sed=0,1"]])
+def test_a_sweep_that_cannot_start_leaves_nothing(overrides, refused, digits, tmp_path):
+    refused("train", "-m", *digits, *overrides, words=(overrides[0].partition("=")[0],))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,0 +1,262 @@
+"""One run from configuration to its directory: what it leaves, that it repeats, resumes, and survives being killed."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+from metrad.assembly import build_embedder
+from metrad.reporting import load_weights
+from metrad.runs import read_json
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def embeddings(run, names):
+    """Embed digits as the run's saved model does, one image at a time and without metrad's data module."""
+    embedder = build_embedder(OmegaConf.load(run.config))
+    load_weights(run, embedder)
+    pixels = np.round(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
+    with torch.inference_mode():
+        return np.concatenate([embedder.eval()(torch.from_numpy(pixels[int(name)][None])).numpy() for name in names])
+
+
+def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
+    found = {path.relative_to(finished_run.path).as_posix() for path in finished_run.path.rglob("*") if path.is_file()}
+    assert found == {
+        ".hydra/config.yaml",
+        ".hydra/hydra.yaml",
+        ".hydra/overrides.yaml",
+        "checkpoints/last.ckpt",
+        "environment.json",
+        "logs/metrics.csv",
+        "metrics.json",
+        "model/embedder.safetensors",
+        "model/index.faiss",
+        "neighbours.png",
+        "roc.png",
+        "run.log",
+        "scores.csv",
+        "scores.png",
+        "split.json",
+        "status.json",
+    }
+    assert read_json(finished_run.status)["state"] == "finished"
+
+
+def test_the_saved_configuration_is_whole(finished_run, digits):
+    saved = OmegaConf.load(finished_run.config)
+    overrides = OmegaConf.load(finished_run.config.with_name("overrides.yaml"))
+    assert [item for item in overrides if not item.startswith("hydra.")] == digits
+    assert saved.backbone.channels == [8, 16]
+    assert saved.head._target_ == "metrad.heads.AdaCos"
+    assert not OmegaConf.missing_keys(saved)
+
+
+def test_the_environment_names_versions_device_and_commit(finished_run):
+    environment = read_json(finished_run.environment)
+    assert environment["packages"]["torch"] == metadata.version("torch")
+    assert environment["device"] == "cpu"
+    assert environment["precision"] == "32-true"
+    assert len(environment["git_commit"].rstrip("+")) == 40
+
+
+def test_the_pictures_show_something(finished_run):
+    from PIL import Image
+
+    for path in finished_run.pictures.values():
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert min(pixels.shape) >= 200
+        assert pixels.std() > 5
+
+
+def test_metrics_are_those_of_the_scores(finished_run):
+    metrics, scores = read_json(finished_run.metrics), rows(finished_run.scores)
+    truth = [row["role"] == "test_anomalous" for row in scores]
+    values = [float(row["score"]) for row in scores]
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(truth, values), abs=1e-6)
+    assert metrics["average_precision"] == pytest.approx(average_precision_score(truth, values), abs=1e-6)
+    assert 0 <= metrics["fpr_at_95_tpr"] <= 1
+    assert metrics["partial_auroc"] == pytest.approx(roc_auc_score(truth, values, max_fpr=0.1), abs=1e-5)
+
+
+def test_metrics_hold_sizes_and_times(finished_run):
+    metrics, split = read_json(finished_run.metrics), read_json(finished_run.split)
+    sizes, seconds = metrics["sizes"], metrics["seconds"]
+    assert sizes == {role: len(names) for role, names in split["images"].items()}
+    assert sizes["reference"] == 160
+    assert sizes["test_normal"] == sizes["test_anomalous"] == 40
+    assert metrics["split"] == split["hash"]
+    assert metrics["copies_left_out"] == metrics["corrupt_left_out"] == 0
+    assert set(seconds) == {"prepare", "train", "embed", "score", "total"}
+    assert sum(seconds.values()) - seconds["total"] <= seconds["total"] + 0.01
+    trained = sizes["reference"] + sizes["normal"]
+    assert metrics["images_per_second"]["train"] == pytest.approx(trained / seconds["train"], rel=0.05)
+    assert np.isfinite(metrics["training"]["loss"])
+
+
+def test_the_split_is_disjoint_and_of_the_right_classes(finished_run):
+    split, target = read_json(finished_run.split), load_digits().target
+    images = split["images"]
+    everything = [name for names in images.values() for name in names]
+    assert len(everything) == len(set(everything))
+    assert {target[int(name)] for name in images["reference"]} == set(range(10)) - {7, 9}
+    assert {target[int(name)] for role in ("normal", "calibration", "test_normal") for name in images[role]} == {7}
+    assert {target[int(name)] for name in images["test_anomalous"]} == {9}
+    assert split["head_classes"] == ["0", "1", "2", "3", "4", "5", "6", "8", "7"]
+
+
+def test_scores_have_one_row_a_test_image_and_its_nearest_normal_image(finished_run):
+    scores, images = rows(finished_run.scores), read_json(finished_run.split)["images"]
+    by_role = {
+        role: sorted(row["image"] for row in scores if row["role"] == role)
+        for role in ("test_normal", "test_anomalous")
+    }
+    assert by_role == {role: sorted(images[role]) for role in by_role}
+    assert {row["nearest"] for row in scores} <= set(images["normal"])
+    assert all(row["nearest"] == row["nearest_index"] for row in scores)  # digits are named by their position
+    assert {row["class"] for row in scores if row["role"] == "test_normal"} == {"7"}
+
+
+def test_the_index_holds_exactly_the_normal_embeddings(finished_run):
+    index = faiss.read_index(str(finished_run.model / "index.faiss"))
+    normal = embeddings(finished_run, read_json(finished_run.split)["images"]["normal"])
+    assert index.ntotal == read_json(finished_run.metrics)["sizes"]["normal"]
+    unit = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+    np.testing.assert_allclose(index.reconstruct_n(0, index.ntotal), unit, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("k", "metric", "reduce"),
+    [(3, "cosine", "mean"), (3, "cosine", "max"), (3, "cosine", "min"), (2, "l2", "mean")],
+)
+def test_k_metric_and_reduce_change_the_scores_as_scikit_learn_says(k, metric, reduce, train, digits):
+    run = train(*digits, f"scorer.k={k}", f"scorer.metric={metric}", f"scorer.reduce={reduce}")
+    scores = rows(run.scores)
+    normal = read_json(run.split)["images"]["normal"]
+    nearest = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(embeddings(run, normal))
+    distances, positions = nearest.kneighbors(embeddings(run, [row["image"] for row in scores]))
+    expected = getattr(distances, reduce)(axis=1)
+    np.testing.assert_allclose([float(row["score"]) for row in scores], expected, atol=2e-5)
+    agree = np.mean([row["nearest"] == normal[first] for row, first in zip(scores, positions[:, 0], strict=True)])
+    assert agree > 0.95  # the others are ties within rounding
+
+
+def test_the_same_seed_repeats_and_another_seed_differs(train, digits, finished_run, comparable):
+    torch.rand(5)
+    np.random.seed(3)  # noqa: NPY002 - other code's global state must not matter
+    same, other = train(*digits, name="same"), train(*digits, "seed=1", name="other")
+    assert comparable(same) == comparable(finished_run)
+    assert same.scores.read_bytes() == finished_run.scores.read_bytes()
+    assert same.split.read_bytes() == finished_run.split.read_bytes()
+    assert same.embedder.read_bytes() == finished_run.embedder.read_bytes()
+    assert read_json(other.split)["hash"] != read_json(same.split)["hash"]
+    assert read_json(other.split)["images"]["normal"] != read_json(same.split)["images"]["normal"]
+    assert comparable(other)["auroc"] != comparable(same)["auroc"]
+
+
+def assert_resuming_repeats(train, comparable, overrides):
+    whole = train(*overrides, "trainer.max_epochs=2", name="whole")
+    half = train(*overrides, "trainer.max_epochs=1", name="half")
+    resumed = train(*overrides, "trainer.max_epochs=2", f"ckpt_path={half.last_checkpoint}", name="resumed")
+    expected, found = load_file(whole.embedder), load_file(resumed.embedder)
+    assert expected.keys() == found.keys()
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+    assert not all(torch.equal(expected[key], other) for key, other in load_file(half.embedder).items())
+    assert comparable(resumed) == comparable(whole)
+    assert resumed.scores.read_bytes() == whole.scores.read_bytes()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(train, digits, comparable):
+    stateful = ["scheduler=step", "scheduler.step_size=1", "optimizer=sgd", "optimizer.lr=0.01", "head=arcface"]
+    assert_resuming_repeats(train, comparable, [*digits, *stateful])
+
+
+def test_resuming_repeats_what_is_random_inside_the_model(train, digits, comparable):
+    """EfficientNet drops whole blocks at random."""
+    model = ["backbone=torchvision", "backbone.name=efficientnet_b0", "backbone.weights=null", "image_size=32"]
+    overrides = [item for item in digits if not item.startswith("backbone")]
+    assert_resuming_repeats(train, comparable, [*overrides, *model])
+
+
+def test_resuming_repeats_where_images_are_streamed(train, small, comparable, image_folders, tmp_path):
+    root = image_folders(tmp_path / "images")
+    data = ["dataset=image_folder", f"dataset.source.root={root}", "dataset.normal=[a]", "dataset.anomalous=[b]"]
+    limits = ["dataset.memory_limit_gib=0", "dataset.disk_limit_gib=0", "batch_size=8"]
+    assert_resuming_repeats(train, comparable, [*small, *data, *limits])
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_every_precision_trains(precision, train, digits):
+    run = train(*digits, f"trainer.precision={precision}")
+    assert read_json(run.metrics)["auroc"] > 0.8
+    assert read_json(run.environment)["precision"] == precision
+
+
+def test_other_arguments_of_lightnings_trainer_are_reachable(train, digits):
+    run = train(*digits, "trainer.max_steps=2", "+trainer.min_steps=2", "trainer.gradient_clip_val=1")
+    assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize("logger", ["csv", "tensorboard", "none"])
+def test_loggers_write_into_the_run_directory(logger, train, digits):
+    run = train(*digits, f"logger={logger}")
+    logs = sorted(path.name for path in run.path.glob("logs/*"))
+    if logger == "csv":
+        assert "loss" in rows(run.path / "logs/metrics.csv")[0]
+    elif logger == "tensorboard":
+        assert any(name.startswith("events.out.tfevents") for name in logs)
+    else:
+        assert not (run.path / "logs").exists()
+
+
+def test_several_normal_and_anomalous_classes(train, digits):
+    run = train(*digits, "dataset.normal=[7,8]", "dataset.anomalous=[9,1]", "dataset.reference=[0,2,3]")
+    split = read_json(run.split)
+    assert split["head_classes"] == ["0", "2", "3", "7", "8"]
+    assert {row["class"] for row in rows(run.scores)} == {"7", "8", "9", "1"}
+
+
+@pytest.mark.parametrize(
+    ("number", "state"), [(signal.SIGKILL, "running"), (signal.SIGINT, "interrupted")], ids=["killed", "Ctrl-C"]
+)
+def test_a_stopped_run_does_not_look_finished_and_can_go_on(number, state, metrad, digits, tmp_path):
+    run = tmp_path / "run"
+    overrides = [*digits, "trainer.max_epochs=100000", f"hydra.run.dir={run}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, ROOT / "train.py", *overrides]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        until = time.monotonic() + 100
+        while not (run / "checkpoints/last.ckpt").exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"Traceback" not in errors
+    assert read_json(run / "status.json")["state"] == state
+    assert not (run / "metrics.json").exists()
+    assert not (run / "model").exists()
+    refusal = metrad("evaluate", run)
+    assert refusal.code == 2
+    assert state in refusal.err
+    assert "not finished" in refusal.err

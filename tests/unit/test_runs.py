@@ -1,0 +1,238 @@
+"""The run directory: claimed once, written whole, and honest about how it ended."""
+
+import json
+import logging
+import os
+
+import pytest
+
+from metrad.errors import InputError, TrainingError
+from metrad.runs import Run, read_json, replacing, write_json, write_rows
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "a run=ü")
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def end(run, error, work=lambda: None, *, keep_refused=False):
+    run.claim()
+    with run.recorded(keep_refused=keep_refused):
+        work()
+        raise error
+
+
+def finish(run):
+    run.claim()
+    run.config.parent.mkdir()
+    run.config.write_text("seed: 0\n")
+    with run.recorded(keep_refused=False):
+        pass
+    return run
+
+
+def test_a_directory_is_claimed_once(run):
+    run.claim()
+    before = run.status.read_bytes()
+    with pytest.raises(InputError, match="holds a run already"):
+        Run(run.path).claim()
+    assert run.status.read_bytes() == before
+    assert read_json(run.status)["state"] == "running"
+    assert read_json(run.status)["pid"] == os.getpid()
+
+
+def test_a_finished_run_stays_claimed(run):
+    finish(run)
+    with pytest.raises(InputError, match="holds a run already"):
+        run.claim()
+    assert read_json(run.status)["state"] == "finished"
+
+
+def test_a_claim_makes_parents(tmp_path):
+    Run(tmp_path / "a/b/c").claim()
+    assert (tmp_path / "a/b/c/status.json").is_file()
+
+
+def write_half(target, error, *, folder=False):
+    with replacing(target) as partial:
+        assert partial.parent == target.parent
+        assert partial.suffix == target.suffix  # writers choose the format by it
+        if folder:
+            partial.mkdir()
+        (partial / "half" if folder else partial).write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_replacing_leaves_nothing_after_an_error(folder, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write_half(tmp_path / "scores.png", ZeroDivisionError(), folder=folder)
+    assert names(tmp_path) == []
+
+
+def test_replacing_keeps_the_old_file_after_an_error(tmp_path):
+    target = tmp_path / "metrics.json"
+    target.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_half(target, KeyboardInterrupt())
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["metrics.json"]
+
+
+def test_replacing_puts_files_and_folders_in_place(tmp_path):
+    (tmp_path / "metrics.json").write_text("old")
+    with replacing(tmp_path / "metrics.json") as partial:
+        partial.write_text("new")
+        assert (tmp_path / "metrics.json").read_text() == "old"
+    with replacing(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "weights").write_text("w")
+    assert (tmp_path / "metrics.json").read_text() == "new"
+    assert names(tmp_path) == ["metrics.json", "model", "model/weights"]
+
+
+def test_write_json_is_all_or_nothing(tmp_path):
+    write_json(tmp_path / "a.json", {"größe": [1, 2.5, None]})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert read_json(tmp_path / "a.json") == {"größe": [1, 2.5, None]}
+    assert "größe" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_write_rows_quotes_what_must_be(tmp_path):
+    write_rows(tmp_path / "a.csv", [{"image": 'a,"b"\nc', "score": 0.1}, {"image": "ü", "score": 1e-300}])
+    assert (tmp_path / "a.csv").read_bytes() == 'image,score\n"a,""b""\nc",0.1\nü,1e-300\n'.encode()
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "\xff"])
+def test_read_json_names_the_file(content, tmp_path):
+    if content is not None:
+        (tmp_path / "x.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_finished_opens_a_finished_run(run):
+    finish(run)
+    assert Run.finished(run.path).path == run.path
+    assert set(read_json(run.status)) == {"state", "started", "ended"}
+
+
+def test_finished_refuses_a_running_run(run):
+    run.claim()
+    run.config.parent.mkdir()
+    run.config.write_text("")
+    with pytest.raises(InputError, match=r"running.* not finished; go on with ckpt_path=.*last\.ckpt"):
+        Run.finished(run.path)
+
+
+@pytest.mark.parametrize("missing", ["status", "config", "both"])
+def test_finished_refuses_what_is_no_run(missing, run):
+    finish(run)
+    if missing in ("status", "both"):
+        run.status.unlink()
+    if missing in ("config", "both"):
+        run.config.unlink()
+    with pytest.raises(InputError, match="not a run directory"):
+        Run.finished(run.path)
+
+
+@pytest.mark.parametrize("content", ["[]", '"finished"', "null", "{}", "1"])
+def test_finished_refuses_a_status_that_says_nothing(content, run):
+    finish(run)
+    run.status.write_text(content)
+    with pytest.raises(InputError):
+        Run.finished(run.path)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (TrainingError("the loss became nan\nat step 1"), "failed"),
+        (ValueError("anything"), "failed"),
+        (ZeroDivisionError(), "failed"),
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(1), "interrupted"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_the_status_tells_how_a_run_ended(error, state, run):
+    with pytest.raises(type(error)):
+        end(run, error)
+    status = read_json(run.status)
+    assert status["state"] == state
+    assert status["error"] == (" ".join(str(error).split()) or type(error).__name__)
+    assert status["started"] <= status["ended"]
+    with pytest.raises(InputError):
+        Run.finished(run.path)
+
+
+def test_a_refused_run_vanishes(run):
+    def work():
+        run.config.parent.mkdir()
+        run.config.write_text("seed: 0\n")
+        run.split.write_text("{}")
+        (run.path / "logs").mkdir()
+        logging.getLogger("metrad").warning("left out 3 copies")
+
+    with pytest.raises(InputError):
+        end(run, InputError("no class"), work)
+    assert not run.path.exists()
+
+
+def test_a_refused_run_of_a_sweep_leaves_a_record(run):
+    with pytest.raises(InputError):
+        end(run, InputError("no class 'seven'"), keep_refused=True)
+    assert read_json(run.status)["state"] == "failed"
+    assert read_json(run.status)["error"] == "no class 'seven'"
+
+
+def test_a_run_refused_after_training_began_keeps_its_checkpoints(run):
+    def work():
+        run.checkpoints.mkdir()
+        run.last_checkpoint.write_text("weights")
+
+    with pytest.raises(InputError):
+        end(run, InputError("the model has diverged"), work)
+    assert read_json(run.status)["state"] == "failed"
+    assert run.last_checkpoint.exists()
+
+
+def test_the_log_holds_what_was_said_and_why_it_ended(run, monkeypatch):
+    logger = logging.getLogger("metrad")
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)  # as on the command line
+    logger.manager._clear_cache()
+    before = list(logger.handlers)
+    with pytest.raises(ValueError, match="no good"):
+        end(run, ValueError("no good"), lambda: logger.info("epoch 1: größer"))
+    text = run.log.read_text(encoding="utf-8")
+    assert "epoch 1: größer" in text
+    assert "ValueError: no good" in text
+    assert logger.handlers == before
+
+
+def test_remove_if_empty_removes_nothing_else(run):
+    run.path.mkdir()
+    (run.path / "notes.txt").write_text("mine")
+    run.remove_if_empty()
+    assert names(run.path) == ["notes.txt"]
+    (run.path / "notes.txt").unlink()
+    run.remove_if_empty()
+    assert not run.path.exists()
+    run.remove_if_empty()
+    assert not run.path.exists()
+
+
+def test_a_saved_configuration_is_read_back(run):
+    from omegaconf import OmegaConf
+
+    run.claim()
+    run.save_config(OmegaConf.create({"backbone": "${seed}", "seed": 1}), OmegaConf.create({"hydra": {}}), ["seed=1"])
+    assert OmegaConf.to_container(run.load_config()) == {"backbone": "${seed}", "seed": 1}
+    assert names(run.config.parent) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
+    assert json.loads(run.status.read_text())["state"] == "running"
