@@ -53,6 +53,10 @@ class MetradDataModule(pl.LightningDataModule):
         image_size: input size of the model.
         batch_size: training images a step.
         skip_corrupt: leave out files that cannot be decoded instead of raising.
+
+    Attributes:
+        first_epoch: the epoch that training starts with. When a run is resumed, Lightning starts to iterate before it
+            tells the sampler which epoch it is.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class MetradDataModule(pl.LightningDataModule):
         self.image_size = image_size
         self.batch_size = batch_size
         self.skip_corrupt = skip_corrupt
+        self.first_epoch = 0
 
     def setup(self, stage: str | None = None) -> None:
         """Read the source and draw the split, once.
@@ -151,8 +156,7 @@ class MetradDataModule(pl.LightningDataModule):
         labels = head_labels(self.data.pool.labels[self.train_indices], self.classes)
         batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
         sampler = EpochShuffle(len(labels), self.batch_size, self.seed)
-        # When a run is resumed, Lightning starts iterating before it calls set_epoch.
-        sampler.set_epoch(self.trainer.current_epoch if self.trainer is not None else 0)
+        sampler.set_epoch(self.first_epoch)
         return self._loader(batches, sampler)
 
     def images(self, indices: np.ndarray, batch_size: int) -> DataLoader[Batch]:
@@ -163,7 +167,9 @@ class MetradDataModule(pl.LightningDataModule):
 
     def _loader(self, batches: "ImageBatches", sampler: Any) -> DataLoader[Batch]:
         workers = self.storage.workers if self.data.on_demand else 0
-        return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=workers)
+        # A generator of its own: otherwise each iteration draws from the global one, which dropout in the model uses.
+        own = torch.Generator()
+        return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=workers, generator=own)
 
 
 class ImageBatches(Dataset[Batch]):

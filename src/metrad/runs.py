@@ -60,11 +60,11 @@ class Run:
         if not run.status.is_file() or not run.config.is_file():
             raise InputError(f"{path} is not a run directory: it has no status.json and .hydra/config.yaml")
         status = read_json(run.status)
-        state = status.get("state", "of unknown state") if isinstance(status, dict) else "of unknown state"
+        unknown = "in a state that status.json does not tell"
+        state = status.get("state", unknown) if isinstance(status, dict) else unknown
         if state != "finished":
             raise InputError(
-                f"{path} holds a run that is {state} (status.json), not finished; "
-                f"go on with ckpt_path={run.last_checkpoint}"
+                f"{path} holds a run that is {state}, not finished; go on with ckpt_path={run.last_checkpoint}"
             )
         return run
 

@@ -92,7 +92,7 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     learner = build_learner(cfg, embedder, len(data.classes.seen))
     epochs = EpochLog()
     trainer = build_trainer(cfg, run, epochs)
-    check_checkpoint(cfg.ckpt_path, learner, trainer)
+    data.first_epoch = epochs_behind(cfg.ckpt_path, learner, trainer)
     write_json(run.split, data.describe_split())
     device = trainer.strategy.root_device
     write_json(run.environment, environment(str(device), str(trainer.precision)))
@@ -110,14 +110,14 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     return save_evaluation(run, result, data, training=training, seconds=seconds, images_per_second=speed)
 
 
-def check_checkpoint(path: str | None, learner: MetricLearner, trainer: pl.Trainer) -> None:
-    """Raise if training cannot go on from the checkpoint at ``path``.
+def epochs_behind(path: str | None, learner: MetricLearner, trainer: pl.Trainer) -> int:
+    """Return how many epochs the checkpoint at ``path`` has behind it, 0 for None, if training can go on from it.
 
     Raises:
         InputError: it cannot be read, is of another model, or is past the last epoch asked for.
     """
     if path is None:
-        return
+        return 0
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state, epochs = checkpoint["state_dict"], checkpoint["epoch"] + 1
@@ -135,3 +135,4 @@ def check_checkpoint(path: str | None, learner: MetricLearner, trainer: pl.Train
         raise InputError(f"ckpt_path={path} was made with another optimizer; choose the one it was made with")
     if trainer.max_epochs is not None and epochs > trainer.max_epochs >= 0:
         raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={trainer.max_epochs}")
+    return int(epochs)
