@@ -108,10 +108,10 @@ def train(argv: list[str]) -> None:
 
 def manual() -> str:
     """Return what can be chosen, with an example of each use."""
-    from metrad import config
+    from metrad.catalogue import choices
 
     lines = ["Usage: python train.py [GROUP=CHOICE ...] [KEY=VALUE ...]     (metrad train is the same)", ""]
-    for group, members in config.choices().items():
+    for group, members in choices().items():
         lines.append(f"{group}=")
         lines += [f"  {name:<16} {text}" for name, text in members.items()]
     return "\n".join(lines) + f"\n\n{_SETTINGS}\n{_EXAMPLES}"
@@ -134,10 +134,11 @@ def _run_hydra(argv: list[str], outcome: Outcome) -> None:
     import hydra
 
     from metrad import config, sweep
+    from metrad.catalogue import folder
 
     config.register()
     sys.argv = [sys.argv[0], *argv]
-    start = hydra.main(version_base="1.3", config_path=str(config.folder()), config_name="config")
+    start = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
     try:
         start(lambda cfg: _task(cfg, outcome))()
     except Exception:

@@ -1,14 +1,11 @@
 """Configuration: the schema, the checks before anything is read, and the one place that builds parts from it."""
 
-import difflib
-import hashlib
 import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,7 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metrad.catalogue import choices, folder, suggestion
 from metrad.errors import InputError
+from metrad.names import run_name
 
 ALLOWED_TARGETS = (
     *("metrad.heads.", "metrad.backbones.", "metrad.datasets.", "metrad.scorers."),
@@ -33,7 +32,6 @@ EXTRAS = {
 }
 _RUN_TIME_ARGUMENTS = {"in_features", "num_classes", "optimizer", "params", "save_dir"}
 _RUN_TIME_ARGUMENTS |= {"callbacks", "default_root_dir", "logger"}  # of the trainer
-_UNNAMED = ("paths", "hydra", "logger", "allow_targets")
 
 
 @dataclass
@@ -97,40 +95,6 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_name", lambda seed: run_name(HydraConfig.get(), seed), replace=True)
 
 
-@cache
-def folder() -> Path:
-    """Return the folder of the shipped YAML files: inside an installed package, at the root of a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
-
-
-def choices() -> dict[str, dict[str, str]]:
-    """Return for each group its choices, each with the first comment of its file."""
-    found: dict[str, dict[str, str]] = {}
-    for path in sorted(folder().glob("*/*.yaml")):
-        comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
-        texts = [line[2:] for line in comments if not line.startswith("# @")]
-        found.setdefault(path.parent.name, {})[path.stem] = texts[0] if texts else ""
-    return found
-
-
-def run_name(hydra: Any, seed: int) -> str:
-    """Return a folder name that tells a run's choices: head, dataset and seed, then every other override.
-
-    Values that make no good folder names are shortened and carry a hash, so that the runs of a sweep keep names apart.
-    """
-    overrides = dict(item.lstrip("+~").partition("=")[::2] for item in hydra.overrides.task)
-    named = [_slug(hydra.runtime.choices["head"]), _slug(hydra.runtime.choices["dataset"]), str(seed)]
-    told = ("head", "dataset", "seed")
-    others = [(key, value) for key, value in overrides.items() if key not in told and key.split(".")[0] not in _UNNAMED]
-    return _short("-".join([*named, *(f"{key.split('.')[-1]}={_slug(value)}" for key, value in others)]))
-
-
-def folder_name(overrides: list[str]) -> str:
-    """Return a folder name that tells ``overrides`` of the form key=value."""
-    return _short("-".join(f"{key}={_slug(value)}" for key, _, value in (item.partition("=") for item in overrides)))
-
-
 def check(cfg: DictConfig) -> None:
     """Check everything that can be told before data is read.
 
@@ -180,13 +144,6 @@ def build(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
 def build_partial(cfg: DictConfig, key: str) -> Any:
     """Return the part at ``key`` as a function yet to be called, whatever its YAML says."""
     return build(cfg, key, _partial_=True)
-
-
-def suggestion(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """Return what is allowed in place of ``name``, with the closest first."""
-    public = sorted(item for item in known if not item.startswith("_"))
-    close = difflib.get_close_matches(name, public, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(public) or 'no settings here'}"
 
 
 def explain(error: BaseException) -> str:
@@ -343,17 +300,3 @@ def _missing_package(error: ImportError) -> str:
         if package in name or package in str(error).lower():
             return f"{package} is not installed; pip install 'metrad[{extra}]'"
     return str(error).splitlines()[0]
-
-
-def _slug(value: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_.+-]{1,40}", value) and value[0] not in ".-":
-        return value
-    return f"{re.sub(r'[^A-Za-z0-9_.+-]', '', Path(value).stem)[:40]}~{_hash(value)}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:190]}~{_hash(name)}"
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

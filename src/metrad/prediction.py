@@ -11,8 +11,10 @@ from yaml import YAMLError
 
 from metrad import config
 from metrad.assembly import build_data, build_embedder, build_scorer, log_left_out
+from metrad.catalogue import choices, folder, suggestion
 from metrad.errors import InputError
 from metrad.evaluation import evaluate
+from metrad.names import folder_name
 from metrad.reporting import load_weights, save_evaluation
 from metrad.runs import Run, replacing
 
@@ -79,12 +81,12 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         if not equals:
             raise InputError(f"{item} is no override; write key=value")
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
-            raise InputError(f"{key} cannot change after training; {config.suggestion(key, list(CHANGEABLE))}")
+            raise InputError(f"{key} cannot change after training; {suggestion(key, list(CHANGEABLE))}")
         if key == "scorer":
-            scorers = config.choices()["scorer"]
+            scorers = choices()["scorer"]
             if value not in scorers:
-                raise InputError(f"scorer={value} is no choice; {config.suggestion(value, scorers)}")
-            cfg.scorer = OmegaConf.load(config.folder() / "scorer" / f"{value}.yaml")
+                raise InputError(f"scorer={value} is no choice; {suggestion(value, scorers)}")
+            cfg.scorer = OmegaConf.load(folder() / "scorer" / f"{value}.yaml")
             OmegaConf.set_struct(cfg, True)
             continue
         try:
@@ -93,9 +95,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             raise InputError(f"{item} cannot be read; a list is written {key}=[a,b]") from error
         except OmegaConfBaseException as error:
             known = [str(name) for name in OmegaConf.select(cfg, key.rpartition(".")[0])]
-            raise InputError(
-                f"unknown configuration key {key}; {config.suggestion(key.rpartition('.')[2], known)}"
-            ) from error
+            raise InputError(f"unknown configuration key {key}; {suggestion(key.rpartition('.')[2], known)}") from error
     return cfg
 
 
@@ -108,6 +108,6 @@ def _free_folder(run: Run, overrides: list[str], name: str | None) -> Path:
         if target.exists():
             raise InputError(f"{target} is there already; choose another --name")
         return target
-    stem = config.folder_name(overrides) or "repeated"
+    stem = folder_name(overrides) or "repeated"
     numbered = (run.evaluations / (f"{stem}-{i}" if i > 1 else stem) for i in range(1, 10**6))
     return next(path for path in numbered if not path.exists())

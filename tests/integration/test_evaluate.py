@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from metrad import config
+from metrad import prediction
 from metrad.prediction import evaluate_run
 from metrad.runs import Run, read_json
 from tests.integration.test_run import rows
@@ -75,7 +75,7 @@ def test_the_run_needs_neither_todays_conf_nor_the_weights_it_began_with(train, 
     run = train(*digits, f"backbone.weights={weights}", "scorer.metric=l2")
     weights.unlink()
     (tmp_path / "conf").mkdir()
-    monkeypatch.setattr(config, "folder", lambda: tmp_path / "conf")
+    monkeypatch.setattr(prediction, "folder", lambda: tmp_path / "conf")
     folder, _ = evaluate_run(run.path, [])
     assert Run(folder).scores.read_bytes() == run.scores.read_bytes()
 

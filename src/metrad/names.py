@@ -1,0 +1,39 @@
+"""Folder names that tell the choices made."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+_UNNAMED = ("paths", "hydra", "logger", "allow_targets")
+
+
+def run_name(hydra: Any, seed: int) -> str:
+    """Return a folder name that tells a run's choices: head, dataset and seed, then every other override.
+
+    Values that make no good folder names are shortened and carry a hash, so that the runs of a sweep keep names apart.
+    """
+    overrides = dict(item.lstrip("+~").partition("=")[::2] for item in hydra.overrides.task)
+    named = [_slug(hydra.runtime.choices["head"]), _slug(hydra.runtime.choices["dataset"]), str(seed)]
+    told = ("head", "dataset", "seed")
+    others = [(key, value) for key, value in overrides.items() if key not in told and key.split(".")[0] not in _UNNAMED]
+    return _short("-".join([*named, *(f"{key.split('.')[-1]}={_slug(value)}" for key, value in others)]))
+
+
+def folder_name(overrides: list[str]) -> str:
+    """Return a folder name that tells ``overrides`` of the form key=value."""
+    return _short("-".join(f"{key}={_slug(value)}" for key, _, value in (item.partition("=") for item in overrides)))
+
+
+def _slug(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_.+-]{1,40}", value) and value[0] not in ".-":
+        return value
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]', '', Path(value).stem)[:40]}~{_hash(value)}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:190]}~{_hash(name)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
