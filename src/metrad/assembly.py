@@ -124,8 +124,10 @@ def resolve_precision(precision: str | int, accelerator: str) -> str | int:
     return "32-true"
 
 
-def log_left_out(data: MetradDataModule) -> None:
-    """Tell which images stay out, and why."""
+def log_images(data: MetradDataModule) -> None:
+    """Tell how many images each role has, and which stay out and why."""
+    counts = ", ".join(f"{len(indices):,} {role}" for role, indices in data.split.indices.items())
+    log.info("images: %s; classes to tell apart: %d", counts, len(data.classes.seen))
     if data.split.copies_left_out:
         log.warning("left out %d copies of images that stand in the dataset more than once", data.split.copies_left_out)
     for position in sorted(data.data.corrupt):

@@ -113,7 +113,7 @@ def manual() -> str:
     lines = ["Usage: python train.py [GROUP=CHOICE ...] [KEY=VALUE ...]     (metrad train is the same)", ""]
     for group, members in choices().items():
         lines.append(f"{group}=")
-        lines += [f"  {name:<16} {text}" for name, text in members.items()]
+        lines += [f"  {name:<18} {text}" for name, text in members.items()]
     return "\n".join(lines) + f"\n\n{_SETTINGS}\n{_EXAMPLES}"
 
 

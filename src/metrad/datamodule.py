@@ -125,6 +125,10 @@ class MetradDataModule(pl.LightningDataModule):
             "images": by_role,
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what Lightning keeps in a checkpoint: which images the training part is made of."""
+        return {"split": self._split_hash(self.split)}
+
     def restore_split(self, description: dict[str, Any]) -> None:
         """Take the split that ``describe_split`` described in place of a newly drawn one.
 
@@ -235,7 +239,8 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
         reference = _numbers("reference", roles.reference, names)
     for role, numbers in (("normal", normal), ("anomalous", anomalous)):
         if not numbers:
-            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}")
+            hint = "; without defects, hold out one kind of other parts" if role == "anomalous" else ""
+            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}{hint}")
     everyone = [*reference, *normal, *anomalous]
     twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
     if twice:

@@ -25,12 +25,14 @@ def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
     ranks, target = _ranked(scores, anomalous)
     false_positive_rate, true_positive_rate = roc_curve(scores, anomalous)
     enough = true_positive_rate >= MIN_TRUE_POSITIVE_RATE
-    return {
+    figures = {
         "auroc": float(binary_auroc(ranks, target)),
         "average_precision": float(binary_average_precision(ranks, target)),
         "fpr_at_95_tpr": float(false_positive_rate[enough][0]),
         "partial_auroc": float(binary_auroc(ranks, target, max_fpr=MAX_FALSE_POSITIVE_RATE)),
     }
+    # torchmetrics adds up in float32, where a perfect area can come out as 1.0000001.
+    return {name: min(max(value, 0.0), 1.0) for name, value in figures.items()}
 
 
 def roc_curve(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

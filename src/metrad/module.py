@@ -66,6 +66,10 @@ class MetricLearner(pl.LightningModule):
         self.log("accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
         return loss
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the head, which a state dict of the same shapes would not tell."""
+        checkpoint["head"] = type(self.head).__qualname__
+
     def configure_optimizers(self) -> Any:
         """Return the optimiser, with the scheduler if there is one."""
         optimizer = self.make_optimizer(self.parameters())

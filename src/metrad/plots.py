@@ -55,14 +55,15 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    bins = np.histogram_bin_edges(scores, bins=50)
+    bins, label = np.histogram_bin_edges(scores, bins=50), "anomaly score"
     if scores.min() > 0 and scores.max() > 30 * scores.min():
         bins = np.geomspace(scores.min(), scores.max(), 51)
         axes.set_xscale("log")
+        label = "anomaly score (logarithmic axis)"
     for group, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
-        label = f"{name} ({int(group.sum()):,} test images)"
-        axes.hist(scores[group], bins=bins.tolist(), alpha=0.6, color=colour, label=label)
-    axes.set(xlabel="anomaly score", ylabel="test images", title=f"AUROC {auroc:.3f}")
+        title = f"{name} ({int(group.sum()):,} test images)"
+        axes.hist(scores[group], bins=bins.tolist(), alpha=0.6, color=colour, label=title)
+    axes.set(xlabel=label, ylabel="test images", title=f"AUROC {auroc:.3f}")
     axes.legend(frameon=False)
     return figure
 

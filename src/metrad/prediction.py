@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad import config
-from metrad.assembly import build_data, build_embedder, build_scorer, log_left_out
+from metrad.assembly import build_data, build_embedder, build_scorer, log_images
 from metrad.catalogue import choices, folder, suggestion
 from metrad.errors import InputError
 from metrad.evaluation import evaluate
@@ -56,7 +56,7 @@ def evaluate_run(path: str | Path, overrides: list[str], name: str | None = None
     data = build_data(cfg, embedder.size)
     data.load()
     data.restore_split(run.saved_split())
-    log_left_out(data)
+    log_images(data)
     scorer.check_size(len(data.split.indices["normal"]))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result = evaluate(embedder, scorer, data, device=device)

@@ -99,7 +99,7 @@ def _neighbours(result: Evaluation, data: MetradDataModule) -> Figure:
         images = data.data.images[result.indices[rows]]
         nearest = data.data.images[result.nearest[rows]]
         truth = np.where(result.anomalous[rows], "anomalous", "normal")
-        titles = [f"{score:.3f}\n{kind}" for score, kind in zip(result.scores[rows], truth, strict=True)]
+        titles = [f"{score:.3g}\n{kind}" for score, kind in zip(result.scores[rows], truth, strict=True)]
         return [plots.Evidence(*each) for each in zip(images, nearest, titles, result.anomalous[rows], strict=True)]
 
     return plots.neighbours(evidence(order[::-1][:EVIDENCE]), evidence(order[:EVIDENCE]))

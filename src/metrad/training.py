@@ -10,7 +10,8 @@ import torch
 from omegaconf import DictConfig
 
 from metrad import config
-from metrad.assembly import build_data, build_embedder, build_learner, build_scorer, build_trainer, log_left_out
+from metrad.assembly import build_data, build_embedder, build_learner, build_scorer, build_trainer, log_images
+from metrad.datamodule import MetradDataModule
 from metrad.errors import InputError
 from metrad.evaluation import evaluate
 from metrad.module import MetricLearner
@@ -86,13 +87,13 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     scorer = build_scorer(cfg)
     data = build_data(cfg, cfg.image_size or build_embedder(cfg).size)
     data.setup()
-    log_left_out(data)
+    log_images(data)
     scorer.check_size(len(data.split.indices["normal"]))
     embedder = build_embedder(cfg)
     learner = build_learner(cfg, embedder, len(data.classes.seen))
     epochs = EpochLog()
     trainer = build_trainer(cfg, run, epochs)
-    data.first_epoch = epochs_behind(cfg.ckpt_path, learner, trainer)
+    data.first_epoch = epochs_behind(cfg.ckpt_path, learner, data, trainer.max_epochs)
     write_json(run.split, data.describe_split())
     device = trainer.strategy.root_device
     write_json(run.environment, environment(str(device), str(trainer.precision)))
@@ -110,11 +111,11 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     return save_evaluation(run, result, data, training=training, seconds=seconds, images_per_second=speed)
 
 
-def epochs_behind(path: str | None, learner: MetricLearner, trainer: pl.Trainer) -> int:
+def epochs_behind(path: str | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None) -> int:
     """Return how many epochs the checkpoint at ``path`` has behind it, 0 for None, if training can go on from it.
 
     Raises:
-        InputError: it cannot be read, is of another model, or is past the last epoch asked for.
+        InputError: it cannot be read, is of another model or of other images, or is past the last epoch asked for.
     """
     if path is None:
         return 0
@@ -128,11 +129,19 @@ def epochs_behind(path: str | None, learner: MetricLearner, trainer: pl.Trainer)
     wrong = [key for key in own | state if key not in state or key not in own or own[key].shape != state[key].shape]
     if wrong:
         raise InputError(f"ckpt_path={path} is of another model: {len(wrong)} tensors differ, first {wrong[0]}")
+    if checkpoint.get("head") != type(learner.head).__qualname__:
+        raise InputError(f"ckpt_path={path} was made with head {checkpoint.get('head')}; choose that one")
+    if checkpoint.get(type(data).__qualname__) != data.state_dict():
+        raise InputError(
+            f"ckpt_path={path} was trained on other images, so this run's test images may be among them; "
+            "repeat the seed, dataset and sizes that it was made with"
+        )
     made = learner.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     own_settings = set(optimizer.param_groups[0]) | {"initial_lr"}
     if own_settings != set(groups[0][0]) | {"initial_lr"}:
         raise InputError(f"ckpt_path={path} was made with another optimizer; choose the one it was made with")
-    if trainer.max_epochs is not None and epochs > trainer.max_epochs >= 0:
-        raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={trainer.max_epochs}")
+    if max_epochs is not None and epochs > max_epochs >= 0:
+        raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={max_epochs}")
+    log.info("going on after epoch %d of %s", epochs, max_epochs)
     return int(epochs)

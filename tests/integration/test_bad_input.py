@@ -290,8 +290,9 @@ def test_an_image_that_breaks_while_it_is_streamed_is_named(refused, small, imag
 
     def break_one(*args):
         (root / "c/3.png").write_text("hello")
+        return 0  # epochs behind
 
-    monkeypatch.setattr("metrad.training.check_checkpoint", break_one)
+    monkeypatch.setattr("metrad.training.epochs_behind", break_one)
     overrides = [item.replace("FILES", str(tmp_path)) for item in folder("images")]
     limits = ("dataset.memory_limit_gib=0", "dataset.disk_limit_gib=0")
     refused("train", *small, *overrides, *limits, words=("images/c/3.png", "not an image"))
@@ -434,3 +435,9 @@ def test_a_folder_with_an_odd_name_works(metrad, small, image_folders, tmp_path)
     run = Run.finished(tmp_path / "out put=ö")
     assert result.code == 0
     assert Path(read_json(run.split)["images"]["normal"][0]).parent.name == "a"
+
+
+@pytest.mark.parametrize(("change", "word"), [("seed=5", "other images"), ("head=normface", "head AdaCos")])
+def test_a_checkpoint_of_other_images_or_another_head_is_refused(change, word, refused, digits, finished_run):
+    checkpoint = finished_run.last_checkpoint
+    refused("train", *digits, change, f"ckpt_path={checkpoint}", "trainer.max_epochs=3", words=("ckpt_path", word))
