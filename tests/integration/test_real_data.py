@@ -32,7 +32,7 @@ def need(*paths):
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "convnet"])
 def test_fashion_mnist(backbone, train):
-    need(DATA / "FashionMNIST/raw/train-images-idx3-ubyte", WEIGHTS)
+    need(DATA / "FashionMNIST/raw/train-images-idx3-ubyte.gz", WEIGHTS)  # unpacked by torchvision
     model = ["image_size=64", f"backbone.weights={WEIGHTS}"] if backbone == "mobilenet_v2" else []
     run = train("dataset=fmnist", *SIZES, f"paths.data={DATA}", f"backbone={backbone}", *model)
     metrics, split = read_json(run.metrics), read_json(run.split)
