@@ -37,7 +37,7 @@ class SphereFace(CosineHead):
         sub_centers: K, weights a class.
     """
 
-    def __init__(self, in_features: int, num_classes: int, *, margin: int = 4, sub_centers: int = 1) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, margin: int = 2, sub_centers: int = 1) -> None:
         super().__init__(in_features, num_classes, scale=1.0, sub_centers=sub_centers)
         if margin < 1:
             raise InputError(f"head.margin of SphereFace must be a whole number of at least 1, got {margin}")
