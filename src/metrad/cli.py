@@ -172,7 +172,7 @@ def _task(cfg: Any, outcome: Outcome) -> None:
     else:
         log.info("%s -> %s", _summary(metrics), _relative(run.path))
         if not sweeping:
-            log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values()))
+            log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
 
 
 def _reporting_errors(job: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from metrad.embedder import Embedder
 from metrad.errors import TrainingError
-from metrad.heads import Head
+from metrad.heads import Head, HeadStatistics
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer], Any]
@@ -25,6 +25,9 @@ class MetricLearner(pl.LightningModule):
         optimizer: makes the optimiser of all parameters, the head's included.
         scheduler: makes a learning-rate scheduler that steps once an epoch; None for a constant rate.
         seed: with the epoch, seeds what is random inside the model, so that a resumed run repeats an unbroken one.
+
+    Attributes:
+        statistics: what the head did since these were last reset.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class MetricLearner(pl.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
+        self.statistics = HeadStatistics()
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout and the like by seed and epoch."""
@@ -51,19 +55,20 @@ class MetricLearner(pl.LightningModule):
         """Return the loss of images (N, height, width, channels) uint8 and the head's labels (N,).
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: an embedding or the loss is not finite.
         """
         images, labels = batch
-        loss: Tensor
-        loss, logits = self.head(self.embedder(images), labels)
-        if not torch.isfinite(loss):
+        embeddings = self.embedder(images)
+        loss: Tensor = self.head(embeddings, labels)[0]
+        # A pair loss may leave out NaN distances and stay finite, so the loss alone does not tell.
+        if not (torch.isfinite(loss) & torch.isfinite(embeddings).all()):
+            what = f"the loss became {loss.item()}" if torch.isfinite(embeddings).all() else _spoilt(embeddings)
             raise TrainingError(
-                f"the loss became {loss.item()} at step {self.global_step} (epoch {self.current_epoch}); "
+                f"{what} at step {self.global_step} (epoch {self.current_epoch}); "
                 "lower optimizer.lr, or set trainer.precision=32-true or trainer.gradient_clip_val=1"
             )
-        accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+        self.statistics.update(self.head, embeddings, labels)
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
-        self.log("accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -76,3 +81,8 @@ class MetricLearner(pl.LightningModule):
         if self.make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+
+def _spoilt(embeddings: Tensor) -> str:
+    count = int((~torch.isfinite(embeddings)).any(dim=1).sum())
+    return f"{count} of {len(embeddings)} embeddings became NaN or infinite"

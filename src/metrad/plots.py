@@ -1,12 +1,13 @@
 """Pictures of an evaluation, each a function from arrays to a figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metrad.metrics import roc_curve
 
@@ -65,6 +66,34 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure
         axes.hist(scores[group], bins=bins.tolist(), alpha=0.6, color=colour, label=title)
     axes.set(xlabel=label, ylabel="test images", title=f"AUROC {auroc:.3f}")
     axes.legend(frameon=False)
+    return figure
+
+
+def head(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw what the head did epoch by epoch, from the history that ``EpochLog`` keeps."""
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    angle, cosine, scale, learnt = figure.subplots(2, 2, sharex=True).flat
+    epochs = [epoch["epoch"] for epoch in history]
+
+    def values(name: str) -> list[float]:
+        return [epoch[name] for epoch in history]
+
+    angle.fill_between(epochs, values("angle_q05"), values("angle_q95"), color=NORMAL, alpha=0.15, label="5 to 95 %")
+    angle.fill_between(epochs, values("angle_q25"), values("angle_q75"), color=NORMAL, alpha=0.3, label="25 to 75 %")
+    angle.plot(epochs, values("angle_median"), "o-", color=NORMAL, label="median")
+    angle.set(title="angle to the true class", ylabel="θ_y in degrees", ylim=(0, None))
+    angle.legend(frameon=False)
+    cosine.plot(epochs, values("largest_wrong_cosine"), "o-", color=ANOMALOUS)
+    cosine.set(title="cosine with the nearest wrong class", ylabel="mean over images")
+    scale.plot(epochs, values("scale"), "o-", color=NORMAL)
+    scale.set(title="scale", ylabel="logit per cosine", xlabel="epoch")
+    learnt.plot(epochs, values("accuracy"), "o-", color=NORMAL, label="accuracy without margin")
+    learnt.set(title="accuracy and loss in training", ylabel="accuracy", xlabel="epoch")
+    loss = learnt.twinx()
+    loss.plot(epochs, values("loss"), "s--", color=ANOMALOUS, label="loss")
+    loss.spines["right"].set_visible(True)
+    loss.set_ylabel("loss", color=ANOMALOUS)
+    learnt.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -64,9 +64,9 @@ def save_evaluation(
     }
     write_rows(run.scores, _score_rows(result, data))
     auroc = result.figures["auroc"]
-    _save_picture(plots.roc(result.scores, result.anomalous, auroc), run.pictures["roc"])
-    _save_picture(plots.histogram(result.scores, result.anomalous, auroc), run.pictures["scores"])
-    _save_picture(_neighbours(result, data), run.pictures["neighbours"])
+    save_picture(plots.roc(result.scores, result.anomalous, auroc), run.pictures["roc"])
+    save_picture(plots.histogram(result.scores, result.anomalous, auroc), run.pictures["scores"])
+    save_picture(_neighbours(result, data), run.pictures["neighbours"])
     write_json(run.metrics, metrics)
     return metrics
 
@@ -105,6 +105,7 @@ def _neighbours(result: Evaluation, data: MetradDataModule) -> Figure:
     return plots.neighbours(evidence(order[::-1][:EVIDENCE]), evidence(order[:EVIDENCE]))
 
 
-def _save_picture(figure: Figure, path: Path) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write ``figure`` to ``path``, all or nothing."""
     with replacing(path) as partial:
         figure.savefig(partial)

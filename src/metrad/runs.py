@@ -46,7 +46,7 @@ class Run:
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.embedder = self.model / "embedder.safetensors"
-        self.pictures = {name: self.path / f"{name}.png" for name in ("roc", "scores", "neighbours")}
+        self.pictures = {name: self.path / f"{name}.png" for name in ("roc", "scores", "neighbours", "head")}
         self.evaluations = self.path / "evaluations"
 
     @classmethod

@@ -9,13 +9,14 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from metrad import config
+from metrad import config, plots
 from metrad.assembly import build_data, build_embedder, build_learner, build_scorer, build_trainer, log_images
 from metrad.datamodule import MetradDataModule
+from metrad.epochs import EpochLog
 from metrad.errors import InputError
 from metrad.evaluation import evaluate
 from metrad.module import MetricLearner
-from metrad.reporting import save_evaluation, save_model
+from metrad.reporting import save_evaluation, save_model, save_picture
 from metrad.runs import Run, environment, write_json
 
 log = logging.getLogger(__name__)
@@ -25,37 +26,6 @@ EXPECTED_WARNINGS = (
     ".*dirpath has changed from.*",  # a run that goes on from another's checkpoint has a directory of its own
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",  # Lightning 2.6 on torch 2.14, not ours to mend
 )
-
-
-class EpochLog(pl.Callback):
-    """Logs a line an epoch and adds up the time that training takes.
-
-    Attributes:
-        seconds: time of all epochs, without validation or checkpoints.
-        images: images trained on in that time.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.images = 0
-        self._start = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the batch's images."""
-        self.images += len(batch[1])
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock and log loss and accuracy."""
-        took = time.perf_counter() - self._start
-        self.seconds += took
-        figures = ", ".join(f"{name} {float(trainer.callback_metrics[name]):.4f}" for name in ("loss", "accuracy"))
-        log.info("epoch %d/%s: %s, %.1f s", trainer.current_epoch + 1, trainer.max_epochs, figures, took)
 
 
 def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, keep_refused: bool = False) -> dict[str, Any]:
@@ -107,7 +77,9 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     seconds = {"prepare": prepared - start, "train": epochs.seconds, **result.seconds}
     seconds["total"] = time.perf_counter() - start
     speed = {"train": epochs.images / epochs.seconds} if epochs.seconds else {}
-    training = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if epochs.history:
+        save_picture(plots.head(epochs.history), run.pictures["head"])
+    training = epochs.history[-1] if epochs.history else {}
     return save_evaluation(run, result, data, training=training, seconds=seconds, images_per_second=speed)
 
 

@@ -6,6 +6,7 @@ from metrad.heads.linear import L2Softmax, Softmax
 from metrad.heads.margin import AdaCos, ArcFace, CosFace, NormFace, SphereFace
 from metrad.heads.pml import PytorchMetricLearning
 from metrad.heads.quality import AdaFace, MagFace
+from metrad.heads.statistics import HeadStatistics
 
 __all__ = [
     "AdaCos",
@@ -16,6 +17,7 @@ __all__ = [
     "CurricularFace",
     "DynamicAdaCos",
     "Head",
+    "HeadStatistics",
     "L2Softmax",
     "MagFace",
     "NormFace",

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metrad.angular import adacos_scale, add_angle, add_angular_margin, angles, cosines, dynamic_scale
-from metrad.heads.base import CosineHead, gathered, require_angle
-from metrad.heads.margin import AdaCos
+from metrad.angular import adacos_scale, add_angle, angles, cosines, dynamic_scale
+from metrad.heads.base import CosineHead, gathered
+from metrad.heads.margin import AdaCos, ArcFace
 
 # A batch of well separated classes can bring ln B_avg to 0 and below, where softmax would be flat or upside down.
 SMALLEST_SCALE = 0.1
@@ -36,9 +36,7 @@ class DynamicAdaCos(AdaCos):
         if self.training:
             true = labels[:, None]
             others = (self.scale * cosine.detach()).scatter(1, true, -math.inf)
-            log_b = gathered(others.logsumexp(dim=1))
-            log_b_avg = log_b.logsumexp(dim=0) - math.log(len(log_b))
-            update_scale(self.scale, dynamic_scale(log_b_avg, gathered(angles(cosine.gather(1, true))[:, 0])))
+            update_scale(self.scale, others.logsumexp(dim=1), cosine.gather(1, true)[:, 0])
         return self.scale.clone() * cosine
 
 
@@ -73,10 +71,8 @@ class SubClusterAdaCos(CosineHead):
         """Return the same, after the scale was brought up to date in training mode."""
         cosine = cosines(embeddings, self.weight)
         if self.training and self.adaptive:
-            log_b = gathered((self.scale * cosine.detach()).logsumexp(dim=1))
-            log_b_avg = log_b.logsumexp(dim=0) - math.log(len(log_b))
-            nearest = cosine.detach().unflatten(1, (-1, self.sub_centers)).amax(dim=2).gather(1, labels[:, None])
-            update_scale(self.scale, dynamic_scale(log_b_avg, gathered(angles(nearest)[:, 0])))
+            nearest = cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2).gather(1, labels[:, None])
+            update_scale(self.scale, (self.scale * cosine).logsumexp(dim=1), nearest[:, 0])
         return self._summed(self.scale.clone() * cosine)
 
     def _summed(self, logits: Tensor) -> Tensor:
@@ -84,7 +80,7 @@ class SubClusterAdaCos(CosineHead):
         return summed
 
 
-class CurricularFace(CosineHead):
+class CurricularFace(ArcFace):
     """ArcFace whose hard negatives weigh more as training goes on.
 
     A negative is hard where cos θ_j > cos(θ_y + m); it becomes cos θ_j·(t + cos θ_j), with t the running mean of
@@ -105,9 +101,7 @@ class CurricularFace(CosineHead):
     def __init__(
         self, in_features: int, num_classes: int, *, scale: float = 64.0, margin: float = 0.5, sub_centers: int = 1
     ) -> None:
-        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
-        require_angle("margin", margin)
-        self.margin = margin
+        super().__init__(in_features, num_classes, scale=scale, margin=margin, sub_centers=sub_centers)
         self.register_buffer("t", torch.tensor(0.0))
 
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -118,13 +112,21 @@ class CurricularFace(CosineHead):
         if self.training:
             mean = gathered(true_cosine).mean()
             self.t.copy_(self.momentum * self.t + (1 - self.momentum) * mean)
-        with_margin = add_angular_margin(true_cosine, self.margin)
+        with_margin = self.with_margin(true_cosine, embeddings)
         hard = cosine > add_angle(true_cosine, torch.as_tensor(self.margin))
         weighted = torch.where(hard, cosine * (self.t.clone() + cosine), cosine)
         return self.scale * weighted.scatter(1, true, with_margin)
 
 
-def update_scale(scale: Tensor, wanted: Tensor) -> None:
-    """Bring the buffer ``scale`` up to date, unless the batch gave no number, and never below ``SMALLEST_SCALE``."""
-    wanted = wanted.detach().clamp_min(SMALLEST_SCALE)
+def update_scale(scale: Tensor, log_b: Tensor, true_cosine: Tensor) -> None:
+    """Bring the buffer ``scale`` up to the batch, all ranks', unless that gave no number.
+
+    Args:
+        scale: s_{t-1}; becomes s_t, but never less than ``SMALLEST_SCALE``.
+        log_b: logarithm of each embedding's sum in B_avg, (N,).
+        true_cosine: cos θ_y of each embedding, (N,).
+    """
+    log_b = gathered(log_b)
+    log_b_avg = log_b.logsumexp(dim=0) - math.log(len(log_b))
+    wanted = dynamic_scale(log_b_avg, angles(gathered(true_cosine))).clamp_min(SMALLEST_SCALE)
     scale.copy_(torch.where(wanted.isfinite(), wanted, scale))

@@ -49,6 +49,10 @@ class Head(nn.Module, ABC):
     def class_cosines(self, embeddings: Tensor) -> Tensor:
         """Return the cosine of each embedding with each class (N, num_classes): what the statistics are taken of."""
 
+    @abstractmethod
+    def multiplier(self, embeddings: Tensor) -> Tensor:
+        """Return what the cosines are multiplied by on their way to logits; broadcasts with (N, num_classes)."""
+
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the logits (N, num_classes) that the loss is taken of; a margin goes here."""
         return self.logits(embeddings)
@@ -109,7 +113,7 @@ class CosineHead(Head):
         return cosine if self.sub_centers == 1 else cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
 
     def multiplier(self, embeddings: Tensor) -> Tensor:
-        """Return what cosines are multiplied by, s unless a head differs; broadcasts with (N, num_classes)."""
+        """Return s, unless a head differs."""
         return self.scale
 
     def logits(self, embeddings: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrad.angular import cosines, unit
+from metrad.angular import cosines, embedding_lengths, unit
 from metrad.heads.base import Head, require_positive
 
 
@@ -29,6 +29,11 @@ class Softmax(Head):
     def class_cosines(self, embeddings: Tensor) -> Tensor:
         """Return the cosine between embedding and W_j, (N, num_classes)."""
         return cosines(embeddings, self.weight)
+
+    def multiplier(self, embeddings: Tensor) -> Tensor:
+        """Return ‖x‖·‖W_j‖, (N, num_classes)."""
+        lengths: Tensor = torch.linalg.vector_norm(self.weight, dim=1)
+        return embedding_lengths(embeddings) * lengths
 
 
 class L2Softmax(Softmax):
@@ -57,3 +62,7 @@ class L2Softmax(Softmax):
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return W_j·(α x/‖x‖) + b_j for every class, (N, num_classes)."""
         return super().logits(self.alpha * unit(embeddings))
+
+    def multiplier(self, embeddings: Tensor) -> Tensor:
+        """Return α·‖W_j‖, (N, num_classes)."""
+        return super().multiplier(self.alpha * unit(embeddings))

@@ -56,6 +56,10 @@ class PytorchMetricLearning(Head):
         """Return the cosine with the running mean of each class, (N, num_classes)."""
         return cosines(embeddings, self.centres)
 
+    def multiplier(self, embeddings: Tensor) -> Tensor:
+        """Return 1: the losses scale what they like themselves."""
+        return embeddings.new_ones(())
+
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the same cosines: the nearest class mean wins."""
         return self.class_cosines(embeddings)

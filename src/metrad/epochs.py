@@ -1,0 +1,59 @@
+"""What is noted epoch by epoch while a run trains."""
+
+import logging
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+from metrad.module import MetricLearner
+
+log = logging.getLogger(__name__)
+
+
+class EpochLog(pl.Callback):
+    """Logs a line an epoch, keeps its figures, and adds up the time that training takes.
+
+    Attributes:
+        history: for each epoch its number from 1, its mean loss and what ``HeadStatistics`` gives; it is part of the
+            checkpoint, so a resumed run has that of all epochs.
+        seconds: time of this process's epochs, without validation or checkpoints.
+        images: images trained on in that time.
+    """
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.images = 0
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch's images."""
+        self.images += len(batch[1])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock, and log and keep the figures of the epoch."""
+        took = time.perf_counter() - self._start
+        self.seconds += took
+        assert isinstance(pl_module, MetricLearner)
+        figures = pl_module.statistics.compute()
+        pl_module.statistics.reset()
+        pl_module.log_dict(figures)
+        epoch = {"epoch": trainer.current_epoch + 1, "loss": float(trainer.callback_metrics["loss"]), **figures}
+        self.history.append(epoch)
+        told = "loss {loss:.4f}, accuracy {accuracy:.4f}, scale {scale:.2f}, median angle {angle_median:.0f}°"
+        log.info("epoch %d/%s: %s, %.1f s", epoch["epoch"], trainer.max_epochs, told.format(**epoch), took)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the history of a checkpoint."""
+        self.history = list(state_dict["history"])
