@@ -103,7 +103,7 @@ def train(argv: list[str]) -> None:
     outcome = Outcome()
     _reporting_errors(lambda: _run_hydra(argv, outcome))
     if outcome.failed:
-        raise SystemExit(FAILED_RUNS if outcome.sweeping else BAD_INPUT)
+        raise SystemExit(FAILED_RUNS if outcome.sweep else BAD_INPUT)
 
 
 def manual() -> str:
@@ -123,11 +123,11 @@ class Outcome:
 
     Attributes:
         failed: how many failed.
-        sweeping: whether they were runs of a sweep.
+        sweep: the folder of the sweep they were runs of; None for a single run.
     """
 
     failed: int = 0
-    sweeping: bool = False
+    sweep: Path | None = None
 
 
 def _run_hydra(argv: list[str], outcome: Outcome) -> None:
@@ -144,6 +144,19 @@ def _run_hydra(argv: list[str], outcome: Outcome) -> None:
     except Exception:
         sweep.forget_unstarted()
         raise
+    if outcome.sweep:
+        _tell_sweep(outcome.sweep)
+
+
+def _tell_sweep(folder: Path) -> None:
+    """Write the table of all runs into the sweep's folder, and print the one over seeds."""
+    from metrad.comparison import as_text, collect, summarise
+    from metrad.runs import write_rows
+
+    rows = collect(folder)
+    if rows:
+        write_rows(folder / "runs.csv", rows)
+        log.info("\n%s\neach run: %s", as_text(summarise(rows)), _relative(folder / "runs.csv"))
 
 
 def _task(cfg: Any, outcome: Outcome) -> None:
@@ -156,7 +169,8 @@ def _task(cfg: Any, outcome: Outcome) -> None:
 
     hydra = HydraConfig.get()
     run = Run(hydra.runtime.output_dir)
-    sweeping = outcome.sweeping = hydra.mode == RunMode.MULTIRUN
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    outcome.sweep = Path(hydra.sweep.dir) if sweeping else None
     try:
         from metrad.training import train as train_run
 

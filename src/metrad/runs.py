@@ -36,6 +36,7 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / ".hydra" / "config.yaml"
+        self.overrides = self.config.with_name("overrides.yaml")
         self.metrics = self.path / "metrics.json"
         self.scores = self.path / "scores.csv"
         self.split = self.path / "split.json"

@@ -110,7 +110,11 @@ class CosineHead(Head):
     def class_cosines(self, embeddings: Tensor) -> Tensor:
         """Return the cosine with the nearest centre of each class, (N, num_classes)."""
         cosine = cosines(embeddings, self.weight)
-        return cosine if self.sub_centers == 1 else cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2)
+        if self.sub_centers == 1:
+            return cosine
+        # max keeps the places of the largest for its gradient, amax all that it looked at.
+        nearest: Tensor = cosine.unflatten(1, (-1, self.sub_centers)).max(dim=2).values
+        return nearest
 
     def multiplier(self, embeddings: Tensor) -> Tensor:
         """Return s, unless a head differs."""

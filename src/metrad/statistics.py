@@ -1,0 +1,269 @@
+"""How far figures of merit and false-alarm rates can be trusted: intervals and thresholds with guarantees.
+
+Higher scores are more anomalous. Only the order of the scores counts, so a rising change of scale alters nothing but
+the value of a threshold. Images count as independent draws; intervals say nothing about another seed or training.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from scipy import special, stats
+
+from metrad.errors import InputError
+from metrad.metrics import MAX_FALSE_POSITIVE_RATE, MIN_TRUE_POSITIVE_RATE, ranked
+
+# Resamples times distinct scores worked on at once: eight arrays of this size stay near 16 MiB.
+BLOCK = 2**18
+
+
+def delong_variance(scores: np.ndarray, anomalous: np.ndarray) -> tuple[float, float]:
+    """Return the AUROC of ``scores`` (N,) and DeLong's estimate of its variance; ``anomalous`` (N,) is the truth.
+
+    A tie counts one half. The midrank form takes O(N log N).
+
+    Raises:
+        ValueError: as ``metrad.metrics.summary``, or there are fewer than two images of a kind.
+
+    Source:
+        DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); Sun and Xu 2014, IEEE Signal Processing Letters 21(11).
+    """
+    V10, V01 = _structural_components(scores, anomalous)
+    if min(len(V10), len(V01)) < 2:
+        raise ValueError(
+            f"DeLong's variance needs two images of each kind, got {len(V01)} normal and {len(V10)} anomalous"
+        )
+    return float(V10.mean()), _variance_of_mean(V10) + _variance_of_mean(V01)
+
+
+def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the lower and upper end of an interval for the AUROC, inside [0, 1] and around the measured value.
+
+    The interval is normal on the logit scale, with DeLong's variance carried over by the delta method. Over 20,000
+    draws of binormal scores of equal spread, AUROC 0.7 to 0.97, and 50 + 50, 200 + 200 or 300 + 60 images, a 95 %
+    interval holds the truth in 93.4 to 95.5 %; the plain normal one in 87.6 to 94.9 %. It promises too much where a
+    few stray images decide: with anomalous scores that spread twice as wide and 300 + 60 images, 89 % at 0.97 and
+    80 % at 0.99.
+
+    The variance is zero if the kinds are told apart perfectly (either way round) or all scores are tied, and
+    undefined with one image of a kind. The interval is then [q A, 1 - q (1 - A)], A the AUROC and q the lower
+    Clopper-Pearson bound for k successes in k trials, k the smaller number of images of a kind: k disjoint pairs of a
+    normal and an anomalous image that all agree. With k = 1 it holds by Markov's inequality. It holds whatever the
+    distributions, so it can be wider than the interval of scores with one pair out of order.
+
+    Raises:
+        ValueError: as ``metrad.metrics.summary``, or ``level`` is outside (0, 1).
+
+    Source:
+        Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2 (logit scale); Birnbaum and McCarty 1958,
+        Annals of Mathematical Statistics 29(2) (disjoint pairs); Clopper and Pearson 1934, Biometrika 26(4).
+    """
+    tail = _tail(level)
+    V10, V01 = _structural_components(scores, anomalous)
+    auroc, fewest = float(V10.mean()), min(len(V10), len(V01))
+    variance = _variance_of_mean(V10) + _variance_of_mean(V01) if fewest > 1 else 0.0
+    if variance == 0:
+        q = exact_interval(fewest, fewest, level)[0]
+        return q * auroc, 1 - q * (1 - auroc)
+    reach = special.ndtri(1 - tail) * math.sqrt(variance) / (auroc * (1 - auroc))
+    centre = special.logit(auroc)
+    return float(special.expit(centre - reach)), float(special.expit(centre + reach))
+
+
+def _structural_components(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return V10 of each anomalous image and V01 of each normal one: its share of pairs in the right order."""
+    normal, positive = _by_kind(scores, anomalous)
+    return _placements(positive, normal), 1 - _placements(normal, positive)
+
+
+def _placements(ranks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the share of ``others`` below each of ``ranks``, ties counting one half: a difference of midranks."""
+    others = np.sort(others)
+    twice_below = np.searchsorted(others, ranks, side="left") + np.searchsorted(others, ranks, side="right")
+    return np.asarray(twice_below / (2 * len(others)))
+
+
+def _variance_of_mean(components: np.ndarray) -> float:
+    return float(components.var(ddof=1)) / len(components)
+
+
+def bootstrap_intervals(
+    scores: np.ndarray,
+    anomalous: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Return an interval for each figure of ``metrad.metrics.summary``, under the same names and definitions.
+
+    Normal and anomalous images are drawn with replacement apart, so each resample has as many of either as the data.
+    The ends are percentiles of the resampled figures. Perfectly separated scores stay so in every resample: their
+    interval has width zero and claims too much. ``delong_interval`` has an honest one for the AUROC.
+
+    Over 1,500 draws of binormal scores of AUROC 0.8 to 0.97 and 100 + 100 or 200 + 200 images, 95 % intervals hold the
+    true figures in 92.5 to 95.4 %. With 300 + 60 images and 0.9, that of ``fpr_at_95_tpr`` does in 89 %: 5 % of 60
+    images are three.
+
+    Raises:
+        ValueError: as ``metrad.metrics.summary``, ``level`` is outside (0, 1), or ``resamples`` is below 1.
+
+    Source:
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
+    """
+    tail = _tail(level)
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    kinds = _by_kind(scores, anomalous)
+    levels, places = np.unique(np.concatenate(kinds), return_inverse=True)
+    normal, positive = np.split(places, [len(kinds[0])])
+    # A stream of numbers for each kind: the draws then do not depend on the size of the blocks.
+    normal_stream, anomalous_stream = np.random.default_rng(seed).spawn(2)
+    rows = max(1, BLOCK // len(levels))
+    blocks = [
+        _figures(
+            _resampled_counts(normal_stream, normal, min(rows, resamples - start), len(levels)),
+            _resampled_counts(anomalous_stream, positive, min(rows, resamples - start), len(levels)),
+        )
+        for start in range(0, resamples, rows)
+    ]
+    intervals = {}
+    for name in blocks[0]:
+        low, high = np.quantile(np.concatenate([block[name] for block in blocks]), [tail, 1 - tail])
+        intervals[name] = float(low), float(high)
+    return intervals
+
+
+def _resampled_counts(generator: np.random.Generator, places: np.ndarray, rows: int, levels: int) -> np.ndarray:
+    """Return how often each distinct score is drawn in each resample: (rows, levels), the highest score first."""
+    drawn = places[generator.integers(len(places), size=(rows, len(places)))]
+    cells = drawn + levels * np.arange(rows)[:, None]
+    return np.bincount(cells.ravel(), minlength=rows * levels).reshape(rows, levels)[:, ::-1].astype(np.float64)
+
+
+def _figures(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the figures (R,) of R score tables given by the images of each kind at each distinct score.
+
+    ``normal`` and ``anomalous`` are (R, D) counts, the highest score first. A score without images changes nothing.
+    """
+    false_positives, true_positives = normal.cumsum(axis=1), anomalous.cumsum(axis=1)
+    recall, new_recall = (counts / true_positives[:, -1:] for counts in (true_positives, anomalous))
+    false_alarms, new_false_alarms = (counts / false_positives[:, -1:] for counts in (false_positives, normal))
+    # Above the highest score drawn there are no alarms: precision is then 0/1, and counts for nothing.
+    precision = true_positives / np.maximum(true_positives + false_positives, 1)
+    first = (recall >= MIN_TRUE_POSITIVE_RATE).argmax(axis=1)
+    figures = {
+        "auroc": (new_false_alarms * (recall - new_recall / 2)).sum(axis=1),
+        "average_precision": (new_recall * precision).sum(axis=1),
+        "fpr_at_95_tpr": np.take_along_axis(false_alarms, first[:, None], axis=1)[:, 0],
+        "partial_auroc": _partial_auroc(false_alarms, new_false_alarms, recall, new_recall),
+    }
+    # Sums of rounded shares can come out as 1.0000000000000002.
+    return {name: values.clip(0, 1) for name, values in figures.items()}
+
+
+def _partial_auroc(right: np.ndarray, width: np.ndarray, high: np.ndarray, rise: np.ndarray) -> np.ndarray:
+    """Return McClish's standardised area (R,); ROC segments (R, D) end at ``right`` and ``high``, with these sizes."""
+    within = np.clip(MAX_FALSE_POSITIVE_RATE - (right - width), 0, width)
+    share = within / np.where(width > 0, width, 1)
+    area: np.ndarray = (within * (high - rise + rise * share / 2)).sum(axis=1)
+    smallest, largest = MAX_FALSE_POSITIVE_RATE**2 / 2, MAX_FALSE_POSITIVE_RATE
+    return 0.5 * (1 + (area - smallest) / (largest - smallest))
+
+
+def exact_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval for the rate behind ``successes`` in ``trials``.
+
+    Raises:
+        ValueError: ``trials`` is below 1, ``successes`` is outside [0, ``trials``], or ``level`` is outside (0, 1).
+
+    Source:
+        Clopper and Pearson 1934, Biometrika 26(4).
+    """
+    _tail(level)
+    interval = stats.binomtest(successes, trials).proportion_ci(confidence_level=level, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def conformal_threshold(calibration_scores: np.ndarray, false_alarm_rate: float) -> float:
+    """Return the threshold above which a score is an alarm: split-conformal, from calibration scores (n,) alone.
+
+    It is the ceil((n + 1) (1 - α))-th smallest calibration score, α the ``false_alarm_rate``. A new normal image that
+    is exchangeable with the calibration images scores above it with a probability of at most α, whatever the
+    distribution and with ties. That holds on average over calibration sets, not for each of them.
+
+    Raises:
+        InputError: α is outside (0, 1), or there are too few calibration images for it.
+        ValueError: the scores are not a vector of finite numbers.
+
+    Source:
+        Papadopoulos et al. 2002, ECML; Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World; Lei et
+        al. 2018, arXiv 1604.04173; Bates et al. 2023, arXiv 2104.08279 (outliers).
+    """
+    needed = calibration_images_needed(false_alarm_rate)
+    calibration = np.sort(_finite_vector(calibration_scores, "calibration_scores"))
+    if len(calibration) < needed:
+        raise InputError(
+            f"a false-alarm rate of {false_alarm_rate} needs at least {needed} calibration images, got "
+            f"{len(calibration)}; raise dataset.sizes.calibration or evaluation.false_alarm_rates"
+        )
+    rank = math.ceil((len(calibration) + 1) * (1 - _exact_rate(false_alarm_rate)))
+    return float(calibration[rank - 1])
+
+
+def calibration_images_needed(false_alarm_rate: float) -> int:
+    """Return the least number of calibration images for which ``conformal_threshold`` can keep the rate.
+
+    Raises:
+        InputError: the rate is outside (0, 1).
+    """
+    return math.ceil(1 / _exact_rate(false_alarm_rate)) - 1
+
+
+def conformal_p_values(calibration_scores: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the conformal p-value (N,) of each of ``scores`` (N,): (1 + calibration scores >= it) / (n + 1).
+
+    A p-value is at most α exactly when the score is above ``conformal_threshold`` of α, ties included.
+
+    Raises:
+        InputError: there are no calibration scores.
+        ValueError: either argument is not a vector of finite numbers.
+
+    Source:
+        Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World; Bates et al. 2023, arXiv 2104.08279.
+    """
+    calibration = np.sort(_finite_vector(calibration_scores, "calibration_scores"))
+    n = len(calibration)
+    if n == 0:
+        raise InputError("p-values need at least 1 calibration image, got 0; raise dataset.sizes.calibration")
+    at_least = n - np.searchsorted(calibration, _finite_vector(scores, "scores"), side="left")
+    return np.asarray((1 + at_least) / (n + 1))
+
+
+def _exact_rate(false_alarm_rate: float) -> Fraction:
+    """Return the decimal number that the user wrote: 0.05 is one in twenty, not the nearest binary fraction to it."""
+    if not 0 < false_alarm_rate < 1:
+        raise InputError(
+            f"evaluation.false_alarm_rates must lie between 0 and 1, ends excluded, got {false_alarm_rate}"
+        )
+    return Fraction(repr(float(false_alarm_rate)))
+
+
+def _by_kind(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ranks of the normal and of the anomalous scores, refusing what ``metrad.metrics`` refuses."""
+    ranks, target = (tensor.numpy() for tensor in ranked(scores, anomalous))
+    return ranks[target == 0], ranks[target == 1]
+
+
+def _tail(level: float) -> float:
+    """Return the probability left out at each end."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, ends excluded, got {level}")
+    return (1 - level) / 2
+
+
+def _finite_vector(values: np.ndarray, name: str) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be a vector of finite numbers, got shape {values.shape}")
+    return values
