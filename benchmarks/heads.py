@@ -1,8 +1,8 @@
 """Time and peak memory of each head beside its counterpart in pytorch-metric-learning.
 
 One step is the forward and backward pass of the head alone, from embeddings that ask for a gradient. Both sides are
-timed in turns in one process. Peak memory is the largest amount of tensor memory alive at once during a step beyond what lived
-before it, read off the allocations that the profiler records, so it holds for the CPU too.
+timed in turns in one process. Peak memory is the largest amount of tensor memory alive at once during a step beyond
+what lived before it, read off the allocations that the profiler records, so it holds for the CPU too.
 
     python benchmarks/heads.py [--sizes small,medium,large] [--rounds 15]
 """
@@ -124,9 +124,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore")
-    print(
-        f"torch {torch.__version__}, {chosen.device}, {torch.get_num_threads()} threads, {chosen.rounds} rounds in turns"
-    )
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {chosen.device}, {threads} threads, {chosen.rounds} rounds in turns")
     for size in chosen.sizes.split(","):
         print("\n{}: batch {:,}, width {:,}, classes {:,}".format(size, *SIZES[size]))
         print(f"{'head':<18}{'ms':>10}{'MB':>10}{'pml ms':>10}{'pml MB':>10}{'time ratio':>12}{'MB ratio':>12}")

@@ -14,11 +14,13 @@ from metrad.backbones import Backbone
 from metrad.datamodule import MetradDataModule, Roles
 from metrad.embedder import Embedder
 from metrad.errors import InputError
+from metrad.evaluation import DEFAULT_FALSE_ALARM_RATES, Settings
 from metrad.heads import Head
 from metrad.imageset import GIB, Storage
 from metrad.module import MetricLearner
 from metrad.runs import Run
 from metrad.scorers import Scorer
+from metrad.statistics import calibration_images_needed
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +68,33 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     scorer = config.build(cfg, "scorer")
     if not isinstance(scorer, Scorer):
         raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
+    if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
+        raise InputError(
+            "this scorer asks the trained head, and trainer.max_epochs=0 trains none; choose another scorer"
+        )
     return scorer
+
+
+def build_settings(cfg: DictConfig) -> Settings:
+    """Return what an evaluation measures."""
+    wanted = cfg.evaluation
+    rates = None if wanted.false_alarm_rates is None else [float(rate) for rate in wanted.false_alarm_rates]
+    return Settings(rates, wanted.level, wanted.resamples)
+
+
+def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
+    """Return the head of a configuration, not trained."""
+    head = config.build(cfg, "head", in_features=in_features, num_classes=num_classes)
+    if not isinstance(head, Head):
+        raise InputError(f"head._target_ must make a metrad.heads.Head, got {type(head).__name__}")
+    return head
 
 
 def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> MetricLearner:
     """Return embedder, head and optimiser in one module."""
-    head = config.build(cfg, "head", in_features=embedder.out_features, num_classes=num_classes)
-    if not isinstance(head, Head):
-        raise InputError(f"head._target_ must make a metrad.heads.Head, got {type(head).__name__}")
     learner = MetricLearner(
         embedder,
-        head,
+        build_head(cfg, embedder.out_features, num_classes),
         config.build_partial(cfg, "optimizer"),
         scheduler=config.build_partial(cfg, "scheduler") if cfg.scheduler else None,
         seed=cfg.seed,
@@ -122,6 +140,18 @@ def resolve_precision(precision: str | int, accelerator: str) -> str | int:
         has = torch.cpu.get_capabilities()
         return "bf16-mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "32-true"
     return "32-true"
+
+
+def log_thresholds(settings: Settings, calibration_images: int) -> None:
+    """Tell which of the usual thresholds there will be none for.
+
+    Raises:
+        InputError: a rate that was asked for needs more calibration images.
+    """
+    missing = [rate for rate in DEFAULT_FALSE_ALARM_RATES if rate not in settings.rates(calibration_images)]
+    if settings.false_alarm_rates is None and missing:
+        needs = ", ".join(f"{rate:g} needs {calibration_images_needed(rate)}" for rate in missing)
+        log.info("no threshold for a false-alarm rate of %s calibration images, of %d", needs, calibration_images)
 
 
 def log_images(data: MetradDataModule) -> None:

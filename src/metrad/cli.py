@@ -74,25 +74,58 @@ def _train_command(context: typer.Context) -> None:
 
 @app.command("evaluate")
 def _evaluate_command(
-    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run, or of a sweep.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes such as scorer.k=5 or paths.data=DIR.", show_default=False)
+        list[str] | None,
+        typer.Argument(help="Changes such as scorer=lof scorer.k=5; scorer=knn,lof for several.", show_default=False),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Folder below RUN/evaluations; made of the overrides if not given.")
     ] = None,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Read the images again and draw neighbours.png.")
+    ] = False,
 ) -> None:
-    """Score a finished run again from its saved configuration; results go to RUN/evaluations, beside the old ones."""
+    """Score finished runs again with other scorers, from the embeddings they kept.
+
+    Results go to RUN/evaluations, beside the old ones. 'scorer=glob(*)' tries all scorers and ends in a table.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells at length which of its builds it loads
 
     def job() -> None:
-        from metrad.prediction import evaluate_run
+        from metrad.prediction import expand, runs_at
 
-        folder, metrics = evaluate_run(run, overrides or [], name)
-        log.info("%s -> %s", _summary(metrics), folder)
+        runs, changes = runs_at(run), expand(overrides or [])
+        if name is not None and len(changes) > 1:
+            raise InputError(f"--name={name} is for one evaluation a run, and these are {len(changes)}; leave it out")
+        jobs = [(each.path, change) for each in runs for change in changes]
+        _evaluate_all(jobs, name, evidence=evidence)
 
     _reporting_errors(job)
+
+
+def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:
+    """Make each evaluation of a run with changes; of several, one that fails is told and the others go on."""
+    from metrad.comparison import as_text, evaluation_row
+    from metrad.prediction import evaluate_run
+
+    rows, failed = [], 0
+    for path, change in jobs:
+        try:
+            folder, metrics = evaluate_run(path, change, name, evidence=evidence)
+        except MetradError as error:
+            if len(jobs) == 1:
+                raise
+            failed += 1
+            typer.echo(f"{path.name} {' '.join(change)} failed: {_one_line(error)}", err=True)
+        else:
+            log.info("%s -> %s", _summary(metrics), folder)
+            rows.append(evaluation_row(path.name, change, metrics))
+    if len(rows) > 1:
+        log.info("\n%s", as_text(rows))
+    if failed:
+        raise SystemExit(FAILED_RUNS)
 
 
 def train(argv: list[str]) -> None:
@@ -233,8 +266,10 @@ def _one_line(error: BaseException) -> str:
 
 def _summary(metrics: dict[str, Any]) -> str:
     seconds = metrics["seconds"].get("total", sum(metrics["seconds"].values()))
+    low, high = metrics["intervals"]["auroc_delong"]
     return (
-        f"AUROC {metrics['auroc']:.4f}, average precision {metrics['average_precision']:.4f}, "
+        f"AUROC {metrics['auroc']:.4f} ({low:.3f} to {high:.3f}), "
+        f"average precision {metrics['average_precision']:.4f}, "
         f"FPR at 95 % TPR {metrics['fpr_at_95_tpr']:.3f}, {seconds:.0f} s"
     )
 

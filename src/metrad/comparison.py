@@ -47,6 +47,24 @@ def summarise(rows: list[Row]) -> list[Row]:
     return summary
 
 
+def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> Row:
+    """Return the row of a table of evaluations: AUROC with its interval, FPR at 95 % TPR, false alarms, seconds.
+
+    ``false_alarms`` is the share of normal test images above the threshold of each false-alarm rate.
+    """
+    low, high = metrics["intervals"]["auroc_delong"]
+    alarms = {entry["false_alarm_rate"]: entry["test_false_alarm_rate"] for entry in metrics["thresholds"]}
+    return {
+        "run": run,
+        "changes": " ".join(overrides),
+        "auroc": metrics["auroc"],
+        f"interval_{metrics['intervals']['level']:g}": f"{low:.3f} to {high:.3f}",
+        "fpr_at_95_tpr": metrics["fpr_at_95_tpr"],
+        **{f"false_alarms_at_{rate:g}": share for rate, share in alarms.items()},
+        "seconds": round(sum(metrics["seconds"].values()), 2),
+    }
+
+
 def as_text(rows: list[Row]) -> str:
     """Return ``rows``, which share their keys, as a table of aligned columns."""
     lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]

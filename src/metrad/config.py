@@ -62,6 +62,15 @@ class Dataset:
 
 
 @dataclass
+class Evaluation:
+    """What is measured beside the figures."""
+
+    false_alarm_rates: Any = None
+    level: float = 0.95
+    resamples: int = 2000
+
+
+@dataclass
 class Paths:
     """Folders outside the run."""
 
@@ -80,6 +89,7 @@ class Config:
     allow_targets: list[str] = field(default_factory=list)
     paths: Paths = field(default_factory=Paths)
     dataset: Dataset = field(default_factory=Dataset)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     head: dict[str, Any] = MISSING
     backbone: dict[str, Any] = MISSING
     scorer: dict[str, Any] = MISSING
@@ -196,6 +206,9 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
         "dataset.memory_limit_gib": (dataset["memory_limit_gib"] >= 0, "at least 0"),
         "dataset.disk_limit_gib": (dataset["disk_limit_gib"] >= 0, "at least 0"),
         "dataset.workers": (dataset["workers"] >= 0, "at least 0"),
+        "evaluation.level": (0 < cfg["evaluation"]["level"] < 1, "between 0 and 1"),
+        "evaluation.resamples": (cfg["evaluation"]["resamples"] >= 100, "at least 100"),
+        "evaluation.false_alarm_rates": (_are_rates(cfg["evaluation"]["false_alarm_rates"]), _RATES),
         "trainer.accumulate_grad_batches": (cfg["trainer"].get("accumulate_grad_batches", 1) != 0, "at least 1"),
         "trainer.enable_progress_bar": (
             cfg["trainer"].get("enable_progress_bar", "auto") in ("auto", True, False),
@@ -216,6 +229,15 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
     ckpt_path = cfg["ckpt_path"]
     if ckpt_path is not None and not Path(ckpt_path).is_file():
         raise InputError(f"ckpt_path={ckpt_path}: no such file; give RUN/checkpoints/last.ckpt of an interrupted run")
+
+
+_RATES = "a list of rates between 0 and 1, such as [0.01,0.05], or null"
+
+
+def _are_rates(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list) and all(isinstance(rate, int | float) and 0 < rate < 1 for rate in value)
+    )
 
 
 def _targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -125,6 +125,11 @@ class MetradDataModule(pl.LightningDataModule):
             "images": by_role,
         }
 
+    def records(self, role: str) -> list["ImageRecord"]:
+        """Return what the images of ``role`` are, in the order of its indices."""
+        names, classes, labels = self.data.names, self.data.classes, self.data.pool.labels
+        return [ImageRecord(names[i], classes[labels[i]], int(i)) for i in self.split.indices[role]]
+
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning keeps in a checkpoint: which images the training part is made of."""
         return {"split": self._split_hash(self.split)}
@@ -174,6 +179,14 @@ class MetradDataModule(pl.LightningDataModule):
         # A generator of its own: otherwise each iteration draws from the global one, which dropout in the model uses.
         own = torch.Generator()
         return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=workers, generator=own)
+
+
+class ImageRecord(NamedTuple):
+    """What an image is: its name, its class, and its position in the source."""
+
+    image: str
+    class_name: str
+    position: int
 
 
 class ImageBatches(Dataset[Batch]):

@@ -1,19 +1,79 @@
 """Embed, fit, score, measure."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from metrad.datamodule import MetradDataModule
+from metrad.datamodule import ImageRecord, MetradDataModule
+from metrad.errors import InputError
+from metrad.heads import Head
 from metrad.metrics import summary
-from metrad.scorers import Scorer
+from metrad.scorers import KNN, HeadScorer, Scorer
+from metrad.statistics import (
+    bootstrap_intervals,
+    calibration_images_needed,
+    conformal_p_values,
+    conformal_threshold,
+    delong_interval,
+    exact_interval,
+    require_calibration,
+)
 
 EMBEDDING_BATCH = 256
-TEST_ROLES = ("test_normal", "test_anomalous")
+ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
+DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The embeddings of a run's images and what the images are.
+
+    Attributes:
+        arrays: for each of ``ROLES`` its embeddings, (N, D) float32.
+        records: for each of ``ROLES`` its images, in the same order.
+    """
+
+    arrays: dict[str, np.ndarray]
+    records: dict[str, list[ImageRecord]]
+
+    @property
+    def normal_classes(self) -> np.ndarray:
+        """Number of the normal class of each normal embedding, (N,)."""
+        return np.unique([record.class_name for record in self.records["normal"]], return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured beside the figures.
+
+    Attributes:
+        false_alarm_rates: rates to give thresholds for; None for those of 0.01 and 0.05 that the calibration images
+            suffice for.
+        level: of all intervals.
+        resamples: of the bootstrap.
+    """
+
+    false_alarm_rates: Sequence[float] | None = None
+    level: float = 0.95
+    resamples: int = 2000
+
+    def rates(self, calibration_images: int) -> list[float]:
+        """Return the rates that thresholds are given for.
+
+        Raises:
+            InputError: a rate asked for needs more calibration images.
+        """
+        if self.false_alarm_rates is None:
+            return [rate for rate in DEFAULT_FALSE_ALARM_RATES if calibration_images_needed(rate) <= calibration_images]
+        for rate in self.false_alarm_rates:
+            require_calibration(calibration_images, rate)
+        return list(self.false_alarm_rates)
 
 
 @dataclass(frozen=True)
@@ -21,63 +81,125 @@ class Evaluation:
     """The scores of the test images and what follows from them.
 
     Attributes:
-        indices: positions of the test images in the source, (N,).
+        records: the test images, normal ones first.
         anomalous: the truth, (N,) booleans.
         scores: (N,); higher is more anomalous.
-        nearest: position in the source of each test image's nearest normal image, (N,).
-        figures: AUROC and its kin.
+        p_values: how unusual the score would be of a normal image, (N,); None without calibration images.
+        nearest: position among the normal images of each test image's nearest, (N,).
+        calibration_scores: scores of the calibration images, (M,).
+        figures: what ``metrics.json`` says of them: figures, intervals, thresholds.
         seconds: time of each phase.
     """
 
-    indices: np.ndarray
+    records: list[ImageRecord]
     anomalous: np.ndarray
     scores: np.ndarray
+    p_values: np.ndarray | None
     nearest: np.ndarray
-    figures: dict[str, float]
+    calibration_scores: np.ndarray
+    figures: dict[str, Any]
     seconds: dict[str, float]
 
 
-def embed(
-    embedder: nn.Module,
-    data: MetradDataModule,
-    indices: np.ndarray,
-    *,
-    device: torch.device | str = "cpu",
-) -> np.ndarray:
-    """Return the embeddings (len(indices), D) of the images at ``indices``, in that order, computed in float32.
+def embed(embedder: nn.Module, data: MetradDataModule, *, device: torch.device | str = "cpu") -> Embedded:
+    """Return the embeddings of all images of ``ROLES``, computed in float32.
 
     Args:
         embedder: images to embeddings; put into evaluation mode.
         data: where the images are.
-        indices: positions in the source.
         device: where to compute.
     """
     embedder = embedder.to(device, torch.float32).eval()
+    indices = np.concatenate([data.split.indices[role] for role in ROLES])
     batches = data.images(indices, EMBEDDING_BATCH)
     parts = []
     with torch.inference_mode():
         for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
             parts.append(embedder(images.to(device)).float().cpu().numpy())
-    return np.concatenate(parts)
+    ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
+    arrays = dict(zip(ROLES, np.split(np.concatenate(parts), ends[:-1]), strict=True))
+    return Embedded(arrays, {role: data.records(role) for role in ROLES})
 
 
-def evaluate(
-    embedder: nn.Module,
-    scorer: Scorer,
-    data: MetradDataModule,
-    *,
-    device: torch.device | str = "cpu",
-) -> Evaluation:
-    """Fit ``scorer`` on the normal training images and measure how it tells the test images apart."""
-    start = time.perf_counter()
-    normal = data.split.indices["normal"]
-    indices = np.concatenate([data.split.indices[role] for role in TEST_ROLES])
-    anomalous = np.arange(len(indices)) >= len(data.split.indices["test_normal"])
-    normal_embeddings = embed(embedder, data, normal, device=device)
-    test_embeddings = embed(embedder, data, indices, device=device)
-    embedded = time.perf_counter()
-    scorer.fit(normal_embeddings)
-    scores = scorer.score(test_embeddings)
-    nearest = normal[scorer.neighbours(test_embeddings)]
-    seconds = {"embed": embedded - start, "score": time.perf_counter() - embedded}
-    return Evaluation(indices, anomalous, scores, nearest, summary(scores, anomalous), seconds)
+def evaluate(scorer: Scorer, embedded: Embedded, settings: Settings, *, fit: bool = True) -> Evaluation:
+    """Measure how ``scorer`` tells the test images apart, with thresholds from the calibration images alone.
+
+    Args:
+        scorer: fitted here on the normal embeddings.
+        embedded: embeddings of all roles.
+        settings: what to measure.
+        fit: False for a scorer that is fitted already.
+
+    Raises:
+        InputError: the scorer cannot serve these embeddings, or a false-alarm rate needs more calibration images.
+    """
+    arrays, start = embedded.arrays, time.perf_counter()
+    rates = settings.rates(len(arrays["calibration"]))
+    if fit:
+        scorer.fit(arrays["normal"], embedded.normal_classes)
+    fitted = time.perf_counter()
+    test = np.concatenate([arrays["test_normal"], arrays["test_anomalous"]])
+    scores = scorer.score(test)
+    calibration = scorer.score(arrays["calibration"]) if len(arrays["calibration"]) else np.empty(0, np.float32)
+    scored = time.perf_counter()
+    anomalous = np.arange(len(test)) >= len(arrays["test_normal"])
+    thresholds = [threshold_figures(calibration, scores, anomalous, rate, settings.level) for rate in rates]
+    figures: dict[str, Any] = {
+        **summary(scores, anomalous),
+        "intervals": intervals(scores, anomalous, settings),
+        "thresholds": thresholds,
+        "scorer": scorer.fitted_figures(),
+    }
+    measured = time.perf_counter()
+    nearby = scorer if scorer.has_neighbours else KNN().fit(arrays["normal"])
+    return Evaluation(
+        records=[*embedded.records["test_normal"], *embedded.records["test_anomalous"]],
+        anomalous=anomalous,
+        scores=scores,
+        p_values=conformal_p_values(calibration, scores) if len(calibration) else None,
+        nearest=nearby.neighbours(test),
+        calibration_scores=calibration,
+        figures=figures,
+        seconds={"fit": fitted - start, "score": scored - fitted, "measure": measured - scored},
+    )
+
+
+def intervals(scores: np.ndarray, anomalous: np.ndarray, settings: Settings) -> dict[str, Any]:
+    """Return the intervals of every figure by stratified bootstrap, and of the AUROC by DeLong."""
+    bootstrap = bootstrap_intervals(scores, anomalous, level=settings.level, resamples=settings.resamples)
+    return {
+        "level": settings.level,
+        "auroc_delong": list(delong_interval(scores, anomalous, settings.level)),
+        "bootstrap": {name: list(ends) for name, ends in bootstrap.items()},
+    }
+
+
+def threshold_figures(
+    calibration: np.ndarray, scores: np.ndarray, anomalous: np.ndarray, rate: float, level: float
+) -> dict[str, Any]:
+    """Return the threshold for a false-alarm rate and what it does on the test images, with exact intervals."""
+    threshold = conformal_threshold(calibration, rate)
+    alarms = scores > threshold
+    false_alarms, detections = alarms[~anomalous], alarms[anomalous]
+    return {
+        "false_alarm_rate": rate,
+        "threshold": threshold,
+        "test_false_alarm_rate": float(false_alarms.mean()),
+        "test_false_alarm_interval": list(exact_interval(int(false_alarms.sum()), len(false_alarms), level)),
+        "test_detection_rate": float(detections.mean()),
+        "test_detection_interval": list(exact_interval(int(detections.sum()), len(detections), level)),
+    }
+
+
+def attach_head(scorer: Scorer, head: Head, head_classes: list[str], normal: list[str]) -> None:
+    """Give ``scorer`` the head and the numbers of its normal classes, if it needs them.
+
+    Raises:
+        InputError: a normal class is none of the head's.
+    """
+    if not isinstance(scorer, HeadScorer):
+        return
+    missing = [name for name in normal if name not in head_classes]
+    if missing:
+        raise InputError(f"the head knows no class {missing[0]}; it knows {', '.join(head_classes)}")
+    scorer.attach(head, [head_classes.index(name) for name in normal])

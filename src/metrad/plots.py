@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -49,10 +50,11 @@ def roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
     return figure
 
 
-def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
+def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, thresholds: Mapping[float, float]) -> Figure:
     """Draw the scores (N,) of normal and anomalous test images as two histograms over the same bins.
 
-    Positive scores that span more than a factor of 30 are drawn on a logarithmic axis.
+    Positive scores that span more than a factor of 30 are drawn on a logarithmic axis. ``thresholds`` by false-alarm
+    rate are drawn as lines.
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -64,6 +66,9 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure
     for group, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
         title = f"{name} ({int(group.sum()):,} test images)"
         axes.hist(scores[group], bins=bins.tolist(), alpha=0.6, color=colour, label=title)
+    for style, (rate, threshold) in zip(cycle(("-", "--", ":")), sorted(thresholds.items()), strict=False):
+        title = f"threshold for {100 * rate:g} % false alarms"
+        axes.axvline(threshold, color="0.3", linestyle=style, linewidth=1, label=title)
     axes.set(xlabel=label, ylabel="test images", title=f"AUROC {auroc:.3f}")
     axes.legend(frameon=False)
     return figure

@@ -1,43 +1,93 @@
 """Jobs on a finished run: everything starts from its directory and its saved configuration."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad import config
-from metrad.assembly import build_data, build_embedder, build_scorer, log_images
+from metrad.artifacts import load_embeddings, load_scorer, load_weights, save_embeddings
+from metrad.assembly import build_data, build_embedder, build_head, build_scorer, build_settings
 from metrad.catalogue import choices, folder, suggestion
+from metrad.datamodule import MetradDataModule
+from metrad.embedder import Embedder
 from metrad.errors import InputError
-from metrad.evaluation import evaluate
+from metrad.evaluation import Embedded, attach_head, embed, evaluate
 from metrad.names import folder_name
-from metrad.reporting import load_weights, save_evaluation
+from metrad.reporting import save_evaluation, save_evidence, split_figures
 from metrad.runs import Run, replacing
 
 log = logging.getLogger(__name__)
 
 CHANGEABLE = (
-    *("scorer", "paths", "dataset.source.root", "dataset.workers", "dataset.memory_limit_gib", "allow_targets"),
+    *("scorer", "evaluation", "paths", "dataset.source.root", "dataset.workers", "dataset.memory_limit_gib"),
+    "allow_targets",
 )
 
 
-def evaluate_run(path: str | Path, overrides: list[str], name: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """Score a finished run again, on the images of its own split, and write the results beside the old ones.
+def runs_at(path: str | Path) -> list[Run]:
+    """Return the finished run at ``path``, or those of the sweep at ``path``; what did not finish is told and left out.
+
+    Raises:
+        InputError: there is no finished run.
+    """
+    sweep = sorted(Path(path).glob("*/status.json"))
+    if not sweep or Run(path).status.exists():
+        return [Run.finished(path)]
+    runs = []
+    for status in sweep:
+        try:
+            runs.append(Run.finished(status.parent))
+        except InputError as error:
+            log.warning("left out: %s", error)
+    if not runs:
+        raise InputError(f"none of the {len(sweep)} runs in {path} is finished")
+    return runs
+
+
+def expand(overrides: list[str]) -> list[list[str]]:
+    """Return the overrides of each evaluation that ``overrides`` ask for; scorer=knn,lof or scorer=glob(*) are several.
+
+    Raises:
+        InputError: a value cannot be read.
+    """
+    swept = [item for item in overrides if re.match(r"(scorer|evaluation)[.\w]*=", item)]
+    others = [item for item in overrides if item not in swept]
+    with initialize_config_dir(str(folder()), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        try:
+            parsed = parser.parse_overrides(swept)
+        except HydraException as error:
+            raise InputError(f"{' '.join(swept)} cannot be read ({' '.join(str(error).split())})") from error
+        return [[*run, *others] for run in BasicSweeper.split_arguments(parsed, None)[0]]
+
+
+def evaluate_run(
+    path: str | Path, overrides: list[str], name: str | None = None, *, evidence: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """Score a finished run again, from the embeddings it kept, and write the results beside the old ones.
 
     Args:
         path: the run's directory.
         overrides: ``key=value`` with keys below ``CHANGEABLE``, or ``scorer=NAME`` for another scorer.
         name: of the folder below ``evaluations``; None for one made of the overrides.
+        evidence: read the images again and draw ``neighbours.png``.
 
     Returns:
         The folder written and what its ``metrics.json`` holds.
 
     Raises:
-        InputError: no finished run, an override that cannot be made, or data that has changed.
+        InputError: no finished run, an override that cannot be made, or data or files that have changed.
     """
     run = Run.finished(path)
     saved = run.load_config()
@@ -47,24 +97,51 @@ def evaluate_run(path: str | Path, overrides: list[str], name: str | None = None
     saved.merge_with({"ckpt_path": None, "allow_targets": []})
     if "weights" in saved.backbone:
         saved.backbone.weights = None
+    fitted_with = OmegaConf.to_container(saved.scorer, resolve=True)
     cfg = override(saved, overrides)
     config.check(cfg)
     target = _free_folder(run, overrides, name)
-    scorer = build_scorer(cfg)
-    embedder = build_embedder(cfg)
-    load_weights(run, embedder)
-    data = build_data(cfg, embedder.size)
-    data.load()
-    data.restore_split(run.saved_split())
-    log_images(data)
-    scorer.check_size(len(data.split.indices["normal"]))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    result = evaluate(embedder, scorer, data, device=device)
+    scorer, settings, split = build_scorer(cfg), build_settings(cfg), run.saved_split()
+    embedder = None if run.embeddings.exists() and not evidence else build_embedder(cfg)
+    data = None if embedder is None else _data(cfg, embedder.size, split)
+    embedded = load_embeddings(run) if run.embeddings.exists() else _embed_again(run, embedder, data)
+    scorer.check_size(len(embedded.arrays["normal"]))
+    if scorer.needs_head:
+        head = build_head(cfg, embedded.arrays["normal"].shape[1], len(split["head_classes"]))
+        load_weights(run, run.head, head)
+        attach_head(scorer, head, split["head_classes"], split["classes"]["normal"])
+    same = OmegaConf.to_container(cfg.scorer, resolve=True) == fitted_with
+    if same:
+        load_scorer(run, scorer)
+    result = evaluate(scorer, embedded, settings, fit=not same)
     with replacing(target) as partial:
         partial.mkdir(parents=True)
         OmegaConf.save(cfg, partial / "config.yaml")
-        metrics = save_evaluation(Run(partial), result, data, training={}, seconds=result.seconds, images_per_second={})
+        if evidence and data is not None:
+            save_evidence(Run(partial), result, embedded, data)
+        seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
+        metrics = save_evaluation(Run(partial), result, embedded, {**split_figures(split), "seconds": seconds})
     return target, metrics
+
+
+def _data(cfg: DictConfig, image_size: int, split: dict[str, Any]) -> MetradDataModule:
+    """Return the run's images, read again and found unchanged."""
+    data = build_data(cfg, image_size)
+    data.load()
+    data.restore_split(split)
+    return data
+
+
+def _embed_again(run: Run, embedder: Embedder | None, data: MetradDataModule | None) -> Embedded:
+    """Return the embeddings of a run that has lost them, and keep them."""
+    assert embedder is not None
+    assert data is not None
+    log.info("%s is gone; computing it from the images", run.embeddings)
+    load_weights(run, run.embedder, embedder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    embedded = embed(embedder, data, device=device)
+    save_embeddings(run, embedded)
+    return embedded
 
 
 def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:

@@ -25,6 +25,8 @@ PACKAGES = (
     *("torch", "torchmetrics", "torchvision"),
 )
 
+SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
+
 
 class Run:
     """A directory that holds one trained model and all that is known of it.
@@ -47,6 +49,9 @@ class Run:
         self.checkpoints = self.path / "checkpoints"
         self.model = self.path / "model"
         self.embedder = self.model / "embedder.safetensors"
+        self.head = self.model / "head.safetensors"
+        self.calibration = self.model / "calibration.safetensors"
+        self.embeddings = self.path / "embeddings"
         self.pictures = {name: self.path / f"{name}.png" for name in ("roc", "scores", "neighbours", "head")}
         self.evaluations = self.path / "evaluations"
 
@@ -82,7 +87,11 @@ class Run:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         own = (self.config.parent, self.metrics, self.scores, self.split, self.environment, self.log, self.logs)
-        taken = [path.name for path in (*own, self.checkpoints, self.model, *self.pictures.values()) if path.exists()]
+        taken = [
+            path.name
+            for path in (*own, self.checkpoints, self.model, self.embeddings, *self.pictures.values())
+            if path.exists()
+        ]
         if taken and not self.status.exists():
             raise InputError(f"{self.path} holds {', '.join(taken)} already; choose another directory")
         try:
@@ -166,7 +175,7 @@ class Run:
             InputError: it cannot be read or lacks something.
         """
         split = read_json(self.split)
-        if not isinstance(split, dict) or not {"hash", "copies_left_out", "images"} <= split.keys():
+        if not isinstance(split, dict) or not split.keys() >= SPLIT_KEYS:
             raise InputError(f"{self.split} holds no split of a run")
         return split
 

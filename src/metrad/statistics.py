@@ -200,13 +200,8 @@ def conformal_threshold(calibration_scores: np.ndarray, false_alarm_rate: float)
         Papadopoulos et al. 2002, ECML; Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World; Lei et
         al. 2018, arXiv 1604.04173; Bates et al. 2023, arXiv 2104.08279 (outliers).
     """
-    needed = calibration_images_needed(false_alarm_rate)
     calibration = np.sort(_finite_vector(calibration_scores, "calibration_scores"))
-    if len(calibration) < needed:
-        raise InputError(
-            f"a false-alarm rate of {false_alarm_rate} needs at least {needed} calibration images, got "
-            f"{len(calibration)}; raise dataset.sizes.calibration or evaluation.false_alarm_rates"
-        )
+    require_calibration(len(calibration), false_alarm_rate)
     rank = math.ceil((len(calibration) + 1) * (1 - _exact_rate(false_alarm_rate)))
     return float(calibration[rank - 1])
 
@@ -218,6 +213,16 @@ def calibration_images_needed(false_alarm_rate: float) -> int:
         InputError: the rate is outside (0, 1).
     """
     return math.ceil(1 / _exact_rate(false_alarm_rate)) - 1
+
+
+def require_calibration(images: int, false_alarm_rate: float) -> None:
+    """Raise ``InputError`` if so many calibration images are too few for the rate, or it is outside (0, 1)."""
+    needed = calibration_images_needed(false_alarm_rate)
+    if images < needed:
+        raise InputError(
+            f"a false-alarm rate of {false_alarm_rate} needs at least {needed} calibration images, got {images}; "
+            "raise dataset.sizes.calibration or evaluation.false_alarm_rates"
+        )
 
 
 def conformal_p_values(calibration_scores: np.ndarray, scores: np.ndarray) -> np.ndarray:

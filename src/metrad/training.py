@@ -10,13 +10,23 @@ import torch
 from omegaconf import DictConfig
 
 from metrad import config, plots
-from metrad.assembly import build_data, build_embedder, build_learner, build_scorer, build_trainer, log_images
+from metrad.artifacts import save_embeddings, save_model
+from metrad.assembly import (
+    build_data,
+    build_embedder,
+    build_learner,
+    build_scorer,
+    build_settings,
+    build_trainer,
+    log_images,
+    log_thresholds,
+)
 from metrad.datamodule import MetradDataModule
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
-from metrad.evaluation import evaluate
+from metrad.evaluation import attach_head, embed, evaluate
 from metrad.module import MetricLearner
-from metrad.reporting import save_evaluation, save_model, save_picture
+from metrad.reporting import save_evaluation, save_evidence, save_picture, split_figures
 from metrad.runs import Run, environment, write_json
 
 log = logging.getLogger(__name__)
@@ -54,17 +64,19 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, keep_refused: bool = 
 def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     start = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    scorer = build_scorer(cfg)
+    scorer, settings = build_scorer(cfg), build_settings(cfg)
     data = build_data(cfg, cfg.image_size or build_embedder(cfg).size)
     data.setup()
     log_images(data)
     scorer.check_size(len(data.split.indices["normal"]))
+    log_thresholds(settings, len(data.split.indices["calibration"]))
     embedder = build_embedder(cfg)
     learner = build_learner(cfg, embedder, len(data.classes.seen))
     epochs = EpochLog()
     trainer = build_trainer(cfg, run, epochs)
     data.first_epoch = epochs_behind(cfg.ckpt_path, learner, data, trainer.max_epochs)
-    write_json(run.split, data.describe_split())
+    split = data.describe_split()
+    write_json(run.split, split)
     device = trainer.strategy.root_device
     write_json(run.environment, environment(str(device), str(trainer.precision)))
     prepared = time.perf_counter()
@@ -72,15 +84,25 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         trainer.fit(learner, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
-    result = evaluate(embedder, scorer, data, device=device)
-    save_model(run, embedder, scorer)
-    seconds = {"prepare": prepared - start, "train": epochs.seconds, **result.seconds}
-    seconds["total"] = time.perf_counter() - start
-    speed = {"train": epochs.images / epochs.seconds} if epochs.seconds else {}
+    trained = time.perf_counter()
+    embedded = embed(embedder, data, device=device)
+    embedding = time.perf_counter() - trained
+    attach_head(scorer, learner.head, split["head_classes"], split["classes"]["normal"])
+    result = evaluate(scorer, embedded, settings)
+    save_model(run, embedder, learner.head, scorer, result.calibration_scores)
+    save_embeddings(run, embedded)
+    save_evidence(run, result, embedded, data)
     if epochs.history:
         save_picture(plots.head(epochs.history), run.pictures["head"])
-    training = epochs.history[-1] if epochs.history else {}
-    return save_evaluation(run, result, data, training=training, seconds=seconds, images_per_second=speed)
+    seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": embedding, **result.seconds}
+    seconds["total"] = time.perf_counter() - start
+    about = {
+        "training": epochs.history[-1] if epochs.history else {},
+        **split_figures(split),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "images_per_second": {"train": round(epochs.images / epochs.seconds, 1)} if epochs.seconds else {},
+    }
+    return save_evaluation(run, result, embedded, about)
 
 
 def epochs_behind(path: str | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None) -> int:

@@ -1,6 +1,25 @@
 """Scorers: what turns embeddings into anomaly scores. One class and one YAML each."""
 
-from metrad.scorers.base import NotFittedError, Scorer
+from metrad.scorers.base import NoNeighboursError, NotFittedError, Scorer
+from metrad.scorers.centre import Centre
+from metrad.scorers.gaussian import GMM, Mahalanobis
+from metrad.scorers.head import ClassHead, HeadScorer, NotAttachedError
 from metrad.scorers.knn import KNN
+from metrad.scorers.local import LOF, LocalKNN
+from metrad.scorers.neighbours import NeighbourScorer
 
-__all__ = ["KNN", "NotFittedError", "Scorer"]
+__all__ = [
+    "GMM",
+    "KNN",
+    "LOF",
+    "Centre",
+    "ClassHead",
+    "HeadScorer",
+    "LocalKNN",
+    "Mahalanobis",
+    "NeighbourScorer",
+    "NoNeighboursError",
+    "NotAttachedError",
+    "NotFittedError",
+    "Scorer",
+]

@@ -1,36 +1,65 @@
-"""What every scorer shares: the contract and its checks."""
+"""What every scorer shares: the contract, its checks, and how a fitted scorer lies on disk."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
+from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.errors import InputError, MetradError
+
+RECORD = "scorer.json"
+ARRAYS = "scorer.safetensors"
+BLOCK = 4096  # embeddings scored at a time, which bounds the memory
 
 
 class NotFittedError(MetradError, RuntimeError):
     """A scorer was used before ``fit``."""
 
 
+class NoNeighboursError(MetradError, NotImplementedError):
+    """Neighbours were asked of a scorer that has none."""
+
+
 class Scorer(ABC):
     """Anomaly scores from the embeddings of normal images; higher is more anomalous, always.
 
-    Fitted values end in ``_``. Embeddings are (N, D) float arrays.
+    Fitted values end in ``_``. Embeddings are (N, D) float arrays. A fit or load that fails leaves the scorer as it
+    was.
+
+    Attributes:
+        has_neighbours: whether ``neighbours`` has an answer.
+        needs_head: whether ``attach`` must give the scorer the trained head before ``fit`` and ``score``.
+        files: names of the files of a saved scorer beside its record.
     """
+
+    has_neighbours: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
+    files: ClassVar[tuple[str, ...]] = (ARRAYS,)
 
     width_: int
 
-    def fit(self, normal: np.ndarray) -> Self:
-        """Learn what normal looks like from the normal embeddings (N, D).
+    def fit(self, normal: np.ndarray, classes: np.ndarray | None = None) -> Self:
+        """Learn what normal looks like.
+
+        Args:
+            normal: the normal embeddings (N, D).
+            classes: number of the normal class of each, (N,) integers; None for a single class. Scorers that do not
+                work per class pay no heed to it.
 
         Raises:
             InputError: no embeddings, values that are not finite, or a setting that does not suit them.
         """
         normal = self._checked(normal, None)
         self.check_size(len(normal))
-        self._fit(normal)
-        self.width_ = normal.shape[1]
+        numbers = self._checked_classes(classes, len(normal))
+        with self._unchanged_on_error():
+            self._fit(normal, numbers)
+            self.width_ = normal.shape[1]
         return self
 
     def score(self, embeddings: np.ndarray) -> np.ndarray:
@@ -38,13 +67,40 @@ class Scorer(ABC):
 
         Raises:
             NotFittedError: ``fit`` or ``load`` has not been called.
-            InputError: another width than fitted, or values that are not finite.
+            InputError: another width than fitted, or values that are not finite or too large to measure.
         """
-        return self._score(self._checked(embeddings, self.fitted_width))
+        embeddings = self._checked(embeddings, self.fitted_width)
+        scores = np.empty(len(embeddings), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below, by row
+            for i in range(0, len(embeddings), BLOCK):
+                scores[i : i + BLOCK] = self._score(embeddings[i : i + BLOCK])
+        bad = ~np.isfinite(scores)
+        if bad.any():
+            raise InputError(
+                f"scorer {type(self).__name__}: {bad.sum()} of {len(scores)} embeddings are too large to score, "
+                f"the first at row {bad.argmax()}"
+            )
+        return scores
 
     def neighbours(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return the positions (N,) of the nearest normal embedding of each of the embeddings (N, D)."""
+        """Return the positions (N,) of the nearest normal embedding of each of the embeddings (N, D).
+
+        Raises:
+            NoNeighboursError: the scorer compares with no single normal image; see ``has_neighbours``.
+            NotFittedError: ``fit`` or ``load`` has not been called.
+            InputError: as for ``score``.
+        """
+        if not self.has_neighbours:
+            raise NoNeighboursError(f"scorer {type(self).__name__} has no neighbours; choose scorer=knn to see them")
         return self._neighbours(self._checked(embeddings, self.fitted_width))
+
+    def fitted_figures(self) -> dict[str, float]:
+        """Return what fitting measured or chose, by name; empty for most scorers.
+
+        Raises:
+            NotFittedError: ``fit`` or ``load`` has not been called.
+        """
+        return self._figures() if self.fitted_width else {}
 
     def check_size(self, normal_images: int) -> None:
         """Raise ``InputError`` if so many normal images are too few to fit; told before training begins."""
@@ -62,27 +118,90 @@ class Scorer(ABC):
             raise NotFittedError(f"scorer {type(self).__name__} is not fitted; call fit or load first")
         return self.width_
 
-    @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the fitted state into ``folder``, without pickle."""
+        """Write the fitted state into ``folder``, without pickle: arrays, then ``scorer.json`` with their checksums."""
+        record = {"scorer": type(self).__name__, "settings": self._shaping(), "width": self.fitted_width}
+        self._write(folder)
+        digests = {name: sha256(folder / name) for name in self.files}
+        (folder / RECORD).write_text(sealed({**record, "files": digests}), encoding="utf-8")
+
+    def load(self, folder: Path, *, mmap: bool = False) -> Self:
+        """Read the state that ``save`` wrote.
+
+        Args:
+            folder: where it lies.
+            mmap: leave the vectors of an index on disk and read them as they are needed.
+
+        Raises:
+            InputError: a file is missing or has changed, or the state is that of another scorer or of other settings.
+        """
+        record = unsealed(folder / RECORD)
+        self._require_own(record, folder / RECORD)
+        for name in self.files:
+            require_unchanged(folder / name, record["files"][name])
+        with self._unchanged_on_error():
+            self._read(folder, mmap=mmap)
+            self.width_ = record["width"]
+        return self
 
     @abstractmethod
-    def load(self, folder: Path) -> Self:
-        """Read the state that ``save`` wrote."""
-
-    @abstractmethod
-    def _fit(self, normal: np.ndarray) -> None: ...
+    def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None: ...
 
     @abstractmethod
     def _score(self, embeddings: np.ndarray) -> np.ndarray: ...
 
+    def _neighbours(self, embeddings: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _figures(self) -> dict[str, float]:
+        return {}
+
     @abstractmethod
-    def _neighbours(self, embeddings: np.ndarray) -> np.ndarray: ...
+    def _state(self) -> dict[str, Any]:
+        """Return the fitted arrays and numbers by name."""
+
+    @abstractmethod
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        """Take back what ``_state`` gave."""
+
+    def _shaping(self) -> dict[str, Any]:
+        """Return the settings that shape the fitted state; loading into a scorer with others is refused."""
+        return {}
+
+    def _write(self, folder: Path) -> None:
+        """Write ``files`` into ``folder``."""
+        save_file({name: np.array(value, order="C") for name, value in self._state().items()}, folder / ARRAYS)
+
+    def _read(self, folder: Path, *, mmap: bool) -> None:
+        """Read ``files`` in ``folder``, which are whole."""
+        self._restore(load_file(folder / ARRAYS))
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        before = vars(self).copy()
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _require_own(self, record: dict[str, Any], path: Path) -> None:
+        own = type(self).__name__
+        if record.get("scorer") != own:
+            raise InputError(f"{path} is of scorer {record.get('scorer')}, not {own}")
+        for name, value in self._shaping().items():
+            saved = record["settings"].get(name)
+            if saved != value:
+                raise InputError(f"{path} was fitted with scorer.{name}={saved}, not {value}; fit again or change it")
+        if set(record["files"]) != set(self.files):
+            raise InputError(f"{path} was saved by another version of metrad; fit again")
 
     def _checked(self, embeddings: np.ndarray, width: int | None) -> np.ndarray:
         """Return the embeddings as C-ordered float32, which is what FAISS reads."""
-        embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
-        if embeddings.ndim != 2 or (width is not None and embeddings.shape[1] != width):
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+            embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+        if embeddings.ndim != 2 or embeddings.shape[1] == 0 or (width is not None and embeddings.shape[1] != width):
             wanted = "any width" if width is None else f"width {width}"
             raise InputError(
                 f"scorer {type(self).__name__}: embeddings must be (N, D) of {wanted}, got shape {embeddings.shape}"
@@ -94,3 +213,14 @@ class Scorer(ABC):
                 f"values, the first at row {bad.argmax()}; the model has diverged"
             )
         return embeddings
+
+    def _checked_classes(self, classes: np.ndarray | None, size: int) -> np.ndarray:
+        if classes is None:
+            return np.zeros(size, dtype=np.int64)
+        numbers = np.asarray(classes)
+        if numbers.shape != (size,) or not np.issubdtype(numbers.dtype, np.integer):
+            raise InputError(
+                f"scorer {type(self).__name__}: classes must be {size} whole numbers, one for each normal embedding, "
+                f"got {numbers.dtype} of shape {numbers.shape}"
+            )
+        return numbers

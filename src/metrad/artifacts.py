@@ -1,0 +1,99 @@
+"""The model and the embeddings of a run on disk: no pickle, each file with a checksum."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+from torch import nn
+
+from metrad.checksums import require_unchanged, sealed, sha256, unsealed
+from metrad.datamodule import ImageRecord
+from metrad.errors import InputError
+from metrad.evaluation import ROLES, Embedded
+from metrad.runs import Run, replacing, write_rows
+from metrad.scorers import Scorer
+
+
+def save_model(run: Run, embedder: nn.Module, head: nn.Module, scorer: Scorer, calibration_scores: np.ndarray) -> None:
+    """Write weights, fitted scorer and calibration scores into the run's ``model`` folder, all or nothing."""
+    with replacing(run.model) as partial:
+        partial.mkdir()
+        _save_weights(embedder, partial / run.embedder.name)
+        _save_weights(head, partial / run.head.name)
+        safetensors.numpy.save_file({"scores": np.sort(calibration_scores)}, partial / run.calibration.name)
+        scorer.save(partial)
+        _seal(partial, [run.embedder.name, run.head.name, run.calibration.name, "scorer.json"])
+
+
+def load_weights(run: Run, path: Path, module: nn.Module) -> None:
+    """Read into ``module`` the weights at ``path``, one of the files of the run's model.
+
+    Raises:
+        InputError: they are missing, changed or of another module.
+    """
+    require_unchanged(path, _digest(run.model, path.name))
+    try:
+        module.load_state_dict(safetensors.torch.load_file(path))
+    except Exception as error:  # safetensors and torch errors share no base
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def load_scorer(run: Run, scorer: Scorer) -> None:
+    """Read into ``scorer`` the state that was fitted when the run was trained.
+
+    Raises:
+        InputError: it is missing, changed, of other settings or of another run.
+    """
+    require_unchanged(run.model / "scorer.json", _digest(run.model, "scorer.json"))
+    scorer.load(run.model)
+
+
+def save_embeddings(run: Run, embedded: Embedded) -> None:
+    """Write embeddings and what the images are into the run's ``embeddings`` folder, all or nothing."""
+    rows = [{"role": role, **record._asdict()} for role in ROLES for record in embedded.records[role]]
+    with replacing(run.embeddings) as partial:
+        partial.mkdir()
+        arrays = {role: np.ascontiguousarray(embedded.arrays[role]) for role in ROLES}
+        safetensors.numpy.save_file(arrays, partial / "embeddings.safetensors")
+        write_rows(partial / "images.csv", rows)
+        _seal(partial, ["embeddings.safetensors", "images.csv"], embedder=_digest(run.model, run.embedder.name))
+
+
+def load_embeddings(run: Run) -> Embedded:
+    """Return what ``save_embeddings`` wrote.
+
+    Raises:
+        InputError: it is missing, changed or of another run.
+    """
+    record = unsealed(run.embeddings / "checksums.json")
+    for name in ("embeddings.safetensors", "images.csv"):
+        require_unchanged(run.embeddings / name, record["files"][name])
+    if record["embedder"] != _digest(run.model, run.embedder.name):
+        raise InputError(f"{run.embeddings} is not of this run's model; remove it, and it is made anew from the images")
+    records: dict[str, list[ImageRecord]] = {role: [] for role in ROLES}
+    with (run.embeddings / "images.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            records[row["role"]].append(ImageRecord(row["image"], row["class_name"], int(row["position"])))
+    return Embedded(safetensors.numpy.load_file(run.embeddings / "embeddings.safetensors"), records)
+
+
+def _save_weights(module: nn.Module, path: Path) -> None:
+    weights = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    safetensors.torch.save_file(weights, path)
+
+
+def _seal(folder: Path, names: list[str], **others: Any) -> None:
+    digests = {name: sha256(folder / name) for name in names}
+    (folder / "checksums.json").write_text(sealed({"files": digests, **others}), encoding="utf-8")
+
+
+def _digest(folder: Path, name: str) -> str:
+    """Return the checksum that ``folder`` keeps of its file ``name``."""
+    path = folder / "checksums.json"
+    files = unsealed(path)["files"]
+    if name not in files:
+        raise InputError(f"{path} knows no {name}; it was written by another version of metrad")
+    return str(files[name])

@@ -1,0 +1,212 @@
+"""Normal embeddings as Gaussians: one for each class, or a mixture of a few."""
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+
+from metrad.errors import InputError
+from metrad.scorers.base import Scorer
+
+_FEWEST = 3
+_LEAST_PIVOT = 1e-7
+_LEAST_VARIANCE = 1e-10  # of a principal component, as a share of the first's
+_ROUNDING = 1e-20
+_MIXTURE = ("weights", "means", "covariances", "precisions_cholesky")
+
+
+class Mahalanobis(Scorer):
+    """Mahalanobis distance to the nearest normal class.
+
+    s(x) = min over classes c of √((x - μ_c)ᵀ Σ_c⁻¹ (x - μ_c)), not squared, with Σ_c the Ledoit-Wolf estimate, which is
+    regular even where there are fewer images than dimensions.
+
+    Source: Lee 2018, arXiv 1807.03888, with a covariance for each class; Ledoit & Wolf 2004, "A well-conditioned
+    estimator for large-dimensional covariance matrices", as in scikit-learn.
+    """
+
+    def check_size(self, normal_images: int) -> None:
+        """Raise if so many images have no covariance.
+
+        Raises:
+            InputError: fewer than three; the estimate from two is not shrunk and cannot be inverted.
+        """
+        super().check_size(normal_images)
+        if normal_images < _FEWEST:
+            raise InputError(
+                f"scorer Mahalanobis needs at least {_FEWEST} images of a normal class for its covariance, got "
+                f"{normal_images}; raise dataset.sizes.normal"
+            )
+
+    def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
+        numbers, counts = np.unique(classes, return_counts=True)
+        self.check_size(int(counts.min()))
+        fitted = [_gaussian(normal[classes == number].astype(np.float64), int(number)) for number in numbers]
+        self.means_ = np.stack([mean for mean, _ in fitted])
+        self.whitenings_ = np.stack([whitening for _, whitening in fitted])
+
+    def _score(self, embeddings: np.ndarray) -> np.ndarray:
+        classes = zip(self.means_, self.whitenings_, strict=True)
+        distances = [np.linalg.norm((embeddings - mean) @ whitening.T, axis=1) for mean, whitening in classes]
+        scores: np.ndarray = np.min(distances, axis=0)
+        return scores
+
+    def _state(self) -> dict[str, Any]:
+        return {"means": self.means_, "whitenings": self.whitenings_}
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        self.means_, self.whitenings_ = state["means"], state["whitenings"]
+
+
+class GMM(Scorer):
+    """Negative log-likelihood under a mixture of Gaussians, after a principal component analysis.
+
+    s(x) = -ln Σ_i w_i N(z; μ_i, Σ_i) with z the whitened principal components of x, found on the normal embeddings. A
+    covariance in the full width would need more images than there are; what lies outside the components is not seen.
+    There are at most as many components as the embeddings have directions to vary in. The mixture spans all normal
+    classes.
+
+    Source: scikit-learn, ``PCA`` and ``GaussianMixture``.
+
+    Args:
+        components: Gaussians of the mixture; at most the number of normal images.
+        covariance_type: ``full``, ``tied``, ``diag`` or ``spherical``.
+        dimensions: principal components kept, at most.
+        reg_covar: added to the variances; the whitened components have variance 1.
+        seed: of the k-means that the mixture starts from.
+    """
+
+    def __init__(
+        self,
+        *,
+        components: int = 4,
+        covariance_type: Literal["full", "tied", "diag", "spherical"] = "diag",
+        dimensions: int = 32,
+        reg_covar: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("components", components), ("dimensions", dimensions)):
+            if value < 1:
+                raise InputError(f"scorer.{name} must be at least 1, got {value}")
+        if not 0 <= reg_covar < np.inf:
+            raise InputError(f"scorer.reg_covar must be at least 0, got {reg_covar}")
+        if not 0 <= seed < 2**32:
+            raise InputError(f"scorer.seed must be at least 0 and below 2**32, got {seed}")
+        self.components = components
+        self.covariance_type = covariance_type
+        self.dimensions = dimensions
+        self.reg_covar = reg_covar
+        self.seed = seed
+
+    def check_size(self, normal_images: int) -> None:
+        """Raise if so many images are too few for the mixture.
+
+        Raises:
+            InputError: fewer than the components, or fewer than two.
+        """
+        super().check_size(normal_images)
+        if self.components > normal_images:
+            raise InputError(
+                f"scorer.components={self.components} is larger than the {normal_images} normal images; lower it"
+            )
+        if normal_images < 2:
+            raise InputError("scorer GMM needs at least 2 normal images, got 1; raise dataset.sizes.normal")
+
+    def _figures(self) -> dict[str, float]:
+        return {
+            "log_likelihood": self.log_likelihood_,
+            "dimensions": self.basis_.shape[1],
+            "converged": self.converged_,
+        }
+
+    def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
+        del classes  # the mixture spans them all
+        self.mean_, self.basis_ = _principal(normal.astype(np.float64), self.dimensions)
+        components = self._components(normal)
+        mixture = self._mixture()
+        try:
+            with warnings.catch_warnings():
+                from sklearn.exceptions import ConvergenceWarning
+
+                warnings.simplefilter("ignore", ConvergenceWarning)  # told by fitted_figures
+                mixture.fit(components)
+        except ValueError as error:
+            raise InputError(
+                f"scorer GMM cannot fit {self.components} components to {len(normal)} normal images: a covariance "
+                "is singular; raise scorer.reg_covar or lower scorer.components"
+            ) from error
+        self.mixture_ = mixture
+        self.log_likelihood_ = float(mixture.score(components))
+        self.converged_ = float(mixture.converged_)
+
+    def _components(self, embeddings: np.ndarray) -> np.ndarray:
+        components: np.ndarray = (embeddings - self.mean_) @ self.basis_
+        return components
+
+    def _mixture(self) -> Any:
+        from sklearn.mixture import GaussianMixture
+
+        return GaussianMixture(
+            self.components,
+            covariance_type=self.covariance_type,
+            reg_covar=self.reg_covar,
+            max_iter=500,
+            random_state=self.seed,
+        )
+
+    def _score(self, embeddings: np.ndarray) -> np.ndarray:
+        scores: np.ndarray = -self.mixture_.score_samples(self._components(embeddings))
+        return scores
+
+    def _shaping(self) -> dict[str, Any]:
+        names = ("components", "covariance_type", "dimensions", "reg_covar", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def _state(self) -> dict[str, Any]:
+        mixture = {name: getattr(self.mixture_, f"{name}_") for name in _MIXTURE}
+        figures = {"log_likelihood": self.log_likelihood_, "converged": self.converged_}
+        return {"mean": self.mean_, "basis": self.basis_, **figures, **mixture}
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        self.mean_, self.basis_ = state["mean"], state["basis"]
+        self.log_likelihood_, self.converged_ = float(state["log_likelihood"]), float(state["converged"])
+        self.mixture_ = self._mixture()
+        for name in _MIXTURE:
+            setattr(self.mixture_, f"{name}_", state[name])
+
+
+def _gaussian(embeddings: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (D,) and whitening W (D, D) of a class, ‖W(x - mean)‖ being the distance: W is L⁻¹ for Σ = LLᵀ."""
+    from sklearn.covariance import LedoitWolf
+
+    estimate = LedoitWolf().fit(embeddings)
+    try:
+        factor = np.linalg.cholesky(estimate.covariance_)
+    except np.linalg.LinAlgError:
+        factor = np.zeros((1, 1))
+    pivots = np.diag(factor)
+    if _alike(embeddings) or pivots.min() <= _LEAST_PIVOT * pivots.max():
+        raise InputError(
+            f"scorer Mahalanobis: the covariance of normal class {number} is singular, as its {len(embeddings)} images "
+            "are too few or too much alike; give more or choose scorer=knn"
+        )
+    return estimate.location_, np.linalg.inv(factor)
+
+
+def _principal(embeddings: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean (D,) and the whitened principal directions (D, at most ``dimensions``) of the embeddings."""
+    from sklearn.decomposition import PCA
+
+    if _alike(embeddings):
+        raise InputError("scorer GMM: the normal embeddings are all alike; a mixture needs some that differ")
+    mean = embeddings.mean(axis=0)
+    # Centred first: this solver takes the mean off the covariance, which cancels where the mean is large.
+    analysis = PCA(min(dimensions, *embeddings.shape), svd_solver="covariance_eigh").fit(embeddings - mean)
+    variances = analysis.explained_variance_
+    varied = variances > _LEAST_VARIANCE * variances[0]
+    return mean, (analysis.components_[varied] / np.sqrt(variances[varied])[:, None]).T
+
+
+def _alike(embeddings: np.ndarray) -> bool:
+    """Return whether the embeddings (N, D) differ by no more than the rounding of their mean."""
+    return bool(embeddings.var(axis=0).sum() <= _ROUNDING * np.square(embeddings).sum(axis=1).mean())

@@ -1,0 +1,132 @@
+"""What the trained head itself makes of an embedding: the baseline that needs no index."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metrad.errors import InputError, MetradError
+from metrad.scorers.base import Scorer
+
+
+class NotAttachedError(MetradError, RuntimeError):
+    """A scorer that needs the head was used before ``attach``."""
+
+
+class ClassHead(Protocol):
+    """What is asked of a head, a torch module, beside being one."""
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Return the logits (N, C)."""
+
+    def class_cosines(self, embeddings: Tensor) -> Tensor:
+        """Return the cosine with each class, (N, C)."""
+
+
+class HeadScorer(Scorer):
+    """How little the trained head takes an embedding for a normal class.
+
+    ``probability``: s(x) = 1 - Σ over normal classes c of p_c(x), taken as the sum of the other classes, so that images
+    the head is sure of do not tie at 0; in float32 those it is sure are of another class still tie at 1.
+    ``log_odds``: the same order without ties, s(x) = ln((1 - p) / p) with p the sum above.
+    ``cosine``: s(x) = 1 - max over normal classes c of cos θ_c(x).
+
+    The head is not part of the saved state, only the numbers of its normal classes are; ``attach`` gives it again,
+    before or after ``load``.
+
+    Source: Hendrycks & Gimpel 2017, arXiv 1610.02136, with the known normal classes in place of the most likely class.
+
+    Args:
+        variant: ``probability``, ``log_odds`` or ``cosine``.
+    """
+
+    needs_head: ClassVar[bool] = True
+
+    def __init__(self, *, variant: Literal["probability", "log_odds", "cosine"] = "probability") -> None:
+        self.variant = variant
+        self.head: Any = None
+        self.normal_classes: np.ndarray | None = None
+        self.normal_classes_: np.ndarray | None = None
+
+    def attach(self, head: ClassHead, normal_classes: Sequence[int] | np.ndarray) -> Self:
+        """Take the trained head and the numbers of the normal classes among its own.
+
+        Raises:
+            InputError: no module, no normal class, or other normal classes than those fitted or loaded.
+        """
+        if not isinstance(head, nn.Module) or not hasattr(head, "logits") or not hasattr(head, "class_cosines"):
+            raise InputError(
+                f"scorer HeadScorer takes a module with logits and class_cosines, got {type(head).__name__}"
+            )
+        numbers = np.unique(np.asarray(normal_classes))
+        if numbers.size == 0 or not np.issubdtype(numbers.dtype, np.integer) or numbers[0] < 0:
+            raise InputError(f"scorer HeadScorer takes the numbers of the normal classes, got {normal_classes}")
+        if self.normal_classes_ is not None:
+            self._require_same(numbers, self.normal_classes_)
+        self.head, self.normal_classes = head, numbers
+        return self
+
+    def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
+        del classes  # the head has its own numbers for them, given by attach
+        self._outputs(normal[:1])
+        self.normal_classes_ = self.normal_classes
+
+    def _score(self, embeddings: np.ndarray) -> np.ndarray:
+        outputs, normal = self._outputs(embeddings)
+        if self.variant == "cosine":
+            scores = 1 - outputs[:, normal].amax(dim=1)
+        else:
+            odds = outputs[:, ~normal].logsumexp(dim=1) - outputs[:, normal].logsumexp(dim=1)
+            scores = odds if self.variant == "log_odds" else odds.sigmoid()
+        result: np.ndarray = scores.cpu().numpy()
+        return result
+
+    def _outputs(self, embeddings: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return what the head gives, (N, C) float64, and which of the classes are normal, (C,)."""
+        if self.head is None:
+            raise NotAttachedError("scorer HeadScorer has no head; call attach with the trained head first")
+        first = next(chain(self.head.parameters(), self.head.buffers()), torch.empty(0))
+        give = self.head.class_cosines if self.variant == "cosine" else self.head.logits
+        with _evaluating(self.head):
+            outputs = give(torch.from_numpy(embeddings).to(first.device)).double()
+        numbers = torch.as_tensor(self.normal_classes, device=outputs.device)
+        if int(numbers.max()) >= outputs.shape[1] or len(numbers) == outputs.shape[1]:
+            raise InputError(
+                f"scorer HeadScorer: normal classes {numbers.tolist()} must be some, not all, of the "
+                f"{outputs.shape[1]} classes of the head, 0 to {outputs.shape[1] - 1}"
+            )
+        normal = torch.zeros(outputs.shape[1], dtype=torch.bool, device=outputs.device)
+        normal[numbers] = True
+        return outputs, normal
+
+    def _state(self) -> dict[str, Any]:
+        return {"normal_classes": self.normal_classes_}
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        if self.normal_classes is not None:
+            self._require_same(self.normal_classes, state["normal_classes"])
+        self.normal_classes_ = state["normal_classes"]
+
+    def _require_same(self, attached: np.ndarray, fitted: np.ndarray) -> None:
+        if not np.array_equal(attached, fitted):
+            raise InputError(
+                f"scorer HeadScorer was fitted with normal classes {fitted.tolist()}, but the head is attached with "
+                f"{attached.tolist()}"
+            )
+
+
+@contextmanager
+def _evaluating(head: nn.Module) -> Iterator[None]:
+    """Put the head into evaluation mode without gradient, and each of its modules back as it was."""
+    modes = {module: module.training for module in head.modules()}
+    head.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,196 @@
+"""FAISS indexes: which to build, how to search them, and how much of the truth they find."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import faiss
+import numpy as np
+
+from metrad.errors import InputError
+from metrad.scorers.distances import Metric, distances
+
+Kind = Literal["flat", "ivf", "hnsw", "sq8", "fp16"]
+
+_METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
+_OWNERS = {"nlist": "ivf", "nprobe": "ivf", "M": "hnsw", "ef_search": "hnsw"}
+_SAMPLE = 1000  # queries that recall is measured with
+_BLOCK = 2**22  # numbers held at a time while distances are measured again
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """The kind of an index and how hard it searches; what is None is chosen from the number of embeddings N.
+
+    Chosen: nlist = 4·√N but at least 39 embeddings a list; nprobe = an eighth of the lists but at least 16; M = 32;
+    ef_search = √N but at least 64 and twice the neighbours wanted.
+
+    Source: the FAISS wiki, "Guidelines to choose an index" (4·√N to 16·√N lists, M from 4 to 64); 39 is the number
+    below which FAISS itself warns. The search efforts are this project's.
+
+    Raises:
+        InputError: a number below its range, or given to an index that does not know it.
+    """
+
+    kind: Kind = "flat"
+    nlist: int | None = None
+    nprobe: int | None = None
+    M: int | None = None
+    ef_search: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings that do not depend on the embeddings."""
+        for name, value in self.given().items():
+            if self.kind != _OWNERS[name]:
+                raise InputError(
+                    f"scorer.{name}={value} is for scorer.index={_OWNERS[name]} alone, not {self.kind}; leave it null"
+                )
+            least = 2 if name == "M" else 1
+            if value < least:
+                raise InputError(f"scorer.{name} must be at least {least}, got {value}")
+        if self.nlist is not None and self.nprobe is not None:
+            self._check_probes()
+
+    def given(self) -> dict[str, int]:
+        """Return the numbers that are set, by name."""
+        numbers = {name: getattr(self, name) for name in _OWNERS}
+        return {name: value for name, value in numbers.items() if value is not None}
+
+    def chosen(self, size: int, k: int) -> Self:
+        """Return these settings with nothing of their kind left open, for ``size`` embeddings and k neighbours.
+
+        Raises:
+            InputError: more lists than embeddings, or more probes than lists.
+        """
+        if self.kind == "hnsw":
+            effort = self.ef_search or max(64, 2 * k, math.isqrt(size))
+            return replace(self, M=self.M or 32, ef_search=effort)
+        if self.kind != "ivf":
+            return self
+        nlist = self.nlist or max(1, min(round(4 * math.sqrt(size)), size // 39))
+        if nlist > size:
+            raise InputError(f"scorer.nlist={nlist} is larger than the {size} normal images; lower scorer.nlist")
+        result = replace(self, nlist=nlist, nprobe=self.nprobe or min(nlist, max(16, math.ceil(nlist / 8))))
+        result._check_probes()
+        return result
+
+    def advice(self) -> str:
+        """Return what raises the recall of this index."""
+        better = {
+            "ivf": f"raise scorer.nprobe (now {self.nprobe} of {self.nlist} lists)",
+            "hnsw": f"raise scorer.ef_search (now {self.ef_search}) or scorer.M (now {self.M})",
+            "sq8": "choose scorer.index=fp16",
+        }.get(self.kind)
+        return f"{better} or choose scorer.index=flat" if better else "choose scorer.index=flat"
+
+    def _check_probes(self) -> None:
+        if self.nprobe is not None and self.nlist is not None and self.nprobe > self.nlist:
+            raise InputError(f"scorer.nprobe={self.nprobe} is larger than scorer.nlist={self.nlist}; lower it")
+
+
+def build(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> Any:
+    """Return the index that ``settings``, with nothing left open, describe, holding the vectors (N, D).
+
+    ``cosine`` expects unit vectors. The same vectors give the same index.
+    """
+    descriptions = {
+        "flat": "Flat",
+        "ivf": f"IVF{settings.nlist},Flat",
+        "hnsw": f"HNSW{settings.M},Flat",
+        "sq8": "SQ8",
+        "fp16": "SQfp16",
+    }
+    index: Any = faiss.index_factory(vectors.shape[1], descriptions[settings.kind], _METRICS[metric])
+    if settings.kind == "ivf":
+        index.cp.min_points_per_centroid = 1  # the user's own nlist is no cause for a line on the terminal
+        index.nprobe = settings.nprobe
+    if settings.kind == "hnsw":
+        index.hnsw.efSearch = settings.ef_search
+    index.train(vectors)
+    with _one_thread() if settings.kind == "hnsw" else nullcontext():
+        index.add(vectors)
+    if settings.kind == "ivf":
+        index.make_direct_map()
+    return index
+
+
+def search(index: Any, queries: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and positions (N, k) of the k nearest vectors of each of the queries (N, D), nearest first.
+
+    Positions are those the index finds; distances are measured again in float64, so that neither the rounding of FAISS
+    nor the number of queries shows in a score. Rows for which an approximate index finds fewer than k are searched
+    exhaustively.
+
+    Raises:
+        InputError: distances that float32 cannot hold.
+    """
+    _, positions = index.search(queries, k)
+    short = (positions < 0).any(axis=1)
+    if short.any():
+        positions[short] = _exhaustive(index, queries[short], k)
+    if (positions < 0).any():
+        raise InputError("the embeddings are too large to compare: their distances overflow float32")
+    apart = np.empty(positions.shape, np.float64)
+    rows = max(1, _BLOCK // (k * index.d))
+    for i in range(0, len(queries), rows):
+        block = positions[i : i + rows]
+        vectors = index.reconstruct_batch(block.ravel()).reshape(*block.shape, index.d)
+        apart[i : i + rows] = distances(queries[i : i + rows], vectors, metric)
+    order = np.argsort(apart, axis=1, kind="stable")
+    return np.take_along_axis(apart, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+
+def search_others(index: Any, own: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+    """Return distances and positions (N, k) of the k nearest other vectors of those at positions ``own`` (N,)."""
+    apart, positions = search(index, index.reconstruct_batch(own), k + 1, metric)
+    itself = positions == own[:, None]
+    # Where copies have pushed the vector itself out of the list, its last is one too many.
+    itself[~itself.any(axis=1), -1] = True
+    return apart[~itself].reshape(-1, k), positions[~itself].reshape(-1, k)
+
+
+def recall(index: Any, vectors: np.ndarray, k: int, metric: Metric) -> float:
+    """Return the share of the k nearest other vectors that ``index`` finds, over a seeded sample of its vectors (N, D).
+
+    A vector as near as the true k-th counts as found, so ties cost nothing. With fewer than k others, all count.
+    """
+    k = min(k, len(vectors) - 1)
+    if k < 1:
+        return 1.0
+    sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), _SAMPLE), replace=False)
+    exact = build(IndexSettings(), vectors, metric)
+    true, _ = search_others(exact, sample, k, metric)
+    # The query is the vector itself, not what a compressed index remembers of it.
+    _, found = search(index, vectors[sample], k + 1, metric)
+    hits = 0
+    for i, own in enumerate(sample):
+        others = found[i][found[i] != own][:k]
+        apart = distances(vectors[own][None], vectors[others][None], metric)
+        hits += int((apart <= true[i, -1] * (1 + 1e-6)).sum())
+    return hits / (len(sample) * k)
+
+
+def _exhaustive(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
+    if isinstance(index, faiss.IndexIVF):
+        every: Any = faiss.SearchParametersIVF()
+        every.nprobe = index.nlist
+        _, positions = index.search(queries, k, params=every)
+    elif isinstance(index, faiss.IndexHNSW):
+        _, positions = faiss.downcast_index(index.storage).search(queries, k)
+    else:
+        _, positions = index.search(queries, k)
+    found: np.ndarray = positions
+    return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads race for the links of an HNSW graph, and every build would differ."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)

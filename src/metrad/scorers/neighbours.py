@@ -1,0 +1,94 @@
+"""What the scorers share that compare with the nearest normal embeddings."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import faiss
+import numpy as np
+
+from metrad.errors import InputError
+from metrad.scorers.base import ARRAYS, Scorer
+from metrad.scorers.distances import Metric, unit
+from metrad.scorers.indexes import IndexSettings, build, search, search_others
+
+INDEX = "index.faiss"
+
+
+class NeighbourScorer(Scorer):
+    """A scorer with an index of the normal embeddings, whatever their class.
+
+    Args:
+        k: how many neighbours.
+        metric: ``cosine``, 1 - cos of the angle between embeddings, or ``l2``, the Euclidean distance of the embeddings
+            as they come. FAISS itself gives inner products and squared distances; neither reaches a score.
+
+    Attributes:
+        compares_normals: whether each normal embedding needs k others, and not just a test image k in all.
+    """
+
+    has_neighbours: ClassVar[bool] = True
+    compares_normals: ClassVar[bool] = False
+    files: ClassVar[tuple[str, ...]] = (ARRAYS, INDEX)
+
+    def __init__(self, *, k: int, metric: Metric) -> None:
+        if k < 1:
+            raise InputError(f"scorer.k must be at least 1, got {k}")
+        self.k = k
+        self.metric = metric
+
+    def check_size(self, normal_images: int) -> None:
+        """Raise if an index of so many images cannot give k neighbours.
+
+        Raises:
+            InputError: k is larger, or as large where normal images are compared with each other.
+        """
+        super().check_size(normal_images)
+        if self.k > normal_images:
+            raise InputError(
+                f"scorer.k={self.k} is larger than the index of {normal_images} normal images; lower scorer.k"
+            )
+        if self.compares_normals and self.k == normal_images:
+            raise InputError(
+                f"scorer.k={self.k} must be smaller than the {normal_images} normal images, as each is compared with k "
+                "others; lower scorer.k"
+            )
+
+    def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
+        del classes  # one index holds them all, and the nearest embedding is of the nearest class
+        self.index_ = self._build(self._prepared(normal))
+
+    def _build(self, prepared: np.ndarray) -> Any:
+        return build(IndexSettings(), prepared, self.metric)
+
+    def _nearest(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and positions (N, k) of the nearest normal embeddings, nearest first."""
+        return search(self.index_, self._prepared(embeddings), self.k, self.metric)
+
+    def _nearest_others(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and positions (N, k) of the nearest others of each normal embedding."""
+        return search_others(self.index_, np.arange(self.index_.ntotal), self.k, self.metric)
+
+    def _neighbours(self, embeddings: np.ndarray) -> np.ndarray:
+        _, positions = search(self.index_, self._prepared(embeddings), 1, self.metric)
+        first: np.ndarray = positions[:, 0]
+        return first
+
+    def _prepared(self, embeddings: np.ndarray) -> np.ndarray:
+        return unit(embeddings) if self.metric == "cosine" else embeddings
+
+    def _shaping(self) -> dict[str, Any]:
+        return {"metric": self.metric}
+
+    def _write(self, folder: Path) -> None:
+        super()._write(folder)
+        faiss.write_index(self.index_, str(folder / INDEX))
+
+    def _read(self, folder: Path, *, mmap: bool) -> None:
+        super()._read(folder, mmap=mmap)
+        path = folder / INDEX
+        try:
+            # Only this flag leaves the codes of a flat index on disk; IO_FLAG_MMAP reads them all the same.
+            self.index_ = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+        except RuntimeError as error:
+            raise InputError(f"{path} cannot be read as a FAISS index") from error
+        self.check_size(self.index_.ntotal)
