@@ -25,7 +25,18 @@ def save_model(run: Run, embedder: nn.Module, head: nn.Module, scorer: Scorer, c
         _save_weights(head, partial / run.head.name)
         safetensors.numpy.save_file({"scores": np.sort(calibration_scores)}, partial / run.calibration.name)
         scorer.save(partial)
-        _seal(partial, [run.embedder.name, run.head.name, run.calibration.name, "scorer.json"])
+        files = [run.embedder.name, run.head.name, run.calibration.name, "scorer.json"]
+        _seal(partial, files, split=sha256(run.split))
+
+
+def load_split(run: Run) -> dict[str, Any]:
+    """Return what ``split.json`` holds.
+
+    Raises:
+        InputError: it is missing or has changed since the run was trained.
+    """
+    require_unchanged(run.split, unsealed(run.model / "checksums.json")["split"])
+    return run.saved_split()
 
 
 def load_weights(run: Run, path: Path, module: nn.Module) -> None:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad import config
-from metrad.artifacts import load_embeddings, load_scorer, load_weights, save_embeddings
+from metrad.artifacts import load_embeddings, load_scorer, load_split, load_weights, save_embeddings
 from metrad.assembly import build_data, build_embedder, build_head, build_scorer, build_settings
 from metrad.catalogue import choices, folder, suggestion
 from metrad.datamodule import MetradDataModule
@@ -101,7 +101,7 @@ def evaluate_run(
     cfg = override(saved, overrides)
     config.check(cfg)
     target = _free_folder(run, overrides, name)
-    scorer, settings, split = build_scorer(cfg), build_settings(cfg), run.saved_split()
+    scorer, settings, split = build_scorer(cfg), build_settings(cfg), load_split(run)
     embedder = None if run.embeddings.exists() and not evidence else build_embedder(cfg)
     data = None if embedder is None else _data(cfg, embedder.size, split)
     embedded = load_embeddings(run) if run.embeddings.exists() else _embed_again(run, embedder, data)

@@ -43,7 +43,7 @@ CONFIGURATION = [
     case("unknown key of the backbone", "backbone.chanels=[8]", says=["backbone.chanels", "did you mean channels?"]),
     case("unknown key added to a part", "+trainer.max_epoch=3", says=["trainer.max_epoch", "did you mean max_epochs?"]),
     case("unknown key added to the head", "+head.margn=3", says=["unknown configuration key head.margn"]),
-    case("unknown key added to the scorer", "+scorer.n=3", says=["scorer.n", "k, metric, reduce"]),
+    case("unknown key added to the scorer", "+scorer.n=3", says=["scorer.n", "k, metric, min_recall"]),
     case("unknown key of the source", "+dataset.source.root=x", says=["dataset.source.root"]),
     case("unknown key of the run directory", "hydra.run.dr=x", says=["hydra.run.dr"]),
     case("argument that metrad sets itself", "+trainer.default_root_dir=x", says=["trainer.default_root_dir"]),
@@ -331,11 +331,11 @@ def test_a_taken_run_directory_is_not_touched(refused, digits, finished_run, tmp
 
 EVALUATE = [
     pytest.param(["nowhere"], ("nowhere", "not a run directory"), id="no folder"),
-    pytest.param(["."], ("not a run directory", "status.json"), id="another folder"),
+    pytest.param(["RUN/model"], ("not a run directory", "status.json"), id="another folder"),
     pytest.param(["RUN/status.json"], ("status.json", "not a run directory"), id="a file"),
     pytest.param(["RUN", "head=arcface"], ("head cannot change", "scorer"), id="head"),
     pytest.param(["RUN", "seed=3"], ("seed cannot change",), id="seed"),
-    pytest.param(["RUN", "scorer.q=3"], ("scorer.q", "k, metric, reduce"), id="unknown key"),
+    pytest.param(["RUN", "scorer.q=3"], ("scorer.q", "k, metric, min_recall"), id="unknown key"),
     pytest.param(["RUN", "scorer=nn"], ("scorer=nn", "did you mean knn?"), id="unknown scorer"),
     pytest.param(["RUN", "scorer"], ("scorer", "key=value"), id="no value"),
     pytest.param(["RUN", "scorer.k=999"], ("scorer.k=999", "96 normal images"), id="k above the index"),
@@ -343,6 +343,13 @@ EVALUATE = [
     pytest.param(["RUN", "scorer.k=[1"], ("scorer.k",), id="unclosed bracket"),
     pytest.param(["RUN", "scorer.k=${x}"], ("scorer.k", "'x'"), id="unknown interpolation"),
     pytest.param(["RUN", "scorer._target_=os.system"], ("os.system", "not allowed"), id="target"),
+    pytest.param(["RUN", "scorer=gmm", "scorer.k=2"], ("scorer.k", "components"), id="setting of another scorer"),
+    pytest.param(["RUN", "scorer.index=ivf", "scorer.nprobe=99"], ("scorer.nprobe", "99"), id="more lists than set"),
+    pytest.param(["RUN", "evaluation.false_alarm_rates=[0.001]"], ("0.001", "999", "got 21"), id="few to calibrate"),
+    pytest.param(["RUN", "evaluation.false_alarm_rates=[2]"], ("evaluation.false_alarm_rates", "0 and 1"), id="rate"),
+    pytest.param(["RUN", "evaluation.level=1"], ("evaluation.level", "between 0 and 1"), id="level"),
+    pytest.param(["RUN", "evaluation.resamples=3"], ("evaluation.resamples", "at least 100"), id="resamples"),
+    pytest.param(["RUN", "scorer.k=1,2", "--name", "x"], ("--name", "these are 2"), id="one name for two"),
     pytest.param(["RUN", "paths=3"], ("paths",), id="paths no folder"),
     pytest.param(["RUN", "dataset.workers=x"], ("dataset.workers", "x"), id="workers"),
     pytest.param(["RUN", "dataset.memory_limit_gib=-1"], ("dataset.memory_limit_gib", "at least 0"), id="limit"),
@@ -383,12 +390,28 @@ TAMPERED = {
     "split empty": ("split.json", lambda run: run.split.write_text("{}")),
     "split without a role": ("", lambda run: change_split(run, lambda split: split["images"].pop("normal"))),
     "split changed": ("changed", lambda run: change_split(run, lambda split: split["images"]["normal"].pop())),
-    "weights missing": ("embedder.safetensors", lambda run: run.embedder.unlink()),
+    "model without checksums": ("model/checksums.json", lambda run: (run.model / "checksums.json").unlink()),
+    "index missing": ("index.faiss", lambda run: (run.model / "index.faiss").unlink()),
+    "index changed": ("index.faiss", lambda run: change_byte(run.model / "index.faiss")),
+    "scorer changed": ("scorer.json", lambda run: change_byte(run.model / "scorer.json")),
+    "embeddings missing": ("embeddings.safetensors", lambda run: (run.embeddings / "embeddings.safetensors").unlink()),
+    "embeddings changed": (
+        "embeddings.safetensors",
+        lambda run: change_byte(run.embeddings / "embeddings.safetensors"),
+    ),
+    "images changed": ("images.csv", lambda run: change_byte(run.embeddings / "images.csv")),
+    "weights missing": ("embedder.safetensors", lambda run: (shutil.rmtree(run.embeddings), run.embedder.unlink())),
     "weights truncated": (
         "embedder.safetensors",
-        lambda run: run.embedder.write_bytes(run.embedder.read_bytes()[:900]),
+        lambda run: (shutil.rmtree(run.embeddings), run.embedder.write_bytes(run.embedder.read_bytes()[:900])),
     ),
 }
+
+
+def change_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("name", TAMPERED)
@@ -398,6 +421,17 @@ def test_evaluate_refuses_a_broken_run(name, refused, finished_run, tmp_path):
     tamper(run)
     refused("evaluate", run.path, words=(word,))
     assert not run.evaluations.exists()
+
+
+def test_parts_of_another_run_are_refused(refused, train, digits, finished_run, tmp_path):
+    run = Run(shutil.copytree(finished_run.path, tmp_path / "one"))
+    other = train(*digits, "seed=1", name="other")
+    for name in ("index.faiss", "scorer.json", "scorer.safetensors"):
+        shutil.copy(other.model / name, run.model / name)
+    refused("evaluate", run.path, words=("scorer.json", "checksum"))
+    shutil.rmtree(run.embeddings)
+    shutil.copytree(other.embeddings, run.embeddings)
+    refused("evaluate", run.path, "scorer=lof", words=("embeddings", "not of this run"))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from metrad.runs import Run, read_json
+from tests.integration.test_run import rows
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_run_of_a_sweep_equals_the_same_run_alone(sweep, finished_run, compara
     [
         (["dataset.normal=[seven],[7]"], "no class 'seven'"),
         (["scorer.k=500,1"], "scorer.k=500 is larger than the index"),
-        (["optimizer.lr=1e30,1e-3"], "the loss became nan at step 1"),
+        (["optimizer.lr=1e30,1e-3"], "became NaN or infinite at step 1"),
         (["optimizer.lr=-1,1e-3"], "-1"),
     ],
     ids=["refused at once", "refused by the data", "diverged", "refused by the optimiser"],
@@ -77,3 +78,43 @@ def test_a_sweep_chosen_by_hydra_mode_ends_like_one_chosen_by_a_flag(metrad, dig
 def test_a_sweep_that_cannot_start_leaves_nothing(overrides, refused, digits, tmp_path):
     refused("train", "-m", *digits, *overrides, words=(overrides[0].partition("=")[0],))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_sweep_ends_in_a_table_that_keeps_failures(sweep, tmp_path):
+    result, runs = sweep("scorer.k=500,1", "seed=0,1")
+    (table,) = tmp_path.glob("multirun/*/runs.csv")
+    written = rows(table)
+    assert {row["run"]: row["state"] for row in written} == {
+        name: read_json(run.status)["state"] for name, run in runs.items()
+    }
+    assert {row["scorer.k"] for row in written if row["error"]} == {"500"}
+    for row in written:
+        if row["state"] == "finished":
+            assert float(row["auroc"]) == read_json(runs[row["run"]].metrics)["auroc"]
+    mean = sum(float(row["auroc"]) for row in written if row["auroc"]) / 2
+    told = [line.split() for line in result.out.splitlines()]
+    assert ["1", f"{mean:.4f}"] in [line[:2] for line in told]
+    assert ["500", "-", "-", "0", "2"] in told
+
+
+def test_an_experiment_can_be_a_sweep_over_grids_with_different_settings(metrad, digits, tmp_path):
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/grids.yaml").write_text(
+        """# @package _global_
+defaults:
+  - override /hydra/sweeper: grids
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    grids:
+      - {head: arcface, head.margin: "0.1,0.2"}
+      - {head: adacos}
+"""
+    )
+    result = metrad("train", "--config-dir", "conf", "experiment=[demo,grids]", *digits[1:], "hydra.sweep.dir=sweep")
+    assert (result.code, result.err) == (0, "")
+    assert [(row["head"], row["head.margin"], row["state"]) for row in rows(tmp_path / "sweep/runs.csv")] == [
+        ("adacos", "", "finished"),
+        ("arcface", "0.1", "finished"),
+        ("arcface", "0.2", "finished"),
+    ]

@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from metrad.artifacts import load_weights
 from metrad.assembly import build_embedder
-from metrad.reporting import load_weights
 from metrad.runs import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def rows(path):
 def embeddings(run, names):
     """Embed digits as the run's saved model does, one image at a time and without metrad's data module."""
     embedder = build_embedder(OmegaConf.load(run.config))
-    load_weights(run, embedder)
+    load_weights(run, run.embedder, embedder)
     pixels = np.round(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
     with torch.inference_mode():
         return np.concatenate([embedder.eval()(torch.from_numpy(pixels[int(name)][None])).numpy() for name in names])
@@ -47,11 +47,20 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         ".hydra/hydra.yaml",
         ".hydra/overrides.yaml",
         "checkpoints/last.ckpt",
+        "embeddings/checksums.json",
+        "embeddings/embeddings.safetensors",
+        "embeddings/images.csv",
         "environment.json",
+        "head.png",
         "logs/metrics.csv",
         "metrics.json",
+        "model/calibration.safetensors",
+        "model/checksums.json",
         "model/embedder.safetensors",
+        "model/head.safetensors",
         "model/index.faiss",
+        "model/scorer.json",
+        "model/scorer.safetensors",
         "neighbours.png",
         "roc.png",
         "run.log",
@@ -108,7 +117,7 @@ def test_metrics_hold_sizes_and_times(finished_run):
     assert sizes["test_normal"] == sizes["test_anomalous"] == 40
     assert metrics["split"] == split["hash"]
     assert metrics["copies_left_out"] == metrics["corrupt_left_out"] == 0
-    assert set(seconds) == {"prepare", "train", "embed", "score", "total"}
+    assert set(seconds) == {"prepare", "train", "embed", "fit", "score", "measure", "total"}
     assert sum(seconds.values()) - seconds["total"] <= seconds["total"] + 0.01
     trained = sizes["reference"] + sizes["normal"]
     assert metrics["images_per_second"]["train"] == pytest.approx(trained / seconds["train"], rel=0.05)

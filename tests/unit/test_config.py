@@ -78,7 +78,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("backbone.chanels", [8], "did you mean channels?"),
         ("backbone.channels", "many", "backbone.channels=many"),
         ("backbone.channels", [8, "x"], "backbone.channels="),
-        ("scorer.n", 1, "unknown configuration key scorer.n; allowed: k, metric, reduce"),
+        ("scorer.n", 1, "unknown configuration key scorer.n; allowed: M, ef_search, index, k, metric"),
         ("scorer.k", "one", "scorer.k=one"),
         ("scorer.k", 1.5, "scorer.k=1.5"),
         ("scorer.k", True, "scorer.k=True"),
