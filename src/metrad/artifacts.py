@@ -52,14 +52,17 @@ def load_weights(run: Run, path: Path, module: nn.Module) -> None:
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from error
 
 
-def load_scorer(run: Run, scorer: Scorer) -> None:
-    """Read into ``scorer`` the state that was fitted when the run was trained.
+def load_scorer(run: Run, scorer: Scorer) -> np.ndarray:
+    """Read into ``scorer`` the state fitted when the run was trained, and return its calibration scores, rising.
 
     Raises:
         InputError: it is missing, changed, of other settings or of another run.
     """
-    require_unchanged(run.model / "scorer.json", _digest(run.model, "scorer.json"))
+    for path in (run.model / "scorer.json", run.calibration):
+        require_unchanged(path, _digest(run.model, path.name))
     scorer.load(run.model)
+    scores: np.ndarray = safetensors.numpy.load_file(run.calibration)["scores"]
+    return scores
 
 
 def save_embeddings(run: Run, embedded: Embedded) -> None:

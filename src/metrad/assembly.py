@@ -70,7 +70,7 @@ def build_scorer(cfg: DictConfig) -> Scorer:
         raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
         raise InputError(
-            "this scorer asks the trained head, and trainer.max_epochs=0 trains none; choose another scorer"
+            "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
         )
     return scorer
 

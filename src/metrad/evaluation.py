@@ -121,26 +121,29 @@ def embed(embedder: nn.Module, data: MetradDataModule, *, device: torch.device |
     return Embedded(arrays, {role: data.records(role) for role in ROLES})
 
 
-def evaluate(scorer: Scorer, embedded: Embedded, settings: Settings, *, fit: bool = True) -> Evaluation:
+def evaluate(
+    scorer: Scorer, embedded: Embedded, settings: Settings, *, calibration: np.ndarray | None = None
+) -> Evaluation:
     """Measure how ``scorer`` tells the test images apart, with thresholds from the calibration images alone.
 
     Args:
-        scorer: fitted here on the normal embeddings.
+        scorer: fitted here on the normal embeddings, unless ``calibration`` is given.
         embedded: embeddings of all roles.
         settings: what to measure.
-        fit: False for a scorer that is fitted already.
+        calibration: the calibration scores that ``scorer``, fitted already, gave.
 
     Raises:
         InputError: the scorer cannot serve these embeddings, or a false-alarm rate needs more calibration images.
     """
     arrays, start = embedded.arrays, time.perf_counter()
     rates = settings.rates(len(arrays["calibration"]))
-    if fit:
+    if calibration is None:
         scorer.fit(arrays["normal"], embedded.normal_classes)
     fitted = time.perf_counter()
+    if calibration is None:
+        calibration = scorer.score(arrays["calibration"])
     test = np.concatenate([arrays["test_normal"], arrays["test_anomalous"]])
     scores = scorer.score(test)
-    calibration = scorer.score(arrays["calibration"]) if len(arrays["calibration"]) else np.empty(0, np.float32)
     scored = time.perf_counter()
     anomalous = np.arange(len(test)) >= len(arrays["test_normal"])
     thresholds = [threshold_figures(calibration, scores, anomalous, rate, settings.level) for rate in rates]

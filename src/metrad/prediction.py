@@ -1,5 +1,6 @@
 """Jobs on a finished run: everything starts from its directory and its saved configuration."""
 
+import itertools
 import logging
 import re
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import Any
 
 import torch
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -61,15 +61,24 @@ def expand(overrides: list[str]) -> list[list[str]]:
     Raises:
         InputError: a value cannot be read.
     """
-    swept = [item for item in overrides if re.match(r"(scorer|evaluation)[.\w]*=", item)]
-    others = [item for item in overrides if item not in swept]
     with initialize_config_dir(str(folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        try:
-            parsed = parser.parse_overrides(swept)
-        except HydraException as error:
-            raise InputError(f"{' '.join(swept)} cannot be read ({' '.join(str(error).split())})") from error
-        return [[*run, *others] for run in BasicSweeper.split_arguments(parsed, None)[0]]
+        return [list(each) for each in itertools.product(*(_values(item, parser) for item in overrides))]
+
+
+def _values(item: str, parser: OverridesParser) -> list[str]:
+    """Return the overrides that ``item`` stands for: itself, unless it sweeps over settings of scorer or evaluation."""
+    if not re.match(r"(scorer|evaluation)[.\w]*=", item):
+        return [item]
+    try:
+        override = parser.parse_overrides([item])[0]
+    except HydraException as error:
+        raise InputError(f"{item} cannot be read ({' '.join(str(error).split())})") from error
+    if not override.is_sweep_override():
+        return [item]
+    if not override.is_discrete_sweep():
+        raise InputError(f"{item} has no end of values; list them as in scorer.k=1,5")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
 def evaluate_run(
@@ -111,9 +120,8 @@ def evaluate_run(
         load_weights(run, run.head, head)
         attach_head(scorer, head, split["head_classes"], split["classes"]["normal"])
     same = OmegaConf.to_container(cfg.scorer, resolve=True) == fitted_with
-    if same:
-        load_scorer(run, scorer)
-    result = evaluate(scorer, embedded, settings, fit=not same)
+    calibration = load_scorer(run, scorer) if same else None
+    result = evaluate(scorer, embedded, settings, calibration=calibration)
     with replacing(target) as partial:
         partial.mkdir(parents=True)
         OmegaConf.save(cfg, partial / "config.yaml")
@@ -151,7 +159,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         InputError: a key is unknown or cannot change after training.
     """
     OmegaConf.set_struct(cfg, True)
-    for item in overrides:
+    for item in sorted(overrides, key=lambda item: not item.startswith("scorer=")):  # a choice, then its settings
         key, equals, value = item.partition("=")
         if key == "paths":
             raise InputError("paths is a group of settings; write paths.data=FOLDER")

@@ -164,6 +164,14 @@ def test_of_several_evaluations_one_that_fails_is_told(metrad, run):
     assert [path.name for path in run.evaluations.iterdir()] == ["scorer=knn-scorer.k=3"]
 
 
+def test_a_choice_comes_before_its_settings_in_any_order(metrad, run):
+    assert metrad("evaluate", run.path, "scorer.k=2,3", "scorer=lof").code == 0
+    metrics = {path.name: OmegaConf.load(path / "config.yaml").scorer for path in run.evaluations.iterdir()}
+    assert {name: (cfg._target_, cfg.k) for name, cfg in metrics.items()} == {
+        f"scorer.k={k}-scorer=lof": ("metrad.scorers.LOF", k) for k in (2, 3)
+    }
+
+
 def test_a_sweep_is_evaluated_run_by_run(metrad, digits, tmp_path):
     metrad("train", "-m", *digits, "seed=0,1", "scorer.k=500,1", "hydra.sweep.dir=sweep")
     result = metrad("evaluate", "sweep", "scorer=centre")

@@ -1,5 +1,6 @@
 """One run from configuration to its directory: what it leaves, that it repeats, resumes, and survives being killed."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -246,6 +247,16 @@ def test_several_normal_and_anomalous_classes(train, digits):
     assert {row["class"] for row in rows(run.scores)} == {"7", "8", "9", "1"}
 
 
+@contextlib.contextmanager
+def taking_ctrl_c():
+    """Let processes started here take Ctrl-C, which all that stems from the background of a shell ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("number", "state"), [(signal.SIGKILL, "running"), (signal.SIGINT, "interrupted")], ids=["killed", "Ctrl-C"]
 )
@@ -254,12 +265,16 @@ def test_a_stopped_run_does_not_look_finished_and_can_go_on(number, state, metra
     overrides = [*digits, "trainer.max_epochs=100000", f"hydra.run.dir={run}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, ROOT / "train.py", *overrides]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+    with taking_ctrl_c(), subprocess.Popen(command, **pipes) as process:
         until = time.monotonic() + 100
         while not (run / "checkpoints/last.ckpt").exists() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode != 0
     assert b"Traceback" not in errors
     assert read_json(run / "status.json")["state"] == state

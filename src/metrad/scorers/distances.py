@@ -17,6 +17,11 @@ def unit(vectors: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarr
     return result
 
 
+def prepared(vectors: np.ndarray, metric: Metric) -> np.ndarray:
+    """Return the vectors (N, D) as an index takes them: at length 1 for ``cosine``, as they are for ``l2``."""
+    return unit(vectors) if metric == "cosine" else vectors
+
+
 def distances(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.ndarray:
     """Return the distance of each of the queries (N, D) to its own vectors (N, k, D), as (N, k) float64.
 

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 
 from metrad.errors import InputError
-from metrad.scorers.distances import Metric, distances
+from metrad.scorers.distances import Metric, distances, prepared
 
 Kind = Literal["flat", "ivf", "hnsw", "sq8", "fp16"]
 
@@ -18,6 +18,8 @@ _METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 _OWNERS = {"nlist": "ivf", "nprobe": "ivf", "M": "hnsw", "ef_search": "hnsw"}
 _SAMPLE = 1000  # queries that recall is measured with
 _BLOCK = 2**22  # numbers held at a time while distances are measured again
+_ROWS = 2**15  # vectors prepared at a time, so that no index needs a second copy of them all
+_TRAINING = 64  # vectors for each list that its centre is learnt from
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class IndexSettings:
 def build(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> Any:
     """Return the index that ``settings``, with nothing left open, describe, holding the vectors (N, D).
 
-    ``cosine`` expects unit vectors. The same vectors give the same index.
+    For ``cosine`` the index holds their directions. The same vectors give the same index.
     """
     descriptions = {
         "flat": "Flat",
@@ -108,12 +110,33 @@ def build(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> Any:
         index.nprobe = settings.nprobe
     if settings.kind == "hnsw":
         index.hnsw.efSearch = settings.ef_search
-    index.train(vectors)
+    index.train(_training_set(settings, vectors, metric))
+    if isinstance(index, faiss.IndexFlatCodes):
+        # Room for all at once: growing step by step holds up to three times as much.
+        index.codes.resize(len(vectors) * index.code_size)
+        index.codes.resize(0)
     with _one_thread() if settings.kind == "hnsw" else nullcontext():
-        index.add(vectors)
+        for block in _blocks(vectors, metric):
+            index.add(block)
     if settings.kind == "ivf":
         index.make_direct_map()
     return index
+
+
+def _blocks(vectors: np.ndarray, metric: Metric) -> Iterator[np.ndarray]:
+    for i in range(0, len(vectors), _ROWS):
+        yield prepared(vectors[i : i + _ROWS], metric)
+
+
+def _training_set(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> np.ndarray:
+    """Return the vectors that ``settings`` need to see before any is added."""
+    if settings.kind == "sq8":  # learns the range of each number, which two vectors tell as well as all
+        ranges = [(block.min(axis=0), block.max(axis=0)) for block in _blocks(vectors, metric)]
+        return np.stack([np.min([low for low, _ in ranges], axis=0), np.max([high for _, high in ranges], axis=0)])
+    size = _TRAINING * settings.nlist if settings.nlist else 1
+    if size < len(vectors):
+        vectors = vectors[np.sort(np.random.default_rng(0).choice(len(vectors), size, replace=False))]
+    return prepared(vectors, metric)
 
 
 def search(index: Any, queries: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
@@ -160,16 +183,28 @@ def recall(index: Any, vectors: np.ndarray, k: int, metric: Metric) -> float:
     if k < 1:
         return 1.0
     sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), _SAMPLE), replace=False)
-    exact = build(IndexSettings(), vectors, metric)
-    true, _ = search_others(exact, sample, k, metric)
     # The query is the vector itself, not what a compressed index remembers of it.
-    _, found = search(index, vectors[sample], k + 1, metric)
+    queries = prepared(vectors[sample], metric)
+    farthest = _distance_of_kth_other(vectors, sample, k, metric)
+    _, found = search(index, queries, k + 1, metric)
     hits = 0
     for i, own in enumerate(sample):
         others = found[i][found[i] != own][:k]
-        apart = distances(vectors[own][None], vectors[others][None], metric)
-        hits += int((apart <= true[i, -1] * (1 + 1e-6)).sum())
+        apart = distances(queries[i][None], prepared(vectors[others], metric)[None], metric)
+        hits += int((apart <= farthest[i] * (1 + 1e-6)).sum())
     return hits / (len(sample) * k)
+
+
+def _distance_of_kth_other(vectors: np.ndarray, own: np.ndarray, k: int, metric: Metric) -> np.ndarray:
+    """Return how far the k-th nearest other vector is from each of those at positions ``own`` (N,), as (N,)."""
+    queries = prepared(vectors[own], metric)
+    nearest = np.full((len(own), k), np.inf)
+    for i in range(0, len(vectors), _ROWS):
+        block = build(IndexSettings(), vectors[i : i + _ROWS], metric)
+        apart, positions = search(block, queries, min(k + 1, block.ntotal), metric)
+        apart[positions + i == own[:, None]] = np.inf
+        nearest = np.sort(np.hstack([nearest, apart]), axis=1)[:, :k]
+    return nearest[:, -1]
 
 
 def _exhaustive(index: Any, queries: np.ndarray, k: int) -> np.ndarray:

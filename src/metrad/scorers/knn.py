@@ -64,11 +64,11 @@ class KNN(NeighbourScorer):
         super().check_size(normal_images)
         self.settings.chosen(normal_images, self.k)
 
-    def _build(self, prepared: np.ndarray) -> Any:
-        settings = self.settings.chosen(len(prepared), self.k)
-        index = build(settings, prepared, self.metric)
+    def _build(self, normal: np.ndarray) -> Any:
+        settings = self.settings.chosen(len(normal), self.k)
+        index = build(settings, normal, self.metric)
         if self.index != "flat":
-            self._accept(settings, recall(index, prepared, self.k, self.metric))
+            self._accept(settings, recall(index, normal, self.k, self.metric))
         return index
 
     def _accept(self, settings: IndexSettings, found: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from metrad.errors import InputError
 from metrad.scorers.base import ARRAYS, Scorer
-from metrad.scorers.distances import Metric, unit
+from metrad.scorers.distances import Metric, prepared
 from metrad.scorers.indexes import IndexSettings, build, search, search_others
 
 INDEX = "index.faiss"
@@ -55,26 +55,23 @@ class NeighbourScorer(Scorer):
 
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
         del classes  # one index holds them all, and the nearest embedding is of the nearest class
-        self.index_ = self._build(self._prepared(normal))
+        self.index_ = self._build(normal)
 
-    def _build(self, prepared: np.ndarray) -> Any:
-        return build(IndexSettings(), prepared, self.metric)
+    def _build(self, normal: np.ndarray) -> Any:
+        return build(IndexSettings(), normal, self.metric)
 
     def _nearest(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and positions (N, k) of the nearest normal embeddings, nearest first."""
-        return search(self.index_, self._prepared(embeddings), self.k, self.metric)
+        return search(self.index_, prepared(embeddings, self.metric), self.k, self.metric)
 
     def _nearest_others(self) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and positions (N, k) of the nearest others of each normal embedding."""
         return search_others(self.index_, np.arange(self.index_.ntotal), self.k, self.metric)
 
     def _neighbours(self, embeddings: np.ndarray) -> np.ndarray:
-        _, positions = search(self.index_, self._prepared(embeddings), 1, self.metric)
+        _, positions = search(self.index_, prepared(embeddings, self.metric), 1, self.metric)
         first: np.ndarray = positions[:, 0]
         return first
-
-    def _prepared(self, embeddings: np.ndarray) -> np.ndarray:
-        return unit(embeddings) if self.metric == "cosine" else embeddings
 
     def _shaping(self) -> dict[str, Any]:
         return {"metric": self.metric}
