@@ -32,7 +32,7 @@ OURS: dict[str, Make] = {
     "softmax": heads.Softmax,
     "l2_softmax": heads.L2Softmax,
     "normface": heads.NormFace,
-    "sphereface": lambda width, classes: heads.SphereFace(width, classes, margin=4),
+    "sphereface": lambda width, classes: heads.SphereFace(width, classes, margin=4, easing=0),
     "cosface": lambda width, classes: heads.CosFace(width, classes, scale=64, margin=0.35),
     "arcface": lambda width, classes: heads.ArcFace(width, classes, scale=64, margin=0.5),
     "subcenter_arcface": lambda width, classes: heads.ArcFace(width, classes, scale=64, margin=0.5, sub_centers=3),

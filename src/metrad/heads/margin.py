@@ -1,5 +1,6 @@
 """Cosine heads with a fixed scale: what differs between them is the margin on the true class."""
 
+import math
 from typing import ClassVar
 
 from torch import Tensor
@@ -26,30 +27,39 @@ class NormFace(CosineHead):
 
 
 class SphereFace(CosineHead):
-    """Multiplied angle: ‖x‖·ψ(θ_y) for the true class, ‖x‖·cos θ_j for the others.
+    """Multiplied angle: ‖x‖·(ψ(θ_y) + λ·cos θ_y)/(1 + λ) for the true class, ‖x‖·cos θ_j for the others.
 
-    Source: Liu 2017, arXiv 1704.08063, without the annealing of its authors' training.
+    Where most angles are near 90° at first, ψ alone (λ = 0) lies so far below the other logits that the loss falls
+    fastest by shortening all embeddings, and nothing is learnt. The authors bring λ down from 1000 to 5 while they
+    train; here it stays at one value.
+    Source: Liu 2017, arXiv 1704.08063; λ is of its authors' training.
 
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
         margin: m, a whole number that the angle is multiplied by, at least 1.
+        easing: λ, at least 0.
         sub_centers: K, weights a class.
     """
 
-    def __init__(self, in_features: int, num_classes: int, *, margin: int = 2, sub_centers: int = 1) -> None:
+    def __init__(
+        self, in_features: int, num_classes: int, *, margin: int = 4, easing: float = 5.0, sub_centers: int = 1
+    ) -> None:
         super().__init__(in_features, num_classes, scale=1.0, sub_centers=sub_centers)
         if margin < 1:
             raise InputError(f"head.margin of SphereFace must be a whole number of at least 1, got {margin}")
+        if not 0 <= easing < math.inf:
+            raise InputError(f"head.easing must be a number of at least 0, got {easing}")
         self.margin = margin
+        self.easing = easing
 
     def multiplier(self, embeddings: Tensor) -> Tensor:
         """Return ‖x‖, (N, 1)."""
         return embedding_lengths(embeddings)
 
     def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
-        """Return ψ(θ_y)."""
-        return multiply_angle(cosine, self.margin)
+        """Return (ψ(θ_y) + λ·cos θ_y)/(1 + λ)."""
+        return (multiply_angle(cosine, self.margin) + self.easing * cosine) / (1 + self.easing)
 
 
 class CosFace(CosineHead):
