@@ -179,10 +179,13 @@ def _composed() -> DictConfig:
     from hydra.errors import HydraException
 
     chosen = [item for item in sys.argv[1:] if re.fullmatch(r"\w+=\w+", item) and item.split("=")[0] in choices()]
+    own = re.search(r"\0(?:--config-dir|-cd)[\0=]([^\0]+)", "\0".join(sys.argv))
+    if own:
+        chosen.append(f"hydra.searchpath=['file://{Path(own[1]).resolve()}']")
     with initialize_config_dir(str(folder()), version_base="1.3"):
         try:
             return compose("config", chosen)
-        except HydraException:  # a choice from the user's own folder
+        except HydraException:  # what was chosen is at fault itself
             return compose("config")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from metrad import config, plots
 from metrad.artifacts import save_embeddings, save_model
@@ -115,27 +116,40 @@ def epochs_behind(path: str | None, learner: MetricLearner, data: MetradDataModu
         return 0
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state, epochs = checkpoint["state_dict"], checkpoint["epoch"] + 1
-        groups = checkpoint["optimizer_states"][0]["param_groups"], checkpoint["pytorch-lightning_version"]
+        epochs = int(checkpoint["epoch"]) + 1
+        optimizer = checkpoint["optimizer_states"][0]["param_groups"][0]
+        model, version = checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
     except Exception as error:  # torch, pickle and zip errors share no base
         raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
-    own = learner.state_dict()
-    wrong = [key for key in own | state if key not in state or key not in own or own[key].shape != state[key].shape]
-    if wrong:
-        raise InputError(f"ckpt_path={path} is of another model: {len(wrong)} tensors differ, first {wrong[0]}")
-    if checkpoint.get("head") != type(learner.head).__qualname__:
-        raise InputError(f"ckpt_path={path} was made with head {checkpoint.get('head')}; choose that one")
+    log.debug("%s was written by Lightning %s", path, version)
+    misfit = _other_model(model, checkpoint.get("head"), learner) or _other_optimizer(optimizer, learner)
+    if misfit:
+        raise InputError(f"ckpt_path={path} {misfit}")
     if checkpoint.get(type(data).__qualname__) != data.state_dict():
         raise InputError(
             f"ckpt_path={path} was trained on other images, so this run's test images may be among them; "
             "repeat the seed, dataset and sizes that it was made with"
         )
-    made = learner.configure_optimizers()
-    optimizer = made["optimizer"] if isinstance(made, dict) else made
-    own_settings = set(optimizer.param_groups[0]) | {"initial_lr"}
-    if own_settings != set(groups[0][0]) | {"initial_lr"}:
-        raise InputError(f"ckpt_path={path} was made with another optimizer; choose the one it was made with")
     if max_epochs is not None and epochs > max_epochs >= 0:
         raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={max_epochs}")
     log.info("going on after epoch %d of %s", epochs, max_epochs)
-    return int(epochs)
+    return epochs
+
+
+def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:
+    """Return in what a checkpoint's model differs from ``learner``; None if in nothing."""
+    own, own_head = learner.state_dict(), type(learner.head).__qualname__
+    wrong = [key for key in own | state if key not in state or key not in own or own[key].shape != state[key].shape]
+    if wrong:
+        return f"is of another model: {len(wrong)} tensors differ, first {wrong[0]}"
+    return None if head == own_head else f"was made with head {head}; choose that one"
+
+
+def _other_optimizer(saved: dict[str, Any], learner: MetricLearner) -> str | None:
+    """Return that a checkpoint's optimiser has other settings than the learner's; None if it has the same."""
+    made = learner.configure_optimizers()
+    own = made["optimizer"] if isinstance(made, dict) else made
+    scheduled = {"initial_lr"}  # there with a scheduler only, which may change
+    if set(own.param_groups[0]) | scheduled == set(saved) | scheduled:
+        return None
+    return "was made with another optimizer; choose the one it was made with"

@@ -1,7 +1,14 @@
-"""The contract that every head in conf/head keeps; a new YAML is tested the moment it exists."""
+"""The contract that every head in conf/head keeps; a new YAML is tested the moment it exists.
+
+So is every YAML in the folder that the environment variable METRAD_TEST_HEADS names, for heads outside this repository:
+
+    METRAD_TEST_HEADS=my/head PYTHONPATH=. pytest tests/contract/test_heads.py -k mine
+"""
 
 import copy
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,28 +21,68 @@ from metrad.errors import InputError
 from metrad.heads import CosineHead, Head
 
 WIDTH, CLASSES, BATCH = 16, 9, 32
-HEADS = sorted(config.choices()["head"])
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+SHIPPED = {path.stem: path for path in sorted((config.folder() / "head").glob("*.yaml"))}
+
+
+def of_the_user() -> dict[str, Path]:
+    """Return the YAML files of METRAD_TEST_HEADS by name; an empty folder or a name that is taken is a mistake."""
+    folder = os.environ.get("METRAD_TEST_HEADS")
+    if not folder:
+        return {}
+    found = {path.stem: path for path in sorted(Path(folder).glob("*.yaml"))}
+    taken = sorted(found.keys() & SHIPPED.keys())
+    if taken or not found:
+        what = f"has names that are taken: {', '.join(taken)}" if taken else "is no folder with *.yaml in it"
+        raise ValueError(f"METRAD_TEST_HEADS={folder} {what}")
+    return found
+
+
+OWN = of_the_user()
+HEADS = [*SHIPPED, *OWN]
+
+
+def settings_of(name: str) -> dict[str, object]:
+    return dict(OmegaConf.load({**SHIPPED, **OWN}[name]))
 
 
 def make(name: str, num_classes: int = CLASSES, **settings: object) -> Head:
     torch.manual_seed(0)
-    node = OmegaConf.load(config.folder() / "head" / f"{name}.yaml")
-    cfg = OmegaConf.create({"head": {**node, **settings}, "allow_targets": []})
+    node = {**settings_of(name), **settings}
+    allowed = [str(node["_target_"]).split(".")[0]] if name in OWN else []
+    cfg = OmegaConf.create({"head": node, "allow_targets": allowed})
     return config.build(cfg, "head", in_features=WIDTH, num_classes=num_classes)
 
 
-def batch(scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return scale * torch.randn(BATCH, WIDTH, generator=generator), torch.arange(BATCH) % CLASSES
+def batch(length: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return embeddings, of one length if it is given, and labels."""
+    embeddings = torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(1))
+    if length is not None:
+        embeddings = length * F.normalize(embeddings.double())
+    return embeddings, torch.arange(BATCH) % CLASSES
+
+
+# What a head is, not what it is called, decides which parts of the contract hold: users' heads have names of their own.
+PLAIN_LOSS = [name for name in HEADS if type(make(name)).loss is Head.loss]  # else a regulariser, or no logits in it
+COSINE = [name for name in HEADS if isinstance(make(name), CosineHead) and name != "subcluster_adacos"]
+
+
+def state(head: Head) -> dict[str, torch.Tensor]:
+    values = {**dict(head.named_buffers()), **head.state_dict()}
+    return {key: value.detach().clone() for key, value in values.items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e4])
-def test_loss_logits_and_gradients_are_finite_and_at_least_float32(name, dtype, scale):
+@pytest.mark.parametrize("length", [1e-8, 1e-3, 1.0, 1e4])
+def test_loss_logits_and_gradients_are_finite_and_at_least_float32(name, dtype, length):
     head = make(name).to(dtype if dtype == torch.float64 else torch.float32)
-    embeddings, labels = batch(scale)
+    embeddings, labels = batch(length)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.full((BATCH,), length, dtype=torch.float64))
     embeddings = embeddings.to(dtype).requires_grad_()
     loss, logits = head(embeddings, labels)
     loss.backward()
@@ -70,18 +117,21 @@ def fresh(head: Head, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_logits_stay_float32_under_autocast(name):
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("half", [False, True], ids=["float32 embeddings", "half embeddings"])
+def test_logits_stay_float32_under_autocast(name, autocast, half):
     head = make(name)
     embeddings, labels = batch()
-    with torch.autocast("cpu", torch.bfloat16):
+    embeddings = embeddings.to(autocast) if half else embeddings
+    with torch.autocast("cpu", autocast):
         loss, logits = fresh(head, embeddings, labels)
-    plain_loss, plain_logits = fresh(head, embeddings, labels)
-    assert logits.dtype == torch.float32
+    plain_loss, plain_logits = fresh(head, embeddings.float(), labels)
+    assert logits.dtype == loss.dtype == torch.float32
     torch.testing.assert_close(logits, plain_logits, rtol=0, atol=0)
     torch.testing.assert_close(loss, plain_loss, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted(set(HEADS) - {"magface", "pml"}))  # a regulariser; a loss without logits
+@pytest.mark.parametrize("name", PLAIN_LOSS)
 def test_the_loss_is_the_mean_cross_entropy_of_the_logits(name):
     head, (embeddings, labels) = make(name), batch()
     loss, logits = head(embeddings, labels)
@@ -123,19 +173,117 @@ def test_all_state_is_in_the_state_dict(name):
 @pytest.mark.parametrize("name", HEADS)
 def test_evaluation_changes_no_state(name):
     head, (embeddings, labels) = make(name).eval(), batch()
-    before = {key: value.clone() for key, value in head.state_dict().items()}
+    before = state(head)
     head(embeddings, labels)
     head.logits(embeddings)
-    assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
+    assert same(state(head), before)
+
+
+@pytest.mark.parametrize("name", ["adacos_dynamic", "subcluster_adacos"])
+def test_the_scale_of_dynamic_heads_changes_in_training_mode_only(name):
+    head, (embeddings, labels) = make(name), batch()
+    scales = [head.scale.item()]
+    for mode in (True, False, True):
+        head.train(mode)(embeddings, labels)
+        scales.append(head.scale.item())
+    start, trained, evaluated, trained_again = scales
+    assert trained != start
+    assert evaluated == trained
+    assert trained_again != evaluated
+
+
+@pytest.mark.parametrize("name", ["adacos_dynamic", "subcluster_adacos"])
+def test_a_batch_that_is_not_finite_leaves_the_dynamic_scale_as_it_was(name):
+    head, (embeddings, labels) = make(name), batch()
+    before = head.scale.clone()
+    head(embeddings.fill_(math.nan), labels)
+    assert torch.equal(head.scale, before)
 
 
 @pytest.mark.parametrize("name", sorted({"adacos_dynamic", "adaface", "curricularface", "pml", "subcluster_adacos"}))
 def test_training_changes_the_state_of_adaptive_heads_without_gradient(name):
     head, (embeddings, labels) = make(name), batch()
-    before = {key: value.clone() for key, value in head.named_buffers()}
+    before = state(head)
     head(embeddings.requires_grad_(), labels)
-    assert any(not torch.equal(value, before[key]) for key, value in head.named_buffers())
+    assert not same(state(head), before)
     assert not any(value.requires_grad for value in head.buffers())
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_no_gradient_flows_through_what_a_batch_changes(name):
+    training, (embeddings, labels) = make(name).double(), batch(5.0)
+    fixed = copy.deepcopy(training).eval()
+    gradients = []
+    for head in (training, fixed):  # the second with the state that the first has reached, as constants
+        head.load_state_dict(training.state_dict())
+        inputs = embeddings.clone().requires_grad_()
+        head(inputs, labels)[0].backward()
+        gradients.append([inputs.grad, *(p.grad for p in head.parameters())])
+    for one, other in zip(*gradients, strict=True):
+        assert other.abs().max() > 0
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(set(COSINE) - {"magface", "sphereface"} - set(OWN)))  # these two use the length
+def test_the_loss_of_a_cosine_head_does_not_pull_at_the_length(name):
+    head, (embeddings, labels) = make(name).double(), batch(20.0)
+    head(embeddings.requires_grad_(), labels)[0].backward()
+    along = (embeddings.grad * embeddings).sum(dim=1)
+    assert embeddings.grad.abs().max() > 1e-6
+    torch.testing.assert_close(along, torch.zeros_like(along), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_batch_of_one_leaves_finite_state(name):
+    head, (embeddings, labels) = make(name), batch()
+    loss, logits = head(embeddings[:1], labels[:1])
+    assert logits.shape == (1, CLASSES)
+    for values in (loss, logits, *head.buffers()):
+        assert torch.isfinite(values).all()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_two_batches_may_wait_for_one_backward_pass(name):
+    head, (embeddings, labels) = make(name), batch()
+    first, _ = head(embeddings, labels)
+    second, _ = head(embeddings.flip(0), labels.flip(0))
+    (first + second).backward()
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("length", [1e-8, 1e-3, 1.0, 1e4])
+def test_cosines_and_multiplier_are_what_the_statistics_need(name, length):
+    head, (embeddings, labels) = make(name), batch(length)
+    head(embeddings.float(), labels)
+    before = state(head)
+    cosine, multiplier = head.class_cosines(embeddings.float()), head.multiplier(embeddings.float())
+    assert cosine.shape == multiplier.expand(BATCH, CLASSES).shape == (BATCH, CLASSES)
+    assert cosine.abs().max() <= 1 + 1e-6
+    assert torch.isfinite(multiplier).all()
+    assert (multiplier >= 0).all()
+    assert same(state(head), before)  # in training mode too, where the statistics are taken
+    assert not any(value.requires_grad for value in head.buffers())
+    assert all(p.grad is None for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", COSINE)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_logits_of_cosine_heads_are_cosines_times_multiplier(name, training):
+    head, (embeddings, labels) = make(name).train(training), batch()
+    head(embeddings, labels)
+    before = state(head)
+    expected = head.multiplier(embeddings) * head.class_cosines(embeddings)
+    torch.testing.assert_close(head.logits(embeddings), expected, rtol=0, atol=0)
+    assert same(state(head), before)
+
+
+@pytest.mark.parametrize("name", ["softmax", "l2_softmax"])
+def test_the_logits_of_linear_heads_are_cosines_times_multiplier_and_bias(name):
+    head, (embeddings, _) = make(name).double(), batch(3.0)
+    nn.init.normal_(head.bias)
+    expected = head.multiplier(embeddings) * head.class_cosines(embeddings) + head.bias
+    torch.testing.assert_close(head.logits(embeddings), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -190,14 +338,11 @@ def test_too_few_classes_are_refused_by_name(name):
         make(name, num_classes=smallest - 1)
 
 
-# The angle between an embedding and one weight is what the others' margins are functions of.
-ONE_ANGLE = [name for name in HEADS if isinstance(make(name), CosineHead) and name != "subcluster_adacos"]
-
-
-@pytest.mark.parametrize("name", ONE_ANGLE)
+@pytest.mark.parametrize("name", COSINE)
 @pytest.mark.parametrize("length", [1.0, 20.0, 200.0])
 def test_the_true_logit_falls_with_the_angle_from_0_to_180_degrees(name, length):
-    head = make(name, sub_centers=1).double().eval()
+    # The margin is a function of the angle to one weight.
+    head = make(name, **({"sub_centers": 1} if "sub_centers" in settings_of(name) else {})).double().eval()
     angles = torch.deg2rad(torch.linspace(0, 180, 1801, dtype=torch.float64))
     with torch.no_grad():
         head.weight.copy_(F.one_hot(torch.arange(CLASSES) + 2, WIDTH))

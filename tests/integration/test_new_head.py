@@ -73,6 +73,7 @@ def test_a_head_of_ones_own_is_found_and_trained(train, refused, digits, tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     choice = ["--config-dir", str(conf), *digits, "head=mine"]
     refused("train", *choice, words=("head._target_=additive_margin.AdditiveMargin", "allow_targets"))
+    refused("train", *choice, "head.margn=0.1", words=("unknown configuration key head.margn; allowed: scale\n",))
     run = train(*choice, "head.scale=15", "+head.margin=0.1", "allow_targets=[additive_margin]")
     assert run.metrics.is_file()
     assert (run.path / "head.png").is_file()

@@ -72,8 +72,15 @@ def test_normface_equals_its_twin(seed):
 @SEEDS
 @pytest.mark.parametrize("margin", [1, 2, 3, 4])
 def test_sphereface_equals_its_twin(seed, margin):
-    x, y, W, *fast = both(heads.SphereFace(WIDTH, CLASSES, margin=margin), seed)
+    x, y, W, *fast = both(heads.SphereFace(WIDTH, CLASSES, margin=margin, easing=0.0), seed)
     assert_equal(fast, slow.sphereface(x, y, W, margin))
+
+
+@SEEDS
+def test_an_eased_sphereface_is_the_weighted_mean_of_two_twins(seed):
+    x, y, W, _, logits = both(heads.SphereFace(WIDTH, CLASSES, margin=4, easing=3.0), seed)
+    with_margin, without = slow.sphereface(x, y, W, 4)[1], slow.sphereface(x, y, W, 1)[1]
+    np.testing.assert_allclose(logits, (np.asarray(with_margin) + 3 * np.asarray(without)) / 4, rtol=1e-10, atol=1e-10)
 
 
 @SEEDS
@@ -136,6 +143,30 @@ def test_subcluster_adacos_with_an_adaptive_scale_equals_its_twin(seed, K, befor
 
 
 @SEEDS
+@CENTRES
+@pytest.mark.parametrize("count", [40, 41])  # the median of an even number is a mean
+@pytest.mark.parametrize("share", [0.6, 0.4])
+def test_the_adaptive_scale_is_that_of_the_median_angle_cut_off_at_45_degrees(seed, K, count, share):
+    generator = np.random.default_rng(seed)
+    W = generator.normal(size=(CLASSES * K, WIDTH))
+    y = generator.integers(0, CLASSES, count)
+    noise = np.where(np.arange(count) < share * count, 0.3, 4.0) * generator.uniform(0.5, 1.5, count)
+    x = W[K * y] + noise[:, None] * generator.normal(size=(count, WIDTH))
+    nearest = slow.class_cosines(x, W, K)[np.arange(count), y]
+    assert (np.median(np.arccos(nearest)) < math.pi / 4) == (share > 0.5)  # trained, and not yet
+    head = heads.SubClusterAdaCos(WIDTH, CLASSES, sub_centers=K, adaptive=True)
+    pairs = [(head, lambda: slow.subcluster_adacos_adaptive(x, y, W, K, 5.0))]
+    if K == 1:
+        pairs.append((heads.DynamicAdaCos(WIDTH, CLASSES), lambda: slow.adacos_dynamic(x, y, W, 5.0)))
+    for head, twin in pairs:
+        head.scale.fill_(5.0)
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(W))
+        loss, logits = head(torch.from_numpy(x), torch.from_numpy(y))
+        assert_equal([loss.item(), logits.detach().numpy(), head.scale.item()], twin())
+
+
+@SEEDS
 @pytest.mark.parametrize("before", [0.0, 0.4])
 @pytest.mark.parametrize("margin", [0.0, 0.5, 1.5])
 def test_curricularface_equals_its_twin(seed, before, margin):
@@ -157,11 +188,53 @@ def test_adaface_equals_its_twin(seed, spread):
 
 
 @SEEDS
+def test_adaface_equals_its_twin_for_embeddings_longer_than_it_looks_at(seed):
+    head = heads.AdaFace(WIDTH, CLASSES, scale=16.0)
+    x, y, W, *fast = both(head, seed, length=30.0)
+    assert 0.1 < np.mean(np.linalg.norm(x, axis=1) > 100) < 0.9
+    expected = newer.adaface(x, y, W, 16.0, 0.4, h=0.333, mean_before=20.0, std_before=100.0)
+    assert_equal([*fast, head.mean.item(), head.std.item()], expected)
+
+
+@SEEDS
 def test_magface_equals_its_twin(seed):
     head = heads.MagFace(WIDTH, CLASSES, scale=16.0, lengths=(5.0, 30.0), margins=(0.3, 0.9), regulariser=7.0)
     x, y, W, *fast = both(head, seed, length=5.0)
     ends = {"lower_norm": 5.0, "upper_norm": 30.0, "lower_margin": 0.3, "upper_margin": 0.9}
     assert_equal(fast, newer.magface(x, y, W, 16.0, **ends, weight=7.0))
+
+
+GRADIENTS = {
+    "softmax": lambda: heads.Softmax(WIDTH, CLASSES),
+    "l2_softmax": lambda: heads.L2Softmax(WIDTH, CLASSES, learn_alpha=True),
+    "normface": lambda: heads.NormFace(WIDTH, CLASSES, scale=8.0),
+    "sphereface": lambda: heads.SphereFace(WIDTH, CLASSES, margin=4, easing=0.0),
+    "cosface": lambda: heads.CosFace(WIDTH, CLASSES, scale=8.0),
+    "arcface": lambda: heads.ArcFace(WIDTH, CLASSES, scale=8.0, margin=0.5),
+    "subcenter_arcface": lambda: heads.ArcFace(WIDTH, CLASSES, scale=8.0, margin=0.5, sub_centers=3),
+    "adacos_dynamic": lambda: heads.DynamicAdaCos(WIDTH, CLASSES),
+    "subcluster_adacos": lambda: heads.SubClusterAdaCos(WIDTH, CLASSES, sub_centers=3, adaptive=True),
+    "curricularface": lambda: heads.CurricularFace(WIDTH, CLASSES, scale=8.0),
+    "adaface": lambda: heads.AdaFace(WIDTH, CLASSES, scale=8.0),
+    "magface": lambda: heads.MagFace(WIDTH, CLASSES, scale=8.0, lengths=(1.0, 110.0)),
+}
+
+
+@SEEDS
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_equal_finite_differences(name, seed):
+    head = GRADIENTS[name]().eval()  # the state is a constant to the gradient
+    torch.manual_seed(seed)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    x, y = (torch.from_numpy(values[:12]) for values in data(seed, length=2.0))
+    x.requires_grad_(name != "adaface")  # its margin takes the length of x as a constant
+    names, parameters = zip(*head.named_parameters(), strict=True)
+
+    def loss(x, *parameters):
+        return torch.func.functional_call(head, dict(zip(names, parameters, strict=True)), (x, y))[0]
+
+    assert torch.autograd.gradcheck(loss, (x, *parameters), eps=1e-6, atol=1e-6)
 
 
 def arcface_pair(margin: float):
@@ -177,7 +250,7 @@ PAIRS = {
         losses.NormalizedSoftmaxLoss(CLASSES, WIDTH, temperature=1 / 8),
     ),
     "sphereface": lambda: (
-        heads.SphereFace(WIDTH, CLASSES, margin=4),
+        heads.SphereFace(WIDTH, CLASSES, margin=4, easing=0.0),
         losses.SphereFaceLoss(CLASSES, WIDTH, margin=4, scale=1),
     ),
     "cosface": lambda: (
@@ -270,7 +343,7 @@ def test_without_margin_a_head_is_normface(make, scale):
 
 
 def test_sphereface_without_margin_is_softmax_on_normalised_weights():
-    head = heads.SphereFace(WIDTH, CLASSES, margin=1)
+    head = heads.SphereFace(WIDTH, CLASSES, margin=1, easing=5.0)
     x, y = (torch.from_numpy(values) for values in data(0))
     logits = x @ torch.nn.functional.normalize(head.weight).T
     torch.testing.assert_close(head(x, y)[0], torch.nn.functional.cross_entropy(logits, y))
