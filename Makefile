@@ -18,10 +18,12 @@ check:          ## lint, types, import floors, tests with coverage (in an enviro
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov=metrad --cov-report=term:skip-covered
+	# a process a core, each with one thread: in models this small, threads only wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --cov=metrad --cov-report=term:skip-covered
 
 bench: .venv/dev ## measure speed; prints a table
 	$(BIN)/python benchmarks/train_throughput.py
+	$(BIN)/python benchmarks/heads.py --sizes small,medium
 
 .venv/run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
