@@ -3,6 +3,8 @@
 With the basic sweeper, ``head=arcface,adacos head.margin=0.1,0.3`` is one grid and ends at AdaCos, which has no margin.
 """
 
+from collections.abc import Mapping
+
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -21,6 +23,8 @@ class GridSweeper(BasicSweeper):
     def __init__(
         self, grids: list[dict[str, str]], max_batch_size: int | None = None, params: dict[str, str] | None = None
     ) -> None:
+        if not grids or not all(isinstance(grid, Mapping) for grid in grids):
+            raise ValueError(f"hydra.sweeper.grids must list grids such as {{head: 'adacos,arcface'}}, got {grids}")
         super().__init__(max_batch_size, params)
         self.grids = grids
 

@@ -82,9 +82,12 @@ def load_embeddings(run: Run) -> Embedded:
     Raises:
         InputError: it is missing, changed or of another run.
     """
-    record = unsealed(run.embeddings / "checksums.json")
-    for name in ("embeddings.safetensors", "images.csv"):
-        require_unchanged(run.embeddings / name, record["files"][name])
+    try:
+        record = unsealed(run.embeddings / "checksums.json")
+        for name in ("embeddings.safetensors", "images.csv"):
+            require_unchanged(run.embeddings / name, record["files"][name])
+    except InputError as error:
+        raise InputError(f"{error}; or remove {run.embeddings}, and it is made anew from the images") from error
     if record["embedder"] != _digest(run.model, run.embedder.name):
         raise InputError(f"{run.embeddings} is not of this run's model; remove it, and it is made anew from the images")
     records: dict[str, list[ImageRecord]] = {role: [] for role in ROLES}

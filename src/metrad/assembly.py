@@ -148,10 +148,20 @@ def log_thresholds(settings: Settings, calibration_images: int) -> None:
     Raises:
         InputError: a rate that was asked for needs more calibration images.
     """
-    missing = [rate for rate in DEFAULT_FALSE_ALARM_RATES if rate not in settings.rates(calibration_images)]
-    if settings.false_alarm_rates is None and missing:
-        needs = ", ".join(f"{rate:g} needs {calibration_images_needed(rate)}" for rate in missing)
-        log.info("no threshold for a false-alarm rate of %s calibration images, of %d", needs, calibration_images)
+    given = settings.rates(calibration_images)
+    if settings.false_alarm_rates is not None:
+        return
+    for rate in DEFAULT_FALSE_ALARM_RATES:
+        if rate not in given:
+            needed = calibration_images_needed(rate)
+            log.info(
+                "no threshold for %g %% false alarms, which takes %d calibration images and not %d; "
+                "dataset.sizes.calibration=%d would give them",
+                100 * rate,
+                needed,
+                calibration_images,
+                needed,
+            )
 
 
 def log_images(data: MetradDataModule) -> None:

@@ -121,6 +121,8 @@ def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evide
             typer.echo(f"{path.name} {' '.join(change)} failed: {_one_line(error)}", err=True)
         else:
             log.info("%s -> %s", _summary(metrics), folder)
+            if len(jobs) == 1:
+                _tell_thresholds(metrics)
             rows.append(evaluation_row(path.name, change, metrics))
     if len(rows) > 1:
         log.info("\n%s", as_text(rows))
@@ -177,8 +179,9 @@ def _run_hydra(argv: list[str], outcome: Outcome) -> None:
     except Exception:
         sweep.forget_unstarted()
         raise
-    if outcome.sweep:
-        _tell_sweep(outcome.sweep)
+    finally:
+        if outcome.sweep:
+            _tell_sweep(outcome.sweep)
 
 
 def _tell_sweep(folder: Path) -> None:
@@ -208,7 +211,9 @@ def _task(cfg: Any, outcome: Outcome) -> None:
         from metrad.training import train as train_run
 
         metrics = train_run(cfg, run, OmegaConf.create({"hydra": hydra}), keep_refused=sweeping)
-    except (MetradError, OSError) as error:
+    except Exception as error:
+        if not (sweeping or isinstance(error, MetradError | OSError)):
+            raise
         run.remove_if_empty()
         outcome.failed += 1
         if os.environ.get(_WANTS_TRACEBACK):
@@ -219,6 +224,7 @@ def _task(cfg: Any, outcome: Outcome) -> None:
     else:
         log.info("%s -> %s", _summary(metrics), _relative(run.path))
         if not sweeping:
+            _tell_thresholds(metrics)
             log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
 
 
@@ -261,7 +267,8 @@ def _one_line(error: BaseException) -> str:
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error)
-    return f"{' '.join(str(error).split())} (given: {' '.join(sys.argv[1:])})"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{text} (given: {' '.join(sys.argv[1:])})"
 
 
 def _summary(metrics: dict[str, Any]) -> str:
@@ -272,6 +279,18 @@ def _summary(metrics: dict[str, Any]) -> str:
         f"average precision {metrics['average_precision']:.4f}, "
         f"FPR at 95 % TPR {metrics['fpr_at_95_tpr']:.3f}, {seconds:.0f} s"
     )
+
+
+def _tell_thresholds(metrics: dict[str, Any]) -> None:
+    """Log a line for each threshold: what it promises and what it did on the test images."""
+    for entry in metrics["thresholds"]:
+        log.info(
+            "threshold %.4g for %g %% false alarms: above it %.1f %% of normal, %.1f %% of anomalous test images",
+            entry["threshold"],
+            100 * entry["false_alarm_rate"],
+            100 * entry["test_false_alarm_rate"],
+            100 * entry["test_detection_rate"],
+        )
 
 
 def _relative(path: Path) -> Path:

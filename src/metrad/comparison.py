@@ -66,8 +66,9 @@ def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> R
 
 
 def as_text(rows: list[Row]) -> str:
-    """Return ``rows``, which share their keys, as a table of aligned columns."""
-    lines = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    """Return ``rows`` as a table of aligned columns; a row that lacks one has a dash there."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [keys, *([_cell(row.get(key)) for key in keys] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 

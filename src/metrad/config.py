@@ -234,12 +234,14 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
         raise InputError(f"ckpt_path={ckpt_path}: no such file; give RUN/checkpoints/last.ckpt of an interrupted run")
 
 
-_RATES = "a list of rates between 0 and 1, such as [0.01,0.05], or null"
+_RATES = "a list of different rates between 0 and 1, such as [0.01,0.05], or null"
 
 
 def _are_rates(value: Any) -> bool:
     return value is None or (
-        isinstance(value, list) and all(isinstance(rate, int | float) and 0 < rate < 1 for rate in value)
+        isinstance(value, list)
+        and all(isinstance(rate, int | float) and 0 < rate < 1 for rate in value)
+        and len(set(value)) == len(value)
     )
 
 

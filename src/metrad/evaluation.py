@@ -151,7 +151,7 @@ def evaluate(
         **summary(scores, anomalous),
         "intervals": intervals(scores, anomalous, settings),
         "thresholds": thresholds,
-        "scorer": scorer.fitted_figures(),
+        "scorer": {"name": type(scorer).__name__, **scorer.fitted_figures()},
     }
     measured = time.perf_counter()
     nearby = scorer if scorer.has_neighbours else KNN().fit(arrays["normal"])

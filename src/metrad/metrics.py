@@ -1,14 +1,12 @@
 """Figures of merit of anomaly scores, on raw scores of any range (higher is more anomalous).
 
-All of them depend on the order of the scores only. torchmetrics squeezes scores outside [0, 1] through a sigmoid,
-which merges large scores into ties, so it is given dense ranks in [0, 1] instead.
+All of them depend on the order of the scores only, so they are taken of the ranks. scikit-learn computes them in
+float64. torchmetrics would squeeze scores outside [0, 1] through a sigmoid, which merges large ones into ties, and its
+float32 puts a rate of exactly 0.95 below 0.95.
 """
 
 import numpy as np
-import torch
-from sklearn.metrics import roc_curve as sklearn_roc_curve
-from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+from sklearn import metrics as sklearn_metrics
 
 MAX_FALSE_POSITIVE_RATE = 0.1
 MIN_TRUE_POSITIVE_RATE = 0.95
@@ -26,26 +24,23 @@ def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
     ranks, target = ranked(scores, anomalous)
     false_positive_rate, true_positive_rate = roc_curve(scores, anomalous)
     enough = true_positive_rate >= MIN_TRUE_POSITIVE_RATE
-    figures = {
-        "auroc": float(binary_auroc(ranks, target)),
-        "average_precision": float(binary_average_precision(ranks, target)),
+    return {
+        "auroc": float(sklearn_metrics.roc_auc_score(target, ranks)),
+        "average_precision": float(sklearn_metrics.average_precision_score(target, ranks)),
         "fpr_at_95_tpr": float(false_positive_rate[enough][0]),
-        "partial_auroc": float(binary_auroc(ranks, target, max_fpr=MAX_FALSE_POSITIVE_RATE)),
+        "partial_auroc": float(sklearn_metrics.roc_auc_score(target, ranks, max_fpr=MAX_FALSE_POSITIVE_RATE)),
     }
-    # torchmetrics adds up in float32, where a perfect area can come out as 1.0000001.
-    return {name: min(max(value, 0.0), 1.0) for name, value in figures.items()}
 
 
 def roc_curve(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return false-positive and true-positive rates, both rising from 0 to 1, one point a distinct score."""
     ranks, target = ranked(scores, anomalous)
-    # Not torchmetrics: in its float32 a rate of exactly 0.95 falls short of 0.95.
-    false_positive_rate, true_positive_rate, _ = sklearn_roc_curve(target, ranks, drop_intermediate=False)
+    false_positive_rate, true_positive_rate, _ = sklearn_metrics.roc_curve(target, ranks, drop_intermediate=False)
     return false_positive_rate, true_positive_rate
 
 
-def ranked(scores: np.ndarray, anomalous: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return the scores as dense ranks in [0, 1] and the truth as 0 and 1, each (N,).
+def ranked(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores as dense ranks from 0 and the truth as booleans, each (N,).
 
     Raises:
         ValueError: they are no vectors of one length, a score is not finite, or only one of the two kinds is present.
@@ -57,5 +52,4 @@ def ranked(scores: np.ndarray, anomalous: np.ndarray) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
     if anomalous.all() or not anomalous.any():
         raise ValueError("both normal and anomalous images are needed to measure how well they are told apart")
-    distinct, ranks = np.unique(scores, return_inverse=True)
-    return torch.from_numpy(ranks / max(len(distinct) - 1, 1)), torch.from_numpy(anomalous.astype(np.int64))
+    return np.unique(scores, return_inverse=True)[1], anomalous

@@ -1,7 +1,9 @@
 """Jobs on a finished run: everything starts from its directory and its saved configuration."""
 
+import errno
 import itertools
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,7 @@ def runs_at(path: str | Path) -> list[Run]:
     Raises:
         InputError: there is no finished run.
     """
-    sweep = sorted(Path(path).glob("*/status.json"))
+    sweep = sorted(one for one in Path(path).glob("*/status.json") if Run(one.parent).config.exists())
     if not sweep or Run(path).status.exists():
         return [Run.finished(path)]
     runs = []
@@ -122,14 +124,21 @@ def evaluate_run(
     same = OmegaConf.to_container(cfg.scorer, resolve=True) == fitted_with
     calibration = load_scorer(run, scorer) if same else None
     result = evaluate(scorer, embedded, settings, calibration=calibration)
-    with replacing(target) as partial:
-        partial.mkdir(parents=True)
-        OmegaConf.save(cfg, partial / "config.yaml")
-        if evidence and data is not None:
-            save_evidence(Run(partial), result, embedded, data)
-        seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
-        metrics = save_evaluation(Run(partial), result, embedded, {**split_figures(split), "seconds": seconds})
-    return target, metrics
+    seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
+    while True:
+        try:
+            with replacing(target) as partial:
+                partial.mkdir(parents=True)
+                OmegaConf.save(cfg, partial / "config.yaml")
+                if evidence and data is not None:
+                    save_evidence(Run(partial), result, embedded, data)
+                metrics = save_evaluation(Run(partial), result, embedded, {**split_figures(split), "seconds": seconds})
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            target = _free_folder(run, overrides, name)  # another evaluation was quicker
+        else:
+            return target, metrics
 
 
 def _data(cfg: DictConfig, image_size: int, split: dict[str, Any]) -> MetradDataModule:
@@ -159,10 +168,16 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         InputError: a key is unknown or cannot change after training.
     """
     OmegaConf.set_struct(cfg, True)
+    keys = [item.partition("=")[0] for item in overrides]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise InputError(f"{twice[0]} is given twice; several values are written {twice[0]}=A,B")
     for item in sorted(overrides, key=lambda item: not item.startswith("scorer=")):  # a choice, then its settings
         key, equals, value = item.partition("=")
-        if key == "paths":
-            raise InputError("paths is a group of settings; write paths.data=FOLDER")
+        if os.path.exists(item):  # noqa: PTH110 - Path.exists raises where a name is too long
+            raise InputError(f"{item} is a second folder; one run or one sweep is evaluated at a time")
+        if key in ("paths", "evaluation"):
+            raise InputError(f"{key} is a group of settings; write {key}.NAME=VALUE")
         if not equals:
             raise InputError(f"{item} is no override; write key=value")
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):

@@ -69,9 +69,8 @@ class Run:
         unknown = "in a state that status.json does not tell"
         state = status.get("state", unknown) if isinstance(status, dict) else unknown
         if state != "finished":
-            raise InputError(
-                f"{path} holds a run that is {state}, not finished; go on with ckpt_path={run.last_checkpoint}"
-            )
+            advice = f"go on with ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "train it again"
+            raise InputError(f"{path} holds a run that is {state}, not finished; {advice}")
         return run
 
     @property

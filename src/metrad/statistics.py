@@ -256,8 +256,8 @@ def _exact_rate(false_alarm_rate: float) -> Fraction:
 
 def _by_kind(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ranks of the normal and of the anomalous scores, refusing what ``metrad.metrics`` refuses."""
-    ranks, target = (tensor.numpy() for tensor in ranked(scores, anomalous))
-    return ranks[target == 0], ranks[target == 1]
+    ranks, target = ranked(scores, anomalous)
+    return ranks[~target], ranks[target]
 
 
 def _tail(level: float) -> float:

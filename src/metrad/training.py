@@ -89,7 +89,10 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     embedded = embed(embedder, data, device=device)
     embedding = time.perf_counter() - trained
     attach_head(scorer, learner.head, split["head_classes"], split["classes"]["normal"])
-    result = evaluate(scorer, embedded, settings)
+    try:
+        result = evaluate(scorer, embedded, settings)
+    except InputError as error:
+        raise InputError(f"{error}; training is done: repeat with ckpt_path={run.last_checkpoint}") from error
     save_model(run, embedder, learner.head, scorer, result.calibration_scores)
     save_embeddings(run, embedded)
     save_evidence(run, result, embedded, data)

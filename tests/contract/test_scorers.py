@@ -8,7 +8,7 @@ from torch import nn
 
 from metrad import config
 from metrad.errors import InputError
-from metrad.scorers import NoNeighboursError, NotAttachedError, NotFittedError, Scorer
+from metrad.scorers import KNN, NoNeighboursError, NotAttachedError, NotFittedError, Scorer
 
 SCORERS = sorted(config.choices()["scorer"])
 GENERATOR = np.random.default_rng(0)
@@ -352,3 +352,12 @@ def test_hard_embeddings_give_finite_scores_or_one_line(name, normal):
             assert np.isfinite(scorer.score(queries)).all()
     except InputError as error:
         assert "\n" not in str(error)  # noqa: PT017 - either outcome is right
+
+
+def test_a_memory_mapped_index_can_be_saved_where_it_lies(tmp_path):
+    scorer = KNN().fit(NORMAL)
+    scorer.save(tmp_path)
+    mapped = KNN().load(str(tmp_path), mmap=True)
+    mapped.save(tmp_path)
+    np.testing.assert_array_equal(KNN().load(tmp_path).score(NEAR), scorer.score(NEAR))
+    np.testing.assert_array_equal(mapped.score(NEAR), scorer.score(NEAR))

@@ -350,6 +350,10 @@ EVALUATE = [
     pytest.param(["RUN", "evaluation.level=1"], ("evaluation.level", "between 0 and 1"), id="level"),
     pytest.param(["RUN", "evaluation.resamples=3"], ("evaluation.resamples", "at least 100"), id="resamples"),
     pytest.param(["RUN", "scorer.k=1,2", "--name", "x"], ("--name", "these are 2"), id="one name for two"),
+    pytest.param(["RUN", "evaluation=null"], ("evaluation is a group",), id="evaluation no group"),
+    pytest.param(["RUN", "RUN"], ("second folder", "one run or one sweep"), id="two runs"),
+    pytest.param(["RUN", "scorer=knn", "scorer=lof"], ("scorer is given twice", "scorer=A,B"), id="scorer twice"),
+    pytest.param(["RUN", "evaluation.false_alarm_rates=[0.1,0.1]"], ("different rates",), id="a rate twice"),
     pytest.param(["RUN", "paths=3"], ("paths",), id="paths no folder"),
     pytest.param(["RUN", "dataset.workers=x"], ("dataset.workers", "x"), id="workers"),
     pytest.param(["RUN", "dataset.memory_limit_gib=-1"], ("dataset.memory_limit_gib", "at least 0"), id="limit"),
@@ -372,6 +376,23 @@ def test_evaluate_refuses_an_unfinished_run(state, refused, finished_run, tmp_pa
     run = Run(shutil.copytree(finished_run.path, tmp_path / "run"))
     run.status.write_text(json.dumps({"state": state}))
     refused("evaluate", run.path, words=(state, "not finished", "checkpoints/last.ckpt"))
+    run.last_checkpoint.unlink()
+    refused("evaluate", run.path, words=(state, "not finished", "train it again"))
+
+
+def test_a_scorer_that_cannot_be_fitted_says_how_to_keep_the_training(metrad, train, digits):
+    result = metrad("train", *digits, "scorer.index=sq8", "scorer.min_recall=1", "hydra.run.dir=one")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    checkpoint = result.err.split("repeat with ")[1].strip()
+    assert "scorer.min_recall" in result.err
+    run = train(*digits, checkpoint, name="two")
+    assert read_json(run.metrics)["training"]["epoch"] == 1
+
+
+def test_a_loss_that_takes_no_labels_is_refused_in_one_line(metrad, digits):
+    result = metrad("train", *digits, "head=pml", "head.loss=VICRegLoss")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "head.loss=VICRegLoss cannot train from labels" in result.err
 
 
 def change_split(run, change):

@@ -164,6 +164,43 @@ def test_of_several_evaluations_one_that_fails_is_told(metrad, run):
     assert [path.name for path in run.evaluations.iterdir()] == ["scorer=knn-scorer.k=3"]
 
 
+def test_rows_that_differ_stand_in_one_table(metrad, run):
+    result = metrad("evaluate", run.path, "evaluation.false_alarm_rates=[],[0.1],[0.2]", "evaluation.level=0.5,0.95")
+    assert (result.code, result.err) == (0, "")
+    table = [line.split("  ") for line in result.out.split("\n\n")[-1].splitlines()]
+    head = [cell.strip() for cell in table[0] if cell.strip()]
+    assert {"false_alarms_at_0.1", "false_alarms_at_0.2", "interval_0.5", "interval_0.95"} <= set(head)
+    assert len(table) == 7
+    for line in table[1:]:
+        cells = dict(zip(head, [cell.strip() for cell in line if cell.strip()], strict=True))
+        assert (cells["false_alarms_at_0.1"] == "-") != ("[0.1]" in cells["changes"])
+        assert (cells["interval_0.5"] == "-") != ("level=0.5" in cells["changes"].split("evaluation.")[-1].split())
+
+
+def test_the_thresholds_are_told(metrad, run):
+    (entry,) = read_json(run.metrics)["thresholds"]
+    share = 100 * entry["test_false_alarm_rate"]
+    told = f"threshold {entry['threshold']:.4g} for 5 % false alarms: above it {share:.1f} %"
+    assert told in metrad("evaluate", run.path).out
+
+
+def test_two_evaluations_at_once_both_keep_their_results(metrad, run, monkeypatch):
+    quicker = iter(["scorer=lof"])
+    save = prediction.save_evaluation
+
+    def meanwhile(*arguments):
+        for name in quicker:
+            (run.evaluations / name).mkdir()
+            (run.evaluations / name / "of the other").touch()
+        return save(*arguments)
+
+    monkeypatch.setattr(prediction, "save_evaluation", meanwhile)
+    assert metrad("evaluate", run.path, "scorer=lof").code == 0
+    assert (run.evaluations / "scorer=lof/of the other").exists()
+    assert (run.evaluations / "scorer=lof-2/metrics.json").exists()
+    assert {path.name for path in run.evaluations.iterdir()} == {"scorer=lof", "scorer=lof-2"}
+
+
 def test_a_choice_comes_before_its_settings_in_any_order(metrad, run):
     assert metrad("evaluate", run.path, "scorer.k=2,3", "scorer=lof").code == 0
     metrics = {path.name: OmegaConf.load(path / "config.yaml").scorer for path in run.evaluations.iterdir()}
@@ -206,7 +243,7 @@ def test_without_calibration_images_there_are_scores_but_no_thresholds(train, di
     run = train(*digits, "dataset.sizes.calibration=0")
     assert read_json(run.metrics)["thresholds"] == []
     assert {row["p_value"] for row in rows(run.scores)} == {""}
-    assert "0.05 needs 19" in run.log.read_text()
+    assert "no threshold for 5 % false alarms, which takes 19 calibration images and not 0" in run.log.read_text()
 
 
 def test_frozen_features_are_scored_without_training(train, small, refused):

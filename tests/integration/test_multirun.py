@@ -97,6 +97,27 @@ def test_a_sweep_ends_in_a_table_that_keeps_failures(sweep, tmp_path):
     assert ["500", "-", "-", "0", "2"] in told
 
 
+def test_an_error_nobody_thought_of_ends_one_run_and_not_the_sweep(sweep, monkeypatch, tmp_path):
+    def fit(self, normal, classes):
+        raise RuntimeError("not thought of")
+
+    monkeypatch.setattr("metrad.scorers.Centre._fit", fit)
+    result, runs = sweep("scorer=centre,knn")
+    states = {name: read_json(run.status)["state"] for name, run in runs.items()}
+    assert sorted(states.values()) == ["failed", "finished"]
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "not thought of" in result.err
+    (table,) = tmp_path.glob("multirun/*/runs.csv")
+    assert [row["error"] for row in rows(table) if row["state"] == "failed"] == ["not thought of"]
+    failed = next(run for name, run in runs.items() if states[name] == "failed")
+    assert "Traceback" in failed.log.read_text()
+
+
+@pytest.mark.parametrize("grids", ["[]", "[banana]"])
+def test_grids_that_are_none_are_refused(grids, refused, digits):
+    refused("train", "experiment=[demo,tuning]", f"hydra.sweeper.grids={grids}", words=("hydra.sweeper.grids",))
+
+
 def test_an_experiment_can_be_a_sweep_over_grids_with_different_settings(metrad, digits, tmp_path):
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/grids.yaml").write_text(

@@ -78,5 +78,9 @@ class PytorchMetricLearning(Head):
         would give them one of up to 1e12.
         """
         points = embedding_lengths(embeddings) >= SHORTEST
-        value: Tensor = self.criterion(torch.where(points, embeddings, embeddings.detach()), labels)
+        try:
+            value: Tensor = self.criterion(torch.where(points, embeddings, embeddings.detach()), labels)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            name = type(self.criterion).__name__
+            raise InputError(f"head.loss={name} cannot train from labels ({' '.join(str(error).split())})") from error
         return value

@@ -118,14 +118,16 @@ class Scorer(ABC):
             raise NotFittedError(f"scorer {type(self).__name__} is not fitted; call fit or load first")
         return self.width_
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the fitted state into ``folder``, without pickle: arrays, then ``scorer.json`` with their checksums."""
+        folder = Path(folder)
         record = {"scorer": type(self).__name__, "settings": self._shaping(), "width": self.fitted_width}
+        folder.mkdir(parents=True, exist_ok=True)
         self._write(folder)
         digests = {name: sha256(folder / name) for name in self.files}
         (folder / RECORD).write_text(sealed({**record, "files": digests}), encoding="utf-8")
 
-    def load(self, folder: Path, *, mmap: bool = False) -> Self:
+    def load(self, folder: str | Path, *, mmap: bool = False) -> Self:
         """Read the state that ``save`` wrote.
 
         Args:
@@ -135,6 +137,7 @@ class Scorer(ABC):
         Raises:
             InputError: a file is missing or has changed, or the state is that of another scorer or of other settings.
         """
+        folder = Path(folder)
         record = unsealed(folder / RECORD)
         self._require_own(record, folder / RECORD)
         for name in self.files:

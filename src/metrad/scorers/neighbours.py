@@ -78,7 +78,10 @@ class NeighbourScorer(Scorer):
 
     def _write(self, folder: Path) -> None:
         super()._write(folder)
-        faiss.write_index(self.index_, str(folder / INDEX))
+        # Written aside first: this very file may be where a memory-mapped index reads from.
+        partial = folder / f".{INDEX}.partial"
+        faiss.write_index(self.index_, str(partial))
+        partial.replace(folder / INDEX)
 
     def _read(self, folder: Path, *, mmap: bool) -> None:
         super()._read(folder, mmap=mmap)
