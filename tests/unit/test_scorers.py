@@ -9,7 +9,8 @@ from torch import nn
 
 from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.errors import InputError
-from metrad.scorers import GMM, KNN, LOF, Centre, HeadScorer, LocalKNN, Mahalanobis, NotFittedError
+from metrad.scorers import GMM, KNN, LOF, Centre, HeadScorer, LocalKNN, Mahalanobis, NotFittedError, indexes
+from metrad.scorers.distances import prepared
 from metrad.scorers.indexes import IndexSettings, build, recall, search, search_others
 
 GENERATOR = np.random.default_rng(0)
@@ -287,6 +288,40 @@ def test_an_inverted_file_with_empty_lists_still_finds_k(metric):
     assert (np.diff(distances, axis=1) >= 0).all()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("nlist", "nprobe", "k"), [(25, 5, 1), (25, 25, 3), (400, 16, 5)])
+def test_many_queries_of_an_inverted_file_find_what_faiss_finds(nlist, nprobe, k, metric):
+    index = build(IndexSettings("ivf", nlist=nlist, nprobe=nprobe), STRUCTURED[:800], metric)
+    queries = prepared(STRUCTURED, metric)
+    assert len(queries) * nprobe >= 32 * nlist
+    _, found = search(index, queries, k, metric)
+    # Some lists hold fewer than k, and some hold none.
+    few = [search(index, queries[i : i + 10], k, metric)[1] for i in range(0, 1000, 10)]
+    np.testing.assert_array_equal(found, np.concatenate(few))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", ["flat", *APPROXIMATE])
+def test_an_index_built_in_blocks_is_the_one_built_at_once(kind, metric, monkeypatch):
+    settings = IndexSettings(kind).chosen(len(UNSTRUCTURED), 3)
+    whole = build(settings, UNSTRUCTURED, metric)
+    found = recall(whole, UNSTRUCTURED, 3, metric)
+    monkeypatch.setattr(indexes, "_ROWS", 300)
+    blocks = build(settings, UNSTRUCTURED, metric)
+    assert recall(whole, UNSTRUCTURED, 3, metric) == found
+    if kind == "hnsw":  # links its vectors level by level within a block
+        assert recall(blocks, UNSTRUCTURED, 3, metric) == pytest.approx(found, abs=0.03)
+    else:
+        assert faiss.serialize_index(blocks).tobytes() == faiss.serialize_index(whole).tobytes()
+
+
+def test_centres_are_learnt_from_some_of_many_vectors(monkeypatch):
+    monkeypatch.setattr(indexes, "_TRAINING", 8)
+    index = build(IndexSettings("ivf", nlist=25, nprobe=25), UNSTRUCTURED, "l2")
+    assert index.ntotal == len(UNSTRUCTURED)
+    assert recall(index, UNSTRUCTURED, 3, "l2") == 1
+
+
 def test_a_graph_in_pieces_still_finds_k():
     index = build(IndexSettings("hnsw", M=2, ef_search=1), UNSTRUCTURED[:200], "l2")
     assert (index.search(UNSTRUCTURED[200:], 200)[1] < 0).any()
@@ -309,7 +344,8 @@ def test_an_index_of_any_kind_is_saved_loaded_and_mapped(index, metric, tmp_path
 
 def test_numbers_left_open_are_chosen_from_the_number_of_embeddings():
     assert IndexSettings("ivf").chosen(1000, 5).given() == {"nlist": 25, "nprobe": 16}
-    assert IndexSettings("ivf").chosen(40_000, 5).given() == {"nlist": 800, "nprobe": 100}
+    assert IndexSettings("ivf").chosen(40_000, 5).given() == {"nlist": 800, "nprobe": 16}
+    assert IndexSettings("ivf").chosen(10**6, 1).given() == {"nlist": 4000, "nprobe": 32}
     assert IndexSettings("ivf", nprobe=3).chosen(40_000, 5).given() == {"nlist": 800, "nprobe": 3}
     assert IndexSettings("hnsw").chosen(1000, 5).given() == {"M": 32, "ef_search": 64}
     assert IndexSettings("hnsw").chosen(1000, 50).given() == {"M": 32, "ef_search": 100}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
@@ -19,14 +20,15 @@ _OWNERS = {"nlist": "ivf", "nprobe": "ivf", "M": "hnsw", "ef_search": "hnsw"}
 _SAMPLE = 1000  # queries that recall is measured with
 _BLOCK = 2**22  # numbers held at a time while distances are measured again
 _ROWS = 2**15  # vectors prepared at a time, so that no index needs a second copy of them all
-_TRAINING = 64  # vectors for each list that its centre is learnt from
+_TRAINING = 39  # vectors for each list that its centre is learnt from
+_SHARED = 32  # queries that look into a list on average, from which one product for all of them is the faster way
 
 
 @dataclass(frozen=True)
 class IndexSettings:
     """The kind of an index and how hard it searches; what is None is chosen from the number of embeddings N.
 
-    Chosen: nlist = 4·√N but at least 39 embeddings a list; nprobe = an eighth of the lists but at least 16; M = 32;
+    Chosen: nlist = 4·√N but at least 39 embeddings a list; nprobe = √nlist / 2 but at least 16; M = 32;
     ef_search = √N but at least 64 and twice the neighbours wanted.
 
     Source: the FAISS wiki, "Guidelines to choose an index" (4·√N to 16·√N lists, M from 4 to 64); 39 is the number
@@ -74,7 +76,7 @@ class IndexSettings:
         nlist = self.nlist or max(1, min(round(4 * math.sqrt(size)), size // 39))
         if nlist > size:
             raise InputError(f"scorer.nlist={nlist} is larger than the {size} normal images; lower scorer.nlist")
-        result = replace(self, nlist=nlist, nprobe=self.nprobe or min(nlist, max(16, math.ceil(nlist / 8))))
+        result = replace(self, nlist=nlist, nprobe=self.nprobe or min(nlist, max(16, math.ceil(math.sqrt(nlist) / 2))))
         result._check_probes()
         return result
 
@@ -115,17 +117,30 @@ def build(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> Any:
         # Room for all at once: growing step by step holds up to three times as much.
         index.codes.resize(len(vectors) * index.code_size)
         index.codes.resize(0)
+    if settings.kind == "ivf":
+        _fill_lists(index, vectors, metric)
+        return index
     with _one_thread() if settings.kind == "hnsw" else nullcontext():
         for block in _blocks(vectors, metric):
             index.add(block)
-    if settings.kind == "ivf":
-        index.make_direct_map()
     return index
 
 
 def _blocks(vectors: np.ndarray, metric: Metric) -> Iterator[np.ndarray]:
     for i in range(0, len(vectors), _ROWS):
         yield prepared(vectors[i : i + _ROWS], metric)
+
+
+def _fill_lists(index: Any, vectors: np.ndarray, metric: Metric) -> None:
+    """Add the vectors to an inverted file whose lists get their full size at once; see ``build``."""
+    numbers = np.concatenate([index.quantizer.assign(block, 1)[:, 0] for block in _blocks(vectors, metric)])
+    for i, size in enumerate(np.bincount(numbers, minlength=index.nlist).tolist()):
+        index.invlists.resize(i, size)
+        index.invlists.resize(i, 0)
+    for block in _blocks(vectors, metric):
+        own = numbers[index.ntotal : index.ntotal + len(block)]
+        index.add_core(len(block), faiss.swig_ptr(block), None, faiss.swig_ptr(own))
+    index.make_direct_map()
 
 
 def _training_set(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> np.ndarray:
@@ -149,7 +164,10 @@ def search(index: Any, queries: np.ndarray, k: int, metric: Metric) -> tuple[np.
     Raises:
         InputError: distances that float32 cannot hold.
     """
-    _, positions = index.search(queries, k)
+    if isinstance(index, faiss.IndexIVFFlat) and len(queries) * index.nprobe >= _SHARED * index.nlist:
+        positions = _list_by_list(index, queries, k)
+    else:
+        _, positions = index.search(queries, k)
     short = (positions < 0).any(axis=1)
     if short.any():
         positions[short] = _exhaustive(index, queries[short], k)
@@ -163,6 +181,35 @@ def search(index: Any, queries: np.ndarray, k: int, metric: Metric) -> tuple[np.
         apart[i : i + rows] = distances(queries[i : i + rows], vectors, metric)
     order = np.argsort(apart, axis=1, kind="stable")
     return np.take_along_axis(apart, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+
+def _list_by_list(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
+    """Return the positions (N, k) that ``index.search`` finds, -1 where none.
+
+    FAISS reads the lists anew for every query. This multiplies each list once with all queries that look into it, a
+    list in each thread, as products this small are not worth sharing.
+    """
+    _, lists = index.quantizer.search(queries, index.nprobe)
+    order = np.argsort(lists, axis=None, kind="stable")
+    bounds = np.searchsorted(lists.ravel()[order], np.arange(index.nlist + 1))
+
+    def look(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        size, rows = index.invlists.list_size(i), order[bounds[i] : bounds[i + 1]] // index.nprobe
+        if not size or not len(rows):
+            return None
+        own = faiss.rev_swig_ptr(index.invlists.get_ids(i), size)
+        codes = faiss.rev_swig_ptr(index.invlists.get_codes(i), size * index.code_size)
+        vectors = codes.view(np.float32).reshape(size, index.d)
+        near, found = faiss.knn(queries[rows], vectors, min(k, size), metric=index.metric_type)
+        return rows, near, own[found]
+
+    best = faiss.ResultHeap(len(queries), k, keep_max=index.metric_type == faiss.METRIC_INNER_PRODUCT)
+    with ThreadPoolExecutor(faiss.omp_get_max_threads(), "list", faiss.omp_set_num_threads, (1,)) as pool:
+        for result in filter(None, pool.map(look, range(index.nlist))):
+            best.add_result_subset(*result)
+    best.finalize()
+    positions: np.ndarray = best.I
+    return positions
 
 
 def search_others(index: Any, own: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
