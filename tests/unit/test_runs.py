@@ -127,7 +127,11 @@ def test_finished_refuses_a_running_run(run):
     run.claim()
     run.config.parent.mkdir()
     run.config.write_text("")
-    with pytest.raises(InputError, match=r"running.* not finished; go on with ckpt_path=.*last\.ckpt"):
+    with pytest.raises(InputError, match=r"running, not finished; train it again"):
+        Run.finished(run.path)
+    run.checkpoints.mkdir()
+    run.last_checkpoint.touch()
+    with pytest.raises(InputError, match=r"running, not finished; go on with ckpt_path=.*last\.ckpt"):
         Run.finished(run.path)
 
 
