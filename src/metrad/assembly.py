@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run, put together."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -120,11 +121,16 @@ def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trai
         callbacks=[checkpoint, *callbacks],
         default_root_dir=run.path,
         precision=resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator),
-        enable_progress_bar=sys.stderr.isatty() if progress == "auto" else progress,
+        enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
     )
     if trainer.world_size > 1:
         raise InputError(f"trainer.devices={cfg.trainer.devices}: training on several devices is not supported yet")
     return trainer
+
+
+def _bars_wanted() -> bool:
+    """Tell whether progress bars go to a terminal, and no view of a whole sweep is in their place."""
+    return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
 
 
 def resolve_precision(precision: str | int, accelerator: str) -> str | int:

@@ -2,20 +2,23 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metrad.errors import InputError, MetradError
 
+if TYPE_CHECKING:
+    from metrad.sweep import Ended, Sweep
+
 log = logging.getLogger("metrad")
 
-BAD_INPUT, FAILED_RUNS = 2, 1
+BAD_INPUT, FAILED_RUNS, INTERRUPTED = 2, 1, 130
 _WANTS_TRACEBACK = "METRAD_FULL_ERROR"
 _EXAMPLES = """\
 Examples:
@@ -135,10 +138,10 @@ def train(argv: list[str]) -> None:
     if {"--help", "-h"} & set(argv):
         typer.echo("Train and score one run, or a sweep of runs with -m.\n\n" + manual())
         return
-    outcome = Outcome()
-    _reporting_errors(lambda: _run_hydra(argv, outcome))
-    if outcome.failed:
-        raise SystemExit(FAILED_RUNS if outcome.sweep else BAD_INPUT)
+    try:
+        _reporting_errors(lambda: _run_hydra(argv))
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 def manual() -> str:
@@ -152,80 +155,81 @@ def manual() -> str:
     return "\n".join(lines) + f"\n\n{_SETTINGS}\n{_EXAMPLES}"
 
 
-@dataclass
-class Outcome:
-    """How the runs of one command ended.
-
-    Attributes:
-        failed: how many failed.
-        sweep: the folder of the sweep they were runs of; None for a single run.
-    """
-
-    failed: int = 0
-    sweep: Path | None = None
-
-
-def _run_hydra(argv: list[str], outcome: Outcome) -> None:
+def _run_hydra(argv: list[str]) -> None:
     import hydra
 
     from metrad import config, sweep
     from metrad.catalogue import folder
 
     config.register()
-    sys.argv = [sys.argv[0], *argv]
+    # sweep is a group of settings too, of which the name is the one that everybody needs
+    sys.argv = [sys.argv[0], *(re.sub(r"^sweep=", "sweep.name=", item) for item in argv)]
+    sweep.current = made = sweep.Sweep()
     start = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
     try:
-        start(lambda cfg: _task(cfg, outcome))()
+        start(_task)()
     except Exception:
         sweep.forget_unstarted()
         raise
     finally:
-        if outcome.sweep:
-            _tell_sweep(outcome.sweep)
+        if made.runs:
+            _tell_sweep(made)
+    if made.unfinished():
+        raise SystemExit(FAILED_RUNS)
 
 
-def _tell_sweep(folder: Path) -> None:
-    """Write the table of all runs into the sweep's folder, and print the one over seeds."""
+def _tell_sweep(sweep: "Sweep") -> None:
+    """Write the table of all runs into the sweep's folder, and print the one over seeds and what is left to do."""
     from metrad.comparison import as_text, collect, summarise
     from metrad.runs import write_rows
 
-    rows = collect(folder)
+    assert sweep.folder is not None
+    rows = collect(sweep.folder)
     if rows:
-        write_rows(folder / "runs.csv", rows)
-        log.info("\n%s\neach run: %s", as_text(summarise(rows)), _relative(folder / "runs.csv"))
+        write_rows(sweep.folder / "runs.csv", rows)
+        log.info("\n%s\neach run: %s", as_text(summarise(rows)), _relative(sweep.folder / "runs.csv"))
+    left = sweep.unfinished()
+    if left:
+        told = ", ".join(f"{count} {state}" for state, count in left.items())
+        log.info(
+            "not finished: %d of %d runs (%s); the same command with sweep=%s goes on with them",
+            *(left.total(), len(sweep.runs), told, sweep.folder.name),
+        )
 
 
-def _task(cfg: Any, outcome: Outcome) -> None:
-    """Train one run of a sweep or a single one; in a sweep a failed run is told and the next one starts."""
+def _task(cfg: Any) -> "Ended | None":
+    """Train one run. In a sweep, return how it ended; a single one tells it, and ends the process if it failed."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from metrad.errors import HeldError
     from metrad.runs import Run
+    from metrad.sweep import Ended
 
     hydra = HydraConfig.get()
     run = Run(hydra.runtime.output_dir)
     sweeping = hydra.mode == RunMode.MULTIRUN
-    outcome.sweep = Path(hydra.sweep.dir) if sweeping else None
     try:
+        if cfg.sweep.name is not None and not sweeping:
+            raise InputError(f"sweep={cfg.sweep.name} names a sweep, and this is one run; add -m")
         from metrad.training import train as train_run
 
-        metrics = train_run(cfg, run, OmegaConf.create({"hydra": hydra}), keep_refused=sweeping)
+        metrics = train_run(cfg, run, OmegaConf.create({"hydra": hydra}), sweeping=sweeping)
     except Exception as error:
-        if not (sweeping or isinstance(error, MetradError | OSError)):
-            raise
         run.remove_if_empty()
-        outcome.failed += 1
-        if os.environ.get(_WANTS_TRACEBACK):
+        if os.environ.get(_WANTS_TRACEBACK) or not (sweeping or isinstance(error, MetradError | OSError)):
             raise
-        typer.echo(
-            f"{run.path.name} failed: {_one_line(error)}" if sweeping else f"error: {_one_line(error)}", err=True
-        )
-    else:
-        log.info("%s -> %s", _summary(metrics), _relative(run.path))
-        if not sweeping:
-            _tell_thresholds(metrics)
-            log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
+        if sweeping:
+            return Ended(run, "running" if isinstance(error, HeldError) else "failed", _one_line(error))
+        typer.echo(f"error: {_one_line(error)}", err=True)
+        raise SystemExit(BAD_INPUT) from None
+    if sweeping:
+        return Ended(run, "finished", f"{_summary(metrics)} -> {_relative(run.path)}")
+    log.info("%s -> %s", _summary(metrics), _relative(run.path))
+    _tell_thresholds(metrics)
+    log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
+    return None
 
 
 def _reporting_errors(job: Callable[[], None]) -> None:

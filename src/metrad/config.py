@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metrad.catalogue import choices, folder, suggestion
 from metrad.errors import InputError
-from metrad.names import run_name
+from metrad.names import run_name, sweep_name
 
 ALLOWED_TARGETS = (
     *("metrad.heads.", "metrad.backbones.", "metrad.datasets.", "metrad.scorers."),
@@ -71,6 +71,14 @@ class Evaluation:
 
 
 @dataclass
+class Sweep:
+    """What holds for all runs of a sweep."""
+
+    name: str | None = None
+    fail_fast: bool = False
+
+
+@dataclass
 class Paths:
     """Folders outside the run."""
 
@@ -90,6 +98,7 @@ class Config:
     paths: Paths = field(default_factory=Paths)
     dataset: Dataset = field(default_factory=Dataset)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    sweep: Sweep = field(default_factory=Sweep)
     head: dict[str, Any] = MISSING
     backbone: dict[str, Any] = MISSING
     scorer: dict[str, Any] = MISSING
@@ -100,9 +109,10 @@ class Config:
 
 
 def register() -> None:
-    """Make the schema and the resolver ``run_name`` known to Hydra."""
+    """Make the schema and the resolvers ``run_name`` and ``sweep_name`` known to Hydra."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_name", lambda seed: run_name(HydraConfig.get(), seed), replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 def check(cfg: DictConfig) -> None:

@@ -11,3 +11,7 @@ class InputError(MetradError, ValueError):
 
 class TrainingError(MetradError, RuntimeError):
     """Training went wrong after it had begun."""
+
+
+class HeldError(InputError):
+    """Another process is at work on the same run."""

@@ -1,11 +1,23 @@
-"""Folder names that tell the choices made."""
+"""What a run is called, and what makes it the run it is."""
 
 import hashlib
+import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_UNNAMED = ("paths", "hydra", "logger", "allow_targets")
+from metrad.errors import InputError
+
+_UNNAMED = ("paths", "hydra", "logger", "allow_targets", "sweep")
+# What a run's figures do not depend on, or only by rounding: where things lie, what it runs on, what is told of it.
+WITHOUT_IDENTITY = (
+    *("paths", "logger", "sweep", "ckpt_path", "allow_targets"),
+    *("dataset.workers", "dataset.memory_limit_gib", "dataset.disk_limit_gib"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.precision"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+)
+_DATA = "data"  # stands for paths.data wherever a setting is made with it
 
 
 def run_name(hydra: Any, seed: int) -> str:
@@ -20,9 +32,58 @@ def run_name(hydra: Any, seed: int) -> str:
     return _short("-".join([*named, *(f"{key.split('.')[-1]}={_slug(value)}" for key, value in others)]))
 
 
+def sweep_name(name: str | None, time: str) -> str:
+    """Return the folder name of a sweep: what it is called, or else the time it began.
+
+    Raises:
+        InputError: the name would not make one folder.
+    """
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", str(name)):
+        raise InputError(f"sweep={name} must be a folder's name of letters, digits, _, -, + and dots")
+    return time if name is None else str(name)
+
+
 def folder_name(overrides: list[str]) -> str:
     """Return a folder name that tells ``overrides`` of the form key=value."""
     return _short("-".join(f"{key}={_slug(value)}" for key, _, value in (item.partition("=") for item in overrides)))
+
+
+def settings(cfg: Any) -> dict[str, Any]:
+    """Return the resolved settings of a configuration that its figures depend on, by their dotted keys.
+
+    Args:
+        cfg: the whole configuration (an OmegaConf ``DictConfig``), from Hydra or from a run directory.
+
+    Raises:
+        OmegaConfBaseException: it has a value that cannot be resolved.
+    """
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    own = OmegaConf.create({**{key: plain[key] for key in plain if key != "hydra"}, "paths": {"data": _DATA}})
+    resolved = OmegaConf.to_container(own, resolve=True)
+    left_out = tuple(f"{key}." for key in WITHOUT_IDENTITY)
+    return {key: value for key, value in _leaves(resolved) if not f"{key}.".startswith(left_out)}
+
+
+def identity(cfg: Any) -> str:
+    """Return a hash of ``settings``: two runs with the same one are the same run."""
+    return _hash(json.dumps(settings(cfg), sort_keys=True, default=str), 16)
+
+
+def differences(one: Any, other: Any) -> list[str]:
+    """Return in words what ``settings`` of two configurations differ in, such as 'seed is 0 and not 1'."""
+    a, b = settings(one), settings(other)
+    keys = [key for key in a | b if a.get(key) != b.get(key)]
+    return [f"{key} is {a.get(key, 'not set')} and not {b.get(key, 'not set')}" for key in keys]
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping) or not node:
+        yield key, node
+        return
+    for name, value in node.items():
+        yield from _leaves(value, f"{key}.{name}" if key else str(name))
 
 
 def _slug(value: str) -> str:
@@ -35,5 +96,5 @@ def _short(name: str) -> str:
     return name if len(name) <= 200 else f"{name[:190]}~{_hash(name)}"
 
 
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+def _hash(text: str, size: int = 4) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()

@@ -5,25 +5,18 @@ import csv
 import json
 import logging
 import os
-import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from metrad.errors import InputError
-
-PACKAGES = (
-    *("faiss-cpu", "hydra-core", "metrad", "numpy", "omegaconf", "pillow", "pytorch-lightning", "scikit-learn"),
-    *("torch", "torchmetrics", "torchvision"),
-)
+from metrad.errors import HeldError, InputError
 
 SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
 
@@ -32,7 +25,8 @@ class Run:
     """A directory that holds one trained model and all that is known of it.
 
     Each file is written under a temporary name and renamed, and ``status.json`` says ``finished`` only when all the
-    others are there, so a killed run never looks finished.
+    others are there, so a killed run never looks finished. Whoever trains it holds ``.lock``, a lock that the system
+    itself drops when its owner dies.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -43,7 +37,9 @@ class Run:
         self.scores = self.path / "scores.csv"
         self.split = self.path / "split.json"
         self.environment = self.path / "environment.json"
+        self.epochs = self.path / "epochs.csv"
         self.status = self.path / "status.json"
+        self.lock = self.path / ".lock"
         self.log = self.path / "run.log"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
@@ -78,26 +74,82 @@ class Run:
         """Where training can go on from."""
         return self.checkpoints / "last.ckpt"
 
-    def claim(self) -> None:
-        """Make the directory this run's own.
+    @property
+    def state(self) -> str:
+        """What became of the run: new, running, interrupted, failed or finished.
+
+        A run that says it is running while nobody holds its lock was killed, and counts as interrupted.
+        """
+        state = str(self.noted().get("state", "new"))
+        return "interrupted" if state == "running" and not self.is_held() else state
+
+    def noted(self) -> dict[str, Any]:
+        """Return what ``status.json`` says; nothing if it is not there or was left half written."""
+        try:
+            status = read_json(self.status)
+        except InputError:
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def note(self, **entries: Any) -> None:
+        """Write ``entries`` into ``status.json``, beside what it says already."""
+        write_json(self.status, {**self.noted(), **entries})
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training this run.
+
+        Raises:
+            HeldError: one is at it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.lock)
+        try:
+            lock.acquire(timeout=1)  # others look for an instant whether it is held
+        except Timeout as error:
+            raise HeldError(f"{self.path} is being trained by another process") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_held(self) -> bool:
+        """Tell whether a living process, this one included, holds the run."""
+        if not self.lock.exists():
+            return False
+        try:
+            with FileLock(self.lock, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def claim(self, **entries: Any) -> None:
+        """Make the directory this run's own, with ``entries`` for its status.
 
         Raises:
             InputError: there is a run in it already.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        own = (self.config.parent, self.metrics, self.scores, self.split, self.environment, self.log, self.logs)
-        taken = [
-            path.name
-            for path in (*own, self.checkpoints, self.model, self.embeddings, *self.pictures.values())
-            if path.exists()
-        ]
-        if taken and not self.status.exists():
+        taken = [path.name for path in self._own() if path.exists()]
+        if self.status.exists():
+            raise InputError(f"{self.path} holds a run already; choose another directory with hydra.run.dir")
+        if taken:
             raise InputError(f"{self.path} holds {', '.join(taken)} already; choose another directory")
-        try:
-            with self.status.open("x", encoding="utf-8") as file:
-                json.dump({"state": "running", "pid": os.getpid(), "started": _now()}, file, indent=2)
-        except FileExistsError as error:
-            raise InputError(f"{self.path} holds a run already; choose another directory with hydra.run.dir") from error
+        write_json(self.status, {"state": "running", "pid": os.getpid(), "started": _now(), **entries})
+
+    def clear(self, *, keep_training: bool) -> None:
+        """Remove what an earlier attempt left; the checkpoints and the log stay where its training is to go on."""
+        kept = (self.checkpoints, self.log) if keep_training else ()
+        for path in (*self._own(), self.status):
+            if path.is_dir() and path not in kept:
+                shutil.rmtree(path)
+            elif path not in kept:
+                path.unlink(missing_ok=True)
+
+    def _own(self) -> tuple[Path, ...]:
+        files = (self.metrics, self.scores, self.split, self.environment, self.epochs, self.log)
+        folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
+        return (*folders, *files, *self.pictures.values())
 
     @contextlib.contextmanager
     def recorded(self, *, keep_refused: bool) -> Iterator[None]:
@@ -130,19 +182,18 @@ class Run:
                 self._discard()
 
     def _end(self, state: str, error: str | None = None) -> None:
-        started = read_json(self.status)["started"]
+        kept = {key: value for key, value in self.noted().items() if key in ("identity", "started")}
         reason = {} if error is None else {"error": " ".join(error.split())}
-        write_json(self.status, {"state": state, "started": started, "ended": _now()} | reason)
+        write_json(self.status, {**kept, "state": state, "ended": _now(), **reason})
 
     def _discard(self) -> None:
-        for folder in (self.config.parent, self.logs):
-            shutil.rmtree(folder, ignore_errors=True)
-        for path in (self.status, self.log, self.split, self.environment):
-            path.unlink(missing_ok=True)
+        self.clear(keep_training=False)
         self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
-        """Remove the directory if nothing is in it."""
+        """Remove the directory if nothing but its lock is in it."""
+        if not any(path != self.lock for path in self.path.glob("*")):
+            self.lock.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
@@ -217,44 +268,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({str(error).splitlines()[0]})") from error
-
-
-def environment(device: str, precision: str) -> dict[str, Any]:
-    """Return what a reader needs to judge whether two runs were made alike."""
-    import torch
-
-    return {
-        "device": device,
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "git_commit": _git_commit(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the checkout that metrad runs from, with + if it was changed; None if it is installed."""
-    here = Path(__file__).parent
-    try:
-        tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
-        subprocess.run(tracked, cwd=here, capture_output=True, check=True)  # noqa: S603
-        describe = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
-        result = subprocess.run(describe, cwd=here, capture_output=True, text=True, check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return result.stdout.strip()
 
 
 def _now() -> str:

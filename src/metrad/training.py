@@ -3,11 +3,13 @@
 import logging
 import time
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from metrad import config, plots
@@ -23,30 +25,34 @@ from metrad.assembly import (
     log_thresholds,
 )
 from metrad.datamodule import MetradDataModule
+from metrad.environment import environment
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
 from metrad.evaluation import attach_head, embed, evaluate
 from metrad.module import MetricLearner
+from metrad.names import differences, identity
 from metrad.reporting import save_evaluation, save_evidence, save_picture, split_figures
-from metrad.runs import Run, environment, write_json
+from metrad.runs import Run, read_json, write_json, write_rows
 
 log = logging.getLogger(__name__)
 
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # batches are gathered from one array in this process; workers would copy them
     ".*dirpath has changed from.*",  # a run that goes on from another's checkpoint has a directory of its own
+    ".*Experiment logs directory .* exists and is not empty.*",  # so does one that goes on in its own directory
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",  # Lightning 2.6 on torch 2.14, not ours to mend
 )
 
 
-def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, keep_refused: bool = False) -> dict[str, Any]:
+def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = False) -> dict[str, Any]:
     """Train, score and save a run.
 
     Args:
         cfg: the whole configuration.
         run: the directory to fill.
         hydra: Hydra's own configuration, kept beside ``cfg``.
-        keep_refused: leave a record of a run whose settings were refused.
+        sweeping: the run is one of a sweep: a finished one is left alone, an interrupted one goes on from its last
+            checkpoint, a failed one begins anew, and one whose settings are refused leaves a record.
 
     Returns:
         What ``metrics.json`` holds.
@@ -55,14 +61,54 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, keep_refused: bool = 
         InputError: a setting or file cannot be used.
         TrainingError: training diverged.
     """
-    config.check(cfg)
-    run.claim()
-    with run.recorded(keep_refused=keep_refused):
-        run.save_config(cfg, hydra, list(hydra.hydra.overrides.task))
-        return _train(cfg, run)
+    if not sweeping:
+        config.check(cfg)
+    with run.held():
+        checkpoint = cfg.ckpt_path
+        if sweeping:
+            if has_finished(run, cfg):
+                return cast("dict[str, Any]", read_json(run.metrics))
+            checkpoint = own_checkpoint(run, cfg) or checkpoint
+            run.clear(keep_training=checkpoint == run.last_checkpoint)
+        run.claim(**_identity(cfg))
+        with run.recorded(keep_refused=sweeping):
+            run.save_config(cfg, hydra, list(hydra.hydra.overrides.task))
+            config.check(cfg)
+            return _train(cfg, run, checkpoint)
 
 
-def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
+def has_finished(run: Run, cfg: DictConfig) -> bool:
+    """Tell whether a run has finished, with the settings of ``cfg``.
+
+    Raises:
+        InputError: it has finished with others.
+    """
+    if run.state != "finished":
+        return False
+    other = differences(run.load_config(), cfg)
+    if other:
+        raise InputError(f"{run.path} was made with other settings: {'; '.join(other)}; choose another sweep=NAME")
+    return True
+
+
+def own_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
+    """Return where an interrupted run of the settings of ``cfg`` goes on from; None if it is to begin anew.
+
+    A run that failed begins anew, since what it failed of may be in its checkpoint.
+    """
+    if run.state != "interrupted" or not run.last_checkpoint.exists() or not run.config.exists():
+        return None
+    return None if differences(run.load_config(), cfg) else run.last_checkpoint
+
+
+def _identity(cfg: DictConfig) -> dict[str, str]:
+    try:
+        return {"identity": identity(cfg)}
+    except OmegaConfBaseException:  # its check will tell
+        return {}
+
+
+def _train(cfg: DictConfig, run: Run, checkpoint: str | Path | None) -> dict[str, Any]:
     start = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     scorer, settings = build_scorer(cfg), build_settings(cfg)
@@ -73,9 +119,9 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     log_thresholds(settings, len(data.split.indices["calibration"]))
     embedder = build_embedder(cfg)
     learner = build_learner(cfg, embedder, len(data.classes.seen))
-    epochs = EpochLog()
+    epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of))
     trainer = build_trainer(cfg, run, epochs)
-    data.first_epoch = epochs_behind(cfg.ckpt_path, learner, data, trainer.max_epochs)
+    data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
     split = data.describe_split()
     write_json(run.split, split)
     device = trainer.strategy.root_device
@@ -84,7 +130,7 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
-        trainer.fit(learner, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     trained = time.perf_counter()
     embedded = embed(embedder, data, device=device)
     embedding = time.perf_counter() - trained
@@ -97,9 +143,10 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     save_embeddings(run, embedded)
     save_evidence(run, result, embedded, data)
     if epochs.history:
+        write_rows(run.epochs, epochs.history)
         save_picture(plots.head(epochs.history), run.pictures["head"])
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": embedding, **result.seconds}
-    seconds["total"] = time.perf_counter() - start
+    seconds["total"] = time.perf_counter() - start + epochs.earlier
     about = {
         "training": epochs.history[-1] if epochs.history else {},
         **split_figures(split),
@@ -109,7 +156,9 @@ def _train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     return save_evaluation(run, result, embedded, about)
 
 
-def epochs_behind(path: str | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None) -> int:
+def epochs_behind(
+    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None
+) -> int:
     """Return how many epochs the checkpoint at ``path`` has behind it, 0 for None, if training can go on from it.
 
     Raises:

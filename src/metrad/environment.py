@@ -1,0 +1,50 @@
+"""What a run was made with: packages, machine, commit."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    *("faiss-cpu", "hydra-core", "metrad", "numpy", "omegaconf", "pillow", "pytorch-lightning", "scikit-learn"),
+    *("torch", "torchmetrics", "torchvision"),
+)
+
+
+def environment(device: str, precision: str) -> dict[str, Any]:
+    """Return what a reader needs to judge whether two runs were made alike."""
+    import torch
+
+    return {
+        "device": device,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "git_commit": _git_commit(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout that metrad runs from, with + if it was changed; None if it is installed."""
+    here = Path(__file__).parent
+    try:
+        tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+        subprocess.run(tracked, cwd=here, capture_output=True, check=True)  # noqa: S603
+        describe = ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+        result = subprocess.run(describe, cwd=here, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,164 @@
+"""The runs of a sweep, made here or side by side, each in a process that has its share of the machine."""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.singleton import Singleton
+from hydra.core.utils import run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+
+from metrad.config import register
+from metrad.errors import TrainingError
+from metrad.sweep import Ended, Job, quiet
+
+_devices: list[FileLock] = []
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes runs by Hydra's way of calling a task."""
+
+    context: HydraContext
+    task: TaskFunction
+
+    def make(self, job: Job) -> Ended:
+        """Make one run in this process."""
+        result = run_job(
+            hydra_context=self.context,
+            task_function=self.task,
+            config=job.config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            configure_logging=False,
+        )
+        ended: Ended = result.return_value  # raises what the run raised, where that is asked for
+        return ended
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of the machine a process gets.
+
+    Attributes:
+        jobs_per_gpu: how many processes share a GPU, if there are any.
+        threads: how many CPU threads it may use.
+        locks: folder for the locks that tell which GPUs are taken.
+    """
+
+    jobs_per_gpu: int
+    threads: int
+    locks: Path
+
+    def take(self) -> None:
+        """Let this process use its share, and see one GPU alone; that stays its own as long as it lives.
+
+        Raises:
+            TrainingError: all GPUs are taken.
+        """
+        import faiss
+        import torch
+
+        torch.set_num_threads(self.threads)
+        faiss.omp_set_num_threads(self.threads)
+        gpus = visible_gpus()
+        if _devices or not gpus:
+            return
+        self.locks.mkdir(parents=True, exist_ok=True)
+        for place in range(self.jobs_per_gpu):
+            for gpu in gpus:
+                lock = FileLock(self.locks / f"{gpu}-{place}.lock")
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=0)
+                    _devices.append(lock)
+                    os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+                    return
+        raise TrainingError(f"all {len(gpus)} GPUs have {self.jobs_per_gpu} jobs each; lower hydra.launcher.n_jobs")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Makes runs in another process.
+
+    Attributes:
+        maker: makes them.
+        share: what of the machine the process gets.
+        state: Hydra's global state.
+    """
+
+    maker: Maker
+    share: Share
+    state: dict[Any, Any]
+
+    def __call__(self, job: Job) -> Ended:
+        """Make one run."""
+        Singleton.set_state(self.state)
+        setup_globals()
+        register()
+        self.share.take()
+        with quiet():
+            return self.maker.make(job)
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Return the names by which ``CUDA_VISIBLE_DEVICES`` calls the GPUs that this process may use."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    import torch
+
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int) -> Iterator[Ended]:
+    """Make runs in other processes and give how each ended, as soon as it did.
+
+    A process that is killed, by the system for want of memory say, takes the others with it: their runs go on in new
+    ones. A run that two processes died of counts as failed.
+
+    Args:
+        jobs: the runs.
+        make: makes one; called in another process.
+        workers: how many processes.
+    """
+    from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    left = {job.number: job for job in jobs}
+    deaths: Counter[int] = Counter()
+    try:
+        while left:
+            parallel = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1)
+            try:
+                for number, ended in parallel(delayed(_numbered)(make, job) for job in left.values()):
+                    del left[number]
+                    yield ended
+            except TerminatedWorkerError:
+                victims = [job for job in left.values() if job.run.state == "interrupted"]
+                deaths.update(job.number for job in victims)
+                for job in victims:
+                    if deaths[job.number] > 1:
+                        yield _killed(left.pop(job.number))
+    finally:
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def _numbered(make: Callable[[Job], Ended], job: Job) -> tuple[int, Ended]:
+    return job.number, make(job)
+
+
+def _killed(job: Job) -> Ended:
+    text = "its process was killed, twice; with fewer jobs at a time each has more memory"
+    job.run.note(state="failed", error=text)
+    return Ended(job.run, "failed", text)

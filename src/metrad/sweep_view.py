@@ -1,0 +1,94 @@
+"""What is shown of a sweep while it goes on: a live view on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from metrad.runs import Run
+from metrad.sweep import Ended
+
+SHOWN = 8
+
+
+class View:
+    """Tells of each run when it ends, and meanwhile shows which are running, how far they are, and the time left.
+
+    Args:
+        runs: all runs of the sweep.
+        todo: those that are made now.
+    """
+
+    def __init__(self, runs: Sequence[Run], todo: Sequence[Run]) -> None:
+        self.todo = list(todo)
+        self.total = len(runs)
+        self.skipped = len(runs) - len(todo)
+        self.ended: dict[Path, str] = {}
+        self.start = time.monotonic()
+        console = Console()
+        self.live = Live(get_renderable=self.picture, console=console, refresh_per_second=2, transient=True)
+        self.shown = console.is_terminal and bool(todo)
+
+    def __enter__(self) -> Self:
+        if self.shown:
+            self.live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.shown:
+            self.live.stop()
+
+    def tell(self, ended: Ended) -> None:
+        """Print how a run ended: to stdout if it finished, else to stderr with the place of its log."""
+        self.ended[ended.run.path] = ended.state
+        count = f"{self.skipped + len(self.ended)}/{self.total}"
+        if ended.state == "finished":
+            typer.echo(f"{count} {ended.run.path.name}: {ended.text}")
+        else:
+            told = f"; log: {ended.run.log}" if ended.run.log.exists() else ""
+            typer.echo(f"{count} {ended.run.path.name} {ended.state}: {ended.text}{told}", err=True)
+
+    def picture(self) -> Group:
+        """Return the view of this moment."""
+        open_runs = [run for run in self.todo if run.path not in self.ended]
+        noted = {run: run.noted() for run in open_runs}
+        running = {run: status for run, status in noted.items() if status.get("state") == "running"}
+        shares = {run: status.get("epoch", 0) / (status.get("epochs") or 1) for run, status in running.items()}
+        failed = sum(state != "finished" for state in self.ended.values())
+        words = [
+            f"{len(self.ended) - failed} finished",
+            f"{len(running)} running",
+            f"{failed} failed",
+            f"{self.skipped} skipped",
+        ]
+        left = self.time_left(sum(shares.values()))
+        head = Text("  ".join([*words, *([f"{left} left"] if left else [])]))
+        table = Table.grid(padding=(0, 2))
+        for run, status in list(running.items())[:SHOWN]:
+            told = f"epoch {status['epoch']}/{status['epochs']}" if "epoch" in status else "getting ready"
+            table.add_row(Text(run.path.name), told)
+        bar = ProgressBar(self.total, self.skipped + len(self.ended) + sum(shares.values()), width=40)
+        return Group(head, bar, table)
+
+    def time_left(self, begun: float) -> str:
+        """Return about how long the rest will take, going by the runs that ended; nothing before the first did.
+
+        Args:
+            begun: how much is done of the runs that are running, in runs.
+        """
+        done = len(self.ended) + begun
+        if not self.ended:
+            return ""
+        seconds = (time.monotonic() - self.start) / done * (len(self.todo) - done)
+        return str(timedelta(seconds=round(seconds)))
