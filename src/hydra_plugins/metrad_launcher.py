@@ -56,6 +56,7 @@ class SweepLauncher(Launcher):
         with view, sweep.quiet(), contextlib.closing(self.make_all(todo)) as made:
             for ended in made:
                 view.tell(ended)
+                sweep.current.failures += ended.state == "failed"
                 if ended.state == "failed" and self.config.sweep.fail_fast:
                     break
         return []

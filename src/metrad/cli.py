@@ -160,10 +160,14 @@ def _run_hydra(argv: list[str]) -> None:
 
     from metrad import config, sweep
     from metrad.catalogue import folder
+    from metrad.names import sweep_name
 
     config.register()
     # sweep is a group of settings too, of which the name is the one that everybody needs
     sys.argv = [sys.argv[0], *(re.sub(r"^sweep=", "sweep.name=", item) for item in argv)]
+    for item in sys.argv:
+        if item.startswith("sweep.name="):
+            sweep_name(item.partition("=")[2].strip("'\""), time="")
     sweep.current = made = sweep.Sweep()
     start = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
     try:
@@ -174,7 +178,7 @@ def _run_hydra(argv: list[str]) -> None:
     finally:
         if made.runs:
             _tell_sweep(made)
-    if made.unfinished():
+    if made.failures or made.unfinished():
         raise SystemExit(FAILED_RUNS)
 
 
@@ -225,7 +229,7 @@ def _task(cfg: Any) -> "Ended | None":
         typer.echo(f"error: {_one_line(error)}", err=True)
         raise SystemExit(BAD_INPUT) from None
     if sweeping:
-        return Ended(run, "finished", f"{_summary(metrics)} -> {_relative(run.path)}")
+        return Ended(run, "finished", _summary(metrics))
     log.info("%s -> %s", _summary(metrics), _relative(run.path))
     _tell_thresholds(metrics)
     log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
@@ -254,6 +258,8 @@ def _reporting_errors(job: Callable[[], None]) -> None:
 
 def _is_of_the_configuration(error: Exception) -> bool:
     """Tell whether Hydra, OmegaConf or the YAML parser raised it; they use errors of Python's own too."""
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
+        return True
     frames = list(traceback.walk_tb(error.__traceback__))
     module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
     return module.split(".")[0] in ("antlr4", "hydra", "omegaconf", "yaml")

@@ -175,7 +175,7 @@ def explain(error: BaseException) -> str:
     unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
     if unknown and re.search(r"Key '[^']+'(?: is)? not in", text):
         return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1], _composed())}"
-    choice = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    choice = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
     available = re.search(r"Available options in '[^']+': (.*?) Config search path", text + " Config search path")
     if choice and available:
         return f"{choice[1]}={choice[2]} is no choice; {suggestion(choice[2], available[1].split())}"

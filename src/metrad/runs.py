@@ -50,6 +50,7 @@ class Run:
         self.embeddings = self.path / "embeddings"
         self.pictures = {name: self.path / f"{name}.png" for name in ("roc", "scores", "neighbours", "head")}
         self.evaluations = self.path / "evaluations"
+        self._own_lock = False
 
     @classmethod
     def finished(cls, path: str | Path) -> "Run":
@@ -108,14 +109,16 @@ class Run:
             lock.acquire(timeout=1)  # others look for an instant whether it is held
         except Timeout as error:
             raise HeldError(f"{self.path} is being trained by another process") from error
+        self._own_lock = True
         try:
             yield
         finally:
+            self._own_lock = False
             lock.release()
 
     def is_held(self) -> bool:
-        """Tell whether a living process, this one included, holds the run."""
-        if not self.lock.exists():
+        """Tell whether another holds the run, and lives."""
+        if self._own_lock or not self.lock.exists():
             return False
         try:
             with FileLock(self.lock, timeout=0):
@@ -129,12 +132,16 @@ class Run:
         Raises:
             InputError: there is a run in it already.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         taken = [path.name for path in self._own() if path.exists()]
         if self.status.exists():
             raise InputError(f"{self.path} holds a run already; choose another directory with hydra.run.dir")
         if taken:
             raise InputError(f"{self.path} holds {', '.join(taken)} already; choose another directory")
+        self.begin(**entries)
+
+    def begin(self, **entries: Any) -> None:
+        """Say in ``status.json`` that the run is running."""
+        self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.status, {"state": "running", "pid": os.getpid(), "started": _now(), **entries})
 
     def clear(self, *, keep_training: bool) -> None:

@@ -52,10 +52,12 @@ class Sweep:
     Attributes:
         folder: its folder; None before one was started.
         runs: all its runs.
+        failures: how many runs failed in this command.
     """
 
     folder: Path | None = None
     runs: list[Run] = field(default_factory=list)
+    failures: int = 0
 
     def unfinished(self) -> Counter[str]:
         """Return how many runs did not finish, by state."""

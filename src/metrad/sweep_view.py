@@ -56,8 +56,8 @@ class View:
         if ended.state == "finished":
             typer.echo(f"{count} {ended.run.path.name}: {ended.text}")
         else:
-            told = f"; log: {ended.run.log}" if ended.run.log.exists() else ""
-            typer.echo(f"{count} {ended.run.path.name} {ended.state}: {ended.text}{told}", err=True)
+            where = f"log: {_relative(ended.run.log)}" if ended.run.log.exists() else ended.run.path.name
+            typer.echo(f"{count} {ended.state}: {ended.text}; {where}", err=True)
 
     def picture(self) -> Group:
         """Return the view of this moment."""
@@ -92,3 +92,7 @@ class View:
             return ""
         seconds = (time.monotonic() - self.start) / done * (len(self.todo) - done)
         return str(timedelta(seconds=round(seconds)))
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

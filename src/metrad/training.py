@@ -39,7 +39,9 @@ log = logging.getLogger(__name__)
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # batches are gathered from one array in this process; workers would copy them
     ".*dirpath has changed from.*",  # a run that goes on from another's checkpoint has a directory of its own
+    ".*Checkpoint directory .* exists and is not empty.*",  # that of an interrupted run that goes on
     ".*Experiment logs directory .* exists and is not empty.*",  # so does one that goes on in its own directory
+    ".*The `srun` command is available.*",  # one process a run needs no srun
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",  # Lightning 2.6 on torch 2.14, not ours to mend
 )
 
@@ -70,8 +72,12 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
                 return cast("dict[str, Any]", read_json(run.metrics))
             checkpoint = own_checkpoint(run, cfg) or checkpoint
             run.clear(keep_training=checkpoint == run.last_checkpoint)
-        run.claim(**_identity(cfg))
-        with run.recorded(keep_refused=sweeping):
+            run.begin(**_identity(cfg))
+        else:
+            run.claim(**_identity(cfg))
+        with run.recorded(keep_refused=sweeping), warnings.catch_warnings():
+            for message in EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
             run.save_config(cfg, hydra, list(hydra.hydra.overrides.task))
             config.check(cfg)
             return _train(cfg, run, checkpoint)
@@ -127,10 +133,7 @@ def _train(cfg: DictConfig, run: Run, checkpoint: str | Path | None) -> dict[str
     device = trainer.strategy.root_device
     write_json(run.environment, environment(str(device), str(trainer.precision)))
     prepared = time.perf_counter()
-    with warnings.catch_warnings():
-        for message in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message)
-        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     trained = time.perf_counter()
     embedded = embed(embedder, data, device=device)
     embedding = time.perf_counter() - trained
