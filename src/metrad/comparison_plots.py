@@ -115,7 +115,10 @@ def ranks(comparison: Comparison) -> Figure:
         label_fmt_left="{label} ({rank:.2f}) ",
         label_fmt_right=" ({rank:.2f}) {label}",
         elbow_props={"color": NORMAL},
+        text_h_margin=0.1 * (len(mean) - 1),
     )
+    axes.set_xlim(0.9, len(mean) + 0.1)
+    axes.set_xticks(range(1, len(mean) + 1))
     figure.suptitle(
         f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best); critical difference "
         f"{comparison.critical_difference:.2f}; a bar joins what is not told apart",
