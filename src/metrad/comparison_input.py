@@ -93,9 +93,20 @@ def read_sweep(folder: Path, by: str) -> Table:
         for run in saved
         if not run.settings
     ]
+    notes += _environments(placed)
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
     return Table(pd.DataFrame(rows), by, conditions, notes=notes)
+
+
+def _environments(runs: list[_Saved]) -> list[str]:
+    """Return a note if finished runs were made by different versions or on different devices."""
+    paths = [saved.run.environment for saved in runs if saved.state == "finished" and saved.run.environment.is_file()]
+    made = [content for content in map(read_json, paths) if isinstance(content, dict)]
+    keys = ("device", "precision", "git_commit", "packages")
+    differing = [key for key in keys if len({json.dumps(one.get(key), sort_keys=True) for one in made}) > 1]
+    where = ", ".join(differing)
+    return [f"Runs differ in {where} (environment.json), which can move figures a little."] if where else []
 
 
 def _load(run: Run) -> _Saved:

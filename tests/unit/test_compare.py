@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from metrad import comparison_files, paired
 from metrad.cli import app
 from metrad.comparison import compare, compare_csv
+from metrad.comparison_plots import figures
 from metrad.errors import InputError
 from metrad.runs import Run, write_json
 
@@ -348,6 +349,25 @@ def test_enough_seeds_are_not_warned_of(sweep):
     result = compare(sweep.fill(["adacos", "arcface"], seeds=12).path)
     assert len(result.notes) == 1
     assert result.notes[0].startswith("dataset=digits: adacos is worse than arcface by 0.0")
+
+
+def test_runs_made_by_different_versions_are_compared_with_a_note(sweep):
+    for i, head in enumerate(HEADS):
+        run = sweep.add([f"head={head}", "seed=0"], 0.9)
+        write_json(run.environment, {"device": "cpu", "git_commit": str(i)})
+    assert any(note.startswith("Runs differ in git_commit (") for note in compare(sweep.path).notes)
+
+
+def test_many_values_and_conditions_give_pictures_that_can_be_saved(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = [f"h{h},d{d},{s},{generator.uniform():.3f}" for h in range(8) for d in range(42) for s in range(2)]
+    result = compare_csv(csv(tmp_path, rows))
+    assert len(result.pairs) == 42 * 28
+    drawn = figures(result)
+    assert "the 80 of 1176 with the smallest p" in drawn["differences"].axes[0].get_title()
+    assert sum(axes.get_visible() for axes in drawn["seeds"].axes) == 40
+    assert all(150 * side < 2**15 for figure in drawn.values() for side in figure.get_size_inches())
+    assert len(result.notes) < 12
 
 
 def test_runs_that_share_no_seed_are_not_compared(sweep):
