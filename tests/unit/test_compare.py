@@ -319,6 +319,8 @@ def test_a_csv_without_seeds_is_unpaired(tmp_path):
         (["a,d,0"], "head,dataset,seed\n", "has no column auroc"),
         (["a,d,0,0.5,9", "b,d,0,0.5,9"], HEADER, "more cells than its first line"),
         (["a,d,0,0.5", "b,d,0,0.5,9"], HEADER, "cannot be read as CSV"),
+        ([",d,0,0.5", "b,d,0,0.5"], HEADER, "line 2: head is empty"),
+        (["0,a,0,0.5", "1,b,0,0.5"], ",head,seed,auroc\n", "no two rows share a condition .* leave out columns"),
         ([], HEADER, "has no rows"),
         ([], "", "cannot be read as CSV"),
         (["a,0,0.5,x", "b,0,0.5,y"], "head,seed,auroc,split\n", "have different split"),
