@@ -4,9 +4,9 @@ Both sweeps are of the same runs of the demo (scikit-learn's digits), each a com
 turns over the rounds; the figures are medians. Every process has its share of the CPU threads given.
 
 serial, parallel   seconds from the start of the command to its end, start-up included.
-fixed cost         seconds from the end of one run of the serial sweep to the end of the next, less what that run trained,
-                   embedded and evaluated: composing its configuration, reading the data, building the model, writing files
-                   and drawing pictures.
+fixed cost         seconds from the end of one run of the serial sweep to the end of the next, less what the run
+                   trained, embedded and evaluated: composing its configuration, reading the data, building the model,
+                   writing files and drawing pictures.
 
     python benchmarks/sweep.py
 """
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-WORK = ("train", "embed", "fit", "score", "measure")
+PREPARING = ("prepare", "total")
 
 
 def timed(folder: Path, *overrides: str, threads: int) -> float:
@@ -30,7 +30,7 @@ def timed(folder: Path, *overrides: str, threads: int) -> float:
     command = [sys.executable, TRAIN, "-m", "experiment=demo", f"hydra.sweep.dir={folder}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     start = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         sys.exit(f"the sweep failed: {done.stderr}")
     return time.perf_counter() - start
@@ -41,7 +41,7 @@ def fixed_costs(folder: Path) -> list[float]:
     runs = sorted(folder.glob("*/status.json"), key=lambda path: path.stat().st_mtime_ns)
     ends = [path.stat().st_mtime_ns / 1e9 for path in runs]
     seconds = [json.loads(path.with_name("metrics.json").read_text())["seconds"] for path in runs]
-    work = [sum(value for name, value in one.items() if name not in ("prepare", "total")) for one in seconds]
+    work = [sum(value for name, value in one.items() if name not in PREPARING) for one in seconds]
     return [ends[i] - ends[i - 1] - work[i] for i in range(1, len(runs))]
 
 
@@ -61,7 +61,7 @@ def main() -> None:
             serial.append(timed(own, seeds, threads=threads))
             fixed += fixed_costs(own)
             jobs = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={chosen.jobs}"]
-            parallel.append(timed(Path(folder) / f"parallel-{i}", seeds, *jobs, threads=threads // chosen.jobs or 1))
+            parallel.append(timed(Path(folder) / f"parallel-{i}", seeds, *jobs, threads=max(1, threads // chosen.jobs)))
             print(f"round {i + 1}: serial {serial[-1]:.1f} s, parallel {parallel[-1]:.1f} s", file=sys.stderr)
     one, many = statistics.median(serial), statistics.median(parallel)
     print(f"{chosen.runs} demo runs, {threads} threads, {chosen.rounds} rounds in turns")

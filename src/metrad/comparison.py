@@ -119,10 +119,10 @@ def as_text(rows: list[Row]) -> str:
 
 
 def _row(run: Run, setting: dict[str, str]) -> Row:
-    status = read_json(run.status)
-    metrics = read_json(run.metrics) if status["state"] == "finished" else {}
+    state = run.state
+    metrics = read_json(run.metrics) if state == "finished" else {}
     figures = {name: metrics.get(name) for name in FIGURES}
-    return {"run": run.path.name, "state": status["state"], **setting, **figures, "error": status.get("error", "")}
+    return {"run": run.path.name, "state": state, **setting, **figures, "error": run.noted().get("error", "")}
 
 
 def _overrides(run: Run) -> dict[str, str]:

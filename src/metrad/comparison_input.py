@@ -12,17 +12,12 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from metrad.errors import InputError
+from metrad.names import WITHOUT_IDENTITY
 from metrad.runs import Run, read_json
 
 FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
 OWN = ("folder", "run", "state", "error", "seed", "split", "seconds", *FIGURES)
-# What may differ between runs that are compared: where and how fast they were made.
-IRRELEVANT = (
-    *("paths", "logger", "ckpt_path", "sweep", "hydra", "dataset.workers"),
-    *("dataset.memory_limit_gib", "dataset.disk_limit_gib"),
-    *(f"trainer.{key}" for key in ("devices", "num_nodes", "accelerator", "strategy", "precision")),
-    "trainer.enable_progress_bar",
-)
+IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
 
 
@@ -113,16 +108,17 @@ def _load(run: Run) -> _Saved:
     status = read_json(run.status)
     if not isinstance(status, dict) or not isinstance(status.get("state"), str):
         raise InputError(f"{run.status} does not tell the state of a run")
-    metrics = read_json(run.metrics) if status["state"] == "finished" else {}
+    state = run.state
+    metrics = read_json(run.metrics) if state == "finished" else {}
     if not isinstance(metrics, dict):
         raise InputError(f"{run.metrics} holds no figures of a run")
     settings = {}
     if run.config.is_file():
         settings = dict(_leaves(OmegaConf.to_container(run.load_config())))
-    elif status["state"] == "finished":
+    elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
     overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
-    return _Saved(run, status["state"], status.get("error", ""), settings, overrides, _choices(run), metrics)
+    return _Saved(run, state, status.get("error", ""), settings, overrides, _choices(run), metrics)
 
 
 def _choices(run: Run) -> dict[str, str]:

@@ -78,8 +78,10 @@ class View:
         for run, status in list(running.items())[:SHOWN]:
             told = f"epoch {status['epoch']}/{status['epochs']}" if "epoch" in status else "getting ready"
             table.add_row(Text(run.path.name), told)
-        bar = ProgressBar(self.total, self.skipped + len(self.ended) + sum(shares.values()), width=40)
-        return Group(head, bar, table)
+        bar = ProgressBar(self.total, self.skipped + len(self.ended) + sum(shares.values()), width=20)
+        header = Table.grid(padding=(0, 2))
+        header.add_row(bar, head)
+        return Group(header, table)
 
     def time_left(self, begun: float) -> str:
         """Return about how long the rest will take, going by the runs that ended; nothing before the first did.

@@ -123,7 +123,7 @@ def test_holes_are_listed_and_left_out_of_pairs(sweep):
     result = compare(sweep.path)
     assert result.holes == [
         "failed: dataset=digits, head=adacos, seed=3 (diverged)",
-        "running: dataset=digits, head=adacos, seed=4",
+        "interrupted: dataset=digits, head=adacos, seed=4",
         "no run: dataset=digits, head=arcface, seed=4",
     ]
     assert result.pairs["pairs"].tolist() == [3]

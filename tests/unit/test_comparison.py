@@ -34,7 +34,7 @@ def test_every_run_has_a_row_whatever_became_of_it(sweep):
     assert {name: row["state"] for name, row in rows.items()} == {
         **dict.fromkeys("abc", "finished"),
         "d": "failed",
-        "e": "running",
+        "e": "interrupted",
     }
     assert rows["d"]["error"] == "diverged"
     assert rows["a"] == {
