@@ -151,7 +151,7 @@ def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int
                     if deaths[job.number] > 1:
                         yield _killed(left.pop(job.number))
     finally:
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def _numbered(make: Callable[[Job], Ended], job: Job) -> tuple[int, Ended]:
