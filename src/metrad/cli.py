@@ -83,7 +83,7 @@ def _evaluate_command(
         str | None, typer.Option(help="Folder below RUN/evaluations; made of the overrides if not given.")
     ] = None,
     evidence: Annotated[
-        bool, typer.Option("--evidence", help="Read the images again and draw neighbours.png.")
+        bool, typer.Option("--evidence", help="Read the images again and draw neighbours.png and hardest.png.")
     ] = False,
 ) -> None:
     """Score finished runs again with other scorers, from the embeddings they kept.
@@ -101,6 +101,24 @@ def _evaluate_command(
             raise InputError(f"--name={name} is for one evaluation a run, and these are {len(changes)}; leave it out")
         jobs = [(each.path, change) for each in runs for change in changes]
         _evaluate_all(jobs, name, evidence=evidence)
+
+    _reporting_errors(job)
+
+
+@app.command("report")
+def _report_command(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write it; RUN/report.html if not given.")] = None,
+) -> None:
+    """Write the report of a finished run: one HTML file that needs nothing outside itself.
+
+    The report of a sweep is part of 'metrad compare SWEEP'.
+    """
+
+    def job() -> None:
+        from metrad.report import write_run_report
+
+        typer.echo(f"report: {_relative(write_run_report(run, out))}")
 
     _reporting_errors(job)
 

@@ -9,7 +9,7 @@ import pandas as pd
 from metrad import report_plots
 from metrad.errors import InputError
 from metrad.report_data import Cell, Comparison, cells, condition_name
-from metrad.report_page import Group, Picture, Section, write_page
+from metrad.report_page import Fold, Group, Picture, Section, write_page
 from metrad.report_sections import by_condition, of_runs, of_settings, styles_of, unfinished
 from metrad.report_tables import COLUMNS, Table, rate, table
 from metrad.runs import Run, read_json
@@ -35,24 +35,31 @@ def write_report(comparison: Comparison, path: Path) -> None:
     parts = cells(runs, comparison.by, comparison.conditions, comparison.metric)
     parts.sort(key=lambda cell: order.get((cell.condition, cell.choice), len(order)))
     done = runs[comparison.metric].notna()
-    facts = [f"{len(runs)} runs, {int(done.sum())} finished", *_best(comparison), *comparison.holes, *comparison.notes]
+    facts = [f"{len(runs)} runs, {int(done.sum())} finished", *_best(comparison), *comparison.notes]
     sections = [
         _results(comparison, parts),
         *_costs(comparison, parts),
         *of_runs(parts),
         _all_runs(comparison, runs, path.parent),
-        *of_settings(runs),
+        *of_settings(runs, [comparison.by, *comparison.conditions]),
     ]
     write_page(path, f"Comparison of {_label(comparison.by).lower()}s", facts, sections)
 
 
-def write_run_report(folder: Path, path: Path) -> None:
-    """Write the report of the finished run in ``folder`` to ``path``, all or nothing.
+def write_run_report(folder: Path, path: Path | None = None) -> Path:
+    """Write the report of the finished run in ``folder``, all or nothing, and return where.
+
+    Args:
+        folder: the run's directory.
+        path: where to; ``report.html`` in ``folder`` if not given.
 
     Raises:
         InputError: it is no finished run, one of its files cannot be read, or the report cannot be written.
     """
-    run = Run.finished(folder)
+    run = Run(folder)
+    if not run.status.exists() and any(folder.glob("*/status.json")):
+        raise InputError(f"{folder} is a sweep; the report of a sweep is made by: metrad compare {folder}")
+    run, path = Run.finished(folder), run.path / "report.html" if path is None else path
     metrics, cfg = read_json(run.metrics), run.load_config()
     name, choice = run.path.resolve().name, str(cfg.get("head", {}).get("_target_", "head")).rpartition(".")[2]
     try:
@@ -66,7 +73,9 @@ def write_run_report(folder: Path, path: Path) -> None:
     facts = [f"head {choice}, seed {cfg.get('seed')}: AUROC {rate(auroc)} in {seconds:,.0f} s"]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
     results = Section("results", "Results", text, [Group(tables=[each for each in tables if each.rows])])
-    write_page(path, f"Run {name}", facts, [results, *of_runs(cells(runs, "head", [], "auroc")), *of_settings(runs)])
+    parts = cells(runs, "head", [], "auroc")
+    write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_settings(runs, ["head"])])
+    return path
 
 
 def _best(comparison: Comparison) -> list[str]:
@@ -80,7 +89,7 @@ def _best(comparison: Comparison) -> list[str]:
     for name, rows in summary.groupby(names, sort=False):
         best = rows.loc[rows["mean"].idxmin() if lower_is_better else rows["mean"].idxmax()]
         of = f"{_label(comparison.metric)} {rate(best['mean'])} over {best['runs']} seeds"
-        facts.append(f"Best mean, {name}: {best[comparison.by]}, {of}")
+        facts.append(f"Best mean{name and ', '}{name}: {best[comparison.by]}, {of}")
     return facts
 
 
@@ -89,9 +98,11 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
     pictures = []
     for condition, members in by_condition(parts, lambda cell: cell.condition).items():
         means = "; ".join(f"{cell.choice} {rate(cell.rows[cell.metric].mean())}" for cell in members)
-        alt = f"Box plots of {label}, {condition}. Means: {means}."
+        alt = f"Box plots of {label}{condition and ', '}{condition}. Means: {means}."
         pictures.append(Picture(alt, condition, report_plots.boxes(members, styles, label)))
-    tables = [table(f"{label} over seeds", comparison.summary)]
+    first = [comparison.by, *comparison.conditions]
+    summary = comparison.summary[[*first, *(key for key in comparison.summary if key not in first)]]
+    tables = [table(f"{label} over seeds", summary)]
     if len(comparison.pairs):
         tables.append(table(f"{label} compared in pairs of runs with the same seed", _scored(comparison.pairs)))
     if comparison.overall is not None and len(comparison.overall):
@@ -111,7 +122,7 @@ def _costs(comparison: Comparison, parts: Sequence[Cell]) -> list[Section]:
         timed = [cell for cell in members if cell.rows["seconds"].notna().any()]
         if timed:
             means = "; ".join(f"{cell.choice} {cell.rows['seconds'].mean():.1f} s" for cell in timed)
-            alt = f"Seconds a run against {label}, {condition}. Mean seconds: {means}."
+            alt = f"Seconds a run against {label}{condition and ', '}{condition}. Mean seconds: {means}."
             pictures.append(Picture(alt, condition, report_plots.costs(timed, styles, label)))
     text = "Small markers are runs, large ones the mean of each choice. Seconds are of a whole run, on its own machine."
     return [Section("cost", f"Cost against {label}", text, [Group(pictures=pictures)])] if pictures else []
@@ -126,18 +137,20 @@ def _all_runs(comparison: Comparison, runs: pd.DataFrame, base: Path) -> Section
     tables = [table("Finished runs", runs.loc[done, [*first, *figures, *(["run"] if "run" in runs else [])]])]
     left = unfinished(runs[~done], base)
     text = "All runs finished." if left is None else f"{int((~done).sum())} of {len(runs)} runs did not finish."
-    return Section("runs", "Runs", text, [Group(tables=[left, *tables] if left else tables)])
+    holes = [Fold(f"Runs missing in the grid: {len(comparison.holes)}", "\n".join(comparison.holes))]
+    group = Group(tables=[left, *tables] if left else tables, folds=holes if comparison.holes else [])
+    return Section("runs", "Runs", text, [group])
 
 
 def _figures_table(metrics: Mapping[str, Any]) -> Table:
     level, bootstrap = float(metrics["intervals"]["level"]), metrics["intervals"]["bootstrap"]
     rows = [
-        {"figure": _label(name), "value": rate(metrics[name]), "low": bootstrap[name][0], "high": bootstrap[name][1]}
+        {"Figure": _label(name), "Value": rate(metrics[name]), "low": bootstrap[name][0], "high": bootstrap[name][1]}
         for name in FIGURES
         if name in bootstrap
     ]
     low, high = metrics["intervals"]["auroc_delong"]
-    rows.insert(1, {"figure": "AUROC (DeLong)", "value": rate(metrics["auroc"]), "low": low, "high": high})
+    rows.insert(1, {"Figure": "AUROC (DeLong)", "Value": rate(metrics["auroc"]), "low": low, "high": high})
     return table(f"Figures, with intervals of {100 * level:g} % by bootstrap or DeLong", pd.DataFrame(rows))
 
 
@@ -145,11 +158,11 @@ def _thresholds_table(metrics: Mapping[str, Any]) -> Table:
     rows = [
         {
             "False alarms asked for, %": 100 * entry["false_alarm_rate"],
-            "threshold": f"{entry['threshold']:.4g}",
-            "false alarms on test images, %": _percent(
+            "Threshold": f"{entry['threshold']:.4g}",
+            "False alarms on test images, %": _percent(
                 entry["test_false_alarm_rate"], entry["test_false_alarm_interval"]
             ),
-            "anomalous test images found, %": _percent(entry["test_detection_rate"], entry["test_detection_interval"]),
+            "Anomalous test images found, %": _percent(entry["test_detection_rate"], entry["test_detection_interval"]),
         }
         for entry in metrics["thresholds"]
     ]

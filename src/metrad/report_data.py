@@ -125,12 +125,12 @@ def cells(runs: pd.DataFrame, by: str, conditions: Sequence[str], metric: str) -
     keys = pd.DataFrame({"condition": [condition_name(row, conditions) for _, row in finished.iterrows()]})
     keys["choice"] = finished[by].astype(str).to_numpy() if len(finished) else []
     positions = keys.groupby(["condition", "choice"], sort=False).indices
-    return [Cell(*key, finished.iloc[where], metric) for key, where in positions.items()]
+    return [Cell(condition, choice, finished.iloc[where], metric) for (condition, choice), where in positions.items()]
 
 
 def condition_name(row: pd.Series, conditions: Sequence[str]) -> str:
-    """Return the condition of a row in words: ``digits, image_size=32``."""
-    return ", ".join(str(row[key]) if key == "dataset" else f"{key}={row[key]}" for key in conditions) or "all runs"
+    """Return the condition of a row in words, such as ``digits, image_size=32``; none without conditions."""
+    return ", ".join(str(row[key]) if key == "dataset" else f"{key}={row[key]}" for key in conditions)
 
 
 def scores_of(run: Run) -> pd.DataFrame | None:

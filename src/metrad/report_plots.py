@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,16 +30,16 @@ STATISTICS = {
 }
 
 
-def style(number: int) -> dict[str, str]:
-    """Return colour, line and marker of the ``number``-th choice; 84 in a row differ."""
+def style(number: int) -> dict[str, Any]:
+    """Return colour, line and marker of the ``number``-th choice; 28 in a row differ."""
     return {
         "color": PALETTE[number % len(PALETTE)],
-        "linestyle": LINES[number // len(PALETTE) % len(LINES)],
+        "linestyle": LINES[number % len(LINES)],
         "marker": MARKERS[number % len(MARKERS)],
     }
 
 
-def boxes(cells: Sequence[Cell], styles: Mapping[str, dict[str, str]], label: str) -> Figure:
+def boxes(cells: Sequence[Cell], styles: Mapping[str, dict[str, Any]], label: str) -> Figure:
     """Draw a box of the metric for each cell, and every run as a dot."""
     figure, axes = _figure(0.42 * len(cells) + 1.1)
     values = [cell.rows[cell.metric].to_numpy(float) for cell in cells]
@@ -66,7 +67,7 @@ def boxes(cells: Sequence[Cell], styles: Mapping[str, dict[str, str]], label: st
     return figure
 
 
-def roc_bands(bands: Mapping[str, Band], styles: Mapping[str, dict[str, str]]) -> Figure:
+def roc_bands(bands: Mapping[str, Band], styles: Mapping[str, dict[str, Any]]) -> Figure:
     """Draw the mean ROC curve of each choice over its runs, in a band from the lowest to the highest."""
     figure, axes = _figure(WIDTH, entries=len(bands))
     axes.plot([0, 1], [0, 1], color=RULE, linestyle="--")
@@ -76,11 +77,11 @@ def roc_bands(bands: Mapping[str, Band], styles: Mapping[str, dict[str, str]]) -
         axes.plot(RATES, band.mean, color=look["color"], linestyle=look["linestyle"], label=_short(choice))
     axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    _legend(figure, len(bands))
+    _legend(figure)
     return figure
 
 
-def costs(cells: Sequence[Cell], styles: Mapping[str, dict[str, str]], label: str) -> Figure:
+def costs(cells: Sequence[Cell], styles: Mapping[str, dict[str, Any]], label: str) -> Figure:
     """Draw the seconds of every run against its metric, and the mean of each choice as a large marker."""
     figure, axes = _figure(3.2, entries=len(cells))
     for cell in cells:
@@ -95,12 +96,12 @@ def costs(cells: Sequence[Cell], styles: Mapping[str, dict[str, str]], label: st
         axes.set_xscale("log")
     axes.set(xlabel="seconds per run", ylabel=label)
     axes.grid(color=RULE, linewidth=0.6)
-    _legend(figure, len(cells))
+    _legend(figure)
     return figure
 
 
 def statistic(
-    name: str, histories: Mapping[str, Sequence[pd.DataFrame]], styles: Mapping[str, dict[str, str]]
+    name: str, histories: Mapping[str, Sequence[pd.DataFrame]], styles: Mapping[str, dict[str, Any]]
 ) -> Figure:
     """Draw one of ``STATISTICS`` over epochs: the mean over runs, in a band from the lowest to the highest."""
     figure, axes = _figure(2.6, entries=len(histories))
@@ -112,7 +113,7 @@ def statistic(
     axes.set(xlabel="epoch", ylabel=STATISTICS[name][1])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=RULE, linewidth=0.6)
-    _legend(figure, len(histories))
+    _legend(figure)
     return figure
 
 
@@ -154,14 +155,16 @@ def _adapted(tag: str, prefix: str) -> str:
 
 def _figure(height: float, entries: int = 0) -> tuple[Figure, Axes]:
     """Return a figure with room below for a legend of ``entries`` in two columns."""
-    legend = 0.22 * ((entries + 1) // 2) if entries > 1 else 0
+    legend = 0.11 * (entries + 1) if entries > 1 else 0
     figure = Figure(figsize=(WIDTH, height + legend), layout="constrained")
     return figure, figure.subplots()
 
 
-def _legend(figure: Figure, entries: int) -> None:
-    if entries > 1:
-        legend = figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+def _legend(figure: Figure) -> None:
+    names = figure.axes[0].get_legend_handles_labels()[1]
+    if len(names) > 1:
+        columns = 3 if max(map(len, names)) <= 10 else 2
+        legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
         for text in legend.get_texts():
             text.set_parse_math(False)
 

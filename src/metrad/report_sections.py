@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 from tqdm import tqdm
@@ -16,7 +16,7 @@ from metrad.runs import Run, read_json
 
 HARDEST = 6
 Part = TypeVar("Part")
-Styles = Mapping[str, dict[str, str]]
+Styles = Mapping[str, dict[str, Any]]
 
 
 def styles_of(parts: Sequence[Cell]) -> Styles:
@@ -48,8 +48,12 @@ def of_runs(parts: Sequence[Cell]) -> list[Section]:
     ]
 
 
-def of_settings(runs: pd.DataFrame) -> list[Section]:
+def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
     """Return configuration and environment of all runs that have a directory, what they share given once.
+
+    Args:
+        runs: rows of a comparison.
+        choices: the columns that tell them apart, beside the seed.
 
     Raises:
         InputError: a file of a run cannot be read.
@@ -59,9 +63,16 @@ def of_settings(runs: pd.DataFrame) -> list[Section]:
         ("Configuration", configuration_of),
         ("Environment", environment_of),
     )
-    folders = [(str(row["run"]), Run(row["folder"])) for _, row in runs.iterrows() if row["folder"]]
+    kept = runs[runs["folder"] != ""]
+    names = [", ".join(str(row[key]) for key in choices) for _, row in kept.iterrows()]
+    seeds = [str(seed) for seed in kept["seed"]] if "seed" in kept else [""] * len(kept)
+    folders = [Run(folder) for folder in kept["folder"]]
     for title, get in kinds:
-        named = [(name, settings) for name, run in folders if (settings := get(run)) is not None]
+        named = [
+            (name, seed, settings)
+            for name, seed, run in zip(names, seeds, folders, strict=True)
+            if (settings := get(run)) is not None
+        ]
         if named:
             shared, differing = settings_tables(named, title)
             lines = "\n".join(f"{key}: {value}" for key, value in shared.items())
@@ -101,13 +112,13 @@ def _roc(conditions: Mapping[str, list[Reading]], styles: Styles) -> Group:
         bands = {one.cell.choice: one.curves for one in members if one.curves is not None}
         if bands:
             at_five = "; ".join(f"{choice} {band.mean[10]:.3f}" for choice, band in bands.items())
-            alt = f"ROC curves, {name}. True-positive rate at a false-positive rate of 0.05: {at_five}."
+            alt = f"{_named('ROC curves', name)}. True-positive rate at a false-positive rate of 0.05: {at_five}."
             pictures.append(Picture(alt, name, report_plots.roc_bands(bands, styles)))
     return Group(pictures=pictures)
 
 
 def _scores(name: str, members: list[Reading]) -> Group:
-    pictures, folds = [], []
+    pictures = []
     for one in members:
         if one.scores is None or one.median is None:
             continue
@@ -115,11 +126,10 @@ def _scores(name: str, members: list[Reading]) -> Group:
         auroc, thresholds = _thresholds(one.median)
         figure = report_plots.smaller(plots.histogram(scores, anomalous, auroc, thresholds))
         medians = [f"{pd.Series(scores[part]).median():.3g}" for part in (~anomalous, anomalous)]
-        alt = f"Histogram of scores, {choice}, {name}: median {medians[0]} of normal, {medians[1]} of anomalous images."
-        pictures.append(Picture(alt, f"{choice}, AUROC {auroc:.4f} ({one.median.path.name})", figure))
-        few = hardest(one.scores, HARDEST)[["image", "role", "class", "score", "p_value", "nearest"]]
-        folds.append(Fold(f"Hardest images: {choice}", table(f"Hardest images of {one.median.path.name}", few)))
-    return Group(name, pictures, folds=folds)
+        what = f"median {medians[0]} of normal, {medians[1]} of anomalous images"
+        alt = f"{_named(f'Histogram of scores, {choice}', name)}: {what}."
+        pictures.append(Picture(alt, f"{choice}, AUROC {auroc:.4f}", figure))
+    return Group(name, pictures)
 
 
 def _epochs(name: str, members: list[Reading], styles: Styles) -> Group:
@@ -131,18 +141,24 @@ def _epochs(name: str, members: list[Reading], styles: Styles) -> Group:
                 f"{choice} {pd.concat(tables).groupby('epoch')[key].mean().iloc[-1]:.3g}"
                 for choice, tables in histories.items()
             )
-            alt = f"{title} ({unit}) over epochs, {name}. In the last epoch: {last}."
+            alt = f"{_named(f'{title} ({unit}) over epochs', name)}. In the last epoch: {last}."
             pictures.append(Picture(alt, title, report_plots.statistic(key, histories, styles)))
     return Group(name, pictures)
 
 
 def _evidence(name: str, members: list[Reading]) -> Group:
-    pictures = []
+    pictures, folds = [], []
     for one in members:
-        if one.evidence is not None and one.median is not None:
-            alt = f"Test images and their nearest normal images, {one.cell.choice}, {name}."
-            pictures.append(Picture(alt, f"{one.cell.choice}: {one.median.path.name}", one.evidence))
-    return Group(name, pictures)
+        if one.median is None:
+            continue
+        choice, run = one.cell.choice, one.median.path.name
+        if one.evidence is not None:
+            alt = f"{_named(f'Test images above nearest normal images, {choice}', name)}. The hardest are listed below."
+            pictures.append(Picture(alt, f"{choice}: {run}", one.evidence))
+        if one.scores is not None:
+            few = hardest(one.scores, HARDEST)[["image", "role", "class", "score", "p_value", "nearest"]]
+            folds.append(Fold(f"Hardest images: {choice}", table(f"Hardest images of {run}", few)))
+    return Group(name, pictures, folds=folds)
 
 
 def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
@@ -152,6 +168,10 @@ def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
         return float(metrics["auroc"]), lines
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{run.metrics} holds no figures of a run ({error!r})") from error
+
+
+def _named(what: str, condition: str) -> str:
+    return f"{what}, {condition}" if condition else what
 
 
 def _relative(path: Path, base: Path) -> str:

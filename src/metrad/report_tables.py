@@ -64,6 +64,13 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
     "run": ("Run", None),
     "state": ("State", None),
     "error": ("Reason", None),
+    "log": ("Log", None),
+    "image": ("Image", None),
+    "role": ("Role", None),
+    "class": ("Class", None),
+    "score": ("Score", lambda value: f"{value:.4g}"),
+    "p_value": ("p-value", probability),
+    "nearest": ("Nearest normal image", None),
     "dataset": ("Dataset", None),
     "head": ("Head", None),
     "seed": ("Seed", None),
@@ -77,11 +84,12 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
     "mean": ("Mean", rate),
     "median": ("Median", rate),
     "std": ("Standard deviation", rate),
-    "interval": ("Interval of the mean", rate),
+    "interval": ("Interval", rate),
+    "interval_of_mean": ("Interval of the mean", rate),
     "against": ("Against", None),
     "pairs": ("Pairs", None),
     "difference": ("Mean difference", difference),
-    "difference_interval": ("Interval of the difference", difference),
+    "interval_of_difference": ("Interval of the difference", difference),
     "p": ("p", probability),
     "p_holm": ("p (Holm)", probability),
     "effect": ("Effect size", lambda value: f"{value:+.2f}"),
@@ -96,7 +104,8 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
 def table(caption: str, frame: pd.DataFrame) -> Table:
     """Return ``frame`` as a table; its ``low`` and ``high`` become one column, an interval."""
     keys = [key for key in frame.columns if key != "high"]
-    renamed = "difference_interval" if "difference" in frame else "interval"
+    renamed = "interval_of_mean" if "mean" in frame else "interval"
+    renamed = "interval_of_difference" if "difference" in frame else renamed
     names = [renamed if key == "low" else key for key in keys]
     headings = [COLUMNS.get(str(name), (str(name), None))[0] for name in names]
     formats = [COLUMNS.get(str(name), ("", None))[1] for name in names]
@@ -110,32 +119,33 @@ def table(caption: str, frame: pd.DataFrame) -> Table:
     return Table(caption, headings, rows)
 
 
-def settings_tables(named: Sequence[tuple[str, Flat]], what: str) -> tuple[Flat, Table | None]:
+def settings_tables(named: Sequence[tuple[str, str, Flat]], what: str) -> tuple[Flat, Table | None]:
     """Return what all settings have in common, and a table of those that differ, alike ones in one row.
 
-    The seed does not count as a difference.
-
     Args:
-        named: of each run its name and its settings.
+        named: of each run its name, its seed, which does not count as a difference, and its settings.
         what: the settings are of, for the caption.
     """
-    shared, differing = common([settings for _, settings in named])
+    shared, differing = common([settings for _, _, settings in named])
     differing = [key for key in differing if key != "seed"]
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name, settings in named:
-        groups.setdefault(tuple(settings.get(key, "–") for key in differing), []).append(name)
+    groups: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for name, seed, settings in named:
+        values = tuple(settings.get(key, "–") for key in differing)
+        groups.setdefault(values, {}).setdefault(name, []).append(seed)
     if not differing:
         return shared, None
-    rows = [
-        [*(Entry(value) for value in values), Entry(str(len(runs)), len(runs)), Entry(", ".join(runs))]
-        for values, runs in groups.items()
-    ]
-    return shared, Table(f"{what}: what differs between runs, beside the seed", [*differing, "Runs", "Which"], rows)
+    rows = []
+    for values, members in groups.items():
+        which = "; ".join(f"{name} (seed {', '.join(seeds)})" for name, seeds in members.items())
+        rows.append([Entry(which), *(Entry(value) for value in values)])
+    return shared, Table(f"{what}: what differs between runs, beside the seed", ["Runs", *differing], rows)
 
 
 def _entry(values: list[Any], form: Format | None) -> Entry:
     if any(value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) for value in values):
         return Entry("–")
+    if any(isinstance(value, float) and math.isinf(value) for value in values):
+        return Entry("∞")
     number = _number(values[0])
     if number is None:
         return Entry(" ".join(str(values[0]).split()))
