@@ -100,11 +100,16 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
         means = "; ".join(f"{cell.choice} {rate(cell.rows[cell.metric].mean())}" for cell in members)
         alt = f"Box plots of {label}{condition and ', '}{condition}. Means: {means}."
         pictures.append(Picture(alt, condition, report_plots.boxes(members, styles, label)))
-    first = [comparison.by, *comparison.conditions]
-    summary = comparison.summary[[*first, *(key for key in comparison.summary if key not in first)]]
-    tables = [table(f"{label} over seeds", summary)]
+    key = [comparison.by, *comparison.conditions]
+    first = [*key, "mean", "low", "high", "std", "median"]
+    tables = [table(f"{label} over seeds", _led_by(comparison.summary, first))]
     if len(comparison.pairs):
-        tables.append(table(f"{label} compared in pairs of runs with the same seed", _scored(comparison.pairs)))
+        tables.append(
+            table(
+                f"{label} compared in pairs of runs with the same seed",
+                _scored(_led_by(comparison.pairs, [key[0], "against", *key[1:]])),
+            )
+        )
     if comparison.overall is not None and len(comparison.overall):
         tables.append(table("Mean rank over all conditions; 1 is best", comparison.overall))
     text = (
@@ -172,6 +177,11 @@ def _thresholds_table(metrics: Mapping[str, Any]) -> Table:
 def _percent(share: float, interval: Sequence[float]) -> str:
     low, high = interval
     return f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _led_by(frame: pd.DataFrame, first: Sequence[str]) -> pd.DataFrame:
+    """Return ``frame`` with the columns ``first`` in front, which a phone shows without scrolling."""
+    return frame[[*first, *(key for key in frame.columns if key not in first)]]
 
 
 def _scored(pairs: pd.DataFrame) -> pd.DataFrame:

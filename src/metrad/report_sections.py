@@ -88,7 +88,9 @@ def unfinished(runs: pd.DataFrame, base: Path) -> Table | None:
     for _, row in runs.iterrows():
         log = Run(row["folder"]).log if row["folder"] else None
         where = "" if log is None or not log.is_file() else _relative(log, base)
-        rows.append({"run": row["run"], "state": row.get("state", ""), "error": row.get("error", ""), "log": where})
+        rows.append(
+            {"run": row.get("run", ""), "state": row.get("state", ""), "error": row.get("error", ""), "log": where}
+        )
     return table("Unfinished and failed runs, with the reason and the log", pd.DataFrame(rows)) if rows else None
 
 
