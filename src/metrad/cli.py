@@ -27,6 +27,7 @@ Examples:
   python train.py ckpt_path=RUN/checkpoints/last.ckpt   go on with an interrupted run
   python train.py dataset=fmnist --cfg job              show the whole configuration and stop
   metrad evaluate RUN scorer.k=5                        score a finished run again
+  metrad compare multirun/TIME --baseline arcface       what the runs of a sweep differ by, and whether it shows
 """
 _SETTINGS = """\
 Settings of every run:
@@ -101,6 +102,43 @@ def _evaluate_command(
             raise InputError(f"--name={name} is for one evaluation a run, and these are {len(changes)}; leave it out")
         jobs = [(each.path, change) for each in runs for change in changes]
         _evaluate_all(jobs, name, evidence=evidence)
+
+    _reporting_errors(job)
+
+
+@app.command("compare")
+def _compare_command(
+    sweep: Annotated[Path | None, typer.Argument(help="Folder of a sweep.", show_default=False)] = None,
+    csv: Annotated[Path | None, typer.Option(help="Compare the rows of this CSV instead.", show_default=False)] = None,
+    by: Annotated[str, typer.Option(help="The choice or setting compared, such as head or head.margin.")] = "head",
+    baseline: Annotated[
+        str | None, typer.Option(help="Compare all others with this value of it, given as head=arcface or arcface.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="auroc, average_precision, fpr_at_95_tpr or partial_auroc.")] = "auroc",
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="Do not pair runs of one seed.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables and figures; SWEEP/comparison if not given.")
+    ] = None,
+) -> None:
+    """Compare the runs of a sweep that differ in one choice, over seeds and datasets: tests, figures, report.html."""
+
+    def job() -> None:
+        from metrad import comparison, comparison_files
+        from metrad.report import write_report
+
+        if (sweep is None) == (csv is None):
+            raise InputError("give either the folder of a sweep or --csv=FILE")
+        value = baseline.removeprefix(f"{by}=") if baseline else None
+        options: dict[str, Any] = {"by": by, "baseline": value, "metric": metric, "unpaired": unpaired}
+        if csv is not None:
+            result, folder = comparison.compare_csv(csv, **options), csv.with_name(f"{csv.stem}-comparison")
+        else:
+            assert sweep is not None
+            result, folder = comparison.compare(sweep, **options), sweep / "comparison"
+        files = comparison_files.write(result, out or folder)
+        typer.echo(comparison_files.report(result))
+        files.append(write_report(result, files[0].with_name("report.html")))
+        typer.echo(f"\nwritten: {_relative(files[0].parent)}/ ({', '.join(path.name for path in files)})")
 
     _reporting_errors(job)
 

@@ -1,5 +1,6 @@
-"""What a sweep came to: its runs in one table, finished or not."""
+"""What a sweep came to: its runs in one table, finished or not, and the comparison of what they differ in."""
 
+import dataclasses
 import math
 import statistics
 from pathlib import Path
@@ -7,10 +8,54 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from metrad.comparison_csv import read_csv
+from metrad.comparison_input import FIGURES, Table, read_sweep
+from metrad.comparison_notes import notes
+from metrad.comparison_tables import Comparison, tabulate
 from metrad.runs import Run, read_json
 
-FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
+__all__ = ["Comparison", "as_text", "collect", "compare", "compare_csv", "evaluation_row", "summarise"]
 Row = dict[str, Any]
+
+
+def compare(
+    folder: Path, *, by: str = "head", baseline: str | None = None, metric: str = "auroc", unpaired: bool = False
+) -> Comparison:
+    """Compare the runs of the sweep in ``folder``, finished or not, that differ in ``by``.
+
+    Runs are paired that have the conditions (what else was swept over) and the seed in common. A setting below
+    ``by`` that differs too, such as head.margin, makes another value of it: "arcface margin=0.1".
+
+    Args:
+        folder: holds a run directory per run.
+        by: the compared choice or setting.
+        baseline: the value of it to compare the others with; None compares each with each.
+        metric: the figure of ``metrics.json`` to compare.
+        unpaired: do not pair runs of one seed, and use the Mann-Whitney test.
+
+    Raises:
+        InputError: what was asked for is not there, a file cannot be read, or runs differ in more than they may.
+    """
+    return _compared(read_sweep(Path(folder), by), baseline, metric, unpaired)
+
+
+def compare_csv(
+    file: Path, *, by: str = "head", baseline: str | None = None, metric: str = "auroc", unpaired: bool = False
+) -> Comparison:
+    """Compare the rows of a CSV, which has a column ``by``, one ``metric``, and ``seed`` if runs are to be paired.
+
+    Every other column is a condition. The arguments are those of ``compare``.
+
+    Raises:
+        InputError: as ``compare``.
+    """
+    return _compared(read_csv(Path(file), by, metric), baseline, metric, unpaired)
+
+
+def _compared(table: Table, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
+    comparison = tabulate(table, baseline=baseline, metric=metric, unpaired=unpaired)
+    origin = table.notes if comparison.paired or not table.paired else []
+    return dataclasses.replace(comparison, notes=[*notes(comparison), *origin])
 
 
 def collect(folder: str | Path) -> list[Row]:

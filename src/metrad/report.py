@@ -6,44 +6,40 @@ from typing import Any
 
 import pandas as pd
 
-from metrad import report_plots
+from metrad import comparison_plots, report_plots
+from metrad.comparison_tables import Comparison
 from metrad.errors import InputError
-from metrad.report_data import Cell, Comparison, cells, condition_name
+from metrad.report_data import Cell, cells, condition_name
 from metrad.report_page import Fold, Group, Picture, Section, write_page
-from metrad.report_sections import by_condition, of_runs, of_settings, styles_of, unfinished
+from metrad.report_sections import by_condition, named, of_runs, of_settings, styles_of, unfinished
 from metrad.report_tables import COLUMNS, Table, rate, table
 from metrad.runs import Run, read_json
 
 FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc", "seconds")
 
 
-def write_report(comparison: Comparison, path: Path) -> None:
-    """Write the report of a comparison to ``path``, all or nothing.
+def write_report(comparison: Comparison, path: Path) -> Path:
+    """Write the report of a comparison to ``path``, all or nothing, and return it.
 
-    Runs without a directory, as of a table from elsewhere, have no part in the panels that are drawn from directories.
+    Runs without a directory, as of a CSV, have no part in the panels that are drawn from directories.
 
     Raises:
         InputError: a file of a run cannot be read, or the report cannot be written.
     """
-    runs = comparison.runs if "folder" in comparison.runs else comparison.runs.assign(folder="")
-    runs = runs.assign(folder=runs["folder"].fillna(""))
-    names = [
-        (condition_name(row, comparison.conditions), str(row[comparison.by]))
-        for _, row in comparison.summary.iterrows()
-    ]
-    order = {name: number for number, name in enumerate(names)}
+    runs, summary = comparison.runs, comparison.summary
+    names = [(condition_name(row, comparison.conditions), str(row[comparison.by])) for _, row in summary.iterrows()]
     parts = cells(runs, comparison.by, comparison.conditions, comparison.metric)
-    parts.sort(key=lambda cell: order.get((cell.condition, cell.choice), len(order)))
-    done = runs[comparison.metric].notna()
-    facts = [f"{len(runs)} runs, {int(done.sum())} finished", *_best(comparison), *comparison.notes]
+    parts.sort(key=lambda cell: names.index((cell.condition, cell.choice)))
     sections = [
         _results(comparison, parts),
         *_costs(comparison, parts),
         *of_runs(parts),
-        _all_runs(comparison, runs, path.parent),
+        _all_runs(comparison, path.parent),
         *of_settings(runs, [comparison.by, *comparison.conditions]),
     ]
-    write_page(path, f"Comparison of {_label(comparison.by).lower()}s", facts, sections)
+    facts = [_counted(comparison), *_best(comparison)]
+    write_page(path, f"Comparison by {comparison.by}", facts, sections)
+    return path
 
 
 def write_run_report(folder: Path, path: Path | None = None) -> Path:
@@ -78,71 +74,90 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     return path
 
 
+def _counted(comparison: Comparison) -> str:
+    runs, holes = comparison.runs, len(comparison.holes)
+    finished = int((runs["state"] == "finished").sum())
+    return f"{len(runs)} runs, {finished} finished" + (f", {holes} holes in the grid" if holes else "")
+
+
 def _best(comparison: Comparison) -> list[str]:
-    """Return for each condition which choice has the best mean; a lead, not a proof."""
-    summary = comparison.summary[comparison.summary["mean"].notna()]
-    if summary.empty:
-        return []
-    names = pd.Series([condition_name(row, comparison.conditions) for _, row in summary.iterrows()], summary.index)
-    lower_is_better = comparison.metric.startswith("fpr")
-    facts = []
-    for name, rows in summary.groupby(names, sort=False):
-        best = rows.loc[rows["mean"].idxmin() if lower_is_better else rows["mean"].idxmax()]
-        of = f"{_label(comparison.metric)} {rate(best['mean'])} over {best['runs']} seeds"
-        facts.append(f"Best mean{name and ', '}{name}: {best[comparison.by]}, {of}")
+    """Return for each condition which value has the best mean, and how far the next one is; a lead, not a proof."""
+    label, facts = _label(comparison.metric), []
+    rows = comparison.summary[comparison.summary["mean"].notna()].sort_values(
+        "mean", ascending=not comparison.higher_is_better, kind="stable"
+    )
+    names = pd.Series([condition_name(row, comparison.conditions) for _, row in rows.iterrows()], rows.index, str)
+    for name in dict.fromkeys(condition_name(row, comparison.conditions) for _, row in comparison.summary.iterrows()):
+        ranked = [f"{row[comparison.by]} {rate(row['mean'])}" for _, row in rows[names == name].iterrows()]
+        if ranked:
+            facts.append(f"Best mean {named(label, name)}: {', then '.join(ranked[:2])}")
     return facts
 
 
 def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
-    label, styles = _label(comparison.metric), styles_of(parts)
+    """Return box plots, tables and the figures of the tests."""
+    label = _label(comparison.metric)
     pictures = []
     for condition, members in by_condition(parts, lambda cell: cell.condition).items():
+        place = [members[0].rows[key].iloc[0] for key in comparison.conditions]
         means = "; ".join(f"{cell.choice} {rate(cell.rows[cell.metric].mean())}" for cell in members)
-        alt = f"Box plots of {label}{condition and ', '}{condition}. Means: {means}."
-        pictures.append(Picture(alt, condition, report_plots.boxes(members, styles, label)))
-    key = [comparison.by, *comparison.conditions]
-    first = [*key, "mean", "low", "high", "std", "median"]
-    tables = [table(f"{label} over seeds", _led_by(comparison.summary, first))]
-    if len(comparison.pairs):
-        tables.append(
-            table(
-                f"{label} compared in pairs of runs with the same seed",
-                _scored(_led_by(comparison.pairs, [key[0], "against", *key[1:]])),
-            )
+        alt = f"{named(f'Box plots of {label}', condition)}. Means: {means}."
+        pictures.append(Picture(alt, condition, report_plots.boxes(comparison, place, label)))
+    groups = [Group(pictures=pictures, tables=[_summary(comparison, label)]), _differences(comparison, label)]
+    if comparison.overall is not None:
+        ranks = table("Mean rank over all conditions; 1 is best", comparison.overall)
+        told = ", ".join(f"{row[0].text} {row[1].text}" for row in ranks.rows)
+        drawn = Picture(
+            f"Critical-difference diagram. Mean ranks: {told}.", "", comparison_plots.ranks(comparison), True
         )
-    if comparison.overall is not None and len(comparison.overall):
-        tables.append(table("Mean rank over all conditions; 1 is best", comparison.overall))
+        groups.append(Group("Ranks", pictures=[drawn], tables=[ranks]))
+    if comparison.notes:
+        groups.append(Group("What follows", lines=comparison.notes))
+    text = "Every dot is a run. A box spans the quartiles around the median; whiskers reach 1.5 box lengths at most."
+    return Section("results", "Results", text, groups)
+
+
+def _summary(comparison: Comparison, label: str) -> Table:
+    first = [comparison.by, *comparison.conditions, "mean", "low", "high", "std", "median"]
+    return table(f"{label} over runs, with Student's 95 % interval", _led_by(comparison.summary, first))
+
+
+def _differences(comparison: Comparison, label: str) -> Group:
+    test = "Wilcoxon's signed-rank test" if comparison.paired else "the Mann-Whitney test"
     text = (
-        "Every dot is a run. A box spans the quartiles around the median; whiskers reach up to 1.5 box lengths further."
+        f"Intervals are 95 % bootstrap intervals, p is of {test}, corrected by Holm over all rows. The effect size is "
+        "the rank-biserial correlation; the detectable difference would have shown with a chance of 80 %."
     )
-    return Section("results", "Results", text, [Group(pictures=pictures, tables=tables)])
+    first = [comparison.by, "against", *comparison.conditions, "difference", "low", "high", "p_holm", "p"]
+    written = table(f"Differences in {label}", _scored(_led_by(comparison.pairs, first)))
+    alt = f"Mean differences in {label} with their intervals, filled where significant. The table below has them."
+    drawn = Picture(alt, "", comparison_plots.differences(comparison), True)
+    pictures = [drawn] if (comparison.pairs["pairs"] > 0).any() else []
+    return Group("Differences", text, pictures, [written])
 
 
 def _costs(comparison: Comparison, parts: Sequence[Cell]) -> list[Section]:
-    if "seconds" not in comparison.runs:
-        return []
     label, styles = _label(comparison.metric), styles_of(parts)
     pictures = []
     for condition, members in by_condition(parts, lambda cell: cell.condition).items():
         timed = [cell for cell in members if cell.rows["seconds"].notna().any()]
         if timed:
             means = "; ".join(f"{cell.choice} {cell.rows['seconds'].mean():.1f} s" for cell in timed)
-            alt = f"Seconds a run against {label}{condition and ', '}{condition}. Mean seconds: {means}."
+            alt = f"{named(f'Seconds a run against {label}', condition)}. Mean seconds: {means}."
             pictures.append(Picture(alt, condition, report_plots.costs(timed, styles, label)))
     text = "Small markers are runs, large ones the mean of each choice. Seconds are of a whole run, on its own machine."
     return [Section("cost", f"Cost against {label}", text, [Group(pictures=pictures)])] if pictures else []
 
 
-def _all_runs(comparison: Comparison, runs: pd.DataFrame, base: Path) -> Section:
+def _all_runs(comparison: Comparison, base: Path) -> Section:
     """Return the table of all runs, and of those that did not finish with their reasons."""
-    settings = [key for key in runs.columns if key not in ("folder", "run", "state", "error", *FIGURES)]
-    first = [comparison.by, *(key for key in settings if key != comparison.by)]
-    done = runs[comparison.metric].notna()
-    figures = [key for key in FIGURES if key in runs]
-    tables = [table("Finished runs", runs.loc[done, [*first, *figures, *(["run"] if "run" in runs else [])]])]
+    runs, done = comparison.runs, comparison.runs["state"] == "finished"
+    figures = [key for key in FIGURES if runs[key].notna().any()]
+    columns = [comparison.by, *comparison.conditions, "seed", *figures, "run"]
+    tables = [table("Finished runs", runs.loc[done, columns])]
     left = unfinished(runs[~done], base)
     text = "All runs finished." if left is None else f"{int((~done).sum())} of {len(runs)} runs did not finish."
-    holes = [Fold(f"Runs missing in the grid: {len(comparison.holes)}", "\n".join(comparison.holes))]
+    holes = [Fold(f"Holes in the grid: {len(comparison.holes)}", "\n".join(comparison.holes))]
     group = Group(tables=[left, *tables] if left else tables, folds=holes if comparison.holes else [])
     return Section("runs", "Runs", text, [group])
 
@@ -187,10 +202,8 @@ def _led_by(frame: pd.DataFrame, first: Sequence[str]) -> pd.DataFrame:
 def _scored(pairs: pd.DataFrame) -> pd.DataFrame:
     """Return ``pairs`` with wins, ties and losses in one column."""
     counts = ["wins", "ties", "losses"]
-    if not set(counts) <= set(pairs.columns):
-        return pairs
-    together = pairs[counts].astype(str).agg(" / ".join, axis=1)
     others = pairs.drop(columns=counts)
+    together = pairs[counts].astype(str).agg(" / ".join, axis=1)
     others.insert(list(pairs.columns).index("wins"), "Wins / ties / losses", together)
     return others
 

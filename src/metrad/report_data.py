@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,20 +20,6 @@ RATES = np.linspace(0, 1, 201)
 EVIDENCE_BYTES = 2_500_000  # of all panels in one report
 SCORE_COLUMNS = ("image", "class", "role", "score", "p_value", "nearest")
 Flat = dict[str, str]
-
-
-class Comparison(Protocol):
-    """What a report needs of a comparison."""
-
-    runs: pd.DataFrame
-    by: str
-    metric: str
-    conditions: list[str]
-    summary: pd.DataFrame
-    pairs: pd.DataFrame
-    overall: pd.DataFrame | None
-    holes: list[str]
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -120,7 +106,6 @@ def read(cell: Cell, panels: int) -> Reading:
 
 def cells(runs: pd.DataFrame, by: str, conditions: Sequence[str], metric: str) -> list[Cell]:
     """Return the cells of a comparison that have a finished run, in the order of their first rows."""
-    runs = runs if "folder" in runs else runs.assign(folder="")
     finished = runs[runs[metric].notna()]
     keys = pd.DataFrame({"condition": [condition_name(row, conditions) for _, row in finished.iterrows()]})
     keys["choice"] = finished[by].astype(str).to_numpy() if len(finished) else []

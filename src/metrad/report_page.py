@@ -27,11 +27,13 @@ class Picture:
         alt: what it shows, for those who do not see it.
         caption: what stands below it.
         content: a figure, or a data URI of a wide picture.
+        wide: a figure that is too wide for a phone, which scrolls there.
     """
 
     alt: str
     caption: str
     content: Figure | str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class Group:
-    """What stands under one heading, which may be empty."""
+    """What stands under one heading, which may be empty, in this order; ``lines`` are a list of sentences."""
 
     title: str = ""
+    text: str = ""
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
+    lines: Sequence[str] = ()
     folds: Sequence[Fold] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.pictures or self.tables or self.folds)
+        return bool(self.pictures or self.tables or self.lines or self.folds)
 
 
 @dataclass(frozen=True)

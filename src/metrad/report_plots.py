@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from metrad.comparison_plots import draw_seeds
+from metrad.comparison_tables import Comparison
 from metrad.plots import ANOMALOUS, NORMAL
 from metrad.report_data import RATES, Band, Cell
 
@@ -39,31 +41,12 @@ def style(number: int) -> dict[str, Any]:
     }
 
 
-def boxes(cells: Sequence[Cell], styles: Mapping[str, dict[str, Any]], label: str) -> Figure:
-    """Draw a box of the metric for each cell, and every run as a dot."""
-    figure, axes = _figure(0.42 * len(cells) + 1.1)
-    values = [cell.rows[cell.metric].to_numpy(float) for cell in cells]
-    names = [_short(cell.choice) for cell in cells]
-    axes.boxplot(
-        values,
-        orientation="horizontal",
-        widths=0.55,
-        showfliers=False,
-        medianprops={"color": "#000000", "linewidth": 1.5},
-        boxprops={"color": "#7f7f7f"},
-        whiskerprops={"color": "#7f7f7f"},
-        capprops={"color": "#7f7f7f"},
-    )
-    random = np.random.default_rng(0)  # moves dots apart that would cover each other
-    for row, (cell, own) in enumerate(zip(cells, values, strict=True), start=1):
-        heights = row + random.uniform(-0.14, 0.14, len(own))
-        look = styles[cell.choice]
-        axes.plot(own, heights, look["marker"], color=look["color"], markersize=5, alpha=0.8, zorder=3)
-    axes.set_yticks(range(1, len(cells) + 1), names, parse_math=False)
-    axes.invert_yaxis()
-    axes.set_xlabel(label)
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
-    axes.tick_params(axis="y", length=0)
+def boxes(comparison: Comparison, place: Sequence[object], label: str) -> Figure:
+    """Draw a box of the metric for each choice under the condition ``place``, and every run as a dot."""
+    figure, axes = _figure(3.4)
+    draw_seeds(axes, comparison, place)
+    axes.set_ylabel(label)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
     return figure
 
 
@@ -146,7 +129,8 @@ def _adapted(tag: str, prefix: str) -> str:
         box = re.search(r'viewBox="[^"]*"', tag)
         return f'<svg {box[0] if box else ""} aria-hidden="true" focusable="false">'
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag)
-    tag = tag.replace("xlink:href", "href").replace("#000000", "currentColor").replace("#4c4c4c", "currentColor")
+    tag = tag.replace("xlink:href", "href").replace("#ffffff", "var(--card)")
+    tag = re.sub("#000000|#4c4c4c|#595959", "currentColor", tag)  # black, and the dark greys of lines
     tag = tag.replace(RULE, "var(--rule)")
     for number, colour in enumerate(PALETTE):
         tag = tag.replace(colour, f"var(--c{number})")

@@ -65,7 +65,7 @@ def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
     )
     kept = runs[runs["folder"] != ""]
     names = [", ".join(str(row[key]) for key in choices) for _, row in kept.iterrows()]
-    seeds = [str(seed) for seed in kept["seed"]] if "seed" in kept else [""] * len(kept)
+    seeds = [str(seed) for seed in kept["seed"]]
     folders = [Run(folder) for folder in kept["folder"]]
     for title, get in kinds:
         named = [
@@ -88,9 +88,7 @@ def unfinished(runs: pd.DataFrame, base: Path) -> Table | None:
     for _, row in runs.iterrows():
         log = Run(row["folder"]).log if row["folder"] else None
         where = "" if log is None or not log.is_file() else _relative(log, base)
-        rows.append(
-            {"run": row.get("run", ""), "state": row.get("state", ""), "error": row.get("error", ""), "log": where}
-        )
+        rows.append({"run": row["run"], "state": row["state"], "error": row["error"], "log": where})
     return table("Unfinished and failed runs, with the reason and the log", pd.DataFrame(rows)) if rows else None
 
 
@@ -114,7 +112,7 @@ def _roc(conditions: Mapping[str, list[Reading]], styles: Styles) -> Group:
         bands = {one.cell.choice: one.curves for one in members if one.curves is not None}
         if bands:
             at_five = "; ".join(f"{choice} {band.mean[10]:.3f}" for choice, band in bands.items())
-            alt = f"{_named('ROC curves', name)}. True-positive rate at a false-positive rate of 0.05: {at_five}."
+            alt = f"{named('ROC curves', name)}. True-positive rate at a false-positive rate of 0.05: {at_five}."
             pictures.append(Picture(alt, name, report_plots.roc_bands(bands, styles)))
     return Group(pictures=pictures)
 
@@ -129,9 +127,9 @@ def _scores(name: str, members: list[Reading]) -> Group:
         figure = report_plots.smaller(plots.histogram(scores, anomalous, auroc, thresholds))
         medians = [f"{pd.Series(scores[part]).median():.3g}" for part in (~anomalous, anomalous)]
         what = f"median {medians[0]} of normal, {medians[1]} of anomalous images"
-        alt = f"{_named(f'Histogram of scores, {choice}', name)}: {what}."
+        alt = f"{named(f'Histogram of scores, {choice}', name)}: {what}."
         pictures.append(Picture(alt, f"{choice}, AUROC {auroc:.4f}", figure))
-    return Group(name, pictures)
+    return Group(name, pictures=pictures)
 
 
 def _epochs(name: str, members: list[Reading], styles: Styles) -> Group:
@@ -143,9 +141,9 @@ def _epochs(name: str, members: list[Reading], styles: Styles) -> Group:
                 f"{choice} {pd.concat(tables).groupby('epoch')[key].mean().iloc[-1]:.3g}"
                 for choice, tables in histories.items()
             )
-            alt = f"{_named(f'{title} ({unit}) over epochs', name)}. In the last epoch: {last}."
+            alt = f"{named(f'{title} ({unit}) over epochs', name)}. In the last epoch: {last}."
             pictures.append(Picture(alt, title, report_plots.statistic(key, histories, styles)))
-    return Group(name, pictures)
+    return Group(name, pictures=pictures)
 
 
 def _evidence(name: str, members: list[Reading]) -> Group:
@@ -155,12 +153,12 @@ def _evidence(name: str, members: list[Reading]) -> Group:
             continue
         choice, run = one.cell.choice, one.median.path.name
         if one.evidence is not None:
-            alt = f"{_named(f'Test images above nearest normal images, {choice}', name)}. The hardest are listed below."
+            alt = f"{named(f'Test images above nearest normal images, {choice}', name)}. The hardest are listed below."
             pictures.append(Picture(alt, f"{choice}: {run}", one.evidence))
         if one.scores is not None:
             few = hardest(one.scores, HARDEST)[["image", "role", "class", "score", "p_value", "nearest"]]
             folds.append(Fold(f"Hardest images: {choice}", table(f"Hardest images of {run}", few)))
-    return Group(name, pictures, folds=folds)
+    return Group(name, pictures=pictures, folds=folds)
 
 
 def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
@@ -172,7 +170,8 @@ def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
         raise InputError(f"{run.metrics} holds no figures of a run ({error!r})") from error
 
 
-def _named(what: str, condition: str) -> str:
+def named(what: str, condition: str) -> str:
+    """Return what a picture shows and under which condition, if there are several."""
     return f"{what}, {condition}" if condition else what
 
 

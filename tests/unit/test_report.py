@@ -1,6 +1,7 @@
 """The report: what it reads of runs, how it writes it down, and that nothing it is given becomes markup."""
 
 import base64
+import dataclasses
 import hashlib
 import math
 import re
@@ -12,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from metrad import report_data, report_page
+from metrad.comparison import compare, compare_csv
 from metrad.errors import InputError
 from metrad.report import write_report, write_run_report
 from metrad.report_data import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
@@ -19,12 +21,12 @@ from metrad.report_page import write_page
 from metrad.report_plots import style, svg
 from metrad.report_tables import settings_tables, table
 from metrad.runs import Run
-from tests.reports import EVIL, Compared, compared, finished_run
+from tests.reports import EVIL, finished_run, sweep
 
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):
-    return compared(tmp_path_factory.mktemp("sweep"))
+    return sweep(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +41,20 @@ def scores(normal, anomalous):
     return pd.DataFrame({"score": both, "anomalous": np.arange(len(both)) >= len(normal)}).astype({"score": float})
 
 
-def test_every_part_of_the_article_is_there(page):
+def test_every_part_is_there(page):
     sections = re.findall(r'<section id="(\w+)"', page)
     assert sections == ["results", "cost", "roc", "scores", "epochs", "evidence", "runs", "settings"]
     assert re.findall(r'<a href="#(\w+)">', page) == sections
     assert page.count("<img ") == 4  # an evidence panel for each head and dataset
-    assert page.count("<svg ") == 2 * (3 + 2 + 5)  # boxes, costs, curves; histograms of two heads; five statistics
-    for caption in ("AUROC over seeds", "Mean rank over all conditions", "Unfinished and failed runs", "Finished runs"):
+    assert (
+        page.count("<svg ") == 2 * (3 + 2 + 5) + 2
+    )  # boxes, costs, curves; histograms; statistics; differences, ranks
+    for caption in (
+        "AUROC over runs",
+        "Mean rank over all conditions",
+        "Unfinished and failed runs",
+        "Finished runs",
+    ):
         assert f"<caption><span>{caption}" in page
 
 
@@ -79,26 +88,27 @@ def test_failed_runs_are_told_with_their_log(page):
     assert "13 runs, 12 finished" in page
 
 
-def test_a_comparison_without_directories_has_no_panels_of_them(comparison, tmp_path):
-    runs = comparison.runs.drop(columns=["folder", "run", "seconds", "error", "state"])
-    bare = Compared(runs, summary=comparison.summary)
-    write_report(bare, tmp_path / "report.html")
+def test_a_csv_has_no_panels_of_directories(tmp_path):
+    rows = [f"{head},{dataset},{seed},0.{9 - seed}" for head in "ab" for dataset in "xy" for seed in range(3)]
+    (tmp_path / "table.csv").write_text("\n".join(["head,dataset,seed,auroc", *rows]))
+    write_report(compare_csv(tmp_path / "table.csv"), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert re.findall(r'<section id="(\w+)"', text) == ["results", "runs"]
 
 
 def test_directories_that_are_gone_are_no_error(comparison, tmp_path):
-    moved = Compared(comparison.runs.assign(folder=str(tmp_path / "gone")), summary=comparison.summary)
+    moved = dataclasses.replace(comparison, runs=comparison.runs.assign(folder=str(tmp_path / "gone")))
     write_report(moved, tmp_path / "report.html")
     assert 'id="results"' in (tmp_path / "report.html").read_text()
 
 
-def test_a_comparison_without_conditions_and_of_one_seed(tmp_path):
-    whole = compared(tmp_path, datasets=("digits",), seeds=(0,))
-    assert whole.summary["std"].isna().all()
-    one = Compared(whole.runs, conditions=[], summary=whole.summary.drop(columns="dataset"))
-    write_report(one, tmp_path / "report.html")
-    assert "Best mean: ArcFace" in (tmp_path / "report.html").read_text()
+def test_a_comparison_by_dataset_of_one_seed_has_no_conditions(tmp_path):
+    for dataset in ("digits", "fmnist"):
+        finished_run(tmp_path / dataset, dataset=dataset)
+    whole = compare(tmp_path, by="dataset")
+    assert (whole.conditions, whole.overall) == ([], None)
+    write_report(whole, tmp_path / "report.html")
+    assert 'aria-label="Box plots of AUROC. Means: digits' in (tmp_path / "report.html").read_text()
 
 
 def test_the_report_of_a_run(tmp_path):
@@ -191,7 +201,13 @@ def test_the_median_run_is_the_middle_one(tmp_path, count, expected):
 
 def test_cells_keep_conditions_apart_and_leave_unfinished_runs_out():
     rows = pd.DataFrame(
-        {"head": ["a", "a", "b", "b"], "dataset": list("xyxx"), "image_size": 32, "auroc": [0.1, 0.2, 0.3, math.nan]}
+        {
+            "head": list("aabb"),
+            "dataset": list("xyxx"),
+            "image_size": 32,
+            "folder": "",
+            "auroc": [0.1, 0.2, 0.3, math.nan],
+        }
     )
     found = cells(rows, "head", ["dataset", "image_size"], "auroc")
     assert [(cell.condition, cell.choice, len(cell.rows)) for cell in found] == [
@@ -306,11 +322,11 @@ def test_choices_look_different():
 
 def test_names_with_dollars_are_no_formulas(tmp_path):
     heads = ("$a_b$ and a name that is far too long for a legend", "$\\x")
-    write_report(compared(tmp_path, heads=heads, datasets=("$y$",), seeds=(0, 1)), tmp_path / "report.html")
+    write_report(sweep(tmp_path, heads=heads, datasets=("$y$",), seeds=(0, 1)), tmp_path / "report.html")
     assert "$a_b$ and a name that is far" in (tmp_path / "report.html").read_text()
 
 
 def test_more_heads_than_colours(tmp_path):
     heads = tuple(f"head {number}" for number in range(9))
-    write_report(compared(tmp_path, heads=heads, datasets=("digits",), seeds=(0, 1)), tmp_path / "report.html")
+    write_report(sweep(tmp_path, heads=heads, datasets=("digits",), seeds=(0, 1)), tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 5_000_000

@@ -1,0 +1,87 @@
+"""Runs to compare from a CSV: figures from elsewhere, or the ``runs.csv`` of a sweep."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from metrad.comparison_input import FIGURES, OWN, Table
+from metrad.errors import InputError
+
+BY_POSITION = (
+    "The file does not say whether runs of one seed used the same images, so they are paired by their number alone; "
+    "where the images were drawn anew for each run, the unpaired test is the right one (--unpaired)."
+)
+WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
+
+
+def read_csv(file: Path, by: str, metric: str) -> Table:
+    """Return the rows of a CSV with a column ``by``, one ``metric``, and ``seed`` where runs can be paired.
+
+    Columns such as ``head.margin`` belong to ``head`` when that is compared. ``state`` and ``split`` (a hash of the
+    images used) are read where they are given. Every other column is a condition.
+
+    Raises:
+        InputError: it cannot be read, lacks a column, has a figure that is no number, or names a run's images twice.
+    """
+    rows = _read(file)
+    for name in (by, metric):
+        if name not in rows.columns:
+            raise InputError(f"{file} has no column {name}; it has {', '.join(rows.columns)}")
+    if by in OWN:
+        raise InputError(f"by={by} compares nothing: give a choice such as head")
+    paired = "seed" in rows.columns
+    below = [name for name in rows.columns if name.startswith(f"{by}.")]
+    conditions = [name for name in rows.columns if name not in (*OWN, by, *below)]
+    runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {2 + i}" for i in range(len(rows))])})
+    runs["state"] = rows.get("state", "finished")
+    runs["error"] = rows.get("error", "")
+    seeds = rows["seed"] if paired else rows.groupby([by, *below, *conditions]).cumcount()
+    runs["seed"] = pd.to_numeric(seeds) if seeds.astype(str).str.fullmatch(r"-?\d+").all() else seeds
+    runs[conditions] = rows[conditions]
+    runs[by] = [_named(row, by, below) for row in rows.to_dict("records")]
+    for figure in (*FIGURES, "seconds"):
+        runs[figure] = pd.to_numeric(rows[figure], errors="coerce") if figure in rows else math.nan
+    _require_figures(file, rows, runs, metric)
+    note = _check_images(file, rows, [*conditions, "seed"]) if paired else WITHOUT_SEED
+    return Table(runs, by, conditions, paired=paired, notes=[note] if note else [])
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True, on_bad_lines="error")
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise InputError(f"{file} cannot be read as CSV ({' '.join(str(error).split())})") from error
+    if rows.empty:
+        raise InputError(f"{file} has no rows below its first line, which names the columns")
+    if not isinstance(rows.index, pd.RangeIndex):
+        raise InputError(f"{file} has lines with more cells than its first line, which names the columns")
+    return rows.apply(lambda column: column.str.strip())
+
+
+def _named(row: dict[str, str], by: str, below: list[str]) -> str:
+    return " ".join([row[by], *(f"{key.removeprefix(f'{by}.')}={row[key]}" for key in below if row[key])])
+
+
+def _require_figures(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:
+    finished = runs["state"] == "finished"
+    bad = finished & ~runs[metric].between(0, 1)
+    if bad.any():
+        line = int(bad.to_numpy().argmax())
+        raise InputError(
+            f"{file}, line {line + 2}: {metric} must be a number from 0 to 1, got {rows[metric].iloc[line]!r}"
+        )
+    runs.loc[~finished, list(FIGURES)] = math.nan
+
+
+def _check_images(file: Path, rows: pd.DataFrame, keys: list[str]) -> str | None:
+    """Refuse runs to be paired that used different images; return a note where the file does not tell."""
+    if "split" not in rows.columns:
+        return BY_POSITION
+    known = rows[rows["split"] != ""]
+    different = known.groupby(keys)["split"].nunique()
+    if (different > 1).any():
+        place = different.idxmax()
+        where = ", ".join(map(str, place)) if isinstance(place, tuple) else str(place)
+        raise InputError(f"{file}: runs of {', '.join(keys)} = {where} have different split, so they are no pair")
+    return None

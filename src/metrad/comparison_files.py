@@ -1,0 +1,156 @@
+"""The files of a comparison: its tables as CSV, Markdown and LaTeX, and its figures."""
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from metrad.comparison_plots import figures
+from metrad.comparison_tables import Comparison
+from metrad.errors import InputError
+from metrad.runs import replacing
+
+FORMATS = ("svg", "png")
+_ESCAPES = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+_CAPTIONS = {
+    "summary": "{metric} of each {by} over its runs; low and high end Student's 95 % interval for the mean",
+    "pairs": "Differences in {metric}, {by} minus against, with 95 % bootstrap intervals; p by {test}, "
+    "p_holm corrected for all rows, effect: rank-biserial correlation, detectable: what would have shown with a "
+    "chance of 80 %",
+    "overall": "Mean ranks over all conditions, 1 being the best",
+}
+
+
+def write(comparison: Comparison, out: Path) -> list[Path]:
+    """Write ``comparison`` into the folder ``out``, all or nothing, and return the files.
+
+    ``comparison.csv`` has the rows of all tables, told apart by its first column; ``comparison.md`` and
+    ``comparison.tex`` (booktabs) have the tables and the notes; each figure is there as SVG and PNG. Files of the same
+    names are replaced, others stay.
+
+    Raises:
+        InputError: ``out`` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder to write the comparison to")
+    parts, drawn = tables(comparison), figures(comparison)
+    texts = {
+        "comparison.csv": _csv(parts),
+        "comparison.md": _markdown(comparison, parts, list(drawn)),
+        "comparison.tex": _latex(comparison, parts),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    files = [*(out / name for name in texts), *(out / f"{name}.{form}" for name in drawn for form in FORMATS)]
+    with contextlib.ExitStack() as stack:  # all files are whole before the first takes its place
+        partial = {file.name: stack.enter_context(replacing(file)) for file in files}
+        for name, text in texts.items():
+            partial[name].write_text(text, encoding="utf-8", newline="\n")
+        for name, figure in drawn.items():
+            for form in FORMATS:
+                _save(figure, partial[f"{name}.{form}"], form)
+    return files
+
+
+def _csv(parts: dict[str, pd.DataFrame]) -> str:
+    joined = pd.concat([frame.assign(table=name) for name, frame in parts.items()])
+    joined = joined[["table", *(name for name in joined.columns if name != "table")]]
+    return str(joined.to_csv(index=False, lineterminator="\n"))
+
+
+def tables(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return the tables by name: summary, pairs, and overall where there are several conditions."""
+    parts = {"summary": comparison.summary, "pairs": comparison.pairs}
+    return parts if comparison.overall is None else {**parts, "overall": comparison.overall}
+
+
+def report(comparison: Comparison) -> str:
+    """Return the tables, holes and notes as text for the terminal."""
+    blocks = [as_text(frame).to_string(index=False) for frame in tables(comparison).values()]
+    if comparison.holes:
+        blocks.append("\n".join(["holes in the grid:", *(f"  {hole}" for hole in comparison.holes)]))
+    return "\n\n".join([*blocks, "\n".join(comparison.notes)])
+
+
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return ``frame`` with every cell as the text that a reader sees."""
+    return pd.DataFrame({name: [_cell(name, value) for value in frame[name]] for name in frame.columns})
+
+
+def _cell(column: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "none"  # no difference, however large, could have shown
+    if column in ("p", "p_holm"):
+        return f"{value:.2g}"
+    return f"{value:.2f}" if column in ("effect", "mean_rank") else f"{value:.4f}"
+
+
+def _caption(comparison: Comparison, name: str) -> str:
+    test = "the Wilcoxon signed-rank test" if comparison.paired else "the Mann-Whitney test"
+    return _CAPTIONS[name].format(metric=comparison.metric, by=comparison.by, test=test)
+
+
+def _markdown(comparison: Comparison, parts: dict[str, pd.DataFrame], pictures: list[str]) -> str:
+    lines = [f"# Comparison by {comparison.by}", "", *(f"- {_plain(note)}" for note in comparison.notes), ""]
+    for name, frame in parts.items():
+        text = as_text(frame)
+        lines += [f"## {name.capitalize()}", "", f"{_plain(_caption(comparison, name))}.", ""]
+        lines += [_bar(text.columns), _bar("---" for _ in text.columns)]
+        lines += [*(_bar(row) for row in text.itertuples(index=False)), ""]
+    lines += [f"![{name}]({name}.png)\n" for name in pictures]
+    if comparison.holes:
+        lines += ["## Holes in the grid", "", *(f"- {_plain(hole)}" for hole in comparison.holes), ""]
+    return "\n".join(lines)
+
+
+def _bar(cells: Any) -> str:
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Return ``text`` on one line, with what Markdown or HTML would make something of taken literally."""
+    text = " ".join(text.split()).replace("\\", "\\\\")
+    for character in "*_`[]":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _latex(comparison: Comparison, parts: dict[str, pd.DataFrame]) -> str:
+    lines = [r"% needs \usepackage{booktabs}", *(f"% {' '.join(note.split())}" for note in comparison.notes)]
+    for name, frame in parts.items():
+        text = as_text(frame)
+        numbers = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
+        form = "".join("r" if number else "l" for number in numbers)
+        lines += [r"\begin{table}", r"\centering", rf"\caption{{{_escape(_caption(comparison, name))}.}}"]
+        lines += [rf"\begin{{tabular}}{{{form}}}", r"\toprule", _cells(text.columns), r"\midrule"]
+        lines += [*(_cells(row) for row in text.itertuples(index=False)), r"\bottomrule"]
+        lines += [r"\end{tabular}", r"\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _cells(cells: Any) -> str:
+    return " & ".join(_escape(cell) for cell in cells) + r" \\"
+
+
+def _escape(text: str) -> str:
+    return "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
+
+
+def _save(figure: Figure, path: Path, form: str) -> None:
+    # Without date and random names the same runs give the same files.
+    with mpl.rc_context({"svg.hashsalt": "metrad"}):
+        figure.savefig(path, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {"Software": None})

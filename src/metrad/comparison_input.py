@@ -1,0 +1,247 @@
+"""What a comparison is made from: the runs of a sweep or the rows of a CSV, as one table of like with like."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from metrad.errors import InputError
+from metrad.runs import Run, read_json
+
+FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
+OWN = ("folder", "run", "state", "error", "seed", "split", "seconds", *FIGURES)
+# What may differ between runs that are compared: where and how fast they were made.
+IRRELEVANT = (
+    *("paths", "logger", "ckpt_path", "sweep", "hydra", "dataset.workers"),
+    *("dataset.memory_limit_gib", "dataset.disk_limit_gib"),
+    *(f"trainer.{key}" for key in ("devices", "num_nodes", "accelerator", "strategy", "precision")),
+    "trainer.enable_progress_bar",
+)
+ABSENT = "none"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The runs to compare.
+
+    Attributes:
+        runs: a row a run, as ``metrad.comparison.Comparison`` describes it.
+        by: the compared choice, a column of ``runs``.
+        conditions: the columns that make a condition.
+        paired: runs of one seed belong together; the seeds are only numbers otherwise.
+        notes: what a reader should know of where the runs come from.
+    """
+
+    runs: pd.DataFrame
+    by: str
+    conditions: list[str]
+    paired: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A run as it lies on disk; ``settings`` and ``overrides`` are empty if it was refused before they were saved."""
+
+    run: Run
+    state: str
+    error: str
+    settings: dict[str, str]
+    overrides: dict[str, str]
+    choices: dict[str, str]
+    metrics: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.run.path.name
+
+    def value(self, key: str) -> str:
+        """Return what ``key`` is set to: a choice by its name, a setting by its value."""
+        if key in self.choices:
+            return self.choices[key]
+        return self.settings.get(key, self.overrides.get(key, ABSENT))
+
+
+def read_sweep(folder: Path, by: str) -> Table:
+    """Return the runs of the sweep in ``folder``, finished or not, that differ in ``by``.
+
+    Raises:
+        InputError: there are no runs, one cannot be read, or runs that would be compared differ in more than ``by``.
+    """
+    if by == "seed":
+        raise InputError("by=seed compares nothing: runs are paired by their seed; give a choice such as head")
+    saved = [_load(Run(path.parent)) for path in sorted(folder.glob("*/status.json"))]
+    placed = [run for run in saved if run.settings]
+    if not placed:
+        raise InputError(f"{folder} holds no runs; give the folder of a sweep, such as multirun/TIME")
+    names = _values_compared(placed, by)
+    conditions = _conditions(placed, by, names)
+    rows = [_row(run, by, name, conditions) for run, name in zip(placed, names, strict=True)]
+    _refuse_unlike(placed, rows, by, conditions)
+    notes = [
+        f"{run.name} stopped before its settings were saved and has no place in the grid: {run.error}"
+        for run in saved
+        if not run.settings
+    ]
+    return Table(pd.DataFrame(rows), by, conditions, notes=notes)
+
+
+def _load(run: Run) -> _Saved:
+    status = read_json(run.status)
+    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+        raise InputError(f"{run.status} does not tell the state of a run")
+    metrics = read_json(run.metrics) if status["state"] == "finished" else {}
+    if not isinstance(metrics, dict):
+        raise InputError(f"{run.metrics} holds no figures of a run")
+    settings = {}
+    if run.config.is_file():
+        settings = dict(_leaves(OmegaConf.to_container(run.load_config())))
+    elif status["state"] == "finished":
+        raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
+    overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
+    hydra = run.config.with_name("hydra.yaml")
+    choices = _yaml(hydra, {}).get("hydra", {}).get("runtime", {}).get("choices", {})
+    choices = {str(key): str(value) for key, value in choices.items()}
+    return _Saved(run, status["state"], status.get("error", ""), settings, overrides, choices, metrics)
+
+
+def _yaml(path: Path, missing: Any) -> Any:
+    """Return what a YAML file holds; ``missing``, whose type the content must have, if there is none."""
+    if not path.is_file():
+        return missing
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError) as error:
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, type(missing)):
+        raise InputError(f"{path} does not hold what Hydra writes there")
+    return content
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
+    """Yield each setting of a configuration with its dotted key; lists count as one value, as written in YAML."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node if isinstance(node, str) else json.dumps(node, default=str)
+
+
+def _below(key: str, parent: str) -> bool:
+    return key == parent or key.startswith(f"{parent}.")
+
+
+def _irrelevant(key: str) -> bool:
+    return key.startswith("hydra/") or any(_below(key, parent) for parent in IRRELEVANT)
+
+
+def _values_compared(runs: list[_Saved], by: str) -> list[str]:
+    """Return for each run the name of the value compared: the choice, and the settings that runs of it differ in."""
+    if not any(_below(key, by) for run in runs for key in run.settings):
+        raise InputError(f"by={by} is no setting of these runs; choose one that differs, such as {_differing(runs)}")
+    choices = [_choice(run, by) for run in runs]
+    names = []
+    for run, choice in zip(runs, choices, strict=True):
+        alike = [other for other, theirs in zip(runs, choices, strict=True) if theirs == choice]
+        keys = [key for key in run.settings if _below(key, by) and key != by and not _irrelevant(key)]
+        varied = [key for key in keys if len({other.settings.get(key) for other in alike}) > 1]
+        names.append(" ".join([choice, *(f"{key.removeprefix(f'{by}.')}={run.settings[key]}" for key in varied)]))
+    if len(set(names)) < 2:
+        raise InputError(
+            f"by={by} has one value here, {names[0]}; a comparison takes two; what differs is {_differing(runs)}"
+        )
+    return names
+
+
+def _choice(run: _Saved, group: str) -> str:
+    """Return the name of what was chosen from a group, by its target where nothing tells the name."""
+    name = run.value(group)
+    return name if name != ABSENT else run.settings.get(f"{group}._target_", ABSENT).rpartition(".")[2]
+
+
+def _differing(runs: list[_Saved]) -> str:
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if key != "seed")
+    differing = [key for key in keys if len({run.value(key) for run in runs}) > 1 and not _irrelevant(key)]
+    return ", ".join(differing) or "nothing but the seed"
+
+
+def _conditions(runs: list[_Saved], by: str, names: list[str]) -> list[str]:
+    """Return the dataset and every other key that was swept over: runs of one value and seed have several of it.
+
+    A key that differs otherwise, as when two commands with different settings went to one folder, is no condition.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    swept = []
+    for key in ("dataset", *keys):
+        if _below(key, by) or key == "seed" or _irrelevant(key) or key in swept:
+            continue
+        seen: dict[tuple[str, str], set[str]] = {}
+        for run, name in zip(runs, names, strict=True):
+            seen.setdefault((name, run.value("seed")), set()).add(_choice(run, key))
+        if key == "dataset" or any(len(values) > 1 for values in seen.values()):
+            swept.append(key)
+    return swept
+
+
+def _row(run: _Saved, by: str, name: str, conditions: list[str]) -> dict[str, Any]:
+    finished = run.state == "finished"
+    seconds = run.metrics.get("seconds", {}).get("total", math.nan) if finished else math.nan
+    return {
+        "folder": str(run.run.path.resolve()),
+        "run": run.name,
+        "state": run.state,
+        "error": run.error,
+        "seed": _number(run.value("seed")),
+        **{key: _choice(run, key) for key in conditions},
+        by: name,
+        **{figure: _figure(run, figure) if finished else math.nan for figure in FIGURES},
+        "seconds": seconds,
+    }
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+def _figure(run: _Saved, name: str) -> float:
+    value = run.metrics.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{run.run.metrics}: {name} must be a number from 0 to 1, got {value!r}")
+    return float(value)
+
+
+def _refuse_unlike(runs: list[_Saved], rows: list[dict[str, Any]], by: str, conditions: list[str]) -> None:
+    """Raise ``InputError`` if finished runs of a condition differ in a setting, or those of a seed in their images."""
+    firsts: dict[tuple[Any, ...], tuple[_Saved, dict[str, str]]] = {}
+    for run, row in zip(runs, rows, strict=True):
+        if run.state != "finished":
+            continue
+        condition = tuple(row[key] for key in conditions)
+        settings = {k: v for k, v in run.settings.items() if not (_below(k, by) or k == "seed" or _irrelevant(k))}
+        _require_like(firsts, condition, run, settings, by)
+        if not _below(by, "dataset"):
+            images = {"sizes": run.metrics.get("sizes"), "split": run.metrics.get("split")}
+            _require_like(firsts, (*condition, row["seed"]), run, dict(_leaves(images)), by)
+
+
+def _require_like(
+    firsts: dict[tuple[Any, ...], tuple[_Saved, dict[str, str]]],
+    place: tuple[Any, ...],
+    run: _Saved,
+    settings: dict[str, str],
+    by: str,
+) -> None:
+    first, expected = firsts.setdefault(place, (run, settings))
+    for key in dict.fromkeys([*expected, *settings]):
+        ours, theirs = settings.get(key, ABSENT), expected.get(key, ABSENT)
+        if ours != theirs:
+            raise InputError(
+                f"{key} is {theirs} in {first.name} and {ours} in {run.name}; "
+                f"runs that are compared by {by} must be alike in all but {by} and the seed"
+            )

@@ -1,0 +1,261 @@
+"""The tables of a comparison: each value over its seeds, differences of values, mean ranks, and holes in the grid."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metrad import paired as statistic
+from metrad.comparison_input import FIGURES, Table
+from metrad.errors import InputError
+from metrad.ranking import ranking
+
+LOWER_IS_BETTER = ("fpr_at_95_tpr",)
+ALPHA = 0.05
+Cell = dict[Any, float]  # the figure of each seed
+Place = tuple[Any, ...]  # the values of the conditions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What runs that differ in one choice came to.
+
+    Attributes:
+        runs: a row a run: folder (absolute path as text; empty from a CSV), run (its name), state, error, seed, the
+            conditions, the compared choice, the four figures of merit and seconds; NaN where it did not finish.
+        by: the compared choice, such as head.
+        metric: the figure compared, such as auroc.
+        baseline: the value that the others are compared with; None compares each with each.
+        conditions: the columns of ``runs`` that make a condition besides ``by`` and the seed.
+        summary: a row per condition and value: conditions, by, runs, unfinished, mean, median, std, low, high (ends
+            of Student's 95 % interval for the mean over seeds, cut to [0, 1], where all figures lie).
+        pairs: a row per condition and two values: conditions, by, against, pairs, difference (mean of by minus
+            against), low, high (of its 95 % bootstrap interval), p, p_holm (over all rows), effect (rank-biserial
+            correlation), wins, ties, losses, detectable (the smallest difference that would have shown with a chance
+            of 80 %, at the first step of Holm's procedure; infinite where no difference could).
+        overall: a row per value: by, mean_rank (1 is best), over the conditions in which every value has runs; None
+            for fewer than two such conditions.
+        holes: a line for each missing or unfinished run of the grid.
+        notes: conclusions and warnings, a sentence each.
+        paired: whether tests and differences are over pairs of runs of one seed. If not, ``pairs`` counts the runs of
+            the smaller group, and wins, ties and losses those of all runs against all others.
+        friedman_p: p-value that ranks differ at all; None without ``overall`` or with two values.
+        critical_difference: mean ranks further apart differ (Nemenyi, 0.05); None without ``overall``.
+        nemenyi: p-values of Nemenyi's test, a row and a column per value; None without ``overall``.
+        ranked: how many conditions ``overall`` is over.
+    """
+
+    runs: pd.DataFrame
+    by: str
+    metric: str
+    baseline: str | None
+    conditions: list[str]
+    summary: pd.DataFrame
+    pairs: pd.DataFrame
+    overall: pd.DataFrame | None
+    holes: list[str]
+    notes: list[str] = field(default_factory=list)
+    paired: bool = True
+    friedman_p: float | None = None
+    critical_difference: float | None = None
+    nemenyi: pd.DataFrame | None = None
+    ranked: int = 0
+
+    @property
+    def compared(self) -> list[str]:
+        """The values of the compared choice."""
+        return list(self.runs[self.by].unique())
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger figure is the better one."""
+        return self.metric not in LOWER_IS_BETTER
+
+
+def tabulate(table: Table, *, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
+    """Return the comparison of ``table``, without notes.
+
+    Raises:
+        InputError: an unknown metric or baseline, fewer than two values, two runs in one place of the grid, or not
+            one finished run.
+    """
+    _require(table, baseline, metric)
+    higher, paired = metric not in LOWER_IS_BETTER, table.paired and not unpaired
+    cells = _cells(table, metric)
+    values = list(table.runs[table.by].unique())
+    against = [(value, baseline) for value in values if value != baseline] if baseline else combinations(values, 2)
+    pairs = _pairs(table, cells, list(against), paired=paired, higher=higher)
+    overall = _overall(table, cells, values, paired=paired, higher=higher)
+    return Comparison(
+        runs=table.runs,
+        by=table.by,
+        metric=metric,
+        baseline=baseline,
+        conditions=table.conditions,
+        summary=_summary(table, cells, values),
+        pairs=pairs,
+        holes=list(_holes(table, values)),
+        paired=paired,
+        **overall,
+    )
+
+
+def _require(table: Table, baseline: str | None, metric: str) -> None:
+    runs, by = table.runs, table.by
+    if metric not in FIGURES:
+        raise InputError(f"metric={metric} is unknown; choose one of {', '.join(FIGURES)}")
+    values = list(runs[by].unique())
+    if len(values) < 2:
+        raise InputError(f"{by} has one value here, {values[0]}; a comparison takes two")
+    if baseline is not None and baseline not in values:
+        raise InputError(f"baseline {by}={baseline} is not among the runs; choose one of {', '.join(values)}")
+    if not (runs["state"] == "finished").any():
+        raise InputError(f"none of the {len(runs)} runs is finished, so there is nothing to compare")
+    twice = runs.duplicated([*table.conditions, by, "seed"], keep=False)
+    if twice.any():
+        first, second = runs[twice].sort_values([*table.conditions, by, "seed"], kind="stable").iloc[:2].itertuples()
+        place = {key: runs.loc[first.Index, key] for key in (*table.conditions, by, "seed")}
+        raise InputError(f"{first.run} and {second.run} are both the run of {_told(place)}; leave one out")
+
+
+def _told(place: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in place.items())
+
+
+def _cells(table: Table, metric: str) -> dict[Place, dict[str, Cell]]:
+    """Return the figures of the finished runs by condition, value and seed; conditions without any are empty."""
+    cells: dict[Place, dict[str, Cell]] = {}
+    for row in table.runs.to_dict("records"):
+        members = cells.setdefault(tuple(row[key] for key in table.conditions), {})
+        if row["state"] == "finished":
+            members.setdefault(row[table.by], {})[row["seed"]] = row[metric]
+    return cells
+
+
+def _summary(table: Table, cells: dict[Place, dict[str, Cell]], values: list[str]) -> pd.DataFrame:
+    counts = table.runs.groupby([*table.conditions, table.by]).size()
+    rows = []
+    for place, members in cells.items():
+        for value in values:
+            figures = pd.Series(members.get(value, {}), dtype=float)
+            low, high = np.clip(statistic.seed_interval(figures.to_numpy()), 0, 1)
+            key = (*place, value)
+            unfinished = int(counts.get(key if len(key) > 1 else value, 0)) - len(figures)
+            head = {**dict(zip(table.conditions, place, strict=True)), table.by: value}
+            figures_of_it = {"mean": figures.mean(), "median": figures.median(), "std": figures.std()}
+            rows.append(
+                {**head, "runs": len(figures), "unfinished": unfinished, **figures_of_it, "low": low, "high": high}
+            )
+    return pd.DataFrame(rows)
+
+
+def _pairs(
+    table: Table,
+    cells: dict[Place, dict[str, Cell]],
+    against: list[tuple[str, str]],
+    *,
+    paired: bool,
+    higher: bool,
+) -> pd.DataFrame:
+    two = _paired_row if paired else _unpaired_row
+    comparisons = [
+        ({**dict(zip(table.conditions, place, strict=True)), table.by: one, "against": other}, members, one, other)
+        for place, members in cells.items()
+        for one, other in against
+    ]
+    groups = [(members.get(one, {}), members.get(other, {})) for _, members, one, other in comparisons]
+    tests = sum(bool(one.keys() & other.keys() if paired else one and other) for one, other in groups)
+    rows = [two(one, other, alpha=ALPHA / max(1, tests), higher=higher) for one, other in groups]
+    frame = pd.DataFrame([{**head, **row} for (head, *_), row in zip(comparisons, rows, strict=True)])
+    frame.insert(frame.columns.get_loc("p") + 1, "p_holm", statistic.holm(frame["p"].to_numpy(dtype=float)))
+    return frame
+
+
+def _paired_row(one: Cell, other: Cell, *, alpha: float, higher: bool) -> dict[str, Any]:
+    differences = np.array([one[seed] - other[seed] for seed in one if seed in other])
+    if not len(differences):
+        return _row(0, math.nan, (math.nan, math.nan), math.nan, math.nan, (0, 0, 0), math.nan)
+    return _row(
+        len(differences),
+        float(differences.mean()),
+        statistic.paired_bootstrap(differences),
+        statistic.wilcoxon_p(differences),
+        statistic.rank_biserial(differences),
+        statistic.win_tie_loss(differences, higher_is_better=higher),
+        statistic.detectable_difference(differences, alpha=alpha),
+    )
+
+
+def _unpaired_row(one: Cell, other: Cell, *, alpha: float, higher: bool) -> dict[str, Any]:
+    values, others = np.array(list(one.values())), np.array(list(other.values()))
+    if not (len(values) and len(others)):
+        return _row(0, math.nan, (math.nan, math.nan), math.nan, math.nan, (0, 0, 0), math.nan)
+    return _row(
+        min(len(values), len(others)),
+        float(values.mean() - others.mean()),
+        statistic.unpaired_bootstrap(values, others),
+        statistic.mann_whitney_p(values, others),
+        statistic.unpaired_rank_biserial(values, others),
+        statistic.win_tie_loss(values[:, None] - others, higher_is_better=higher),
+        statistic.unpaired_detectable_difference(values, others, alpha=alpha),
+    )
+
+
+def _row(
+    pairs: int,
+    difference: float,
+    interval: tuple[float, float],
+    p: float,
+    effect: float,
+    record: tuple[int, int, int],
+    detectable: float,
+) -> dict[str, Any]:
+    low, high = interval
+    wins, ties, losses = record
+    ends = {"difference": difference, "low": low, "high": high}
+    counts = {"wins": wins, "ties": ties, "losses": losses}
+    return {"pairs": pairs, **ends, "p": p, "effect": effect, **counts, "detectable": detectable}
+
+
+def _overall(
+    table: Table, cells: dict[Place, dict[str, Cell]], values: list[str], *, paired: bool, higher: bool
+) -> dict[str, Any]:
+    """Return the mean ranks of ``values`` over the conditions, by the means over the seeds that all values have."""
+    means = []
+    for members in cells.values():
+        own = [members.get(value, {}) for value in values]
+        common = set.intersection(*(set(cell) for cell in own))
+        chosen = [[cell[seed] for seed in cell if seed in common or not paired] for cell in own]
+        if all(chosen):
+            means.append([float(np.mean(figures)) for figures in chosen])
+    if len(means) < 2:
+        return {"overall": None}
+    ranks = ranking(np.array(means), higher_is_better=higher, alpha=ALPHA)
+    return {
+        "overall": pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks}),
+        "friedman_p": None if math.isnan(ranks.p) else ranks.p,
+        "critical_difference": ranks.critical_difference,
+        "nemenyi": pd.DataFrame(ranks.nemenyi, index=values, columns=values),
+        "ranked": len(means),
+    }
+
+
+def _holes(table: Table, values: list[str]) -> Iterator[str]:
+    """Yield a line for each place of the grid that holds no finished run, and why."""
+    runs, keys = table.runs, [*table.conditions, table.by, "seed"]
+    for row in runs[runs["state"] != "finished"].to_dict("records"):
+        reason = f" ({row['error']})" if row["error"] else ""
+        yield f"{row['state']}: {_told({key: row[key] for key in keys})}{reason}"
+    if not table.paired:
+        return
+    there = {tuple(row) for row in runs[keys].itertuples(index=False)}
+    places = dict.fromkeys(key[:-2] for key in there)
+    for place in sorted(places, key=str):
+        for value in values:
+            for seed in sorted(runs["seed"].unique(), key=lambda one: (str(type(one)), one)):
+                if (*place, value, seed) not in there:
+                    yield f"no run: {_told(dict(zip(keys, (*place, value, seed), strict=True)))}"
