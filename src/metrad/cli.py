@@ -28,6 +28,7 @@ Examples:
   python train.py dataset=fmnist --cfg job              show the whole configuration and stop
   metrad evaluate RUN scorer.k=5                        score a finished run again
   metrad compare multirun/TIME --baseline arcface       what the runs of a sweep differ by, and whether it shows
+  metrad report RUN                                     one HTML file of a finished run
 """
 _SETTINGS = """\
 Settings of every run:

@@ -33,6 +33,7 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
     paired = "seed" in rows.columns
     below = [name for name in rows.columns if name.startswith(f"{by}.")]
     conditions = [name for name in rows.columns if name not in (*OWN, by, *below)]
+    _require_groups(file, rows, by, conditions)
     runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {2 + i}" for i in range(len(rows))])})
     runs["state"] = rows.get("state", "finished")
     runs["error"] = rows.get("error", "")
@@ -57,6 +58,15 @@ def _read(file: Path) -> pd.DataFrame:
     if not isinstance(rows.index, pd.RangeIndex):
         raise InputError(f"{file} has lines with more cells than its first line, which names the columns")
     return rows.apply(lambda column: column.str.strip())
+
+
+def _require_groups(file: Path, rows: pd.DataFrame, by: str, conditions: list[str]) -> None:
+    if (rows[by] == "").any():
+        raise InputError(f"{file}, line {int((rows[by] == '').to_numpy().argmax()) + 2}: {by} is empty")
+    if conditions and len(rows) > 1 and not rows.duplicated(conditions).any():
+        raise InputError(
+            f"{file}: no two rows share a condition ({', '.join(conditions)}); leave out columns that number the rows"
+        )
 
 
 def _named(row: dict[str, str], by: str, below: list[str]) -> str:

@@ -80,6 +80,10 @@ def read_sweep(folder: Path, by: str) -> Table:
     placed = [run for run in saved if run.settings]
     if not placed:
         raise InputError(f"{folder} holds no runs; give the folder of a sweep, such as multirun/TIME")
+    having = [run for run in placed if any(_below(key, by) for key in run.settings)]
+    if not having:
+        raise InputError(f"by={by} is no setting of these runs; choose one that differs, such as {_differing(placed)}")
+    without, placed = len(placed) - len(having), having
     names = _values_compared(placed, by)
     conditions = _conditions(placed, by, names)
     rows = [_row(run, by, name, conditions) for run, name in zip(placed, names, strict=True)]
@@ -89,7 +93,20 @@ def read_sweep(folder: Path, by: str) -> Table:
         for run in saved
         if not run.settings
     ]
+    notes += _environments(placed)
+    if without:
+        notes.append(f"{without} runs have no setting {by} and are left out.")
     return Table(pd.DataFrame(rows), by, conditions, notes=notes)
+
+
+def _environments(runs: list[_Saved]) -> list[str]:
+    """Return a note if finished runs were made by different versions or on different devices."""
+    paths = [saved.run.environment for saved in runs if saved.state == "finished" and saved.run.environment.is_file()]
+    made = [content for content in map(read_json, paths) if isinstance(content, dict)]
+    keys = ("device", "precision", "git_commit", "packages")
+    differing = [key for key in keys if len({json.dumps(one.get(key), sort_keys=True) for one in made}) > 1]
+    where = ", ".join(differing)
+    return [f"Runs differ in {where} (environment.json), which can move figures a little."] if where else []
 
 
 def _load(run: Run) -> _Saved:
@@ -105,10 +122,18 @@ def _load(run: Run) -> _Saved:
     elif status["state"] == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
     overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
-    hydra = run.config.with_name("hydra.yaml")
-    choices = _yaml(hydra, {}).get("hydra", {}).get("runtime", {}).get("choices", {})
-    choices = {str(key): str(value) for key, value in choices.items()}
-    return _Saved(run, status["state"], status.get("error", ""), settings, overrides, choices, metrics)
+    return _Saved(run, status["state"], status.get("error", ""), settings, overrides, _choices(run), metrics)
+
+
+def _choices(run: Run) -> dict[str, str]:
+    """Return what was chosen from each group, as Hydra noted it."""
+    path = run.config.with_name("hydra.yaml")
+    node = _yaml(path, {})
+    for key in ("hydra", "runtime", "choices"):
+        node = node.get(key, {})
+        if not isinstance(node, dict):
+            raise InputError(f"{path} does not hold what Hydra writes there")
+    return {str(key): str(value) for key, value in node.items()}
 
 
 def _yaml(path: Path, missing: Any) -> Any:
@@ -143,8 +168,6 @@ def _irrelevant(key: str) -> bool:
 
 def _values_compared(runs: list[_Saved], by: str) -> list[str]:
     """Return for each run the name of the value compared: the choice, and the settings that runs of it differ in."""
-    if not any(_below(key, by) for run in runs for key in run.settings):
-        raise InputError(f"by={by} is no setting of these runs; choose one that differs, such as {_differing(runs)}")
     choices = [_choice(run, by) for run in runs]
     names = []
     for run, choice in zip(runs, choices, strict=True):

@@ -10,6 +10,10 @@ from matplotlib.figure import Figure
 from metrad.comparison_tables import ALPHA, Comparison
 from metrad.plots import ANOMALOUS, NORMAL
 
+# More would make a picture that nobody can read and matplotlib cannot save; the tables have all.
+MOST_PANELS = 40
+MOST_ROWS = 80
+
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
     """Return the pictures by name: ``seeds``, ``differences``, and ``ranks`` where there are several conditions."""
@@ -23,6 +27,7 @@ def seeds(comparison: Comparison) -> Figure:
     """Draw a box for each value in each condition, with every seed as a dot.
 
     The box spans the quartiles with a line at the median; whiskers reach the furthest run within 1.5 box lengths.
+    Of more than 40 conditions the first are drawn.
     """
     values = comparison.compared
     panels = _places(comparison, comparison.summary)
@@ -73,8 +78,12 @@ def _boxes(axes: Axes, groups: list[pd.Series]) -> None:
 
 
 def differences(comparison: Comparison) -> Figure:
-    """Draw the mean difference of each two values with its bootstrap interval; filled where it is significant."""
-    rows = comparison.pairs[comparison.pairs["pairs"] > 0].to_dict("records")
+    """Draw the mean difference of each two values with its bootstrap interval; filled where it is significant.
+
+    Of more than 80 differences those of the smallest p are drawn.
+    """
+    tested = comparison.pairs[comparison.pairs["pairs"] > 0]
+    rows = tested.loc[sorted(tested["p"].nsmallest(MOST_ROWS).index)].to_dict("records")
     figure = Figure(figsize=(7.5, 0.42 * len(rows) + 1.4), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="0.7", linewidth=1)
@@ -89,7 +98,8 @@ def differences(comparison: Comparison) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     better = "right of 0 is better" if comparison.higher_is_better else "left of 0 is better"
     axes.set_xlabel(f"difference in {comparison.metric} with its 95 % interval; {better}")
-    axes.set_title(f"filled: p ≤ {ALPHA:g} after Holm's correction", fontsize=9)
+    some = f"; the {len(rows)} of {len(tested)} with the smallest p" if len(rows) < len(tested) else ""
+    axes.set_title(f"filled: p ≤ {ALPHA:g} after Holm's correction{some}", fontsize=9)
     return figure
 
 
@@ -113,6 +123,7 @@ def ranks(comparison: Comparison) -> Figure:
     nemenyi = comparison.nemenyi.rename(index=_label, columns=_label)
     figure = Figure(figsize=(7.5, 0.3 * len(mean) + 2), layout="constrained")
     axes = figure.subplots()
+    margin = 0.1 * (len(mean) - 1)
     critical_difference_diagram(
         mean,
         nemenyi,
@@ -121,7 +132,10 @@ def ranks(comparison: Comparison) -> Figure:
         label_fmt_left="{label} ({rank:.2f}) ",
         label_fmt_right=" ({rank:.2f}) {label}",
         elbow_props={"color": NORMAL},
+        text_h_margin=margin,
     )
+    axes.set_xlim(1 - margin, len(mean) + margin)
+    axes.set_xticks(range(1, len(mean) + 1))
     figure.suptitle(
         f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best); critical difference "
         f"{comparison.critical_difference:.2f}; a bar joins what is not told apart",
@@ -135,7 +149,7 @@ def _places(comparison: Comparison, rows: pd.DataFrame) -> list[tuple[list[str],
     if not comparison.conditions:
         return [([], "")]
     unique = rows[comparison.conditions].drop_duplicates().to_numpy().tolist()
-    return [(place, ", ".join(map(str, place))) for place in unique]
+    return [(place, ", ".join(map(str, place))) for place in unique[:MOST_PANELS]]
 
 
 def _label(value: str) -> str:

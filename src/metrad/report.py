@@ -15,6 +15,7 @@ from metrad.report_sections import by_condition, named, of_runs, of_settings, st
 from metrad.report_tables import COLUMNS, Table, rate, table
 from metrad.runs import Run, read_json
 
+MOST_BOXES = 12  # that a phone shows without scrolling
 FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc", "seconds")
 
 
@@ -102,15 +103,15 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
         place = [members[0].rows[key].iloc[0] for key in comparison.conditions]
         means = "; ".join(f"{cell.choice} {rate(cell.rows[cell.metric].mean())}" for cell in members)
         alt = f"{named(f'Box plots of {label}', condition)}. Means: {means}."
-        pictures.append(Picture(alt, condition, report_plots.boxes(comparison, place, label)))
+        drawn = report_plots.boxes(comparison, place, label)
+        pictures.append(Picture(alt, condition, drawn, wide=len(comparison.compared) > MOST_BOXES))
     groups = [Group(pictures=pictures, tables=[_summary(comparison, label)]), _differences(comparison, label)]
     if comparison.overall is not None:
         ranks = table("Mean rank over all conditions; 1 is best", comparison.overall)
         told = ", ".join(f"{row[0].text} {row[1].text}" for row in ranks.rows)
-        drawn = Picture(
-            f"Critical-difference diagram. Mean ranks: {told}.", "", comparison_plots.ranks(comparison), True
-        )
-        groups.append(Group("Ranks", pictures=[drawn], tables=[ranks]))
+        alt = f"Critical-difference diagram. Mean ranks: {told}."
+        diagram = Picture(alt, "", comparison_plots.ranks(comparison), wide=True)
+        groups.append(Group("Ranks", pictures=[diagram], tables=[ranks]))
     if comparison.notes:
         groups.append(Group("What follows", lines=comparison.notes))
     text = "Every dot is a run. A box spans the quartiles around the median; whiskers reach 1.5 box lengths at most."
@@ -131,7 +132,7 @@ def _differences(comparison: Comparison, label: str) -> Group:
     first = [comparison.by, "against", *comparison.conditions, "difference", "low", "high", "p_holm", "p"]
     written = table(f"Differences in {label}", _scored(_led_by(comparison.pairs, first)))
     alt = f"Mean differences in {label} with their intervals, filled where significant. The table below has them."
-    drawn = Picture(alt, "", comparison_plots.differences(comparison), True)
+    drawn = Picture(alt, "", comparison_plots.differences(comparison), wide=True)
     pictures = [drawn] if (comparison.pairs["pairs"] > 0).any() else []
     return Group("Differences", text, pictures, [written])
 

@@ -44,6 +44,7 @@ def style(number: int) -> dict[str, Any]:
 def boxes(comparison: Comparison, place: Sequence[object], label: str) -> Figure:
     """Draw a box of the metric for each choice under the condition ``place``, and every run as a dot."""
     figure, axes = _figure(3.4)
+    figure.set_figwidth(max(WIDTH, 0.32 * len(comparison.compared) + 0.8))
     draw_seeds(axes, comparison, place)
     axes.set_ylabel(label)
     axes.grid(axis="y", color=RULE, linewidth=0.6)

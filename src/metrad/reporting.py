@@ -59,7 +59,7 @@ def save_evidence(run: Run, result: Evaluation, embedded: Embedded, data: Metrad
         return [plots.Evidence(*each) for each in zip(images, nearest, titles, result.anomalous[rows], strict=True)]
 
     extreme = {"Highest scores": highest, "Lowest scores": order}
-    hardest = {"Normal images with the highest scores": false_alarms, "Anomalous with the lowest": anomalous}
+    hardest = {"Normal images with the highest scores": false_alarms, "Anomalous ones with the lowest": anomalous}
     for name, groups in (("neighbours", extreme), ("hardest", hardest)):
         figure = plots.neighbours({title: evidence(rows[:EVIDENCE]) for title, rows in groups.items()})
         save_picture(figure, run.pictures[name])

@@ -1,0 +1,482 @@
+"""Comparisons of small made-up sweeps and CSVs: what is paired, what is refused, what is written."""
+
+import json
+import math
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from typer.testing import CliRunner
+
+from metrad import comparison_files, paired
+from metrad.cli import app
+from metrad.comparison import compare, compare_csv
+from metrad.comparison_plots import figures
+from metrad.errors import InputError
+from metrad.runs import Run, write_json
+
+HEADS = {"adacos": {"_target_": "metrad.heads.AdaCos"}, "arcface": {"_target_": "metrad.heads.ArcFace", "margin": 0.05}}
+HEADER = "head,dataset,seed,auroc\n"
+
+
+class Sweep:
+    """A folder of fake runs."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def add(self, overrides, auroc=None, *, state="finished", config=None, metrics=None, error=None):
+        """Add a run as ``train.py -m`` leaves it: ``overrides`` on the command line, the rest by default."""
+        settings = dict(item.split("=", 1) for item in overrides)
+        head, dataset, seed = settings.get("head", "adacos"), settings.get("dataset", "digits"), settings["seed"]
+        run = Run(self.path / "-".join(settings.values()).replace("/", "_"))
+        run.overrides.parent.mkdir(parents=True)
+        cfg = OmegaConf.create(
+            {
+                "seed": int(seed),
+                "head": HEADS.get(head, {"_target_": head}),
+                "dataset": {"source": {"_target_": dataset}, "normal": ["7"], "workers": 2},
+                "trainer": {"max_epochs": 10, "devices": 1},
+                "paths": {"data": "${oc.env:NOWHERE_SET}"},
+                "scheduler": {},
+            }
+        )
+        for key, value in {**settings, **(config or {})}.items():
+            if "." in key:
+                OmegaConf.update(cfg, key, OmegaConf.create(f"x: {value}").x if isinstance(value, str) else value)
+        OmegaConf.save(cfg, run.config)
+        OmegaConf.save(OmegaConf.create(overrides), run.overrides)
+        choices = {"head": head, "dataset": dataset, "hydra/launcher": "basic"}
+        OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, run.config.with_name("hydra.yaml"))
+        write_json(run.status, {"state": state} | ({"error": error} if error else {}))
+        if state == "finished":
+            figures = {"auroc": auroc, "average_precision": auroc, "fpr_at_95_tpr": 1 - auroc, "partial_auroc": auroc}
+            more = {"sizes": {"normal": 9}, "split": f"{dataset}{seed}", "seconds": {"total": 3.0}}
+            write_json(run.metrics, {**figures, **more, **(metrics or {})})
+        return run
+
+    def fill(self, heads, datasets=("digits",), seeds=6):
+        generator = np.random.default_rng(0)
+        for i, head in enumerate(heads):
+            for dataset in datasets:
+                for seed in range(seeds):
+                    auroc = round(0.8 + 0.02 * i + float(generator.uniform(0, 0.01)), 6)
+                    self.add([f"head={head}", f"dataset={dataset}", f"seed={seed}"], auroc)
+        return self
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return Sweep(tmp_path / "sweep")
+
+
+def csv(tmp_path, rows, header=HEADER):
+    file = tmp_path / "figures.csv"
+    file.write_text(header + "".join(f"{row}\n" for row in rows))
+    return file
+
+
+def test_runs_of_one_seed_and_dataset_are_paired(sweep):
+    result = compare(sweep.fill(["adacos", "arcface", "softmax"], ["digits", "mnist"]).path)
+    assert (result.by, result.metric, result.conditions, result.paired) == ("head", "auroc", ["dataset"], True)
+    assert len(result.runs) == 36
+    assert (result.holes, result.ranked, len(result.summary), len(result.pairs)) == ([], 2, 6, 6)
+    runs = result.runs.set_index(["dataset", "head", "seed"])["auroc"].sort_index()
+    row = result.pairs.set_index(["dataset", "head", "against"]).sort_index().loc[("mnist", "adacos", "softmax")]
+    differences = (runs["mnist", "adacos"] - runs["mnist", "softmax"]).to_numpy()
+    assert row["difference"] == pytest.approx(differences.mean())
+    assert (row["pairs"], row["wins"], row["ties"], row["losses"]) == (6, 0, 0, 6)
+    assert (row["p"], row["p_holm"], row["effect"]) == (0.03125, 6 * 0.03125, -1)
+    assert (row["low"], row["high"]) == paired.paired_bootstrap(differences)
+    np.testing.assert_array_equal(result.overall["mean_rank"], [3, 2, 1])
+
+
+def test_the_columns_are_those_promised(sweep):
+    result = compare(sweep.fill(["adacos", "arcface"]).path, baseline="adacos")
+    figures = ["auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc"]
+    assert list(result.runs) == ["folder", "run", "state", "error", "seed", "dataset", "head", *figures, "seconds"]
+    own = ["runs", "unfinished", "mean", "median", "std", "low", "high"]
+    assert list(result.summary) == ["dataset", "head", *own]
+    own = ["pairs", "difference", "low", "high", "p", "p_holm", "effect", "wins", "ties", "losses", "detectable"]
+    assert list(result.pairs) == ["dataset", "head", "against", *own]
+    assert list(result.pairs["head"]) == ["arcface"]
+    assert result.overall is None
+    assert all(Run(folder).status.is_file() for folder in result.runs["folder"])
+
+
+def test_the_summary_is_over_the_finished_seeds(sweep):
+    result = compare(sweep.fill(["adacos", "arcface"], seeds=3).path)
+    runs = result.runs[result.runs["head"] == "arcface"]["auroc"]
+    row = result.summary[result.summary["head"] == "arcface"].iloc[0]
+    assert (row["mean"], row["median"], row["std"]) == (runs.mean(), runs.median(), runs.std())
+    assert (row["runs"], row["unfinished"]) == (3, 0)
+
+
+def test_holes_are_listed_and_left_out_of_pairs(sweep):
+    sweep.fill(["adacos", "arcface"], seeds=3)
+    sweep.add(["head=adacos", "dataset=digits", "seed=3"], state="failed", error="diverged")
+    sweep.add(["head=arcface", "dataset=digits", "seed=3"], 0.8)
+    sweep.add(["head=adacos", "dataset=digits", "seed=4"], state="running")
+    result = compare(sweep.path)
+    assert result.holes == [
+        "failed: dataset=digits, head=adacos, seed=3 (diverged)",
+        "running: dataset=digits, head=adacos, seed=4",
+        "no run: dataset=digits, head=arcface, seed=4",
+    ]
+    assert result.pairs["pairs"].tolist() == [3]
+    assert result.summary.set_index("head")["unfinished"].to_dict() == {"adacos": 2, "arcface": 0}
+    assert any("2 of 9 runs did not finish" in note for note in result.notes)
+
+
+def test_a_run_refused_before_its_settings_were_saved_is_told(sweep):
+    sweep.fill(["adacos", "arcface"], seeds=2)
+    write_json(_bare(sweep, "x").status, {"state": "failed", "error": "no data"})
+    assert any(note.startswith("x stopped before its settings") for note in compare(sweep.path).notes)
+
+
+def _bare(sweep, name):
+    run = Run(sweep.path / name)
+    run.path.mkdir(parents=True)
+    return run
+
+
+def test_a_setting_of_the_head_that_differs_makes_another_value(sweep):
+    for margin in ("0.1", "0.3"):
+        for seed in range(2):
+            sweep.add(["head=arcface", f"head.margin={margin}", f"seed={seed}"], 0.9)
+            if margin == "0.1":
+                sweep.add(["head=adacos", f"seed={seed}"], 0.8)
+    result = compare(sweep.path)
+    assert set(result.runs["head"]) == {"adacos", "arcface margin=0.1", "arcface margin=0.3"}
+    assert result.conditions == ["dataset"]
+    by_margin = compare(sweep.path, by="head.margin", baseline="0.1")
+    assert set(by_margin.runs["head.margin"]) == {"0.1", "0.3"}
+    assert any("2 runs have no setting head.margin" in note for note in by_margin.notes)
+
+
+def test_what_else_is_swept_over_is_a_condition(sweep):
+    for head in HEADS:
+        for normal in ("[1]", "[2]"):
+            sweep.add([f"head={head}", f"dataset.normal={normal}", "seed=0"], 0.9, metrics={"split": normal})
+    result = compare(sweep.path)
+    assert result.conditions == ["dataset", "dataset.normal"]
+    assert sorted(result.pairs["dataset.normal"]) == ["[1]", "[2]"]
+    by_pair = compare(sweep.path, by="dataset.normal")
+    assert by_pair.conditions == ["dataset", "head"]
+    assert by_pair.pairs["pairs"].tolist() == [1, 1]
+
+
+def test_datasets_can_be_compared_without_any_condition(sweep):
+    sweep.add(["dataset=digits", "seed=0"], 0.9)
+    sweep.add(["dataset=mnist", "seed=0"], 0.7)
+    result = compare(sweep.path, by="dataset")
+    assert result.conditions == []
+    assert result.pairs["difference"].tolist() == [pytest.approx(0.2)]
+    assert len(comparison_files.write(result, sweep.path / "comparison")) == 7
+
+
+def test_a_lower_rate_of_false_alarms_wins(sweep):
+    result = compare(sweep.fill(["adacos", "arcface"]).path, metric="fpr_at_95_tpr", baseline="adacos")
+    row = result.pairs.iloc[0]
+    assert row["difference"] < 0
+    assert (row["wins"], row["losses"]) == (6, 0)
+    assert "arcface is better than adacos" in result.notes[0]
+
+
+@pytest.mark.parametrize("key", ["paths.data", "trainer.devices", "dataset.workers"])
+def test_where_and_how_fast_a_run_was_made_does_not_matter(sweep, key):
+    sweep.add(["head=adacos", "seed=0"], 0.9)
+    sweep.add(["head=arcface", "seed=0"], 0.9, config={key: 4})
+    assert compare(sweep.path).pairs["pairs"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("config", "metrics", "named"),
+    [
+        ({"trainer.max_epochs": 3}, {}, "trainer.max_epochs is 10 in adacos-0 and 3 in arcface-0"),
+        ({}, {"sizes": {"normal": 8}}, "sizes.normal is 9 in adacos-0 and 8 in arcface-0"),
+        ({}, {"split": "other"}, "split is digits0 in adacos-0 and other in arcface-0"),
+    ],
+)
+def test_unlike_runs_are_refused(sweep, config, metrics, named):
+    sweep.add(["head=adacos", "seed=0"], 0.9)
+    sweep.add(["head=arcface", "seed=0"], 0.9, config=config, metrics=metrics)
+    with pytest.raises(InputError, match=named):
+        compare(sweep.path)
+
+
+def test_two_commands_into_one_folder_are_refused_where_their_settings_differ(sweep):
+    for seed in range(2):
+        sweep.add(["head=adacos", f"seed={seed}", "trainer.max_epochs=2"], 0.9)
+        sweep.add(["head=arcface", f"seed={seed}", "trainer.max_epochs=3"], 0.9)
+    with pytest.raises(InputError, match=r"trainer.max_epochs is 2 in .* and 3 in"):
+        compare(sweep.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"baseline": "cosface"}, "head=cosface is not among the runs; choose one of adacos, arcface"),
+        ({"by": "scorer"}, "by=scorer is no setting of these runs; .* such as head"),
+        ({"by": "trainer.max_epochs"}, "by=trainer.max_epochs has one value here, 10; .* what differs is head"),
+        ({"by": "seed"}, "runs are paired by their seed"),
+        ({"metric": "accuracy"}, "metric=accuracy is unknown; choose one of auroc"),
+    ],
+)
+def test_a_question_without_an_answer_is_refused(sweep, options, named):
+    sweep.fill(["adacos", "arcface"], seeds=2)
+    with pytest.raises(InputError, match=named):
+        compare(sweep.path, **options)
+
+
+def test_a_folder_without_runs_or_finished_runs_is_refused(sweep, tmp_path):
+    with pytest.raises(InputError, match="holds no runs"):
+        compare(tmp_path)
+    for head in HEADS:
+        sweep.add([f"head={head}", "seed=0"], state="failed")
+    with pytest.raises(InputError, match="none of the 2 runs is finished"):
+        compare(sweep.path)
+
+
+def test_two_runs_in_one_place_are_refused(sweep):
+    sweep.fill(["adacos", "arcface"], seeds=1)
+    sweep.add(["head=adacos", "dataset=digits", "seed=0", "trainer.devices=2"], 0.9)
+    with pytest.raises(InputError, match="are both the run of dataset=digits, head=adacos, seed=0"):
+        compare(sweep.path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("metrics.json", "{", "metrics.json cannot be read as JSON"),
+        ("metrics.json", "[]", "holds no figures"),
+        ("metrics.json", '{"auroc": NaN}', "auroc must be a number from 0 to 1, got nan"),
+        ("metrics.json", '{"auroc": "high"}', "got 'high'"),
+        ("status.json", "[]", "does not tell the state"),
+        (".hydra/config.yaml", "a: [", "config.yaml cannot be read"),
+        (".hydra/overrides.yaml", "a: b", "does not hold what Hydra writes"),
+        (".hydra/hydra.yaml", "hydra: 3", "does not hold what Hydra writes"),
+    ],
+)
+def test_a_broken_file_is_named(sweep, file, content, named):
+    sweep.fill(["adacos", "arcface"], seeds=2)
+    next(sweep.path.glob("adacos*")).joinpath(file).write_text(content)
+    with pytest.raises(InputError, match=named):
+        compare(sweep.path)
+
+
+def test_a_csv_gives_what_the_sweep_gives(sweep):
+    result = compare(sweep.fill(["adacos", "arcface"], ["digits", "mnist"]).path)
+    file = sweep.path / "again.csv"
+    result.runs[["head", "dataset", "seed", "auroc"]].to_csv(file, index=False)
+    again = compare_csv(file)
+    pd.testing.assert_frame_equal(again.pairs, result.pairs)
+    pd.testing.assert_frame_equal(again.summary, result.summary)
+    assert any("paired by their number alone" in note for note in again.notes)
+
+
+def test_the_table_that_a_sweep_leaves_can_be_read(tmp_path):
+    rows = ["a,finished,arcface,0.1,0,0.9,", "b,finished,adacos,,0,0.8,", "c,failed,adacos,,1,,diverged"]
+    result = compare_csv(csv(tmp_path, rows, "run,state,head,head.margin,seed,auroc,error\n"))
+    assert list(result.runs["head"]) == ["arcface margin=0.1", "adacos", "adacos"]
+    assert result.conditions == []
+    assert result.holes == ["failed: head=adacos, seed=1 (diverged)", "no run: head=arcface margin=0.1, seed=1"]
+
+
+def test_without_pairs_the_test_is_mann_whitney_s(tmp_path):
+    rows = [f"{head},d,{seed},{0.8 + 0.1 * i + 0.01 * seed}" for i, head in enumerate("ab") for seed in range(5)]
+    result = compare_csv(csv(tmp_path, rows), unpaired=True)
+    row = result.pairs.iloc[0]
+    assert not result.paired
+    assert row["p"] == pytest.approx(2 / math.comb(10, 5))
+    assert (row["pairs"], row["wins"], row["losses"], row["effect"]) == (5, 0, 25, -1)
+    assert not any("number alone" in note for note in result.notes)
+
+
+def test_a_csv_without_seeds_is_unpaired(tmp_path):
+    result = compare_csv(csv(tmp_path, ["a,0.5", "a,0.6", "b,0.7"], "head,auroc\n"))
+    assert not result.paired
+    assert result.holes == []
+    assert any("no column seed" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "named"),
+    [
+        (["a,d,0,0.5"], HEADER, "head has one value here, a"),
+        (
+            ["a,d,0,0.5", "a,d,0,0.6", "b,d,0,0.5"],
+            HEADER,
+            "row 2 and row 3 are both the run of dataset=d, head=a, seed=0",
+        ),
+        (["a,d,0,0.5", "b,d,0,nan"], HEADER, "line 3: auroc must be a number from 0 to 1, got 'nan'"),
+        (["a,d,0,0.5", "b,d,0,"], HEADER, "line 3: auroc must be a number from 0 to 1, got ''"),
+        (["a,d,0,91.5", "b,d,0,0.5"], HEADER, "line 2: auroc must be .* got '91.5'"),
+        (["a,0,0.5"], "model,seed,auroc\n", "has no column head; it has model, seed, auroc"),
+        (["a,d,0"], "head,dataset,seed\n", "has no column auroc"),
+        (["a,d,0,0.5,9", "b,d,0,0.5,9"], HEADER, "more cells than its first line"),
+        (["a,d,0,0.5", "b,d,0,0.5,9"], HEADER, "cannot be read as CSV"),
+        ([",d,0,0.5", "b,d,0,0.5"], HEADER, "line 2: head is empty"),
+        (["0,a,0,0.5", "1,b,0,0.5"], ",head,seed,auroc\n", "no two rows share a condition .* leave out columns"),
+        ([], HEADER, "has no rows"),
+        ([], "", "cannot be read as CSV"),
+        (["a,0,0.5,x", "b,0,0.5,y"], "head,seed,auroc,split\n", "have different split"),
+    ],
+)
+def test_a_csv_that_cannot_be_compared_is_refused(tmp_path, rows, header, named):
+    with pytest.raises(InputError, match=named):
+        compare_csv(csv(tmp_path, rows, header))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "x.csv"
+    file.write_bytes(b"\xff\xfe\x00\x80,\n\x81")
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        compare_csv(file)
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        compare_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(5, "cannot be below 0.0625"), (6, "nor after Holm's correction")])
+def test_few_seeds_are_warned_of_in_plain_words(sweep, seeds, said):
+    result = compare(sweep.fill(["adacos", "arcface", "softmax"], seeds=seeds).path)
+    assert any(said in note for note in result.notes)
+    assert any(f"{seeds} pairs are few" in note for note in result.notes)
+
+
+def test_enough_seeds_are_not_warned_of(sweep):
+    result = compare(sweep.fill(["adacos", "arcface"], seeds=12).path)
+    assert len(result.notes) == 1
+    assert result.notes[0].startswith("dataset=digits: adacos is worse than arcface by 0.0")
+
+
+def test_runs_made_by_different_versions_are_compared_with_a_note(sweep):
+    for i, head in enumerate(HEADS):
+        run = sweep.add([f"head={head}", "seed=0"], 0.9)
+        write_json(run.environment, {"device": "cpu", "git_commit": str(i)})
+    assert any(note.startswith("Runs differ in git_commit (") for note in compare(sweep.path).notes)
+
+
+def test_many_values_and_conditions_give_pictures_that_can_be_saved(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = [f"h{h},d{d},{s},{generator.uniform():.3f}" for h in range(8) for d in range(42) for s in range(2)]
+    result = compare_csv(csv(tmp_path, rows))
+    assert len(result.pairs) == 42 * 28
+    drawn = figures(result)
+    assert "the 80 of 1176 with the smallest p" in drawn["differences"].axes[0].get_title()
+    assert sum(axes.get_visible() for axes in drawn["seeds"].axes) == 40
+    assert all(150 * side < 2**15 for figure in drawn.values() for side in figure.get_size_inches())
+    assert len(result.notes) < 12
+
+
+def test_runs_that_share_no_seed_are_not_compared(sweep):
+    sweep.add(["head=adacos", "seed=0"], 0.9)
+    sweep.add(["head=arcface", "seed=1"], 0.9)
+    result = compare(sweep.path)
+    assert result.pairs["pairs"].tolist() == [0]
+    assert result.pairs[["difference", "p", "p_holm"]].isna().all(axis=None)
+    assert any("No two finished runs can be compared" in note for note in result.notes)
+    comparison_files.write(result, sweep.path / "comparison")
+
+
+def test_all_files_are_written_and_can_be_read(sweep):
+    result = compare(sweep.fill(["adacos", "arcface", "a_b|$"], ["digits", "mnist"], seeds=3).path)
+    files = comparison_files.write(result, sweep.path / "comparison")
+    assert {file.name for file in files} == {file.name for file in (sweep.path / "comparison").iterdir()}
+    names = ["comparison.csv", "comparison.md", "comparison.tex"]
+    assert [file.name for file in files[:3]] == names
+    assert [file.stem for file in files[3::2]] == ["seeds", "differences", "ranks"]
+    table = pd.read_csv(files[0])
+    assert table["table"].tolist() == ["summary"] * 6 + ["pairs"] * 6 + ["overall"] * 3
+    assert table["difference"].dropna().tolist() == pytest.approx(result.pairs["difference"].tolist())
+    for file in files[3:]:
+        if file.suffix == ".svg":
+            assert ET.parse(file).getroot().tag.endswith("svg")
+        else:
+            with Image.open(file) as image:
+                assert np.asarray(image.convert("L")).std() > 5
+    markdown = files[1].read_text()
+    assert "a\\_b\\|$" in markdown
+    assert all(f"![{name}]({name}.png)" in markdown for name in ("seeds", "differences", "ranks"))
+    latex = files[2].read_text()
+    assert r"a\_b|\$" in latex
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 3
+
+
+def test_the_same_runs_give_the_same_files(sweep):
+    result = compare(sweep.fill(["adacos", "arcface"], ["digits", "mnist"], seeds=2).path)
+    first = {file.name: file.read_bytes() for file in comparison_files.write(result, sweep.path / "one")}
+    second = {file.name: file.read_bytes() for file in comparison_files.write(result, sweep.path / "two")}
+    assert first == second
+
+
+def test_a_comparison_that_cannot_be_written_leaves_the_old_one(sweep, monkeypatch):
+    result = compare(sweep.fill(["adacos", "arcface"], seeds=2).path)
+    out = sweep.path / "comparison"
+    comparison_files.write(result, out)
+    (out / "comparison.csv").write_text("old")
+    before = sorted(out.iterdir())
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(comparison_files, "_save", full)
+    with pytest.raises(OSError, match="No space"):
+        comparison_files.write(result, out)
+    assert sorted(out.iterdir()) == before
+    assert (out / "comparison.csv").read_text() == "old"
+
+
+def test_writing_to_a_file_is_refused(sweep):
+    result = compare(sweep.fill(["adacos", "arcface"], seeds=2).path)
+    with pytest.raises(InputError, match="is a file"):
+        comparison_files.write(result, Run(sweep.path / result.runs["run"][0]).status)
+
+
+def _invoke(*arguments):
+    return CliRunner().invoke(app, ["compare", *map(str, arguments)])
+
+
+def test_the_command_prints_tables_and_notes_and_writes_beside_the_runs(sweep):
+    sweep.fill(["adacos", "arcface"], seeds=3)
+    result = _invoke(sweep.path, "--baseline", "head=arcface")
+    assert result.exit_code == 0
+    assert "detectable" in result.output
+    assert "cannot be below 0.25" in result.output
+    assert (sweep.path / "comparison" / "comparison.md").is_file()
+    assert _invoke(sweep.path).exit_code == 0, "its own output is no run of the sweep"
+
+
+def test_the_command_takes_a_csv(tmp_path):
+    file = csv(tmp_path, ["a,d,0,0.5", "b,d,0,0.6"])
+    assert _invoke("--csv", file).exit_code == 0
+    assert (tmp_path / "figures-comparison" / "comparison.csv").is_file()
+    assert _invoke("--csv", file, "--out", tmp_path / "x" / "y").exit_code == 0
+    assert (tmp_path / "x" / "y" / "comparison.csv").is_file()
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere"], ["nowhere", "--csv", "x"], ["--csv", "nowhere"]])
+def test_the_command_answers_bad_input_in_one_line(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    result = _invoke(*arguments)
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_origin_s_figures_are_those_of_the_protocol(request):
+    folder = request.config.rootpath / "docs" / "results" / "origin"
+    result = compare_csv(folder / "origin.csv")
+    medians = result.summary.set_index(["dataset", "head"])["median"].round(4).to_dict()
+    assert medians == {
+        ("fmnist", "l2_softmax"): 0.915,
+        ("fmnist", "arcface"): 0.94,
+        ("fmnist", "adacos"): 0.938,
+        ("cifar10", "l2_softmax"): 0.835,
+        ("cifar10", "arcface"): 0.805,
+        ("cifar10", "adacos"): 0.8025,  # .802 in print
+    }
+    assert json.loads(result.pairs.to_json())["pairs"] == {str(i): 10 for i in range(6)}
