@@ -100,7 +100,7 @@ def _of_few_runs(comparison: Comparison) -> Iterator[str]:
     if smallest > ALPHA:
         yield (
             f"With {n} {what} the two-sided {name} p cannot be below {smallest:.4g}: no difference, however large, "
-            f"can be significant at {ALPHA:g}. That takes {needed} {what}."
+            f"can be significant at {ALPHA:g}. For {tests} comparisons that takes {needed} {what}."
         )
     elif smallest * tests > ALPHA:
         yield (
