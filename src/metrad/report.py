@@ -15,6 +15,7 @@ from metrad.report_sections import by_condition, named, of_runs, of_settings, st
 from metrad.report_tables import COLUMNS, Table, rate, table
 from metrad.runs import Run, read_json
 
+MOST_NOTES = 20  # before the reader asks for more
 MOST_BOXES = 12  # that a phone shows without scrolling
 FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc", "seconds")
 
@@ -89,7 +90,7 @@ def _best(comparison: Comparison) -> list[str]:
     )
     names = pd.Series([condition_name(row, comparison.conditions) for _, row in rows.iterrows()], rows.index, str)
     for name in dict.fromkeys(condition_name(row, comparison.conditions) for _, row in comparison.summary.iterrows()):
-        ranked = [f"{row[comparison.by]} {rate(row['mean'])}" for _, row in rows[names == name].iterrows()]
+        ranked = [f"{row[comparison.by]} ({rate(row['mean'])})" for _, row in rows[names == name].iterrows()]
         if ranked:
             facts.append(f"Best mean {named(label, name)}: {', then '.join(ranked[:2])}")
     return facts
@@ -112,10 +113,11 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
         alt = f"Critical-difference diagram. Mean ranks: {told}."
         diagram = Picture(alt, "", comparison_plots.ranks(comparison), wide=True)
         groups.append(Group("Ranks", pictures=[diagram], tables=[ranks]))
-    if comparison.notes:
-        groups.append(Group("What follows", lines=comparison.notes))
+    rest = Fold(f"{len(comparison.notes) - MOST_NOTES} more", "\n".join(comparison.notes[MOST_NOTES:]))
+    folds = [rest] if len(comparison.notes) > MOST_NOTES else []
+    groups.append(Group("What follows", lines=comparison.notes[:MOST_NOTES], folds=folds))
     text = "Every dot is a run. A box spans the quartiles around the median; whiskers reach 1.5 box lengths at most."
-    return Section("results", "Results", text, groups)
+    return Section("results", "Results", text, [group for group in groups if group])
 
 
 def _summary(comparison: Comparison, label: str) -> Table:
