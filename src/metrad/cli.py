@@ -31,6 +31,7 @@ Examples:
   python train.py dataset=fmnist --cfg job              show the whole configuration and stop
   metrad evaluate RUN scorer.k=5                        score a finished run again
   metrad compare multirun/TIME --baseline arcface       what the runs of a sweep differ by, and whether it shows
+  metrad report RUN                                     one HTML file of a finished run
 """
 _SETTINGS = """\
 Settings of every run:
@@ -87,7 +88,7 @@ def _evaluate_command(
         str | None, typer.Option(help="Folder below RUN/evaluations; made of the overrides if not given.")
     ] = None,
     evidence: Annotated[
-        bool, typer.Option("--evidence", help="Read the images again and draw neighbours.png.")
+        bool, typer.Option("--evidence", help="Read the images again and draw neighbours.png and hardest.png.")
     ] = False,
 ) -> None:
     """Score finished runs again with other scorers, from the embeddings they kept.
@@ -123,10 +124,11 @@ def _compare_command(
         Path | None, typer.Option(help="Folder for tables and figures; SWEEP/comparison if not given.")
     ] = None,
 ) -> None:
-    """Compare the runs of a sweep that differ in one choice, over seeds and datasets, with tests and figures."""
+    """Compare the runs of a sweep that differ in one choice, over seeds and datasets: tests, figures, report.html."""
 
     def job() -> None:
         from metrad import comparison, comparison_files
+        from metrad.report import write_report
 
         if (sweep is None) == (csv is None):
             raise InputError("give either the folder of a sweep or --csv=FILE")
@@ -139,7 +141,26 @@ def _compare_command(
             result, folder = comparison.compare(sweep, **options), sweep / "comparison"
         files = comparison_files.write(result, out or folder)
         typer.echo(comparison_files.report(result))
+        files.append(write_report(result, files[0].with_name("report.html")))
         typer.echo(f"\nwritten: {_relative(files[0].parent)}/ ({', '.join(path.name for path in files)})")
+
+    _reporting_errors(job)
+
+
+@app.command("report")
+def _report_command(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write it; RUN/report.html if not given.")] = None,
+) -> None:
+    """Write the report of a finished run: one HTML file that needs nothing outside itself.
+
+    The report of a sweep is part of 'metrad compare SWEEP'.
+    """
+
+    def job() -> None:
+        from metrad.report import write_run_report
+
+        typer.echo(f"report: {_relative(write_run_report(run, out))}")
 
     _reporting_errors(job)
 

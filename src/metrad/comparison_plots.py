@@ -1,6 +1,7 @@
 """Pictures of a comparison, each a function from its tables to a figure."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -37,16 +38,21 @@ def seeds(comparison: Comparison) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    finished = comparison.runs[comparison.runs["state"] == "finished"]
     for axes, (place, title) in zip(grid.flat, panels, strict=False):
-        members = finished[(finished[comparison.conditions] == place).all(axis=1)]
-        groups = [members.loc[members[comparison.by] == value, comparison.metric] for value in values]
-        _boxes(axes, groups)
-        axes.set_xticks(range(1, len(values) + 1), [_label(value) for value in values], rotation=30, ha="right")
+        draw_seeds(axes, comparison, place)
         axes.set_title(title, fontsize=10)
     for axes in grid[:, 0]:
         axes.set_ylabel(comparison.metric)
     return figure
+
+
+def draw_seeds(axes: Axes, comparison: Comparison, place: Sequence[object]) -> None:
+    """Draw the boxes and dots of the condition ``place`` into ``axes``."""
+    finished, values = comparison.runs[comparison.runs["state"] == "finished"], comparison.compared
+    members = finished[(finished[comparison.conditions] == list(place)).all(axis=1)]
+    groups = [members.loc[members[comparison.by] == value, comparison.metric] for value in values]
+    _boxes(axes, groups)
+    axes.set_xticks(range(1, len(values) + 1), [_label(value) for value in values], rotation=30, ha="right")
 
 
 def _boxes(axes: Axes, groups: list[pd.Series]) -> None:

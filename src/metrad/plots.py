@@ -102,13 +102,12 @@ def head(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def neighbours(most_anomalous: Sequence[Evidence], most_normal: Sequence[Evidence]) -> Figure:
-    """Draw the most anomalous and the most normal test images, each beside its nearest normal image."""
-    columns = max(len(most_anomalous), len(most_normal))
+def neighbours(groups: Mapping[str, Sequence[Evidence]]) -> Figure:
+    """Draw two groups of test images, by their titles, each image above its nearest normal one."""
+    columns = max(len(rows) for rows in groups.values())
     figure = Figure(figsize=(1.5 * columns + 0.6, 7.4), layout="constrained")
     halves: np.ndarray = np.asarray(figure.subfigures(2, 1))
-    groups = ((most_anomalous, "Highest scores"), (most_normal, "Lowest scores"))
-    for part, (rows, title) in zip(halves, groups, strict=True):
+    for part, (title, rows) in zip(halves, groups.items(), strict=True):
         part.suptitle(f"{title}: test image above, nearest normal training image below", fontsize=11)
         grid = part.subplots(2, columns, squeeze=False)
         for column in grid.T:

@@ -92,7 +92,7 @@ def evaluate_run(
         path: the run's directory.
         overrides: ``key=value`` with keys below ``CHANGEABLE``, or ``scorer=NAME`` for another scorer.
         name: of the folder below ``evaluations``; None for one made of the overrides.
-        evidence: read the images again and draw ``neighbours.png``.
+        evidence: read the images again and draw ``neighbours.png`` and ``hardest.png``.
 
     Returns:
         The folder written and what its ``metrics.json`` holds.

@@ -45,8 +45,10 @@ def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_evidence(run: Run, result: Evaluation, embedded: Embedded, data: MetradDataModule) -> None:
-    """Draw the extreme test images beside their nearest normal ones into ``run``."""
+    """Draw the extreme and the hardest test images beside their nearest normal ones into ``run``."""
     order = np.argsort(result.scores, kind="stable")
+    anomalous, highest = order[result.anomalous[order]], order[::-1]
+    false_alarms = highest[~result.anomalous[highest]]
     test = np.array([record.position for record in result.records])
     normal = np.array([record.position for record in embedded.records["normal"]])
 
@@ -56,8 +58,11 @@ def save_evidence(run: Run, result: Evaluation, embedded: Embedded, data: Metrad
         titles = [f"{score:.3g}\n{kind}" for score, kind in zip(result.scores[rows], truth, strict=True)]
         return [plots.Evidence(*each) for each in zip(images, nearest, titles, result.anomalous[rows], strict=True)]
 
-    figure = plots.neighbours(evidence(order[::-1][:EVIDENCE]), evidence(order[:EVIDENCE]))
-    save_picture(figure, run.pictures["neighbours"])
+    extreme = {"Highest scores": highest, "Lowest scores": order}
+    hardest = {"Normal images with the highest scores": false_alarms, "Anomalous ones with the lowest": anomalous}
+    for name, groups in (("neighbours", extreme), ("hardest", hardest)):
+        figure = plots.neighbours({title: evidence(rows[:EVIDENCE]) for title, rows in groups.items()})
+        save_picture(figure, run.pictures[name])
 
 
 def save_picture(figure: Figure, path: Path) -> None:

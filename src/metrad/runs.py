@@ -48,7 +48,7 @@ class Run:
         self.head = self.model / "head.safetensors"
         self.calibration = self.model / "calibration.safetensors"
         self.embeddings = self.path / "embeddings"
-        self.pictures = {name: self.path / f"{name}.png" for name in ("roc", "scores", "neighbours", "head")}
+        self.pictures = {name: self.path / f"{name}.png" for name in ("roc", "scores", "neighbours", "hardest", "head")}
         self.evaluations = self.path / "evaluations"
         self._own_lock = False
 

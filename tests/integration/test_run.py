@@ -52,6 +52,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         "embeddings/embeddings.safetensors",
         "embeddings/images.csv",
         "environment.json",
+        "hardest.png",
         "head.png",
         "logs/metrics.csv",
         "metrics.json",

@@ -75,3 +75,8 @@ def test_its_modules_are_the_checkouts(installed):
 def test_it_names_no_commit_of_the_repository_it_is_installed_in(python):
     answer = python("from metrad.runs import _git_commit; print(_git_commit())")
     assert (answer.stdout, answer.stderr) == ("None\n", "")
+
+
+def test_it_holds_the_templates_of_the_report(installed):
+    packed, ours = installed / "metrad/templates", ROOT / "src/metrad/templates"
+    assert filecmp.cmpfiles(packed, ours, ["report.html.j2", "report.css", "report.js"], shallow=False)[1:] == ([], [])

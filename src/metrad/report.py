@@ -1,0 +1,215 @@
+"""The report of a comparison or of one run: which parts it has, in which order."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from metrad import comparison_plots, report_plots
+from metrad.comparison_tables import Comparison
+from metrad.errors import InputError
+from metrad.report_data import Cell, cells, condition_name
+from metrad.report_page import Fold, Group, Picture, Section, write_page
+from metrad.report_sections import by_condition, named, of_runs, of_settings, styles_of, unfinished
+from metrad.report_tables import COLUMNS, Table, rate, table
+from metrad.runs import Run, read_json
+
+MOST_NOTES = 20  # before the reader asks for more
+MOST_BOXES = 12  # that a phone shows without scrolling
+FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc", "seconds")
+
+
+def write_report(comparison: Comparison, path: Path) -> Path:
+    """Write the report of a comparison to ``path``, all or nothing, and return it.
+
+    Runs without a directory, as of a CSV, have no part in the panels that are drawn from directories.
+
+    Raises:
+        InputError: a file of a run cannot be read, or the report cannot be written.
+    """
+    runs, summary = comparison.runs, comparison.summary
+    names = [(condition_name(row, comparison.conditions), str(row[comparison.by])) for _, row in summary.iterrows()]
+    parts = cells(runs, comparison.by, comparison.conditions, comparison.metric)
+    parts.sort(key=lambda cell: names.index((cell.condition, cell.choice)))
+    sections = [
+        _results(comparison, parts),
+        *_costs(comparison, parts),
+        *of_runs(parts),
+        _all_runs(comparison, path.parent),
+        *of_settings(runs, [comparison.by, *comparison.conditions]),
+    ]
+    facts = [_counted(comparison), *_best(comparison)]
+    write_page(path, f"Comparison by {comparison.by}", facts, sections)
+    return path
+
+
+def write_run_report(folder: Path, path: Path | None = None) -> Path:
+    """Write the report of the finished run in ``folder``, all or nothing, and return where.
+
+    Args:
+        folder: the run's directory.
+        path: where to; ``report.html`` in ``folder`` if not given.
+
+    Raises:
+        InputError: it is no finished run, one of its files cannot be read, or the report cannot be written.
+    """
+    run = Run(folder)
+    if not run.status.exists() and any(folder.glob("*/status.json")):
+        raise InputError(f"{folder} is a sweep; the report of a sweep is made by: metrad compare {folder}")
+    run, path = Run.finished(folder), run.path / "report.html" if path is None else path
+    metrics, cfg = read_json(run.metrics), run.load_config()
+    name, choice = run.path.resolve().name, str(cfg.get("head", {}).get("_target_", "head")).rpartition(".")[2]
+    try:
+        seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
+        tables = [_figures_table(metrics), _thresholds_table(metrics)]
+        auroc = float(metrics["auroc"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{run.metrics} holds no figures of a run ({error!r})") from error
+    row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": cfg.get("seed"), "auroc": auroc}
+    runs = pd.DataFrame([row])
+    facts = [f"head {choice}, seed {cfg.get('seed')}: AUROC {rate(auroc)} in {seconds:,.0f} s"]
+    text = "Measured on test images that fed no choice. Intervals are about these images and this model."
+    results = Section("results", "Results", text, [Group(tables=[each for each in tables if each.rows])])
+    parts = cells(runs, "head", [], "auroc")
+    write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_settings(runs, ["head"])])
+    return path
+
+
+def _counted(comparison: Comparison) -> str:
+    runs, holes = comparison.runs, len(comparison.holes)
+    finished = int((runs["state"] == "finished").sum())
+    return f"{len(runs)} runs, {finished} finished" + (f", {holes} holes in the grid" if holes else "")
+
+
+def _best(comparison: Comparison) -> list[str]:
+    """Return for each condition which value has the best mean, and how far the next one is; a lead, not a proof."""
+    label, facts = _label(comparison.metric), []
+    rows = comparison.summary[comparison.summary["mean"].notna()].sort_values(
+        "mean", ascending=not comparison.higher_is_better, kind="stable"
+    )
+    names = pd.Series([condition_name(row, comparison.conditions) for _, row in rows.iterrows()], rows.index, str)
+    for name in dict.fromkeys(condition_name(row, comparison.conditions) for _, row in comparison.summary.iterrows()):
+        ranked = [f"{row[comparison.by]} ({rate(row['mean'])})" for _, row in rows[names == name].iterrows()]
+        if ranked:
+            facts.append(f"Best mean {named(label, name)}: {', then '.join(ranked[:2])}")
+    return facts
+
+
+def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
+    """Return box plots, tables and the figures of the tests."""
+    label = _label(comparison.metric)
+    pictures = []
+    for condition, members in by_condition(parts, lambda cell: cell.condition).items():
+        place = [members[0].rows[key].iloc[0] for key in comparison.conditions]
+        means = "; ".join(f"{cell.choice} {rate(cell.rows[cell.metric].mean())}" for cell in members)
+        alt = f"{named(f'Box plots of {label}', condition)}. Means: {means}."
+        drawn = report_plots.boxes(comparison, place, label)
+        pictures.append(Picture(alt, condition, drawn, wide=len(comparison.compared) > MOST_BOXES))
+    groups = [Group(pictures=pictures, tables=[_summary(comparison, label)]), _differences(comparison, label)]
+    if comparison.overall is not None:
+        ranks = table("Mean rank over all conditions; 1 is best", comparison.overall)
+        told = ", ".join(f"{row[0].text} {row[1].text}" for row in ranks.rows)
+        alt = f"Critical-difference diagram. Mean ranks: {told}."
+        diagram = Picture(alt, "", comparison_plots.ranks(comparison), wide=True)
+        groups.append(Group("Ranks", pictures=[diagram], tables=[ranks]))
+    rest = Fold(f"{len(comparison.notes) - MOST_NOTES} more", "\n".join(comparison.notes[MOST_NOTES:]))
+    folds = [rest] if len(comparison.notes) > MOST_NOTES else []
+    groups.append(Group("What follows", lines=comparison.notes[:MOST_NOTES], folds=folds))
+    text = "Every dot is a run. A box spans the quartiles around the median; whiskers reach 1.5 box lengths at most."
+    return Section("results", "Results", text, [group for group in groups if group])
+
+
+def _summary(comparison: Comparison, label: str) -> Table:
+    first = [comparison.by, *comparison.conditions, "mean", "low", "high", "std", "median"]
+    return table(f"{label} over runs, with Student's 95 % interval", _led_by(comparison.summary, first))
+
+
+def _differences(comparison: Comparison, label: str) -> Group:
+    test = "Wilcoxon's signed-rank test" if comparison.paired else "the Mann-Whitney test"
+    text = (
+        f"Intervals are 95 % bootstrap intervals, p is of {test}, corrected by Holm over all rows. The effect size is "
+        "the rank-biserial correlation; the detectable difference would have shown with a chance of 80 %."
+    )
+    first = [comparison.by, "against", *comparison.conditions, "difference", "low", "high", "p_holm", "p"]
+    written = table(f"Differences in {label}", _scored(_led_by(comparison.pairs, first)))
+    alt = f"Mean differences in {label} with their intervals, filled where significant. The table below has them."
+    drawn = Picture(alt, "", comparison_plots.differences(comparison), wide=True)
+    pictures = [drawn] if (comparison.pairs["pairs"] > 0).any() else []
+    return Group("Differences", text, pictures, [written])
+
+
+def _costs(comparison: Comparison, parts: Sequence[Cell]) -> list[Section]:
+    label, styles = _label(comparison.metric), styles_of(parts)
+    pictures = []
+    for condition, members in by_condition(parts, lambda cell: cell.condition).items():
+        timed = [cell for cell in members if cell.rows["seconds"].notna().any()]
+        if timed:
+            means = "; ".join(f"{cell.choice} {cell.rows['seconds'].mean():.1f} s" for cell in timed)
+            alt = f"{named(f'Seconds a run against {label}', condition)}. Mean seconds: {means}."
+            pictures.append(Picture(alt, condition, report_plots.costs(timed, styles, label)))
+    text = "Small markers are runs, large ones the mean of each choice. Seconds are of a whole run, on its own machine."
+    return [Section("cost", f"Cost against {label}", text, [Group(pictures=pictures)])] if pictures else []
+
+
+def _all_runs(comparison: Comparison, base: Path) -> Section:
+    """Return the table of all runs, and of those that did not finish with their reasons."""
+    runs, done = comparison.runs, comparison.runs["state"] == "finished"
+    figures = [key for key in FIGURES if runs[key].notna().any()]
+    columns = [comparison.by, *comparison.conditions, "seed", *figures, "run"]
+    tables = [table("Finished runs", runs.loc[done, columns])]
+    left = unfinished(runs[~done], base)
+    text = "All runs finished." if left is None else f"{int((~done).sum())} of {len(runs)} runs did not finish."
+    holes = [Fold(f"Holes in the grid: {len(comparison.holes)}", "\n".join(comparison.holes))]
+    group = Group(tables=[left, *tables] if left else tables, folds=holes if comparison.holes else [])
+    return Section("runs", "Runs", text, [group])
+
+
+def _figures_table(metrics: Mapping[str, Any]) -> Table:
+    level, bootstrap = float(metrics["intervals"]["level"]), metrics["intervals"]["bootstrap"]
+    rows = [
+        {"Figure": _label(name), "Value": rate(metrics[name]), "low": bootstrap[name][0], "high": bootstrap[name][1]}
+        for name in FIGURES
+        if name in bootstrap
+    ]
+    low, high = metrics["intervals"]["auroc_delong"]
+    rows.insert(1, {"Figure": "AUROC (DeLong)", "Value": rate(metrics["auroc"]), "low": low, "high": high})
+    return table(f"Figures, with intervals of {100 * level:g} % by bootstrap or DeLong", pd.DataFrame(rows))
+
+
+def _thresholds_table(metrics: Mapping[str, Any]) -> Table:
+    rows = [
+        {
+            "False alarms asked for, %": 100 * entry["false_alarm_rate"],
+            "Threshold": f"{entry['threshold']:.4g}",
+            "False alarms on test images, %": _percent(
+                entry["test_false_alarm_rate"], entry["test_false_alarm_interval"]
+            ),
+            "Anomalous test images found, %": _percent(entry["test_detection_rate"], entry["test_detection_interval"]),
+        }
+        for entry in metrics["thresholds"]
+    ]
+    return table("Thresholds from the calibration images, and what they did", pd.DataFrame(rows))
+
+
+def _percent(share: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _led_by(frame: pd.DataFrame, first: Sequence[str]) -> pd.DataFrame:
+    """Return ``frame`` with the columns ``first`` in front, which a phone shows without scrolling."""
+    return frame[[*first, *(key for key in frame.columns if key not in first)]]
+
+
+def _scored(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return ``pairs`` with wins, ties and losses in one column."""
+    counts = ["wins", "ties", "losses"]
+    others = pairs.drop(columns=counts)
+    together = pairs[counts].astype(str).agg(" / ".join, axis=1)
+    others.insert(list(pairs.columns).index("wins"), "Wins / ties / losses", together)
+    return others
+
+
+def _label(key: str) -> str:
+    return COLUMNS.get(key, (key, None))[0]

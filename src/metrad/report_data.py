@@ -1,0 +1,238 @@
+"""What a report tells of runs, read from their directories."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from PIL import Image
+
+from metrad.errors import InputError
+from metrad.metrics import roc_curve
+from metrad.runs import Run, read_json
+
+RATES = np.linspace(0, 1, 201)
+EVIDENCE_BYTES = 2_500_000  # of all panels in one report
+SCORE_COLUMNS = ("image", "class", "role", "score", "p_value", "nearest")
+Flat = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The finished runs of one choice under one condition, which differ in their seeds.
+
+    Attributes:
+        condition: what they share beside the choice, such as a dataset.
+        choice: what is compared, such as a head.
+        rows: their rows of the comparison.
+        metric: the column of ``rows`` that is compared.
+    """
+
+    condition: str
+    choice: str
+    rows: pd.DataFrame
+    metric: str
+
+    @property
+    def runs(self) -> list[Run]:
+        """The directories of the runs that have one."""
+        return [Run(folder) for folder in self.rows["folder"] if _is_directory(folder)]
+
+    @property
+    def median(self) -> Run | None:
+        """The run in the middle of those with a directory; of two, the lower one."""
+        rows = self.rows[self.rows["folder"].map(_is_directory)].sort_values(self.metric, kind="stable")
+        return Run(rows["folder"].iloc[(len(rows) - 1) // 2]) if len(rows) else None
+
+
+@dataclass(frozen=True)
+class Band:
+    """ROC curves of several runs: true-positive rates at the false-positive rates ``RATES``, each (201,)."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    runs: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the directories of a cell's runs hold; None or empty where they hold none of it.
+
+    Attributes:
+        cell: the runs.
+        curves: ROC curves of all of them.
+        epochs: of each run a row an epoch.
+        median: the run in the middle.
+        scores: of the median run.
+        evidence: of the median run, as a data URI.
+    """
+
+    cell: Cell
+    curves: Band | None
+    epochs: list[pd.DataFrame]
+    median: Run | None
+    scores: pd.DataFrame | None
+    evidence: str | None
+
+
+def read(cell: Cell, panels: int) -> Reading:
+    """Read what the report shows of a cell.
+
+    Args:
+        cell: finished runs.
+        panels: how many evidence panels the report will hold, which share the room for them.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    tables = [table for table in map(scores_of, cell.runs) if table is not None]
+    epochs = [table for table in map(history_of, cell.runs) if table is not None]
+    median = cell.median
+    return Reading(
+        cell=cell,
+        curves=band(tables) if tables else None,
+        epochs=epochs,
+        median=median,
+        scores=None if median is None else scores_of(median),
+        evidence=None if median is None else evidence_of(median, panels),
+    )
+
+
+def cells(runs: pd.DataFrame, by: str, conditions: Sequence[str], metric: str) -> list[Cell]:
+    """Return the cells of a comparison that have a finished run, in the order of their first rows."""
+    finished = runs[runs[metric].notna()]
+    keys = pd.DataFrame({"condition": [condition_name(row, conditions) for _, row in finished.iterrows()]})
+    keys["choice"] = finished[by].astype(str).to_numpy() if len(finished) else []
+    positions = keys.groupby(["condition", "choice"], sort=False).indices
+    return [Cell(condition, choice, finished.iloc[where], metric) for (condition, choice), where in positions.items()]
+
+
+def condition_name(row: pd.Series, conditions: Sequence[str]) -> str:
+    """Return the condition of a row in words, such as ``digits, image_size=32``; none without conditions."""
+    return ", ".join(str(row[key]) if key == "dataset" else f"{key}={row[key]}" for key in conditions)
+
+
+def scores_of(run: Run) -> pd.DataFrame | None:
+    """Return the test images' scores, with the truth in the column ``anomalous``; None if the run kept none.
+
+    Raises:
+        InputError: the file cannot be read or holds something else.
+    """
+    if not run.scores.is_file():
+        return None
+    try:
+        table = pd.read_csv(run.scores, dtype=str, keep_default_na=False)
+        table["score"] = table["score"].astype(float)
+        missing = [name for name in SCORE_COLUMNS if name not in table]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{run.scores} cannot be read as scores ({' '.join(str(error).split())})") from error
+    if missing:
+        raise InputError(f"{run.scores} has no column {missing[0]}")
+    table["anomalous"] = table["role"] == "test_anomalous"
+    if not np.isfinite(table["score"]).all() or table["anomalous"].nunique() < 2:
+        raise InputError(f"{run.scores} does not hold finite scores of both normal and anomalous images")
+    return table
+
+
+def band(tables: Sequence[pd.DataFrame]) -> Band:
+    """Return mean, lowest and highest ROC curve over runs, from their ``scores_of``.
+
+    The rate at x is the largest that a threshold with a false-positive rate of at most x reaches.
+    """
+    rates = []
+    for table in tables:
+        false_positive, true_positive = roc_curve(table["score"].to_numpy(), table["anomalous"].to_numpy())
+        rates.append(true_positive[np.searchsorted(false_positive, RATES, side="right") - 1])
+    return Band(np.mean(rates, axis=0), np.min(rates, axis=0), np.max(rates, axis=0), len(rates))
+
+
+def history_of(run: Run) -> pd.DataFrame | None:
+    """Return a row an epoch, numbered from 1, of what the head did; None if the run did not log it or did not train.
+
+    Raises:
+        InputError: the log cannot be read.
+    """
+    path = run.logs / "metrics.csv"
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    try:
+        table = pd.read_csv(path)
+        table = table.groupby("epoch", as_index=False).last() if "epoch" in table else table.iloc[:0]
+        table["epoch"] = table["epoch"].astype(int) + 1 if len(table) else []
+        return table if len(table) else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a log of epochs ({' '.join(str(error).split())})") from error
+
+
+def hardest(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return the ``count`` normal images with the highest and anomalous images with the lowest scores."""
+    normal = table[~table["anomalous"]].nlargest(count, "score")
+    return pd.concat([normal, table[table["anomalous"]].nsmallest(count, "score")])
+
+
+def evidence_of(run: Run, panels: int) -> str | None:
+    """Return the run's evidence panel as a data URI small enough for ``panels`` of them; None if it has none.
+
+    Raises:
+        InputError: the picture cannot be read.
+    """
+    path = next((run.pictures[name] for name in ("hardest", "neighbours") if _has_picture(run, name)), None)
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a picture ({error})") from error
+    content = b""
+    for width, quality in ((1400, 85), (1400, 65), (1100, 60), (800, 50)):
+        smaller = picture.copy()
+        smaller.thumbnail((width, width))
+        buffer = io.BytesIO()
+        smaller.save(buffer, "WEBP", quality=quality)
+        content = buffer.getvalue()
+        if len(content) * 4 / 3 <= EVIDENCE_BYTES / panels:
+            break
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+
+
+def configuration_of(run: Run) -> Flat | None:
+    """Return the run's configuration as dotted keys and values; None if it was refused before it was saved."""
+    return flat(OmegaConf.to_container(run.load_config())) if run.config.is_file() else None
+
+
+def environment_of(run: Run) -> Flat | None:
+    """Return what the run was made with as dotted keys and values; None if it was not noted."""
+    return flat(read_json(run.environment)) if run.environment.is_file() else None
+
+
+def flat(node: Any, prefix: str = "") -> Flat:
+    """Return nested mappings as one: ``{"head": {"margin": 0.3}}`` gives ``{"head.margin": "0.3"}``."""
+    if not isinstance(node, dict):
+        return {prefix: "null" if node is None else str(node)}
+    return {key: text for name, child in node.items() for key, text in flat(child, _dotted(prefix, name)).items()}
+
+
+def common(settings: Sequence[Flat]) -> tuple[Flat, list[str]]:
+    """Return what all ``settings`` agree in, and the keys that they differ in."""
+    keys = list(dict.fromkeys(key for one in settings for key in one))
+    differing = [key for key in keys if len({one.get(key) for one in settings}) > 1]
+    return {key: settings[0][key] for key in keys if key not in differing}, differing
+
+
+def _dotted(prefix: str, name: object) -> str:
+    return f"{prefix}.{name}" if prefix else str(name)
+
+
+def _has_picture(run: Run, name: str) -> bool:
+    return name in run.pictures and run.pictures[name].is_file()
+
+
+def _is_directory(folder: object) -> bool:
+    return isinstance(folder, str) and folder != "" and Path(folder).is_dir()

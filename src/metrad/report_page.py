@@ -1,0 +1,113 @@
+"""The page of a report: headings, pictures and tables in one HTML file that needs nothing outside itself."""
+
+import base64
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from metrad import __version__
+from metrad.errors import InputError
+from metrad.report_plots import svg
+from metrad.report_tables import Table
+from metrad.runs import replacing
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its words.
+
+    Attributes:
+        alt: what it shows, for those who do not see it.
+        caption: what stands below it.
+        content: a figure, or a data URI of a wide picture.
+        wide: a figure that is too wide for a phone, which scrolls there.
+    """
+
+    alt: str
+    caption: str
+    content: Figure | str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What the reader opens: a table or lines of text."""
+
+    title: str
+    content: Table | str
+
+
+@dataclass(frozen=True)
+class Group:
+    """What stands under one heading, which may be empty, in this order; ``lines`` are a list of sentences."""
+
+    title: str = ""
+    text: str = ""
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    lines: Sequence[str] = ()
+    folds: Sequence[Fold] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.pictures or self.tables or self.lines or self.folds)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page that its navigation leads to."""
+
+    anchor: str
+    title: str
+    text: str
+    groups: list[Group] = field(default_factory=list)
+
+
+def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[Section]) -> None:
+    """Write the page to ``path``, all or nothing.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    text = render(title, facts, sections)
+    try:
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str:
+    """Return the page: a title, a few facts below it, and the sections."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("metrad"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    numbers = itertools.count(1)
+    # matplotlib escapes the text in a figure, so what it draws is markup of our own
+    environment.filters["inline"] = lambda figure: Markup(svg(figure, f"f{next(numbers)}"))  # noqa: S704
+    environment.tests["table"] = lambda content: isinstance(content, Table)
+    script, styles = (_static(environment, name) for name in ("report.js", "report.css"))
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        facts=facts,
+        sections=sections,
+        script=Markup(script),  # noqa: S704 (a file of the package, like the next)
+        styles=Markup(styles),  # noqa: S704
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        made=f"metrad {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+
+
+def _static(environment: jinja2.Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]

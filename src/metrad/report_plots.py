@@ -1,0 +1,158 @@
+"""Figures of a report: each small enough to be read on a phone, and coloured by the page, light or dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from metrad.comparison_plots import draw_seeds
+from metrad.comparison_tables import Comparison
+from metrad.plots import ANOMALOUS, NORMAL
+from metrad.report_data import RATES, Band, Cell
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; the page has a lighter one of each for dark mode
+PALETTE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+LINES = ("-", "--", ":", "-.")
+MARKERS = "osD^vPX"
+RULE = "#cccccc"
+WIDTH = 4.0
+STATISTICS = {
+    "angle_median": ("Median angle to the true class", "degrees"),
+    "largest_wrong_cosine": ("Cosine with the nearest wrong class", "mean over images"),
+    "scale": ("Scale", "logit per cosine"),
+    "accuracy": ("Accuracy in training, without margin", "share of images"),
+    "loss": ("Loss in training", "mean over images"),
+}
+
+
+def style(number: int) -> dict[str, Any]:
+    """Return colour, line and marker of the ``number``-th choice; 28 in a row differ."""
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "linestyle": LINES[number % len(LINES)],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
+
+
+def boxes(comparison: Comparison, place: Sequence[object], label: str) -> Figure:
+    """Draw a box of the metric for each choice under the condition ``place``, and every run as a dot."""
+    figure, axes = _figure(3.4)
+    figure.set_figwidth(max(WIDTH, 0.32 * len(comparison.compared) + 0.8))
+    draw_seeds(axes, comparison, place)
+    axes.set_ylabel(label)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    return figure
+
+
+def roc_bands(bands: Mapping[str, Band], styles: Mapping[str, dict[str, Any]]) -> Figure:
+    """Draw the mean ROC curve of each choice over its runs, in a band from the lowest to the highest."""
+    figure, axes = _figure(WIDTH, entries=len(bands))
+    axes.plot([0, 1], [0, 1], color=RULE, linestyle="--")
+    for choice, band in bands.items():
+        look = styles[choice]
+        axes.fill_between(RATES, band.low, band.high, color=look["color"], alpha=0.18, linewidth=0)
+        axes.plot(RATES, band.mean, color=look["color"], linestyle=look["linestyle"], label=_short(choice))
+    axes.set(xlabel="false-positive rate", ylabel="true-positive rate")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    _legend(figure)
+    return figure
+
+
+def costs(cells: Sequence[Cell], styles: Mapping[str, dict[str, Any]], label: str) -> Figure:
+    """Draw the seconds of every run against its metric, and the mean of each choice as a large marker."""
+    figure, axes = _figure(3.2, entries=len(cells))
+    for cell in cells:
+        look = styles[cell.choice]
+        seconds, values = cell.rows["seconds"].to_numpy(float), cell.rows[cell.metric].to_numpy(float)
+        axes.plot(seconds, values, look["marker"], color=look["color"], markersize=4, alpha=0.45)
+        point = (np.nanmean(seconds), np.nanmean(values))
+        mark = {"marker": look["marker"], "color": look["color"], "linestyle": "none"}
+        axes.plot(*point, markersize=10, markeredgecolor="#000000", label=_short(cell.choice), **mark)
+    everything = np.concatenate([cell.rows["seconds"].to_numpy(float) for cell in cells])
+    if np.nanmin(everything) > 0 and np.nanmax(everything) > 10 * np.nanmin(everything):
+        axes.set_xscale("log")
+    axes.set(xlabel="seconds per run", ylabel=label)
+    axes.grid(color=RULE, linewidth=0.6)
+    _legend(figure)
+    return figure
+
+
+def statistic(
+    name: str, histories: Mapping[str, Sequence[pd.DataFrame]], styles: Mapping[str, dict[str, Any]]
+) -> Figure:
+    """Draw one of ``STATISTICS`` over epochs: the mean over runs, in a band from the lowest to the highest."""
+    figure, axes = _figure(2.6, entries=len(histories))
+    for choice, tables in histories.items():
+        epochs = pd.concat(list(tables)).groupby("epoch")[name]
+        mean, look = epochs.mean(), styles[choice]
+        axes.fill_between(mean.index, epochs.min(), epochs.max(), color=look["color"], alpha=0.18, linewidth=0)
+        axes.plot(mean.index, mean, markersize=4, label=_short(choice), **look)
+    axes.set(xlabel="epoch", ylabel=STATISTICS[name][1])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    _legend(figure)
+    return figure
+
+
+def smaller(figure: Figure) -> Figure:
+    """Return a histogram of ``plots.histogram`` in a phone's size, its legend below and its title left to the page."""
+    figure.set_size_inches(WIDTH, 3.4)
+    (axes,) = figure.axes
+    handles, labels = axes.get_legend_handles_labels()
+    axes.set_title("")
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.remove()
+    figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=9)
+    return figure
+
+
+def svg(figure: Figure, prefix: str) -> str:
+    """Return ``figure`` as SVG for a page: text as text, colours from the page's variables, ids with ``prefix``."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "metrad"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    return re.sub(r"<[^>]*>", lambda tag: _adapted(tag[0], prefix), text)
+
+
+def _adapted(tag: str, prefix: str) -> str:
+    if tag.startswith("<svg"):
+        box = re.search(r'viewBox="[^"]*"', tag)
+        return f'<svg {box[0] if box else ""} aria-hidden="true" focusable="false">'
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag)
+    tag = tag.replace("xlink:href", "href").replace("#ffffff", "var(--card)")
+    tag = re.sub("#000000|#4c4c4c|#595959", "currentColor", tag)  # black, and the dark greys of lines
+    tag = tag.replace(RULE, "var(--rule)")
+    for number, colour in enumerate(PALETTE):
+        tag = tag.replace(colour, f"var(--c{number})")
+    return re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", tag)
+
+
+def _figure(height: float, entries: int = 0) -> tuple[Figure, Axes]:
+    """Return a figure with room below for a legend of ``entries`` in two columns."""
+    legend = 0.11 * (entries + 1) if entries > 1 else 0
+    figure = Figure(figsize=(WIDTH, height + legend), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _legend(figure: Figure) -> None:
+    names = figure.axes[0].get_legend_handles_labels()[1]
+    if len(names) > 1:
+        columns = 3 if max(map(len, names)) <= 10 else 2
+        legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def _short(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"

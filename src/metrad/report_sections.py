@@ -1,0 +1,180 @@
+"""The sections of a report that are drawn from the directories of runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from tqdm import tqdm
+
+from metrad import plots, report_plots
+from metrad.errors import InputError
+from metrad.report_data import Cell, Flat, Reading, configuration_of, environment_of, hardest, read
+from metrad.report_page import Fold, Group, Picture, Section
+from metrad.report_tables import Table, settings_tables, table
+from metrad.runs import Run, read_json
+
+HARDEST = 6
+Part = TypeVar("Part")
+Styles = Mapping[str, dict[str, Any]]
+
+
+def styles_of(parts: Sequence[Cell]) -> Styles:
+    """Return the look of each choice, the same in every figure."""
+    choices = dict.fromkeys(cell.choice for cell in parts)
+    return {choice: report_plots.style(number) for number, choice in enumerate(choices)}
+
+
+def of_runs(parts: Sequence[Cell]) -> list[Section]:
+    """Return the curves, scores, epochs and evidence of the runs in ``parts``, as far as they kept them.
+
+    Raises:
+        InputError: a file of a run cannot be read.
+    """
+    panels = max(1, sum(cell.median is not None for cell in parts))
+    readings = [read(cell, panels) for cell in tqdm(parts, "report", leave=False, delay=1, disable=None)]
+    conditions = by_condition(readings, lambda one: one.cell.condition)
+    styles, several = styles_of(parts), max((len(cell.rows) for cell in parts), default=1) > 1
+    over = "The mean over seeds, in a band from the lowest to the highest." if several else ""
+    run = "the run in the middle of its seeds" if several else "the run"
+    score = f"Test images' scores by {run}; higher is more anomalous."
+    panel = f"Test images, scored by {run}, above their nearest normal training images."
+    epochs = [_epochs(name, members, styles) for name, members in conditions.items()]
+    return [
+        *_section("roc", "ROC curves", over, [_roc(conditions, styles)]),
+        *_section("scores", "Scores", score, [_scores(name, members) for name, members in conditions.items()]),
+        *_section("epochs", "The head over epochs", over, epochs),
+        *_section("evidence", "Evidence", panel, [_evidence(name, members) for name, members in conditions.items()]),
+    ]
+
+
+def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
+    """Return configuration and environment of all runs that have a directory, what they share given once.
+
+    Args:
+        runs: rows of a comparison.
+        choices: the columns that tell them apart, beside the seed.
+
+    Raises:
+        InputError: a file of a run cannot be read.
+    """
+    groups = []
+    kinds: tuple[tuple[str, Callable[[Run], Flat | None]], ...] = (
+        ("Configuration", configuration_of),
+        ("Environment", environment_of),
+    )
+    kept = runs[runs["folder"] != ""]
+    names = [", ".join(str(row[key]) for key in choices) for _, row in kept.iterrows()]
+    seeds = [str(seed) for seed in kept["seed"]]
+    folders = [Run(folder) for folder in kept["folder"]]
+    for title, get in kinds:
+        named = [
+            (name, seed, settings)
+            for name, seed, run in zip(names, seeds, folders, strict=True)
+            if (settings := get(run)) is not None
+        ]
+        if named:
+            shared, differing = settings_tables(named, title)
+            lines = "\n".join(f"{key}: {value}" for key, value in shared.items())
+            fold = Fold("Common to all runs" if len(named) > 1 else "All of it", lines)
+            groups.append(Group(title, tables=[differing] if differing else [], folds=[fold]))
+    text = "What each run was made with. metrad writes it into the run's folder before training begins."
+    return [Section("settings", "Configuration and environment", text, groups)] if groups else []
+
+
+def unfinished(runs: pd.DataFrame, base: Path) -> Table | None:
+    """Return a table of the runs in ``runs`` with their reasons and logs, which are told from ``base``."""
+    rows = []
+    for _, row in runs.iterrows():
+        log = Run(row["folder"]).log if row["folder"] else None
+        where = "" if log is None or not log.is_file() else _relative(log, base)
+        rows.append({"run": row["run"], "state": row["state"], "error": row["error"], "log": where})
+    return table("Unfinished and failed runs, with the reason and the log", pd.DataFrame(rows)) if rows else None
+
+
+def by_condition(parts: Sequence[Part], condition: Callable[[Part], str]) -> dict[str, list[Part]]:
+    """Return ``parts`` by the condition of each, in the order in which the conditions come."""
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(condition(part), []).append(part)
+    return groups
+
+
+def _section(anchor: str, title: str, text: str, groups: Sequence[Group]) -> list[Section]:
+    """Return a section of the groups that hold something; none if none does."""
+    groups = [group for group in groups if group]
+    return [Section(anchor, title, text, groups)] if groups else []
+
+
+def _roc(conditions: Mapping[str, list[Reading]], styles: Styles) -> Group:
+    pictures = []
+    for name, members in conditions.items():
+        bands = {one.cell.choice: one.curves for one in members if one.curves is not None}
+        if bands:
+            at_five = "; ".join(f"{choice} {band.mean[10]:.3f}" for choice, band in bands.items())
+            alt = f"{named('ROC curves', name)}. True-positive rate at a false-positive rate of 0.05: {at_five}."
+            pictures.append(Picture(alt, name, report_plots.roc_bands(bands, styles)))
+    return Group(pictures=pictures)
+
+
+def _scores(name: str, members: list[Reading]) -> Group:
+    pictures = []
+    for one in members:
+        if one.scores is None or one.median is None:
+            continue
+        choice, scores, anomalous = one.cell.choice, one.scores["score"].to_numpy(), one.scores["anomalous"].to_numpy()
+        auroc, thresholds = _thresholds(one.median)
+        figure = report_plots.smaller(plots.histogram(scores, anomalous, auroc, thresholds))
+        medians = [f"{pd.Series(scores[part]).median():.3g}" for part in (~anomalous, anomalous)]
+        what = f"median {medians[0]} of normal, {medians[1]} of anomalous images"
+        alt = f"{named(f'Histogram of scores, {choice}', name)}: {what}."
+        pictures.append(Picture(alt, f"{choice}, AUROC {auroc:.4f}", figure))
+    return Group(name, pictures=pictures)
+
+
+def _epochs(name: str, members: list[Reading], styles: Styles) -> Group:
+    pictures = []
+    for key, (title, unit) in report_plots.STATISTICS.items():
+        histories = {one.cell.choice: kept for one in members if (kept := [each for each in one.epochs if key in each])}
+        if histories:
+            last = "; ".join(
+                f"{choice} {pd.concat(tables).groupby('epoch')[key].mean().iloc[-1]:.3g}"
+                for choice, tables in histories.items()
+            )
+            alt = f"{named(f'{title} ({unit}) over epochs', name)}. In the last epoch: {last}."
+            pictures.append(Picture(alt, title, report_plots.statistic(key, histories, styles)))
+    return Group(name, pictures=pictures)
+
+
+def _evidence(name: str, members: list[Reading]) -> Group:
+    pictures, folds = [], []
+    for one in members:
+        if one.median is None:
+            continue
+        choice, run = one.cell.choice, one.median.path.name
+        if one.evidence is not None:
+            alt = f"{named(f'Test images above nearest normal images, {choice}', name)}. The hardest are listed below."
+            pictures.append(Picture(alt, f"{choice}: {run}", one.evidence))
+        if one.scores is not None:
+            few = hardest(one.scores, HARDEST)[["image", "role", "class", "score", "p_value", "nearest"]]
+            folds.append(Fold(f"Hardest images: {choice}", table(f"Hardest images of {run}", few)))
+    return Group(name, pictures=pictures, folds=folds)
+
+
+def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
+    metrics = read_json(run.metrics)
+    try:
+        lines = {float(entry["false_alarm_rate"]): float(entry["threshold"]) for entry in metrics["thresholds"]}
+        return float(metrics["auroc"]), lines
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run.metrics} holds no figures of a run ({error!r})") from error
+
+
+def named(what: str, condition: str) -> str:
+    """Return what a picture shows and under which condition, if there are several."""
+    return f"{what}, {condition}" if condition else what
+
+
+def _relative(path: Path, base: Path) -> str:
+    path, base = path.resolve(), base.resolve()
+    return str(path.relative_to(base) if path.is_relative_to(base) else path)

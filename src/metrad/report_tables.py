@@ -1,0 +1,160 @@
+"""Tables of a report: what their columns are called, how their figures are written, and what sorts them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from metrad.report_data import Flat, common
+
+Format = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell: what is shown, and the number it is sorted by, if it is one."""
+
+    text: str
+    number: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the page shows it.
+
+    Attributes:
+        caption: says what it holds and in which units.
+        columns: headings.
+        rows: as many entries each; the first heads its row.
+    """
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Entry]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column whether it holds numbers."""
+        return [any(row[i].number is not None for row in self.rows) for i in range(len(self.columns))]
+
+
+def rate(value: float) -> str:
+    """Write a figure of merit."""
+    return f"{value:.4f}"
+
+
+def difference(value: float) -> str:
+    """Write a difference of figures of merit, with its sign."""
+    return f"{value:+.4f}"
+
+
+def probability(value: float) -> str:
+    """Write a p-value."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def seconds(value: float) -> str:
+    """Write a time in seconds."""
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+COLUMNS: dict[str, tuple[str, Format | None]] = {
+    "run": ("Run", None),
+    "state": ("State", None),
+    "error": ("Reason", None),
+    "log": ("Log", None),
+    "image": ("Image", None),
+    "role": ("Role", None),
+    "class": ("Class", None),
+    "score": ("Score", lambda value: f"{value:.4g}"),
+    "p_value": ("p-value", probability),
+    "nearest": ("Nearest normal image", None),
+    "dataset": ("Dataset", None),
+    "head": ("Head", None),
+    "seed": ("Seed", None),
+    "auroc": ("AUROC", rate),
+    "average_precision": ("Average precision", rate),
+    "fpr_at_95_tpr": ("FPR at 95 % TPR", rate),
+    "partial_auroc": ("Partial AUROC (FPR up to 0.1)", rate),
+    "seconds": ("Seconds", seconds),
+    "runs": ("Runs", None),
+    "unfinished": ("Unfinished", None),
+    "mean": ("Mean", rate),
+    "median": ("Median", rate),
+    "std": ("Standard deviation", rate),
+    "interval": ("Interval", rate),
+    "interval_of_mean": ("Interval of the mean", rate),
+    "against": ("Against", None),
+    "pairs": ("Pairs", None),
+    "difference": ("Mean difference", difference),
+    "interval_of_difference": ("Interval of the difference", difference),
+    "p": ("p", probability),
+    "p_holm": ("p (Holm)", probability),
+    "effect": ("Effect size", lambda value: f"{value:+.2f}"),
+    "wins": ("Wins", None),
+    "ties": ("Ties", None),
+    "losses": ("Losses", None),
+    "detectable": ("Detectable difference", rate),
+    "mean_rank": ("Mean rank", lambda value: f"{value:.2f}"),
+}
+
+
+def table(caption: str, frame: pd.DataFrame) -> Table:
+    """Return ``frame`` as a table; its ``low`` and ``high`` become one column, an interval."""
+    keys = [key for key in frame.columns if key != "high"]
+    renamed = "interval_of_mean" if "mean" in frame else "interval"
+    renamed = "interval_of_difference" if "difference" in frame else renamed
+    names = [renamed if key == "low" else key for key in keys]
+    headings = [COLUMNS.get(str(name), (str(name), None))[0] for name in names]
+    formats = [COLUMNS.get(str(name), ("", None))[1] for name in names]
+    rows = []
+    for _, row in frame.iterrows():
+        entries = []
+        for key, form in zip(keys, formats, strict=True):
+            ends = [row["low"], row["high"]] if key == "low" else [row[key]]
+            entries.append(_entry(ends, form))
+        rows.append(entries)
+    return Table(caption, headings, rows)
+
+
+def settings_tables(named: Sequence[tuple[str, str, Flat]], what: str) -> tuple[Flat, Table | None]:
+    """Return what all settings have in common, and a table of those that differ, alike ones in one row.
+
+    Args:
+        named: of each run its name, its seed, which does not count as a difference, and its settings.
+        what: the settings are of, for the caption.
+    """
+    shared, differing = common([settings for _, _, settings in named])
+    differing = [key for key in differing if key != "seed"]
+    groups: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for name, seed, settings in named:
+        values = tuple(settings.get(key, "–") for key in differing)
+        groups.setdefault(values, {}).setdefault(name, []).append(seed)
+    if not differing:
+        return shared, None
+    rows = []
+    for values, members in groups.items():
+        which = "; ".join(f"{name} (seed {', '.join(seeds)})" for name, seeds in members.items())
+        rows.append([Entry(which), *(Entry(value) for value in values)])
+    return shared, Table(f"{what}: what differs between runs, beside the seed", ["Runs", *differing], rows)
+
+
+def _entry(values: list[Any], form: Format | None) -> Entry:
+    if any(value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) for value in values):
+        return Entry("–")
+    if any(isinstance(value, float) and math.isinf(value) for value in values):
+        return Entry("∞")
+    number = _number(values[0])
+    if number is None:
+        return Entry(" ".join(str(values[0]).split()))
+    written = [str(value) if form is None else form(float(value)) for value in values]
+    return Entry(" to ".join(written), number)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value) if math.isfinite(float(value)) else None
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,332 @@
+"""The report: what it reads of runs, how it writes it down, and that nothing it is given becomes markup."""
+
+import base64
+import dataclasses
+import hashlib
+import math
+import re
+from importlib import resources
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from metrad import report_data, report_page
+from metrad.comparison import compare, compare_csv
+from metrad.errors import InputError
+from metrad.report import write_report, write_run_report
+from metrad.report_data import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
+from metrad.report_page import write_page
+from metrad.report_plots import style, svg
+from metrad.report_tables import settings_tables, table
+from metrad.runs import Run
+from tests.reports import EVIL, finished_run, sweep
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    return sweep(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def page(comparison, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(comparison, path)
+    return path.read_text(encoding="utf-8")
+
+
+def scores(normal, anomalous):
+    both = [*normal, *anomalous]
+    return pd.DataFrame({"score": both, "anomalous": np.arange(len(both)) >= len(normal)}).astype({"score": float})
+
+
+def test_every_part_is_there(page):
+    sections = re.findall(r'<section id="(\w+)"', page)
+    assert sections == ["results", "cost", "roc", "scores", "epochs", "evidence", "runs", "settings"]
+    assert re.findall(r'<a href="#(\w+)">', page) == sections
+    assert page.count("<img ") == 4  # an evidence panel for each head and dataset
+    assert (
+        page.count("<svg ") == 2 * (3 + 2 + 5) + 2
+    )  # boxes, costs, curves; histograms; statistics; differences, ranks
+    for caption in (
+        "AUROC over runs",
+        "Mean rank over all conditions",
+        "Unfinished and failed runs",
+        "Finished runs",
+    ):
+        assert f"<caption><span>{caption}" in page
+
+
+def test_nothing_given_becomes_markup(page):
+    assert EVIL not in page
+    assert page.count("&lt;script&gt;alert(1)") > 6
+    assert page.count("<script>") == 1
+
+
+def test_the_policy_allows_its_own_script_alone(page):
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_nothing_in_it_leads_outside(page):
+    assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == []
+    assert re.findall(r"url\((?!#)|@import|https?://", page) == []
+
+
+def test_no_id_is_given_twice(page):
+    ids = re.findall(r'\sid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([\w-]+)', page)) <= set(ids)
+
+
+def test_failed_runs_are_told_with_their_log(page):
+    assert re.search(r"<td>failed</td>\s*<td>&lt;script&gt;.*?</td>\s*<td>\S*failed/run\.log</td>", page)
+    assert "13 runs, 12 finished" in page
+
+
+def test_a_csv_has_no_panels_of_directories(tmp_path):
+    rows = [f"{head},{dataset},{seed},0.{9 - seed}" for head in "ab" for dataset in "xy" for seed in range(3)]
+    (tmp_path / "table.csv").write_text("\n".join(["head,dataset,seed,auroc", *rows]))
+    write_report(compare_csv(tmp_path / "table.csv"), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == ["results", "runs"]
+
+
+def test_directories_that_are_gone_are_no_error(comparison, tmp_path):
+    moved = dataclasses.replace(comparison, runs=comparison.runs.assign(folder=str(tmp_path / "gone")))
+    write_report(moved, tmp_path / "report.html")
+    assert 'id="results"' in (tmp_path / "report.html").read_text()
+
+
+def test_a_comparison_by_dataset_of_one_seed_has_no_conditions(tmp_path):
+    for dataset in ("digits", "fmnist"):
+        finished_run(tmp_path / dataset, dataset=dataset)
+    whole = compare(tmp_path, by="dataset")
+    assert (whole.conditions, whole.overall) == ([], None)
+    write_report(whole, tmp_path / "report.html")
+    assert 'aria-label="Box plots of AUROC. Means: digits' in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_of_a_run(tmp_path):
+    run = finished_run(tmp_path / "run")
+    assert write_run_report(run.path) == run.path / "report.html"
+    text = (run.path / "report.html").read_text()
+    assert re.findall(r'<section id="(\w+)"', text) == ["results", "roc", "scores", "epochs", "evidence", "settings"]
+    assert "AUROC (DeLong)" in text
+    assert "10.0 (0.0 to 20.0)" in text
+    assert "head._target_: metrad.heads.AdaCos" in text
+
+
+@pytest.mark.parametrize("lacking", ["scores.csv", "logs/metrics.csv", "environment.json", "hardest.png"])
+def test_the_report_of_a_run_that_kept_less(tmp_path, lacking):
+    run = finished_run(tmp_path / "run")
+    (run.path / lacking).unlink()
+    assert write_run_report(run.path, tmp_path / "r.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("scores.csv", "image,score\n1,2\n"),
+        ("scores.csv", "no,scores\n1,2\n"),
+        ("scores.csv", "image,class,role,score,p_value,nearest\na,b,test_normal,nan,,n\na,b,test_anomalous,1,,n\n"),
+        ("scores.csv", "image,class,role,score,p_value,nearest\na,b,test_normal,1,,n\n"),
+        ("scores.csv", "\x00\xff"),
+        ("metrics.json", "{"),
+        ("metrics.json", "[]"),
+        ("metrics.json", '{"auroc": 1}'),
+        ("logs/metrics.csv", "epoch,loss\na,b\n"),
+        ("hardest.png", "no picture"),
+        ("environment.json", "{"),
+        (".hydra/config.yaml", "a: [1"),
+    ],
+)
+def test_a_broken_file_is_told_and_no_half_report_left(tmp_path, name, content):
+    run = finished_run(tmp_path / "run")
+    (run.path / name).write_text(content, encoding="latin-1")
+    before = set(run.path.rglob("*"))
+    with pytest.raises(InputError, match=re.escape(str(run.path / name))):
+        write_run_report(run.path)
+    assert set(run.path.rglob("*")) == before
+
+
+def test_where_it_cannot_be_written_is_told(tmp_path):
+    run = finished_run(tmp_path / "run")
+    with pytest.raises(InputError, match=r"nowhere/r\.html cannot be written"):
+        write_run_report(run.path, tmp_path / "nowhere/r.html")
+
+
+def test_a_sweep_is_sent_to_compare(tmp_path):
+    finished_run(tmp_path / "run")
+    with pytest.raises(InputError, match="metrad compare"):
+        write_run_report(tmp_path)
+
+
+def test_a_run_that_is_not_finished_has_no_report(tmp_path):
+    run = finished_run(tmp_path / "run")
+    run.status.write_text('{"state": "failed"}')
+    with pytest.raises(InputError, match="failed, not finished"):
+        write_run_report(run.path)
+
+
+def test_an_error_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    monkeypatch.setattr(report_page, "render", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_page(path, "title", [], [])
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_text() == "old"
+
+
+def test_the_templates_are_part_of_the_package():
+    folder = resources.files("metrad") / "templates"
+    assert {each.name for each in folder.iterdir()} == {"report.html.j2", "report.css", "report.js"}
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 0), (3, 1), (5, 2)])
+def test_the_median_run_is_the_middle_one(tmp_path, count, expected):
+    folders = [tmp_path / str(i) for i in range(count)]
+    for folder in folders:
+        folder.mkdir()
+    shuffled = np.random.default_rng(0).permutation(count)
+    rows = pd.DataFrame({"head": "a", "auroc": shuffled / 10, "folder": [str(folders[i]) for i in shuffled]})
+    (cell,) = cells(rows, "head", [], "auroc")
+    assert cell.median.path == folders[expected]
+
+
+def test_cells_keep_conditions_apart_and_leave_unfinished_runs_out():
+    rows = pd.DataFrame(
+        {
+            "head": list("aabb"),
+            "dataset": list("xyxx"),
+            "image_size": 32,
+            "folder": "",
+            "auroc": [0.1, 0.2, 0.3, math.nan],
+        }
+    )
+    found = cells(rows, "head", ["dataset", "image_size"], "auroc")
+    assert [(cell.condition, cell.choice, len(cell.rows)) for cell in found] == [
+        ("x, image_size=32", "a", 1),
+        ("y, image_size=32", "a", 1),
+        ("x, image_size=32", "b", 1),
+    ]
+    assert [cell.median for cell in found] == [None] * 3
+
+
+def test_the_band_of_curves():
+    perfect, wrong = scores([1, 2], [3, 4]), scores([3, 4], [1, 2])
+    assert (band([perfect]).mean == 1).all()
+    both = band([perfect, wrong])
+    assert (both.runs, both.mean[0], both.mean[-1]) == (2, 0.5, 1.0)
+    assert (both.low[RATES < 1] == 0).all()
+    assert (both.high == 1).all()
+
+
+def test_a_curve_is_what_thresholds_reach():
+    random = np.random.default_rng(0)
+    own = scores(random.integers(0, 5, 30), random.integers(2, 7, 20))
+    curve = band([own]).mean
+    for rate, reached in zip(RATES[::10], curve[::10], strict=True):
+        best = 0.0
+        for threshold in (-1, *sorted(set(own["score"]))):
+            above = own["score"] > threshold
+            if above[~own["anomalous"]].mean() <= rate:
+                best = max(best, above[own["anomalous"]].mean())
+        assert reached == pytest.approx(best)
+
+
+def test_the_hardest_images():
+    found = hardest(scores([1, 5, 3], [2, 9, 4]), 2)
+    assert found["score"].tolist() == [5, 3, 2, 4]
+
+
+def test_epochs_count_from_one_and_a_log_by_step_is_taken_at_its_end(tmp_path):
+    run = finished_run(tmp_path / "run")
+    (run.logs / "metrics.csv").write_text("epoch,step,loss\n0,1,9\n0,2,\n0,3,8\n1,4,7\n")
+    history = history_of(run)
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["loss"].tolist() == [8, 7]
+
+
+def test_runs_without_scores_or_log_have_none(tmp_path):
+    assert scores_of(Run(tmp_path)) is None
+    assert history_of(Run(tmp_path)) is None
+    assert evidence_of(Run(tmp_path), 1) is None
+
+
+def test_many_panels_are_made_smaller(tmp_path, monkeypatch):
+    run = finished_run(tmp_path / "run", size=(600, 1500))
+    alone = evidence_of(run, 1)
+    monkeypatch.setattr(report_data, "EVIDENCE_BYTES", 400_000)
+    assert len(evidence_of(run, 4)) < len(alone) / 2
+    assert alone.startswith("data:image/webp;base64,")
+
+
+def test_settings_in_common_and_apart():
+    one = flat({"seed": 0, "head": {"margin": 0.3, "x": None}, "list": [1, 2]})
+    assert one == {"seed": "0", "head.margin": "0.3", "head.x": "null", "list": "[1, 2]"}
+    other = flat({"seed": 1, "head": {"margin": 0.5}, "list": [1, 2]})
+    assert common([one, other]) == ({"list": "[1, 2]"}, ["seed", "head.margin", "head.x"])
+    shared, apart = settings_tables([("a", "0", one), ("b", "1", other), ("b", "2", other)], "Settings")
+    assert shared == {"list": "[1, 2]"}
+    assert [[entry.text for entry in row] for row in apart.rows] == [
+        ["a (seed 0)", "0.3", "null"],
+        ["b (seed 1, 2)", "0.5", "–"],
+    ]
+    assert settings_tables([("a", "0", one), ("a", "1", one)], "Settings") == (one, None)
+
+
+def test_figures_in_a_table_are_short_and_sort_by_their_value():
+    frame = pd.DataFrame(
+        {
+            "head": ["a", "b"],
+            "mean": [0.98765, math.nan],
+            "low": [0.9, math.nan],
+            "high": [1.0, math.nan],
+            "p": [0.0001, 0.04],
+            "seconds": [12.34, 1234.5],
+            "detectable": [math.inf, 0.1],
+        }
+    )
+    written = table("caption", frame)
+    assert written.columns[:3] == ["Head", "Mean", "Interval of the mean"]
+    assert [entry.text for entry in written.rows[0]] == ["a", "0.9877", "0.9000 to 1.0000", "< 0.001", "12.3", "∞"]
+    assert [entry.text for entry in written.rows[1]] == ["b", "–", "–", "0.040", "1,234", "0.1000"]
+    assert [entry.number for entry in written.rows[0]] == [None, 0.98765, 0.9, 0.0001, 12.34, None]
+    assert written.numeric == [False, True, True, True, True, True]
+
+
+def test_a_figure_takes_its_colours_from_the_page():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], **style(0))
+    axes.set_title(f"{EVIL} id='x'", parse_math=False)
+    text = svg(figure, "f7")
+    assert "var(--c0)" in text
+    assert "currentColor" in text
+    assert "#000000" not in text
+    assert "<style" not in text
+    assert EVIL not in text
+    assert all(name.startswith("f7-") for name in re.findall(r'\bid="([^"]*)"', text))
+
+
+def test_choices_look_different():
+    looks = {tuple(style(number).values()) for number in range(28)}
+    assert len(looks) == 28
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    heads = ("$a_b$ and a name that is far too long for a legend", "$\\x")
+    write_report(sweep(tmp_path, heads=heads, datasets=("$y$",), seeds=(0, 1)), tmp_path / "report.html")
+    assert "$a_b$ and a name that is far" in (tmp_path / "report.html").read_text()
+
+
+def test_more_heads_than_colours(tmp_path):
+    heads = tuple(f"head {number}" for number in range(9))
+    write_report(sweep(tmp_path, heads=heads, datasets=("digits",), seeds=(0, 1)), tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
