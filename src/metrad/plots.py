@@ -65,7 +65,7 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, threshold
         label = "anomaly score (logarithmic axis)"
     for group, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
         title = f"{name} ({int(group.sum()):,} test images)"
-        axes.hist(scores[group], bins=bins.tolist(), alpha=0.6, color=colour, label=title)
+        axes.hist(scores[group], bins=bins.tolist(), histtype="stepfilled", alpha=0.6, color=colour, label=title)
     for style, (rate, threshold) in zip(cycle(("-", "--", ":")), sorted(thresholds.items()), strict=False):
         title = f"threshold for {100 * rate:g} % false alarms"
         axes.axvline(threshold, color="0.3", linestyle=style, linewidth=1, label=title)
@@ -76,8 +76,9 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, threshold
 
 def head(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw what the head did epoch by epoch, from the history that ``EpochLog`` keeps."""
-    figure = Figure(figsize=(9, 6.4), layout="constrained")
-    angle, cosine, scale, learnt = figure.subplots(2, 2, sharex=True).flat
+    figure = Figure(figsize=(9, 6.4))
+    places = {"left": 0.08, "right": 0.92, "top": 0.95, "bottom": 0.08, "hspace": 0.15, "wspace": 0.28}
+    angle, cosine, scale, learnt = figure.subplots(2, 2, sharex=True, gridspec_kw=places).flat
     epochs = [epoch["epoch"] for epoch in history]
 
     def values(name: str) -> list[float]:
@@ -105,21 +106,21 @@ def head(history: Sequence[Mapping[str, float]]) -> Figure:
 def neighbours(groups: Mapping[str, Sequence[Evidence]]) -> Figure:
     """Draw two groups of test images, by their titles, each image above its nearest normal one."""
     columns = max(len(rows) for rows in groups.values())
-    figure = Figure(figsize=(1.5 * columns + 0.6, 7.4), layout="constrained")
-    halves: np.ndarray = np.asarray(figure.subfigures(2, 1))
-    for part, (title, rows) in zip(halves, groups.items(), strict=True):
-        part.suptitle(f"{title}: test image above, nearest normal training image below", fontsize=11)
-        grid = part.subplots(2, columns, squeeze=False)
-        for column in grid.T:
-            for axes in column:
-                axes.set_axis_off()
-        for column, evidence in zip(grid.T, rows, strict=False):
-            _show(column[0], evidence.image)
-            _show(column[1], evidence.nearest)
+    figure = Figure(figsize=(1.5 * columns + 0.6, 7.6))
+    # Places are given and not worked out, and a group is one pair of axes: that takes a quarter of the time.
+    places = {"left": 0.02, "right": 0.98, "top": 0.91, "bottom": 0.01, "hspace": 0.22}
+    for axes, (title, rows) in zip(figure.subplots(2, gridspec_kw=places), groups.items(), strict=True):
+        axes.set_title(f"{title}: test image above, nearest normal training image below", fontsize=11, pad=30)
+        for i, evidence in enumerate(rows):
+            _show(axes, evidence.image, i, 0)
+            _show(axes, evidence.nearest, i, 1)
             colour = ANOMALOUS if evidence.anomalous else NORMAL
-            column[0].set_title(evidence.title, fontsize=8, color=colour)
+            axes.text(i + 0.5, 0, evidence.title, fontsize=8, color=colour, ha="center", va="bottom")
+        axes.set(xlim=(0, columns), ylim=(2, 0), aspect="equal")
+        axes.set_axis_off()
     return figure
 
 
-def _show(axes: Axes, image: np.ndarray) -> None:
-    axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
+def _show(axes: Axes, image: np.ndarray, column: int, row: int) -> None:
+    place = (column + 0.03, column + 0.97, row + 0.97, row + 0.03)
+    axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest", extent=place)
