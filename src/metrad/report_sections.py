@@ -1,5 +1,6 @@
 """The sections of a report that are drawn from the directories of runs."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,7 +88,7 @@ def unfinished(runs: pd.DataFrame, base: Path) -> Table | None:
     rows = []
     for _, row in runs.iterrows():
         log = Run(row["folder"]).log if row["folder"] else None
-        where = "" if log is None or not log.is_file() else _relative(log, base)
+        where = "" if log is None or not log.is_file() else os.path.relpath(log.resolve(), base.resolve())
         rows.append({"run": row["run"], "state": row["state"], "error": row["error"], "log": where})
     return table("Unfinished and failed runs, with the reason and the log", pd.DataFrame(rows)) if rows else None
 
@@ -173,8 +174,3 @@ def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
 def named(what: str, condition: str) -> str:
     """Return what a picture shows and under which condition, if there are several."""
     return f"{what}, {condition}" if condition else what
-
-
-def _relative(path: Path, base: Path) -> str:
-    path, base = path.resolve(), base.resolve()
-    return str(path.relative_to(base) if path.is_relative_to(base) else path)
