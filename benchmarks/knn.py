@@ -346,24 +346,21 @@ def table(lines: Sequence[Measured], sides: Sequence[str], queries: int) -> str:
     return "\n".join(rows)
 
 
-def cost(lines: Sequence[Measured], queries: int) -> Any:
-    """Draw seconds of fit and score and peak memory against the number of normal embeddings, a line for each side."""
-    from matplotlib.figure import Figure
+def picture(lines: Sequence[Measured], queries: int) -> Any:
+    """Return the figure of cost against the number of normal embeddings; other libraries are dashed or dotted."""
+    from metrad.plots import cost
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained", dpi=120)
-    panels = figure.subplots(1, 3, sharex=True)
-    values = {"fit, s": "fit", f"score of {queries:,} queries, s": "score", "peak memory, MB": "peak"}
-    for axes, (title, name) in zip(panels, values.items(), strict=True):
-        for side in SIDES:
-            own = [line for line in lines if line.side == side]
-            style = {"me": "o-", "sk": "s--", "py": "^:"}[side[:2]]
-            if own:
-                axes.plot([line.size for line in own], [getattr(line, name) for line in own], style, label=side)
-        axes.set(title=title, xlabel="normal embeddings", xscale="log", yscale="log")
-        axes.grid(color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    return figure
+    styles = {"me": "o-", "sk": "s--", "py": "^:"}
+    panels = {"fit, s": "fit", f"score of {queries:,} queries, s": "score", "peak memory, MB": "peak"}
+    curves = {
+        title: {
+            side: [(line.size, getattr(line, name)) for line in lines if line.side == side]
+            for side in SIDES
+            if any(line.side == side for line in lines)
+        }
+        for title, name in panels.items()
+    }
+    return cost(curves, {side: styles[side[:2]] for side in SIDES}, "normal embeddings")
 
 
 def main() -> None:
@@ -409,7 +406,7 @@ def main() -> None:
             writer.writerows(asdict(line) for line in lines)
     if chosen.picture:
         chosen.picture.parent.mkdir(parents=True, exist_ok=True)
-        cost(lines, chosen.queries).savefig(chosen.picture)
+        picture(lines, chosen.queries).savefig(chosen.picture)
 
 
 if __name__ == "__main__":
