@@ -92,6 +92,32 @@ class Sklearn(Foreign):
         return self.detector.kneighbors(self.prepared(queries), return_distance=False)[:, 0]
 
 
+class Faiss:
+    """The index that FAISS compares every number of every vector with: IndexFlatIP, without metrad."""
+
+    def fit(self, normal: np.ndarray) -> None:
+        """Fill the index."""
+        import faiss
+
+        self.index = faiss.IndexFlatIP(normal.shape[1])
+        for i in range(0, len(normal), ROWS):
+            self.index.add(self.prepared(normal[i : i + ROWS]))
+
+    def prepared(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return the directions of the embeddings."""
+        from metrad.scorers.distances import unit
+
+        return unit(embeddings)
+
+    def score(self, queries: np.ndarray) -> np.ndarray:
+        """Return 1 - cos, as FAISS rounds it."""
+        return 1 - self.index.search(self.prepared(queries), 1)[0][:, 0]
+
+    def neighbours(self, queries: np.ndarray) -> np.ndarray:
+        """Return the positions of the nearest."""
+        return self.index.search(self.prepared(queries), 1)[1][:, 0]
+
+
 class Pyod(Foreign):
     """A detector of PyOD, which gives no neighbours."""
 
@@ -137,6 +163,7 @@ SIDES: dict[str, tuple[Callable[[], Any], float]] = {
     "metrad sq8": (knn(index="sq8"), 1),
     "metrad ivf": (knn(index="ivf"), 1.2),
     "metrad hnsw": (knn(index="hnsw"), 1.2),
+    "faiss flat": (Faiss, 1),
     "sklearn cosine": (lambda: Sklearn("cosine"), 1),
     "sklearn l2": (lambda: Sklearn("euclidean"), 1),
     "pyod KNN": (pyod_knn, 2),
@@ -346,11 +373,21 @@ def table(lines: Sequence[Measured], sides: Sequence[str], queries: int) -> str:
     return "\n".join(rows)
 
 
+def read(file: Path) -> list[Measured]:
+    """Return the lines of a table that --csv wrote."""
+    kinds = {"size": int, "side": str, "scored": int}
+    with file.open(newline="", encoding="utf-8") as table:
+        return [
+            Measured(**{name: kinds.get(name, float)(value) if value else None for name, value in row.items()})
+            for row in csv.DictReader(table)
+        ]
+
+
 def picture(lines: Sequence[Measured], queries: int) -> Any:
     """Return the figure of cost against the number of normal embeddings; other libraries are dashed or dotted."""
     from metrad.plots import cost
 
-    styles = {"me": "o-", "sk": "s--", "py": "^:"}
+    styles = {"me": "o-", "fa": "d-.", "sk": "s--", "py": "^:"}
     panels = {"fit, s": "fit", f"score of {queries:,} queries, s": "score", "peak memory, MB": "peak"}
     curves = {
         title: {
@@ -375,6 +412,7 @@ def main() -> None:
     parser.add_argument("--score-limit", type=float, default=SCORE_LIMIT, help="seconds that scoring may take")
     parser.add_argument("--picture", type=Path, help="draw cost against size into this file, as docs/images/knn.png")
     parser.add_argument("--csv", type=Path, help="write the table into this file")
+    parser.add_argument("--measured", type=Path, help="a table of other sizes, to stand in the picture and table too")
     chosen = parser.parse_args()
     if not chosen.embeddings.is_file():
         parser.error(
@@ -386,7 +424,7 @@ def main() -> None:
         parser.error(f"--sides: no {', '.join(unknown)}; choose of {', '.join(SIDES)}")
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(f"{chosen.queries:,} queries, OMP_NUM_THREADS {threads}, {chosen.rounds} rounds in turns")
-    lines: list[Measured] = []
+    lines: list[Measured] = read(chosen.measured) if chosen.measured else []
     with tempfile.TemporaryDirectory() as folder:
         earlier: dict[str, Measured] = {}
         for size in sorted(int(size) for size in chosen.sizes.split(",")):

@@ -22,7 +22,7 @@ import numpy as np
 _SHARE = 8  # the bounds take an eighth of the numbers
 _OUTSIDE = 0.1  # share of the variance outside the basis from which bounds are too loose to pay
 _SAMPLE = 2048  # vectors that the basis is learnt from
-_ROWS = 2**13  # vectors projected at a time
+_ROWS = 2**10  # vectors projected at a time, few enough for the cache
 _LEAST_WIDTH, _LEAST_SIZE, _LEAST_QUERIES = 256, 4096, 512  # below them the full search takes no time worth saving
 _ROUNDING = 2.0**-24  # of one operation in float32
 
@@ -32,7 +32,7 @@ class Screen:
     """Bounds of the distances to the vectors of a flat index.
 
     Attributes:
-        basis: (D, r) float64, orthonormal.
+        basis: V, (D, r) float64.
         bounds: a flat index of (N, r + 1), in the metric of the index it is for.
         longest: the largest length of a vector.
     """
@@ -63,7 +63,7 @@ def screen(index: Any) -> Screen | None:
     for i in range(0, len(vectors), _ROWS):
         block, lengths = _projected(vectors[i : i + _ROWS], basis)
         bounds.add(block)
-        longest = max(longest, lengths.max())
+        longest = max(longest, float(lengths.max()))
     return Screen(basis, bounds, longest)
 
 
@@ -90,24 +90,38 @@ def nearest(own: Screen, index: Any, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def _basis(sample: np.ndarray, size: int) -> np.ndarray:
-    """Return an orthonormal basis (D, size), near the mean and the first principal axes of a sample (N, D)."""
+    """Return an orthonormal basis (D, up to size) that holds the mean and nearly the first principal axes of (N, D)."""
     mean = sample.mean(axis=0)
     centred = sample - mean
-    basis = centred[:size].T
+    axes = centred[: size - 1].T
     for _ in range(2):  # subspace iteration
-        basis, _ = np.linalg.qr(centred.T @ (centred @ basis))
-    result: np.ndarray = np.linalg.qr(np.column_stack([mean, basis[:, : size - 1]]))[0]
-    return result
+        axes = _orthonormal(centred.T @ (centred @ axes))
+    direction = mean / max(np.linalg.norm(mean), np.finfo(np.float32).tiny)
+    return _orthonormal(np.column_stack([direction, axes]))
+
+
+def _orthonormal(vectors: np.ndarray) -> np.ndarray:
+    """Return an orthonormal basis of the span of the columns (D, r), by products alone, which share well by threads."""
+    for _ in range(2):  # the second time leaves nothing but rounding
+        squares, axes = np.linalg.eigh(vectors.T @ vectors)
+        kept = squares > 1e-10 * squares.max(initial=0)
+        vectors = vectors @ (axes[:, kept] / np.sqrt(squares[kept]))
+    return vectors
 
 
 def _projected(vectors: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (Vᵀx, |x⊥|) of the vectors (N, D) as (N, r + 1) float32, and their lengths (N,)."""
-    exact = vectors.astype(np.float64)
-    inside = exact @ basis
-    squares = np.einsum("nd,nd->n", exact, exact)
-    outside = np.sqrt(np.maximum(squares - np.einsum("nd,nd->n", inside, inside), 0))
+    result = np.empty((len(vectors), basis.shape[1] + 1), np.float32)
+    squares = np.empty(len(vectors))
     with np.errstate(over="ignore"):  # infinite bounds are never sure
-        return np.column_stack([inside, outside]).astype(np.float32), np.sqrt(squares)
+        for i in range(0, len(vectors), _ROWS):
+            rows = slice(i, i + _ROWS)
+            exact = vectors[rows].astype(np.float64)
+            inside = result[rows, :-1] = exact @ basis
+            squares[rows] = np.einsum("nd,nd->n", exact, exact)
+            outside = squares[rows] - np.einsum("nd,nd->n", inside, inside)
+            result[rows, -1] = np.sqrt(np.maximum(outside, 0))
+    return result, np.sqrt(squares)
 
 
 def _apart(index: Any, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
