@@ -113,6 +113,23 @@ def test_bounds_are_never_farther_than_the_vectors(metric):
     assert (bounds >= full - 1e-5).all() if metric == "cosine" else (bounds <= full + 1e-2).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e30])
+def test_a_basis_is_orthonormal_and_holds_the_mean(kind, scale):
+    sample = scale * embeddings(kind, 0)[0].astype(np.float64)
+    basis = screening._basis(sample, 20)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-13)
+    mean = sample.mean(axis=0)
+    np.testing.assert_allclose(basis @ (basis.T @ mean), mean, atol=1e-4 * np.abs(sample).max())
+
+
+def test_a_basis_is_near_the_principal_axes():
+    sample = embeddings(narrow, 0)[0].astype(np.float64)
+    sample -= sample.mean(axis=0)
+    most = np.linalg.svd(sample)[1][:5]
+    assert np.square(sample @ screening._basis(sample, 6)).sum() > 0.999 * np.square(most).sum()
+
+
 def searched_in_full(monkeypatch, index, queries, k, metric):
     """Return how many of the queries a screened search hands to the whole index."""
     counts = []

@@ -75,8 +75,8 @@ def nearest(own: Screen, index: Any, queries: np.ndarray, k: int) -> np.ndarray:
         bounds, scale = -bounds, lengths * own.longest
     else:
         scale = (lengths + own.longest) ** 2
-    # Rounding of the sums behind a bound and a distance, in whatever order they are taken.
-    error = (index.d + own.bounds.d + 16) * (_ROUNDING * scale + np.finfo(np.float32).tiny)
+    # Rounding of the sums behind a bound and a distance, in whatever order they are taken, and of their operands.
+    error = (index.d + own.bounds.d + 64) * (_ROUNDING * scale + np.finfo(np.float32).tiny)
     enough = _apart(index, queries, candidates[:, :k]).max(axis=1)
     candidates[~(bounds <= (enough + error)[:, None])] = -1
     apart = _apart(index, queries, candidates)
