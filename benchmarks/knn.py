@@ -100,6 +100,8 @@ class Faiss:
         import faiss
 
         self.index = faiss.IndexFlatIP(normal.shape[1])
+        self.index.codes.resize(len(normal) * self.index.code_size)  # room for all at once
+        self.index.codes.resize(0)
         for i in range(0, len(normal), ROWS):
             self.index.add(self.prepared(normal[i : i + ROWS]))
 

@@ -95,18 +95,17 @@ def _basis(sample: np.ndarray, size: int) -> np.ndarray:
     centred = sample - mean
     axes = centred[: size - 1].T
     for _ in range(2):  # subspace iteration
-        axes = _orthonormal(centred.T @ (centred @ axes))
-    direction = mean / max(np.linalg.norm(mean), np.finfo(np.float32).tiny)
-    return _orthonormal(np.column_stack([direction, axes]))
+        axes = _nearly_orthonormal(centred.T @ (centred @ axes))
+    basis = np.column_stack([mean / max(np.linalg.norm(mean), np.finfo(np.float32).tiny), axes])
+    return _nearly_orthonormal(_nearly_orthonormal(basis))  # the second time leaves nothing but rounding
 
 
-def _orthonormal(vectors: np.ndarray) -> np.ndarray:
-    """Return an orthonormal basis of the span of the columns (D, r), by products alone, which share well by threads."""
-    for _ in range(2):  # the second time leaves nothing but rounding
-        squares, axes = np.linalg.eigh(vectors.T @ vectors)
-        kept = squares > 1e-10 * squares.max(initial=0)
-        vectors = vectors @ (axes[:, kept] / np.sqrt(squares[kept]))
-    return vectors
+def _nearly_orthonormal(vectors: np.ndarray) -> np.ndarray:
+    """Return a basis of the span of the columns (D, r), by products alone, which share well by threads."""
+    squares, axes = np.linalg.eigh(vectors.T @ vectors)
+    kept = squares > 1e-10 * squares.max(initial=0)
+    result: np.ndarray = vectors @ (axes[:, kept] / np.sqrt(squares[kept]))
+    return result
 
 
 def _projected(vectors: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
