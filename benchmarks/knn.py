@@ -17,6 +17,8 @@ difference        largest distance from the score of metrad's exact scorer of th
                   k = 20. Scores are 1 - cos; Euclidean distances d of unit vectors are compared as d²/2.
 speed-up          seconds of that scorer divided by those of the side: of fit and score together, and of score alone.
 
+faiss flat is FAISS's IndexFlatIP alone, which compares every number of every vector.
+
 A side is left out, with the reason on stderr, where its fit would take longer than --limit, going by the size before.
 
     python train.py experiment=frozen dataset=fmnist hydra.run.dir=RUN
