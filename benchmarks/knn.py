@@ -17,6 +17,8 @@ difference        largest distance from the score of metrad's exact scorer of th
                   k = 20. Scores are 1 - cos; Euclidean distances d of unit vectors are compared as d²/2.
 speed-up          seconds of that scorer divided by those of the side: of fit and score together, and of score alone.
 
+faiss flat is FAISS's IndexFlatIP alone, which compares every number of every vector.
+
 A side is left out, with the reason on stderr, where its fit would take longer than --limit, going by the size before.
 
     python train.py experiment=frozen dataset=fmnist hydra.run.dir=RUN
@@ -92,6 +94,34 @@ class Sklearn(Foreign):
         return self.detector.kneighbors(self.prepared(queries), return_distance=False)[:, 0]
 
 
+class Faiss:
+    """The index that FAISS compares every number of every vector with: IndexFlatIP, without metrad."""
+
+    def fit(self, normal: np.ndarray) -> None:
+        """Fill the index."""
+        import faiss
+
+        self.index = faiss.IndexFlatIP(normal.shape[1])
+        self.index.codes.resize(len(normal) * self.index.code_size)  # room for all at once
+        self.index.codes.resize(0)
+        for i in range(0, len(normal), ROWS):
+            self.index.add(self.prepared(normal[i : i + ROWS]))
+
+    def prepared(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return the directions of the embeddings."""
+        from metrad.scorers.distances import unit
+
+        return unit(embeddings)
+
+    def score(self, queries: np.ndarray) -> np.ndarray:
+        """Return 1 - cos, as FAISS rounds it."""
+        return 1 - self.index.search(self.prepared(queries), 1)[0][:, 0]
+
+    def neighbours(self, queries: np.ndarray) -> np.ndarray:
+        """Return the positions of the nearest."""
+        return self.index.search(self.prepared(queries), 1)[1][:, 0]
+
+
 class Pyod(Foreign):
     """A detector of PyOD, which gives no neighbours."""
 
@@ -137,6 +167,7 @@ SIDES: dict[str, tuple[Callable[[], Any], float]] = {
     "metrad sq8": (knn(index="sq8"), 1),
     "metrad ivf": (knn(index="ivf"), 1.2),
     "metrad hnsw": (knn(index="hnsw"), 1.2),
+    "faiss flat": (Faiss, 1),
     "sklearn cosine": (lambda: Sklearn("cosine"), 1),
     "sklearn l2": (lambda: Sklearn("euclidean"), 1),
     "pyod KNN": (pyod_knn, 2),
@@ -346,24 +377,31 @@ def table(lines: Sequence[Measured], sides: Sequence[str], queries: int) -> str:
     return "\n".join(rows)
 
 
-def cost(lines: Sequence[Measured], queries: int) -> Any:
-    """Draw seconds of fit and score and peak memory against the number of normal embeddings, a line for each side."""
-    from matplotlib.figure import Figure
+def read(file: Path) -> list[Measured]:
+    """Return the lines of a table that --csv wrote."""
+    kinds = {"size": int, "side": str, "scored": int}
+    with file.open(newline="", encoding="utf-8") as table:
+        return [
+            Measured(**{name: kinds.get(name, float)(value) if value else None for name, value in row.items()})
+            for row in csv.DictReader(table)
+        ]
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained", dpi=120)
-    panels = figure.subplots(1, 3, sharex=True)
-    values = {"fit, s": "fit", f"score of {queries:,} queries, s": "score", "peak memory, MB": "peak"}
-    for axes, (title, name) in zip(panels, values.items(), strict=True):
-        for side in SIDES:
-            own = [line for line in lines if line.side == side]
-            style = {"me": "o-", "sk": "s--", "py": "^:"}[side[:2]]
-            if own:
-                axes.plot([line.size for line in own], [getattr(line, name) for line in own], style, label=side)
-        axes.set(title=title, xlabel="normal embeddings", xscale="log", yscale="log")
-        axes.grid(color="0.9")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    return figure
+
+def picture(lines: Sequence[Measured], queries: int) -> Any:
+    """Return the figure of cost against the number of normal embeddings; other libraries are dashed or dotted."""
+    from metrad.plots import cost
+
+    styles = {"me": "o-", "fa": "d-.", "sk": "s--", "py": "^:"}
+    panels = {"fit, s": "fit", f"score of {queries:,} queries, s": "score", "peak memory, MB": "peak"}
+    curves = {
+        title: {
+            side: [(line.size, getattr(line, name)) for line in lines if line.side == side]
+            for side in SIDES
+            if any(line.side == side for line in lines)
+        }
+        for title, name in panels.items()
+    }
+    return cost(curves, {side: styles[side[:2]] for side in SIDES}, "normal embeddings")
 
 
 def main() -> None:
@@ -378,6 +416,7 @@ def main() -> None:
     parser.add_argument("--score-limit", type=float, default=SCORE_LIMIT, help="seconds that scoring may take")
     parser.add_argument("--picture", type=Path, help="draw cost against size into this file, as docs/images/knn.png")
     parser.add_argument("--csv", type=Path, help="write the table into this file")
+    parser.add_argument("--measured", type=Path, help="a table of other sizes, to stand in the picture and table too")
     chosen = parser.parse_args()
     if not chosen.embeddings.is_file():
         parser.error(
@@ -389,7 +428,7 @@ def main() -> None:
         parser.error(f"--sides: no {', '.join(unknown)}; choose of {', '.join(SIDES)}")
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     print(f"{chosen.queries:,} queries, OMP_NUM_THREADS {threads}, {chosen.rounds} rounds in turns")
-    lines: list[Measured] = []
+    lines: list[Measured] = read(chosen.measured) if chosen.measured else []
     with tempfile.TemporaryDirectory() as folder:
         earlier: dict[str, Measured] = {}
         for size in sorted(int(size) for size in chosen.sizes.split(",")):
@@ -409,7 +448,7 @@ def main() -> None:
             writer.writerows(asdict(line) for line in lines)
     if chosen.picture:
         chosen.picture.parent.mkdir(parents=True, exist_ok=True)
-        cost(lines, chosen.queries).savefig(chosen.picture)
+        picture(lines, chosen.queries).savefig(chosen.picture)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,27 @@ def neighbours(groups: Mapping[str, Sequence[Evidence]]) -> Figure:
     return figure
 
 
+def cost(
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], styles: Mapping[str, str], size: str
+) -> Figure:
+    """Draw cost against size, both on logarithmic axes: a panel for each kind of cost, a line for each side.
+
+    Args:
+        curves: by the title of the panel and the name of the side, points of (size, cost), both above 0.
+        styles: matplotlib's format of the line of each side, such as ``o-``.
+        size: label of the size.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    panels = np.ravel(figure.subplots(1, len(curves), sharex=True))
+    for axes, (title, sides) in zip(panels, curves.items(), strict=True):
+        for side, points in sides.items():
+            axes.plot(*zip(*points, strict=True), styles[side], label=side)
+        axes.set(title=title, xlabel=size, xscale="log", yscale="log")
+        axes.grid(color="0.9")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
 def _show(axes: Axes, image: np.ndarray, column: int, row: int) -> None:
     place = (column + 0.03, column + 0.97, row + 0.97, row + 0.03)
     axes.imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest", extent=place)

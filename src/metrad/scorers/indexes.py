@@ -12,6 +12,7 @@ import numpy as np
 
 from metrad.errors import InputError
 from metrad.scorers.distances import Metric, distances, prepared
+from metrad.scorers.screening import Screen, nearest
 
 Kind = Literal["flat", "ivf", "hnsw", "sq8", "fp16"]
 
@@ -154,17 +155,21 @@ def _training_set(settings: IndexSettings, vectors: np.ndarray, metric: Metric) 
     return prepared(vectors, metric)
 
 
-def search(index: Any, queries: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+def search(
+    index: Any, queries: np.ndarray, k: int, metric: Metric, screen: Screen | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return distances and positions (N, k) of the k nearest vectors of each of the queries (N, D), nearest first.
 
     Positions are those the index finds; distances are measured again in float64, so that neither the rounding of FAISS
     nor the number of queries shows in a score. Rows for which an approximate index finds fewer than k are searched
-    exhaustively.
+    exhaustively. A ``screen`` of a flat index spares work and changes nothing.
 
     Raises:
         InputError: distances that float32 cannot hold.
     """
-    if isinstance(index, faiss.IndexIVFFlat) and len(queries) * index.nprobe >= _SHARED * index.nlist:
+    if screen is not None:
+        positions = nearest(screen, index, queries, k)
+    elif isinstance(index, faiss.IndexIVFFlat) and len(queries) * index.nprobe >= _SHARED * index.nlist:
         positions = _list_by_list(index, queries, k)
     else:
         _, positions = index.search(queries, k)
@@ -212,9 +217,11 @@ def _list_by_list(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
     return positions
 
 
-def search_others(index: Any, own: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
+def search_others(
+    index: Any, own: np.ndarray, k: int, metric: Metric, screen: Screen | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return distances and positions (N, k) of the k nearest other vectors of those at positions ``own`` (N,)."""
-    apart, positions = search(index, index.reconstruct_batch(own), k + 1, metric)
+    apart, positions = search(index, index.reconstruct_batch(own), k + 1, metric, screen)
     itself = positions == own[:, None]
     # Where copies have pushed the vector itself out of the list, its last is one too many.
     itself[~itself.any(axis=1), -1] = True

@@ -10,6 +10,7 @@ from metrad.errors import InputError
 from metrad.scorers.base import ARRAYS, Scorer
 from metrad.scorers.distances import Metric, prepared
 from metrad.scorers.indexes import IndexSettings, build, search, search_others
+from metrad.scorers.screening import Screen, pays, screen
 
 INDEX = "index.faiss"
 
@@ -56,20 +57,35 @@ class NeighbourScorer(Scorer):
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
         del classes  # one index holds them all, and the nearest embedding is of the nearest class
         self.index_ = self._build(normal)
+        self._forget_screen()
 
     def _build(self, normal: np.ndarray) -> Any:
         return build(IndexSettings(), normal, self.metric)
 
     def _nearest(self, embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and positions (N, k) of the nearest normal embeddings, nearest first."""
-        return search(self.index_, prepared(embeddings, self.metric), self.k, self.metric)
+        queries = prepared(embeddings, self.metric)
+        return search(self.index_, queries, self.k, self.metric, self._screen(len(queries)))
 
     def _nearest_others(self) -> tuple[np.ndarray, np.ndarray]:
         """Return distances and positions (N, k) of the nearest others of each normal embedding."""
-        return search_others(self.index_, np.arange(self.index_.ntotal), self.k, self.metric)
+        size = self.index_.ntotal
+        return search_others(self.index_, np.arange(size), self.k, self.metric, self._screen(size))
+
+    def _screen(self, queries: int) -> Screen | None:
+        """Return the screen of the index, made when it first pays for so many queries."""
+        if not hasattr(self, "screen_"):
+            if not pays(self.index_, queries):
+                return None
+            self.screen_ = screen(self.index_)
+        return self.screen_
+
+    def _forget_screen(self) -> None:
+        vars(self).pop("screen_", None)
 
     def _neighbours(self, embeddings: np.ndarray) -> np.ndarray:
-        _, positions = search(self.index_, prepared(embeddings, self.metric), 1, self.metric)
+        queries = prepared(embeddings, self.metric)
+        _, positions = search(self.index_, queries, 1, self.metric, self._screen(len(queries)))
         first: np.ndarray = positions[:, 0]
         return first
 
@@ -91,4 +107,5 @@ class NeighbourScorer(Scorer):
             self.index_ = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
         except RuntimeError as error:
             raise InputError(f"{path} cannot be read as a FAISS index") from error
+        self._forget_screen()
         self.check_size(self.index_.ntotal)
