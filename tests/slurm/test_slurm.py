@@ -135,7 +135,7 @@ def test_a_job_out_of_time_too_often_is_interrupted_and_not_failed(start, tmp_pa
     wait_for(lambda: training(tmp_path / "multirun/slurm"), process)
     (run,) = training(tmp_path / "multirun/slurm")
     warn()
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert (process.returncode, run.state) == (1, "interrupted")
     assert err.count("\n") == 1, err
     assert "timed-out too many times" in run.noted()["error"]
