@@ -42,6 +42,7 @@ class SlurmLauncher(SweepLauncher):
         from metrad import slurm
 
         slurm.check(self.settings, self.poll_seconds)
+        self.executor = slurm.executor(Path(self.folder), self.settings)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def make_all(self, jobs: Sequence[Job]) -> Generator[Ended]:
@@ -49,4 +50,4 @@ class SlurmLauncher(SweepLauncher):
         from metrad import parallel, slurm
 
         task = slurm.Task(parallel.Maker(self.context, self.task), Singleton.get_state())
-        yield from slurm.make_all(jobs, task, slurm.executor(Path(self.folder), self.settings), self.poll_seconds)
+        yield from slurm.make_all(jobs, task, self.executor, self.poll_seconds)

@@ -112,6 +112,9 @@ def check(settings: Mapping[str, Any], poll_seconds: Any) -> None:
             raise InputError(f"unknown configuration key hydra.launcher.{name}; {suggestion(name, known)}")
     if isinstance(poll_seconds, bool) or not isinstance(poll_seconds, int | float) or poll_seconds <= 0:
         raise InputError(f"hydra.launcher.poll_seconds must be a number above 0, got {poll_seconds}")
+    requeues = settings.get("max_num_timeout", 0)
+    if isinstance(requeues, bool) or not isinstance(requeues, int) or requeues < 0:
+        raise InputError(f"hydra.launcher.max_num_timeout must be a number of at least 0, got {requeues}")
 
 
 def executor(folder: Path, settings: Mapping[str, Any]) -> Any:
@@ -132,7 +135,7 @@ def executor(folder: Path, settings: Mapping[str, Any]) -> Any:
         given["srun_args"] = [f"--cpus-per-task={given['cpus_per_task']}"]
     named = {name if name in shared else f"slurm_{name}": value for name, value in given.items()}
     try:
-        made = AutoExecutor(folder.absolute(), "slurm", slurm_max_num_timeout=int(settings.get("max_num_timeout", 0)))
+        made = AutoExecutor(folder.absolute(), "slurm", slurm_max_num_timeout=settings.get("max_num_timeout", 0))
         made.update_parameters(**{"name": "metrad", "nodes": 1, "tasks_per_node": 1, **named})
     except (AssertionError, NameError, TypeError, ValueError) as error:
         raise InputError(f"{LAUNCHER}: {' '.join(str(error).split())}") from error
@@ -204,17 +207,17 @@ def states(names: Any) -> dict[str, str] | None:
     """
     arrays = sorted({name.partition("_")[0] for name in names})
     options = ["--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(arrays)}"]
-    try:
-        told = _call("squeue", *options)
-    except subprocess.TimeoutExpired:
-        return None
+    told = _call("squeue", *options)
     if told.returncode and "Invalid job id" not in told.stderr:
         return None
     return dict(line.split(None, 1) for line in told.stdout.splitlines() if len(line.split(None, 1)) == 2)
 
 
 def _call(*command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 # no shell
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 # no shell
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", "no answer")
 
 
 def with_result(job: Job, handle: Any) -> Ended:
@@ -242,7 +245,9 @@ def cancel(names: list[str]) -> None:
     # Those that run are killed: they take no notice of SIGTERM (see metrad.signals), and Slurm would wait for them.
     for options in (["--state=PENDING"], ["--signal=KILL"], []):
         _call("scancel", "--quiet", *options, *names)
-    typer.echo(f"cancelled {len(names)} Slurm jobs; the same command goes on with their runs", err=True)
+    typer.echo(
+        f"cancelled {len(names)} Slurm job{'s'[: len(names) > 1]}; the same command goes on with their runs", err=True
+    )
     end = time.monotonic() + CANCEL_SECONDS
     while time.monotonic() < end:
         found = states(names)

@@ -10,7 +10,7 @@ fail() { echo "slurm: $*" >&2; exit 1; }
 idle() { sinfo --noheader --format=%T 2>"$STATE/sinfo.err" | grep -qE '^(idle|mixed|allocated)$'; }
 
 [ "$(id -u)" = 0 ] || fail "only root can start it"
-if ! command -v slurmctld slurmd munged sbatch >/dev/null; then
+if ! type slurmctld slurmd munged sbatch >/dev/null 2>&1; then
   command -v apt-get >/dev/null || fail "slurmctld, slurmd and munged are not installed, and there is no apt-get"
   # a service that cannot start in a container must not make the installation fail
   export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
@@ -34,8 +34,6 @@ SlurmdPort=$((${METRAD_SLURM_PORT:-16817} + 1))
 SlurmUser=root
 # a requeued job waits until its old credentials have run out: 120 seconds if nothing is said
 AuthInfo=socket=$STATE/munge/socket,cred_expire=5
-AuthType=auth/munge
-CryptoType=crypto/munge
 StateSaveLocation=$STATE/controller
 SlurmdSpoolDir=$STATE/node
 SlurmctldPidFile=$STATE/slurmctld.pid
@@ -44,19 +42,17 @@ SlurmctldLogFile=$STATE/log/slurmctld.log
 SlurmdLogFile=$STATE/log/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,bf_interval=2
-MpiDefault=none
 ReturnToService=2
 KillWait=5
+# a job in the partition urgent preempts those in work, two seconds after it has told them
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
-PartitionName=work Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=2
-PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=2
+PartitionName=work Nodes=$host Default=YES State=UP PriorityTier=1 GraceTime=2
+PartitionName=urgent Nodes=$host State=UP PriorityTier=2
 CONF
 
 munged --key-file="$STATE/munge/key" --socket="$STATE/munge/socket" --pid-file="$STATE/munge/pid" \
