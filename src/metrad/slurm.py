@@ -53,7 +53,7 @@ class Task:
         Singleton.set_state(self.state)
         setup_globals()
         register()
-        _use_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", cores())))
+        _use_threads(int(os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or cores()))
         with quiet():
             return self.maker.make(job)
 

@@ -47,11 +47,11 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,bf_interval=2
 ReturnToService=2
 KillWait=5
-# a job in the partition urgent preempts those in work, two seconds after it has told them
+# a job in the partition urgent preempts those in work; without GraceTime, which Slurm rounds up by half a minute
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
-PartitionName=work Nodes=$host Default=YES State=UP PriorityTier=1 GraceTime=2
+PartitionName=work Nodes=$host Default=YES State=UP PriorityTier=1
 PartitionName=urgent Nodes=$host State=UP PriorityTier=2
 CONF
 

@@ -108,22 +108,24 @@ def preempt() -> None:
 
 
 def warn() -> None:
-    """Send the signal that announces the end of a job's time."""
-    for name in told("squeue", "--noheader", "--states=RUNNING", "--format=%i").split():
-        told("scancel", "--signal=USR2", name)
+    """Send SIGTERM, of which jobs are to take no notice, and then the signal that announces the end of their time."""
+    names = told("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
+    told("scancel", "--signal=TERM", *names)
+    time.sleep(1)  # some twenty epochs: whoever wanted to end would have
+    told("scancel", "--signal=USR2", *names)
 
 
 @pytest.mark.parametrize("stop", [preempt, warn], ids=["preempted", "out of time"])
-def test_a_requeued_job_goes_on_by_itself(stop, start, tmp_path):
-    sweep, folder = ["head=adacos", "seed=0", "trainer.max_epochs=300"], tmp_path / "multirun/slurm"
+def test_requeued_jobs_go_on_by_themselves(stop, start, tmp_path):
+    sweep, folder = ["head=adacos", "seed=0,1", "trainer.max_epochs=300"], tmp_path / "multirun/slurm"
     local, process = start(*sweep, "sweep=local"), start(*sweep, "sweep=slurm", *SLURM)
-    wait_for(lambda: training(folder), process)
-    (run,) = training(folder)
+    wait_for(lambda: len(training(folder)) == 2, process)
     stop()
     out, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (0, ""), out
-    assert run.state == "finished"
-    assert run.log.read_text().count("going on after epoch") == 1
+    for run in runs_of(folder).values():
+        assert run.state == "finished"
+        assert run.log.read_text().count("going on after epoch") == 1
     assert (local.communicate(timeout=120)[1], local.returncode) == ("", 0)
     assert_same_results(tmp_path / "multirun/local", folder)
 
