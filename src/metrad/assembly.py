@@ -21,6 +21,7 @@ from metrad.imageset import GIB, Storage
 from metrad.module import MetricLearner
 from metrad.runs import Run
 from metrad.scorers import Scorer
+from metrad.signals import KeepSigterm
 from metrad.statistics import calibration_images_needed
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trai
         cfg,
         "trainer",
         logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger else False,
-        callbacks=[checkpoint, *callbacks],
+        callbacks=[checkpoint, KeepSigterm(), *callbacks],
         default_root_dir=run.path,
         precision=resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator),
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,

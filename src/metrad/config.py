@@ -26,6 +26,7 @@ PARTS = ("head", "backbone", "scorer", "optimizer", "scheduler", "trainer", "log
 EXTRAS = {
     "mlflow": "mlflow",
     "pytorch_metric_learning": "pml",
+    "submitit": "slurm",
     "tensorboard": "tensorboard",
     "timm": "timm",
     "wandb": "wandb",
@@ -157,7 +158,7 @@ def build(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
         if isinstance(cause, InputError):
             raise cause from error
         if isinstance(cause, ImportError):
-            raise InputError(f"{key}: {_missing_package(cause)}") from error
+            raise InputError(f"{key}: {missing_package(cause)}") from error
         raise InputError(f"{key}: {str(cause).splitlines()[0]}") from error
 
 
@@ -281,7 +282,7 @@ def _locate(key: str, target: Any, extra: list[str]) -> Any:
     try:
         found = pkgutil.resolve_name(target)
     except ImportError as error:
-        raise InputError(f"{key}._target_={target} cannot be imported: {_missing_package(error)}") from error
+        raise InputError(f"{key}._target_={target} cannot be imported: {missing_package(error)}") from error
     except (AttributeError, ValueError) as error:
         raise InputError(f"{key}._target_={target} does not exist") from error
     home = f"{getattr(found, '__module__', '')}."
@@ -331,7 +332,8 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
 _OWN_VALUES = {("trainer", "precision"), ("trainer", "enable_progress_bar")}
 
 
-def _missing_package(error: ImportError) -> str:
+def missing_package(error: ImportError) -> str:
+    """Return in one line what could not be imported, and the extra that brings it if there is one."""
     name = (getattr(error, "name", None) or str(error)).split(".")[0]
     for package, extra in EXTRAS.items():
         if package in name or package in str(error).lower():
