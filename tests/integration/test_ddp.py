@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -149,11 +148,8 @@ def test_in_a_sweep_a_crash_of_one_rank_spoils_its_own_run_only(metrad, planted,
     crash = [*DIGITS, *TWO, *planted, "+head.how=raise", "trainer.max_steps=1,3", "sweep=s"]
     result = metrad("train", "-m", *crash)
     assert result.code == 1
-    states = {path.parent.name: read_json(path)["state"] for path in tmp_path.glob("multirun/s/*/status.json")}
-    assert {re.search(r"max_steps=(\d)", name)[1]: state for name, state in states.items()} == {
-        "1": "finished",
-        "3": "failed",
-    }
+    runs = [Run(path.parent) for path in tmp_path.glob("multirun/s/*/status.json")]
+    assert {run.load_config().trainer.max_steps: run.state for run in runs} == {1: "finished", 3: "failed"}
 
 
 @contextlib.contextmanager
