@@ -126,7 +126,7 @@ def start(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -
             job = (target, arguments, _variables(rank, count, store.port), sender, level)
             processes.append(context.Process(target=_rank, args=job, name=f"rank {rank}"))
             ends.append(receiver)
-            with _deaf_to_interrupts():
+            with _for_ranks():
                 processes[-1].start()
             sender.close()
         failures = _watch(processes, ends)
@@ -149,16 +149,22 @@ def _variables(rank: int, count: int, port: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let processes started here ignore Ctrl-C, which a terminal sends to all; this one ends them itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _for_ranks() -> Iterator[None]:
+    """Have processes started here ignore Ctrl-C, which a terminal sends to all; this one ends them itself.
+
+    A new process takes on the way of starting processes that is usual in this one, and in a worker of a sweep that is
+    one the new process does not know.
+    """
+    usual = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    in_main = threading.current_thread() is threading.main_thread()  # only there can signals be dealt with
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+        multiprocessing.set_start_method(usual, force=True)
 
 
 def _watch(processes: list[SpawnProcess], ends: list[Connection]) -> list[Failure]:
