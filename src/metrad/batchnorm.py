@@ -16,7 +16,8 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(context: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
         summed = values.clone()
-        dist.all_reduce(summed)
+        if ranks.several():
+            dist.all_reduce(summed)
         return summed
 
     @staticmethod
@@ -36,10 +37,8 @@ class RankBatchNorm(AnyBatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised ``input`` in its own precision; all sums are taken in float32 at least."""
-        if not (self.training and ranks.several()):
-            use_batch = self.training or self.running_mean is None
-            mean, variance = (None, None) if use_batch else (self.running_mean, self.running_var)
-            return F.batch_norm(input, mean, variance, self.weight, self.bias, use_batch, eps=self.eps)
+        if not self.training and self.running_mean is not None:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         with torch.autocast(input.device.type, enabled=False):
             values = input.to(torch.promote_types(input.dtype, torch.float32))
             others, shape = [i for i in range(values.ndim) if i != 1], (1, -1, *[1] * (values.ndim - 2))

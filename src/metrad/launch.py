@@ -85,16 +85,17 @@ def _adopt_srun() -> None:
     """Say in torchrun's variables what Slurm says in its own."""
     from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 
-    slurm = SLURMEnvironment()
     world = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
+    port = 15000 + (int(os.environ["SLURM_JOB_ID"]) + 1000 * int(os.environ.get("SLURM_STEP_ID", "0"))) % 10000
     values = {
         "RANK": os.environ["SLURM_PROCID"],
         "LOCAL_RANK": os.environ["SLURM_LOCALID"],
         "GROUP_RANK": os.environ["SLURM_NODEID"],
         "WORLD_SIZE": world,
         "LOCAL_WORLD_SIZE": world // int(os.environ.get("SLURM_STEP_NUM_NODES", "1")),
-        "MASTER_ADDR": slurm.main_address,
-        "MASTER_PORT": slurm.main_port,
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodes),
+        "MASTER_PORT": os.environ.get("MASTER_PORT") or port,
     }
     os.environ.update({name: str(value) for name, value in values.items()})
 
