@@ -54,6 +54,8 @@ def plan(cfg: DictConfig) -> Plan:
         )
     if nodes > 1 and not others:
         raise InputError(f"trainer.num_nodes={nodes}: start the command on every machine with torchrun or srun")
+    if count == 1 and trainer.get("strategy", "auto") != "auto":
+        log.warning("trainer.strategy=%s, but one device: trainer.devices=N asks for more", trainer.strategy)
     if count > 1:
         _check(trainer, cfg.batch_size, count)
         log.info("%d ranks, each with %.4g of the %d images of a batch", count, cfg.batch_size / count, cfg.batch_size)
