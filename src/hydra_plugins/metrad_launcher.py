@@ -83,16 +83,16 @@ class SweepLauncher(Launcher):
 
     def make_all(self, jobs: Sequence[Job]) -> Generator[Ended]:
         """Make runs and give how each ended, as soon as it did."""
-        from metrad import parallel
+        from metrad import launch, parallel
 
         maker = parallel.Maker(self.context, self.task)
         if self.n_jobs == 1:
             yield from map(maker.make, jobs)
             return
         gpus = parallel.visible_gpus()
-        workers = min(self.n_jobs or len(gpus) * self.jobs_per_gpu or parallel.cores(), max(len(jobs), 1))
+        workers = min(self.n_jobs or len(gpus) * self.jobs_per_gpu or launch.cores(), max(len(jobs), 1))
         locks = Path(self.config.hydra.sweep.dir).absolute() / ".gpus"
-        share = parallel.Share(self.jobs_per_gpu, max(1, parallel.cores() // workers), locks)
+        share = parallel.Share(self.jobs_per_gpu, max(1, launch.cores() // workers), locks)
         yield from parallel.side_by_side(jobs, parallel.Worker(maker, share, Singleton.get_state()), workers)
 
 

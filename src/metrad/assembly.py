@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from metrad import config
+from metrad import config, distributed, ranks
 from metrad.backbones import Backbone
 from metrad.datamodule import MetradDataModule, Roles
 from metrad.embedder import Embedder
@@ -37,8 +37,9 @@ def build_data(cfg: DictConfig, image_size: int) -> MetradDataModule:
         disk_limit=int(dataset["disk_limit_gib"] * GIB),
         cache=Path(cfg.paths.data, "cache"),
         workers=dataset["workers"],
+        shared=ranks.several(),
     )
-    return MetradDataModule(
+    data = MetradDataModule(
         config.build_partial(cfg, "dataset.source"),
         roles,
         storage,
@@ -47,6 +48,8 @@ def build_data(cfg: DictConfig, image_size: int) -> MetradDataModule:
         batch_size=cfg.batch_size,
         skip_corrupt=dataset["on_corrupt"] == "skip",
     )
+    data.least_images = distributed.least_images(cfg.trainer)
+    return data
 
 
 def build_embedder(cfg: DictConfig) -> Embedder:
@@ -123,9 +126,8 @@ def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trai
         default_root_dir=run.path,
         precision=resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator),
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
+        **distributed.trainer_arguments(cfg.trainer),
     )
-    if trainer.world_size > 1:
-        raise InputError(f"trainer.devices={cfg.trainer.devices}: training on several devices is not supported yet")
     return trainer
 
 

@@ -215,13 +215,17 @@ def manual() -> str:
 def _run_hydra(argv: list[str]) -> None:
     import hydra
 
-    from metrad import config, sweep
+    from metrad import config, launch, sweep
     from metrad.catalogue import folder
     from metrad.names import sweep_name
 
     config.register()
     # sweep is a group of settings too, of which the name is the one that everybody needs
     sys.argv = [sys.argv[0], *(re.sub(r"^sweep=", "sweep.name=", item) for item in argv)]
+    if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
+        raise InputError("a sweep starts the ranks of its runs itself; leave torchrun or srun out")
+    if launch.follows():
+        sys.argv.append("hydra.run.dir=.")  # the first rank has the run's directory, and Hydra makes none here
     for item in sys.argv:
         if item.startswith("sweep.name="):
             sweep_name(item.partition("=")[2].strip("'\""), time="")
@@ -264,10 +268,14 @@ def _task(cfg: Any) -> "Ended | None":
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from metrad import launch
     from metrad.errors import HeldError
     from metrad.runs import Run
     from metrad.sweep import Ended
 
+    if launch.follows():
+        _follow(cfg)
+        return None
     hydra = HydraConfig.get()
     run = Run(hydra.runtime.output_dir)
     sweeping = hydra.mode == RunMode.MULTIRUN
@@ -291,6 +299,17 @@ def _task(cfg: Any) -> "Ended | None":
     _tell_thresholds(metrics)
     log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
     return None
+
+
+def _follow(cfg: Any) -> None:
+    """Help to train a run that is the first rank's."""
+    from metrad.training import follow
+
+    try:
+        follow(cfg)
+    except (MetradError, OSError) as error:
+        typer.echo(f"error: rank {os.environ['RANK']}: {_one_line(error)}", err=True)
+        raise SystemExit(BAD_INPUT) from None
 
 
 def _reporting_errors(job: Callable[[], None]) -> None:

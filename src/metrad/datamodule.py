@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from metrad import ranks
 from metrad.datasets import open_source
 from metrad.errors import InputError
 from metrad.images import Indexable
@@ -57,6 +58,7 @@ class MetradDataModule(pl.LightningDataModule):
     Attributes:
         first_epoch: the epoch that training starts with. When a run is resumed, Lightning starts to iterate before it
             tells the sampler which epoch it is.
+        least_images: how many images each rank needs of a batch.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class MetradDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.skip_corrupt = skip_corrupt
         self.first_epoch = 0
+        self.least_images = 1
 
     def setup(self, stage: str | None = None) -> None:
         """Read the source and draw the split, once.
@@ -164,15 +167,16 @@ class MetradDataModule(pl.LightningDataModule):
         """Return batches of reference and normal images with the head's labels, in a new order each epoch."""
         labels = head_labels(self.data.pool.labels[self.train_indices], self.classes)
         batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
-        sampler = EpochShuffle(len(labels), self.batch_size, self.seed)
+        least = max(2, self.least_images * ranks.world_size())
+        sampler = EpochShuffle(len(labels), self.batch_size, self.seed, least=least)
         sampler.set_epoch(self.first_epoch)
         return self._loader(batches, sampler)
 
     def images(self, indices: np.ndarray, batch_size: int) -> DataLoader[Batch]:
         """Return batches of the images at the source's positions ``indices``, in that order, with their positions."""
         batches = ImageBatches(self.data.images, indices, torch.from_numpy(indices))
-        order = torch.arange(len(indices))
-        return self._loader(batches, list(order.split(batch_size)))
+        starts = range(0, len(indices), batch_size)
+        return self._loader(batches, [torch.arange(len(indices))[start : start + batch_size] for start in starts])
 
     def _loader(self, batches: "ImageBatches", sampler: Any) -> DataLoader[Batch]:
         workers = self.storage.workers if self.data.on_demand else 0
@@ -204,18 +208,22 @@ class ImageBatches(Dataset[Batch]):
 class EpochShuffle(Sampler[Tensor]):
     """Batches of positions in an order that depends on the seed and the epoch alone, so that resuming repeats it.
 
-    A last batch of a single image is left out, since batch normalisation has nothing to average in it.
+    Of each batch a rank gets its part: all ranks together step through the batches of a single process. The parts of a
+    batch that does not divide differ by one image. A last batch of fewer than ``least`` images is left out; in one
+    of a single image batch normalisation has nothing to average.
 
     Args:
         count: how many positions.
-        batch_size: positions a batch.
+        batch_size: positions a batch, of all ranks together.
         seed: of the order.
+        least: the fewest positions of a batch.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, *, least: int = 2) -> None:
         self.count = count
         self.batch_size = batch_size
         self.seed = seed
+        self.least = least
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -223,11 +231,12 @@ class EpochShuffle(Sampler[Tensor]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return max(1, math.ceil(self.count / self.batch_size) - (self.count % self.batch_size == 1))
+        return max(1, math.ceil(self.count / self.batch_size) - (0 < self.count % self.batch_size < self.least))
 
     def __iter__(self) -> Iterator[Tensor]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        return iter(torch.from_numpy(order).split(self.batch_size)[: len(self)])
+        batches = torch.from_numpy(order).split(self.batch_size)[: len(self)]
+        return (batch.tensor_split(ranks.world_size())[ranks.rank()] for batch in batches)
 
 
 def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:

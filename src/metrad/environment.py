@@ -12,13 +12,14 @@ PACKAGES = (
 )
 
 
-def environment(device: str, precision: str) -> dict[str, Any]:
+def environment(device: str, precision: str, ranks: int = 1) -> dict[str, Any]:
     """Return what a reader needs to judge whether two runs were made alike."""
     import torch
 
     return {
         "device": device,
         "precision": precision,
+        "ranks": ranks,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),

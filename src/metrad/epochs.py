@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from metrad import ranks
 from metrad.module import MetricLearner
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class EpochLog(pl.Callback):
         self.images = 0
         self.earlier = 0.0
         self._start = 0.0
+        self._images = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell where training begins."""
@@ -40,22 +42,23 @@ class EpochLog(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._start = time.perf_counter()
+        self._start, self._images = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch's images."""
-        self.images += len(batch[1])
+        """Count the batch's images, those of this rank."""
+        self._images += len(batch[1])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock, and log and keep the figures of the epoch."""
+        """Stop the clock, and log and keep the figures of the epoch, over all ranks."""
         took = time.perf_counter() - self._start
         self.seconds += took
+        self.images += ranks.total(self._images)
         assert isinstance(pl_module, MetricLearner)
         figures = pl_module.statistics.compute()
         pl_module.statistics.reset()
-        pl_module.log_dict(figures)
+        pl_module.log_dict(figures, sync_dist=ranks.several())
         epoch = {"epoch": trainer.current_epoch + 1, "loss": float(trainer.callback_metrics["loss"]), **figures}
         self.history.append(epoch)
         told = "loss {loss:.4f}, accuracy {accuracy:.4f}, scale {scale:.2f}, median angle {angle_median:.0f}°"

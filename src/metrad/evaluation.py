@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from metrad import ranks
 from metrad.datamodule import ImageRecord, MetradDataModule
 from metrad.errors import InputError
 from metrad.heads import Head
@@ -104,6 +105,8 @@ class Evaluation:
 def embed(embedder: nn.Module, data: MetradDataModule, *, device: torch.device | str = "cpu") -> Embedded:
     """Return the embeddings of all images of ``ROLES``, computed in float32.
 
+    Each of several ranks computes a part, and only the first returns them; the others return no rows.
+
     Args:
         embedder: images to embeddings; put into evaluation mode.
         data: where the images are.
@@ -111,13 +114,16 @@ def embed(embedder: nn.Module, data: MetradDataModule, *, device: torch.device |
     """
     embedder = embedder.to(device, torch.float32).eval()
     indices = np.concatenate([data.split.indices[role] for role in ROLES])
-    batches = data.images(indices, EMBEDDING_BATCH)
+    spans = ranks.spans(len(indices), EMBEDDING_BATCH)
+    mine = slice(*spans[ranks.rank()])
+    batches = data.images(indices[mine], EMBEDDING_BATCH)
     parts = []
     with torch.inference_mode():
         for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
             parts.append(embedder(images.to(device)).float().cpu().numpy())
     ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
-    arrays = dict(zip(ROLES, np.split(np.concatenate(parts), ends[:-1]), strict=True))
+    embeddings = ranks.gather(np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32), spans)
+    arrays = dict(zip(ROLES, np.split(embeddings, ends[:-1]), strict=True))
     return Embedded(arrays, {role: data.records(role) for role in ROLES})
 
 

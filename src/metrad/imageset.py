@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from metrad.datasets import Source
 from metrad.images import Indexable, OnDemand, Scan, content_numbers, resize, scan
@@ -31,12 +32,14 @@ class Storage:
         disk_limit: bytes up to which they are kept in a memory-mapped file; above it they are decoded on demand.
         cache: folder of the memory-mapped files.
         workers: processes that decode where images are decoded on demand.
+        shared: several processes need them at once, so a file, which they share, goes before memory.
     """
 
     memory_limit: int
     disk_limit: int
     cache: Path
     workers: int = 2
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,11 @@ def _store(source: Source, size: int, storage: Storage, skip_corrupt: bool) -> t
     if source.pixels is not None:
         return source.pixels, _scan(source, _keep_nothing, skip_corrupt), False
     needed = count * size * size * 3
-    if needed <= storage.memory_limit:
+    can_share = source.identity is not None and needed <= storage.disk_limit
+    if needed <= storage.memory_limit and not (storage.shared and can_share):
         array, found = _in_memory(_Work(source), size, skip_corrupt)
         return array, found, False
-    if source.identity is not None and needed <= storage.disk_limit:
+    if can_share:
         array, found = _on_disk(source, size, skip_corrupt, storage.cache)
         return array, found, False
     return OnDemand(source.read, size), _scan_only(_Work(source), skip_corrupt), True
@@ -129,15 +133,25 @@ def _on_disk(source: Source, size: int, skip_corrupt: bool, cache: Path) -> tupl
     folder = cache / hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=cache))
+        _fill(folder, lambda partial: _write_cache(source, size, skip_corrupt, partial))
+    corrupt = {int(i): why for i, why in json.loads((folder / "corrupt.json").read_text()).items()}
+    return np.load(folder / "images.npy", mmap_mode="r"), Scan(np.load(folder / "digests.npy"), corrupt)
+
+
+def _fill(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` fill a folder that then becomes ``folder``; of several processes one does and the others wait."""
+    lock = folder.with_suffix(".lock")
+    with FileLock(lock):
+        if folder.exists():
+            return
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
         try:
-            _write_cache(source, size, skip_corrupt, partial)
+            write(partial)
             with contextlib.suppress(OSError):  # another process may have been faster, with the same content
                 partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    corrupt = {int(i): why for i, why in json.loads((folder / "corrupt.json").read_text()).items()}
-    return np.load(folder / "images.npy", mmap_mode="r"), Scan(np.load(folder / "digests.npy"), corrupt)
+            lock.unlink(missing_ok=True)  # who waits for it still has it, and finds the folder there
 
 
 def _write_cache(source: Source, size: int, skip_corrupt: bool, folder: Path) -> None:

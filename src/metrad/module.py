@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from metrad import ranks
 from metrad.embedder import Embedder
 from metrad.errors import TrainingError
 from metrad.heads import Head, HeadStatistics
@@ -48,8 +49,8 @@ class MetricLearner(pl.LightningModule):
         self.statistics = HeadStatistics()
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout and the like by seed and epoch."""
-        torch.manual_seed(self.seed * 100_003 + self.current_epoch)
+        """Seed dropout and the like by seed and epoch, and on several ranks by rank."""
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch + 1_000_003_000_019 * ranks.rank())
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of images (N, height, width, channels) uint8 and the head's labels (N,).
@@ -68,8 +69,15 @@ class MetricLearner(pl.LightningModule):
                 "lower optimizer.lr, or set trainer.precision=32-true or trainer.gradient_clip_val=1"
             )
         self.statistics.update(self.head, embeddings, labels)
-        self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
-        return loss
+        self.log(
+            *("loss", loss.detach()),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(labels),
+            sync_dist=ranks.several(),
+        )
+        return loss * ranks.gradient_weight(labels)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the head, which a state dict of the same shapes would not tell."""

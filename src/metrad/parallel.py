@@ -105,11 +105,6 @@ class Worker:
             return self.maker.make(job)
 
 
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def visible_gpus() -> list[str]:
     """Return the names by which ``CUDA_VISIBLE_DEVICES`` calls the GPUs that this process may use."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,8 +1,12 @@
 """The main job: from a configuration to a trained, scored run."""
 
+import contextlib
 import logging
+import os
 import time
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from metrad import config, plots
+from metrad import config, distributed, launch, plots, ranks
 from metrad.artifacts import save_embeddings, save_model
 from metrad.assembly import (
     build_data,
@@ -28,7 +32,7 @@ from metrad.datamodule import MetradDataModule
 from metrad.environment import environment
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
-from metrad.evaluation import attach_head, embed, evaluate
+from metrad.evaluation import Embedded, attach_head, embed, evaluate
 from metrad.module import MetricLearner
 from metrad.names import differences, identity
 from metrad.reporting import save_evaluation, save_evidence, save_picture, split_figures
@@ -75,9 +79,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
             run.begin(**_identity(cfg))
         else:
             run.claim(**_identity(cfg))
-        with run.recorded(keep_refused=sweeping), warnings.catch_warnings():
-            for message in EXPECTED_WARNINGS:
-                warnings.filterwarnings("ignore", message)
+        with run.recorded(keep_refused=sweeping), expected_warnings():
             run.save_config(cfg, hydra, list(hydra.hydra.overrides.task))
             config.check(cfg)
             return _train(cfg, run, checkpoint)
@@ -115,41 +117,121 @@ def _identity(cfg: DictConfig) -> dict[str, str]:
 
 
 def _train(cfg: DictConfig, run: Run, checkpoint: str | Path | None) -> dict[str, Any]:
+    """Train on the devices asked for, each in a process of its own if they are several."""
+    plan = distributed.plan(cfg)
+    if plan.to_start:
+        launch.start(_train_as_rank, (cfg, run.path, checkpoint, torch.get_num_threads()), plan.count)
+        return cast("dict[str, Any]", read_json(run.metrics))
+    return _score(cfg, run, _fit(cfg, run, checkpoint, plan.count))
+
+
+def _train_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, threads: int) -> None:
+    """Be one of the ranks that ``_train`` starts; the first one writes the run, all but what tells how it ended."""
+    import faiss
+
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    config.register()
+    run = Run(path)
+    with expected_warnings():
+        trained = _fit(cfg, run, checkpoint, int(os.environ["WORLD_SIZE"]))
+        if trained.first:
+            _score(cfg, run, trained)
+
+
+def follow(cfg: DictConfig) -> None:
+    """Be one of the ranks that torchrun or srun started, but not the first, which calls ``train``."""
+    launch.mute()
+    with expected_warnings():
+        config.check(cfg)
+        _fit(cfg, Run("."), cfg.ckpt_path, distributed.plan(cfg).count)
+
+
+@contextlib.contextmanager
+def expected_warnings() -> Iterator[None]:
+    """Keep quiet the warnings that say nothing to the user."""
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        yield
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and the embeddings it gave.
+
+    Attributes:
+        learner: embedder and head.
+        data: the images.
+        split: what ``split.json`` holds.
+        embedded: the embeddings; none on other ranks than the first.
+        epochs: what was noted while training.
+        seconds: time of each phase.
+        started: when it began, by ``time.perf_counter``.
+        first: this is the first rank, or the only one.
+    """
+
+    learner: MetricLearner
+    data: MetradDataModule
+    split: dict[str, Any]
+    embedded: Embedded
+    epochs: EpochLog
+    seconds: dict[str, float]
+    started: float
+    first: bool
+
+
+def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -> Trained:
+    """Train as one of ``count`` ranks and embed the images."""
     start = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    with distributed.joined(cfg.trainer, count):
+        run, first = Run(ranks.same(run.path)), ranks.rank() == 0
+        data = _checked_data(cfg)
+        learner = build_learner(cfg, build_embedder(cfg), len(data.classes.seen))
+        epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first else None)
+        trainer = build_trainer(cfg, run, epochs)
+        data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
+        split, device = data.describe_split(), trainer.strategy.root_device
+        if first:
+            write_json(run.split, split)
+            write_json(run.environment, environment(str(device), str(trainer.precision), ranks.world_size()))
+        prepared = time.perf_counter()
+        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trained = time.perf_counter()
+        embedded = embed(learner.embedder, data, device=device)
+    seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
+    return Trained(learner, data, split, embedded, epochs, seconds, start, first)
+
+
+def _checked_data(cfg: DictConfig) -> MetradDataModule:
+    """Return the images of a configuration, which its scorer and thresholds can do with."""
     scorer, settings = build_scorer(cfg), build_settings(cfg)
     data = build_data(cfg, cfg.image_size or build_embedder(cfg).size)
     data.setup()
     log_images(data)
     scorer.check_size(len(data.split.indices["normal"]))
     log_thresholds(settings, len(data.split.indices["calibration"]))
-    embedder = build_embedder(cfg)
-    learner = build_learner(cfg, embedder, len(data.classes.seen))
-    epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of))
-    trainer = build_trainer(cfg, run, epochs)
-    data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
-    split = data.describe_split()
-    write_json(run.split, split)
-    device = trainer.strategy.root_device
-    write_json(run.environment, environment(str(device), str(trainer.precision)))
-    prepared = time.perf_counter()
-    trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    trained = time.perf_counter()
-    embedded = embed(embedder, data, device=device)
-    embedding = time.perf_counter() - trained
+    return data
+
+
+def _score(cfg: DictConfig, run: Run, trained: Trained) -> dict[str, Any]:
+    """Score the test images and write what a finished run leaves; return what ``metrics.json`` holds."""
+    split, epochs, embedded, learner = trained.split, trained.epochs, trained.embedded, trained.learner
+    scorer = build_scorer(cfg)
     attach_head(scorer, learner.head, split["head_classes"], split["classes"]["normal"])
     try:
-        result = evaluate(scorer, embedded, settings)
+        result = evaluate(scorer, embedded, build_settings(cfg))
     except InputError as error:
         raise InputError(f"{error}; training is done: repeat with ckpt_path={run.last_checkpoint}") from error
-    save_model(run, embedder, learner.head, scorer, result.calibration_scores)
+    save_model(run, learner.embedder, learner.head, scorer, result.calibration_scores)
     save_embeddings(run, embedded)
-    save_evidence(run, result, embedded, data)
+    save_evidence(run, result, embedded, trained.data)
     if epochs.history:
         write_rows(run.epochs, epochs.history)
         save_picture(plots.head(epochs.history), run.pictures["head"])
-    seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": embedding, **result.seconds}
-    seconds["total"] = time.perf_counter() - start + epochs.earlier
+    seconds = {**trained.seconds, **result.seconds}
+    seconds["total"] = time.perf_counter() - trained.started + epochs.earlier
     about = {
         "training": epochs.history[-1] if epochs.history else {},
         **split_figures(split),

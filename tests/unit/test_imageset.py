@@ -1,6 +1,7 @@
 """A source decoded once gives the same images from memory, from disk and on demand, and is never stale."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,16 @@ def test_the_images_of_one_source_are_decoded_once_in_a_sweep(root, tmp_path, mo
     for _ in range(3):
         load(Counting(root), SIZE, places(tmp_path / "cache")["memory"], skip_corrupt=False)
     assert sorted(Counting.reads) == list(range(6))
+
+
+def test_several_processes_share_one_file_and_one_of_them_decodes(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(Counting, "reads", [], raising=False)
+    storage = Storage(memory_limit=ALL, disk_limit=ALL, cache=tmp_path / "cache", shared=True)
+    with ThreadPoolExecutor(4) as pool:  # a file's lock keeps out threads as it does processes
+        made = list(pool.map(lambda _: load(Counting(root), SIZE, storage, skip_corrupt=False), range(4)))
+    assert sorted(Counting.reads) == list(range(6))
+    assert all(isinstance(images.images, np.memmap) for images in made)
+    assert len(entries(tmp_path / "cache")) == 1
 
 
 def test_a_cached_source_is_not_decoded_again(root, tmp_path, monkeypatch):

@@ -1,0 +1,155 @@
+"""Which ranks a configuration asks for, and what Lightning has to know of them."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
+from pytorch_lightning.plugins.environments import TorchElasticEnvironment  # type: ignore[attr-defined]
+
+from metrad import launch, ranks
+from metrad.batchnorm import RankBatchNorms
+from metrad.errors import InputError
+
+log = logging.getLogger(__name__)
+
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+TIMEOUT = timedelta(minutes=30)  # for what one rank does while others wait; torch's for gloo
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ranks of a run.
+
+    Attributes:
+        count: how many.
+        to_start: they are still to be started by this process; otherwise it is one of them.
+    """
+
+    count: int
+    to_start: bool
+
+
+def plan(cfg: DictConfig) -> Plan:
+    """Return which ranks a configuration asks for.
+
+    Raises:
+        InputError: they cannot be had, or do not suit the other settings.
+    """
+    trainer, others = cfg.trainer, launch.started_by_others()
+    here, nodes = device_count(trainer), int(trainer.get("num_nodes", 1))
+    count = here * nodes
+    there = int(os.environ["WORLD_SIZE"]) if others else 1
+    if others and there != count:
+        raise InputError(
+            f"trainer.devices={trainer.devices} and trainer.num_nodes={nodes} ask for {count} processes in all, and "
+            f"{there} were started; set trainer.devices to those a machine has"
+        )
+    if nodes > 1 and not others:
+        raise InputError(f"trainer.num_nodes={nodes}: start the command on every machine with torchrun or srun")
+    if count == 1 and trainer.get("strategy", "auto") != "auto":
+        log.warning("trainer.strategy=%s, but one device: trainer.devices=N asks for more", trainer.strategy)
+    if count > 1:
+        _check(trainer, cfg.batch_size, count)
+        log.info("%d ranks, each with %.4g of the %d images of a batch", count, cfg.batch_size / count, cfg.batch_size)
+    return Plan(count, to_start=count > 1 and not others)
+
+
+def _check(trainer: DictConfig, batch_size: int, count: int) -> None:
+    strategy, least = trainer.get("strategy", "auto"), least_images(trainer)
+    if strategy not in STRATEGIES:
+        raise InputError(f"trainer.strategy={strategy} is not supported on several devices; choose ddp")
+    if trainer.get("plugins"):
+        raise InputError("trainer.plugins cannot be set on several devices: metrad sets it itself; leave it out")
+    if batch_size < count * least:
+        raise InputError(f"batch_size={batch_size} must be at least {count * least}: {count} ranks of {least} each")
+
+
+def least_images(trainer: DictConfig) -> int:
+    """Return how many images of a batch each rank needs; 2 where it normalises over them alone."""
+    return 1 if trainer.get("sync_batchnorm") else 2
+
+
+def is_cpu(trainer: DictConfig) -> bool:
+    """Tell whether ranks compute on the CPU."""
+    return trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+
+
+def device_count(trainer: DictConfig) -> int:
+    """Return how many devices of this machine the settings of the trainer ask for.
+
+    Raises:
+        InputError: there are fewer, or this kind of device does not come in several.
+    """
+    devices = trainer.devices
+    if is_cpu(trainer):
+        return _cpus(devices)
+    if trainer.accelerator not in ("auto", "gpu", "cuda"):
+        if devices not in (1, "1", "auto"):
+            raise InputError(f"trainer.devices={devices}: accelerator={trainer.accelerator} trains on one device only")
+        return 1
+    if not torch.cuda.is_available():
+        if devices in (1, "1", "auto", -1):
+            return 1  # Lightning tells what is missing
+        raise InputError(f"trainer.devices={devices}: there is no GPU; trainer.accelerator=cpu does without")
+    return len(_gpus(devices))
+
+
+def _cpus(devices: Any) -> int:
+    if devices in ("auto", -1, "-1"):
+        return int(os.environ["LOCAL_WORLD_SIZE"]) if launch.started_by_others() else 1
+    try:
+        return int(CPUAccelerator.parse_devices(devices))
+    except Exception as error:  # Lightning's errors and Python's own
+        raise InputError(f"trainer.devices={devices} must be a number of at least 1 on the CPU") from error
+
+
+def _gpus(devices: Any) -> list[int]:
+    try:
+        wanted = list(devices) if not isinstance(devices, int | str) else devices
+        wanted = -1 if wanted == "auto" else wanted
+        return list(CUDAAccelerator.parse_devices(wanted) or [])
+    except Exception as error:  # same
+        there = ", ".join(str(i) for i in range(torch.cuda.device_count()))
+        hint = "; a sweep of jobs side by side gives each one GPU (hydra.launcher.n_jobs=1 gives it all)"
+        raise InputError(f"trainer.devices={devices}: there are the GPUs {there}{hint}") from error
+
+
+@contextlib.contextmanager
+def joined(trainer: DictConfig, count: int) -> Iterator[None]:
+    """Be one of ``count`` ranks inside this context, from the variables of torchrun.
+
+    It ends together for all ranks, so that the first may go on alone for as long as it likes.
+    """
+    if count == 1:
+        yield
+        return
+    cpu = is_cpu(trainer)
+    if not cpu:
+        torch.cuda.set_device(_gpus(trainer.devices)[int(os.environ["LOCAL_RANK"])])
+    dist.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=TIMEOUT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads, launch.cores() // int(os.environ["LOCAL_WORLD_SIZE"]))))
+    yield
+    ranks.total(0)  # none leaves before all are done; after an error they are not waited for
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)
+
+
+def trainer_arguments(trainer: DictConfig) -> dict[str, Any]:
+    """Return what Lightning's trainer is given beside its settings, to take this process for the rank it is."""
+    if not ranks.several():
+        return {"devices": 1, "strategy": "auto"} if str(trainer.get("strategy")) in STRATEGIES[1:] else {}
+    plugins: list[Any] = [TorchElasticEnvironment()]
+    if trainer.get("sync_batchnorm") and is_cpu(trainer):
+        plugins.append(RankBatchNorms())
+    found = {"strategy": "ddp"} if trainer.get("strategy", "auto") == "auto" else {}
+    here = device_count(trainer) if is_cpu(trainer) else _gpus(trainer.devices)
+    return {"devices": here, "plugins": plugins, "use_distributed_sampler": False, **found}

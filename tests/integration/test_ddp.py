@@ -1,0 +1,228 @@
+"""Runs on two ranks, processes on the CPU that talk over gloo, equal those of one process, and end together."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from metrad.runs import Run, read_json
+from tests.integration.conftest import DIGITS
+from tests.integration.test_run import rows
+
+ROOT = Path(__file__).parents[2]
+TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+# 246 images make batches of 63, 63, 63 and 57, none of which divides by two.
+UNEVEN = ["batch_size=63", "trainer.max_epochs=2"]
+# Sums over ranks round differently. In float32 Adam makes that some 1e-4 of the weights in two epochs, as much as a
+# small mistake would; in float64 it stays below 1e-9, which no mistake does.
+EXACT = ["trainer.precision=64-true"]
+TOLERANCE = 1e-9
+
+PLANTED = """
+import os, signal
+from metrad.heads import AdaCos
+from metrad import ranks
+
+def end(how):
+    if how == "raise":
+        raise RuntimeError("planted\\nin two lines")
+    if how == "exit":
+        os._exit(7)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Planted(AdaCos):
+    steps = 0
+
+    def __init__(self, in_features: int, num_classes: int, *, how: str, sub_centers: int = 1) -> None:
+        super().__init__(in_features, num_classes)
+        self.how = how
+
+    def training_logits(self, embeddings, labels):
+        self.steps += 1
+        if ranks.rank() == 1 and self.steps == 3:
+            end(self.how)
+        return super().training_logits(embeddings, labels)
+"""
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def numbers(path: Path) -> np.ndarray:
+    return np.array([[float(value) for value in row.values()] for row in rows(path)])
+
+
+def assert_equal(one: Run, two: Run, tolerance: float = TOLERANCE) -> None:
+    """Assert that two runs left the same files, and in them the same figures and weights."""
+    assert files(one.path) == files(two.path)
+    assert one.split.read_bytes() == two.split.read_bytes()
+    np.testing.assert_allclose(numbers(one.epochs), numbers(two.epochs), rtol=tolerance, atol=tolerance)
+    for part in ("embedder", "head"):
+        expected, found = load_file(getattr(one, part)), load_file(getattr(two, part))
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            np.testing.assert_allclose(found[key], value, rtol=1e-6, atol=tolerance, err_msg=key)  # kept in float32
+    expected, found = rows(one.scores), rows(two.scores)
+    assert [row["image"] for row in expected] == [row["image"] for row in found]
+    scores = [[float(row["score"]) for row in each] for each in (expected, found)]
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-3, atol=1e-6)  # cosines in float32 close to 1
+    assert read_json(two.metrics)["auroc"] == pytest.approx(read_json(one.metrics)["auroc"], abs=1e-3)
+
+
+def ranks_of(run: Run) -> int:
+    return read_json(run.environment)["ranks"]
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch) -> list[str]:
+    """Overrides for a head in a module of its own that ends rank 1 in its third step."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "planted.py").write_text(PLANTED)
+    monkeypatch.syspath_prepend(folder)
+    return ["head._target_=planted.Planted", "allow_targets=[planted]"]
+
+
+def test_two_ranks_equal_one_process_inside_a_sweep_of_two_runs(metrad, tmp_path):
+    sweep = ["-m", *DIGITS, *UNEVEN, *EXACT, "head=adacos_dynamic,curricularface"]
+    one, two = metrad("train", *sweep, "sweep=one"), metrad("train", *sweep, *TWO, "sweep=two")
+    assert (one.code, one.err) == (two.code, two.err) == (0, "")
+    folders = {
+        name: sorted(path.parent for path in tmp_path.glob(f"multirun/{name}/*/status.json")) for name in ("one", "two")
+    }
+    runs = [[Run.finished(path) for path in each] for each in folders.values()]
+    assert [[ranks_of(run) for run in each] for each in runs] == [[1, 1], [2, 2]]
+    for pair in zip(*runs, strict=True):
+        assert_equal(*pair)
+    assert {path.name for path in tmp_path.iterdir()} == {"multirun"}
+    for name, each in folders.items():
+        found = {path.name for path in tmp_path.glob(f"multirun/{name}/*")}
+        assert found == {*(path.name for path in each), "multirun.yaml", "runs.csv"}
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(train, tmp_path):
+    overrides = [*DIGITS, *EXACT, "batch_size=63", "head=adacos_dynamic"]
+    whole = train(*overrides, "trainer.max_epochs=2", name="whole")
+    half = train(*overrides, *TWO, "trainer.max_epochs=1", name="half")
+    resumed = train(*overrides, *TWO, "trainer.max_epochs=2", f"ckpt_path={half.last_checkpoint}", name="resumed")
+    assert_equal(whole, resumed, 1e-6)  # Lightning reads a checkpoint into float32, whatever it is to become
+    assert "going on after epoch 1 of 2" in resumed.log.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "resumed", "whole"]
+
+
+def test_without_common_batch_statistics_two_ranks_differ(train):
+    overrides = [*DIGITS, *UNEVEN, *EXACT]
+    one, two = train(*overrides, name="one"), train(*overrides, *TWO, "trainer.sync_batchnorm=false", name="two")
+    assert np.abs(numbers(one.epochs) - numbers(two.epochs)).max() > 1e-4
+    assert read_json(two.metrics)["auroc"] == pytest.approx(read_json(one.metrics)["auroc"], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "RuntimeError: planted in two lines"),
+        ("exit", "it ended with code 7"),
+        ("kill", "it was killed, as the system does for want of memory"),
+    ],
+)
+def test_a_crash_of_one_rank_ends_all_with_its_error(how, words, metrad, planted, tmp_path):
+    start = time.monotonic()
+    result = metrad("train", *DIGITS, *TWO, *planted, f"+head.how={how}", "hydra.run.dir=run")
+    assert time.monotonic() - start < 30
+    assert result.code == 2
+    assert result.err == f"error: rank 1 of 2: {words}\n"
+    status = read_json(tmp_path / "run/status.json")
+    assert (status["state"], status["error"]) == ("failed", f"rank 1 of 2: {words}")
+    assert ("planted.py" in (tmp_path / "run/run.log").read_text()) == (how == "raise")
+
+
+def test_in_a_sweep_a_crash_of_one_rank_spoils_its_own_run_only(metrad, planted, tmp_path):
+    crash = [*DIGITS, *TWO, *planted, "+head.how=raise", "trainer.max_steps=1,3", "sweep=s"]
+    result = metrad("train", "-m", *crash)
+    assert result.code == 1
+    runs = [Run(path.parent) for path in tmp_path.glob("multirun/s/*/status.json")]
+    assert {run.load_config().trainer.max_steps: run.state for run in runs} == {1: "finished", 3: "failed"}
+
+
+@contextlib.contextmanager
+def started(folder: Path, *command: str | Path):
+    """Start Python in a process group of its own, as a shell does, and end whatever is left of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # of a job in the background it is ignored
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, *command], cwd=folder, env=environment, start_new_session=True, **pipes)
+    signal.signal(signal.SIGINT, before)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def group_lives(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+def test_when_a_run_is_stopped_all_its_ranks_end(number, tmp_path):
+    endless = [*DIGITS, *TWO, "trainer.max_epochs=100000", "hydra.run.dir=run"]
+    run = Run(tmp_path / "run")
+    with started(tmp_path, ROOT / "train.py", *endless) as process:
+        until = time.monotonic() + 100
+        while not run.last_checkpoint.exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does, to the ranks too
+        else:
+            process.kill()
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode != 0
+        assert "Traceback" not in errors
+        until = time.monotonic() + 10
+        while group_lives(process.pid) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not group_lives(process.pid)
+    assert run.state == "interrupted"
+
+
+def torchrun(*overrides: str | Path) -> list[str | Path]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", ROOT / "train.py", *overrides]
+
+
+def test_processes_of_torchrun_are_taken_for_the_ranks_of_one_run(tmp_path, train):
+    overrides = [*DIGITS, *UNEVEN, *EXACT]
+    with started(tmp_path, *torchrun(*overrides, *TWO)) as process:
+        out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    (path,) = tmp_path.glob("outputs/*")
+    assert [each.name for each in tmp_path.iterdir()] == ["outputs"]
+    assert ranks_of(Run.finished(path)) == 2
+    assert out.count("epoch 1/2") == out.count("AUROC") == 1
+    assert_equal(train(*overrides, name="one"), Run(path))
+
+
+def test_a_crash_of_one_rank_of_torchrun_ends_all(tmp_path, planted):
+    crash = [*DIGITS, *TWO, *planted, "+head.how=raise", "hydra.run.dir=run"]
+    environment = os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")])
+    start = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment)
+        with started(tmp_path, *torchrun(*crash)) as process:
+            _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 30
+    assert process.returncode != 0
+    assert "planted" in errors
+    assert Run(tmp_path / "run").state in ("failed", "interrupted")
