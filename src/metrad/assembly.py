@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -19,8 +20,10 @@ from metrad.evaluation import DEFAULT_FALSE_ALARM_RATES, Settings
 from metrad.heads import Head
 from metrad.imageset import GIB, Storage
 from metrad.module import MetricLearner
+from metrad.remembered import remembered
 from metrad.runs import Run
 from metrad.scorers import Scorer
+from metrad.speed import PROBED, CompileEmbedder, Pace, choose_compile, choose_precision, probe, seconds_saved
 from metrad.statistics import calibration_images_needed
 
 log = logging.getLogger(__name__)
@@ -107,8 +110,8 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     return learner
 
 
-def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trainer:
-    """Return Lightning's trainer, writing into ``run``."""
+def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback) -> pl.Trainer:
+    """Return Lightning's trainer at the pace chosen, writing into ``run``."""
     checkpoint = ModelCheckpoint(
         run.checkpoints, filename=run.last_checkpoint.stem, save_top_k=1, enable_version_counter=False
     )
@@ -118,9 +121,9 @@ def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trai
         cfg,
         "trainer",
         logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger else False,
-        callbacks=[checkpoint, *callbacks],
+        callbacks=[checkpoint, *callbacks, *([CompileEmbedder()] if pace.compiled else [])],
         default_root_dir=run.path,
-        precision=resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator),
+        precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
     )
     if trainer.world_size > 1:
@@ -133,19 +136,26 @@ def _bars_wanted() -> bool:
     return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
 
 
-def resolve_precision(precision: str | int, accelerator: str) -> str | int:
-    """Return the precision that ``auto`` stands for: bf16-mixed where the device has instructions for it.
+def choose_pace(cfg: DictConfig, embedder: Embedder, train_images: int) -> Pace:
+    """Return in which precision to train and whether to compile, for ``train_images`` images an epoch.
 
-    In bfloat16 the activations take half the memory. Embeddings are scored in float32 whatever this says.
+    No random state is changed, whether speeds are measured or remembered.
     """
-    if precision != "auto":
-        return precision
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if accelerator in ("auto", "cpu"):
-        has = torch.cpu.get_capabilities()
-        return "bf16-mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "32-true"
-    return "32-true"
+    about = {
+        "backbone": {key: value for key, value in cfg.backbone.items() if key != "weights"},
+        "image_size": embedder.size,
+        "channels_last": cfg.channels_last,
+    }
+    parameters = sum(parameter.numel() for parameter in embedder.parameters())
+    probing = partial(remembered, about, PROBED, partial(probe, embedder))
+    precision, reason, speeds = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator, parameters, probing)
+    on_cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    epochs = cfg.trainer.get("max_epochs") or 0
+    saved = seconds_saved(embedder, max(epochs, 0) * train_images) if cfg.compile == "auto" else 0.0
+    compiled, why = choose_compile(cfg.compile, "cpu" if on_cpu else "cuda", saved)
+    pace = Pace(precision, reason, speeds, compiled, why)
+    log.info("precision %s (%s); compiled: %s (%s)", precision, reason, "yes" if compiled else "no", why)
+    return pace
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:

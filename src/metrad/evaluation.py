@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from metrad.datamodule import ImageRecord, MetradDataModule
+from metrad.embedder import Embedder
+from metrad.embedding import Forward, half_type
 from metrad.errors import InputError
 from metrad.heads import Head
 from metrad.metrics import summary
@@ -25,7 +26,6 @@ from metrad.statistics import (
     require_calibration,
 )
 
-EMBEDDING_BATCH = 256
 ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
 DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
 
@@ -101,21 +101,23 @@ class Evaluation:
     seconds: dict[str, float]
 
 
-def embed(embedder: nn.Module, data: MetradDataModule, *, device: torch.device | str = "cpu") -> Embedded:
-    """Return the embeddings of all images of ``ROLES``, computed in float32.
+def embed(
+    embedder: Embedder, data: MetradDataModule, *, device: torch.device | str = "cpu", precision: str = "32-true"
+) -> Embedded:
+    """Return the embeddings of all images of ``ROLES``, as float32.
 
     Args:
-        embedder: images to embeddings; put into evaluation mode.
+        embedder: images to embeddings; put into evaluation mode and, its weights, into float32.
         data: where the images are.
         device: where to compute.
+        precision: as Lightning names it; layers run in its half precision, if it has one, and all else in float32.
     """
     embedder = embedder.to(device, torch.float32).eval()
     indices = np.concatenate([data.split.indices[role] for role in ROLES])
-    batches = data.images(indices, EMBEDDING_BATCH)
-    parts = []
-    with torch.inference_mode():
-        for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
-            parts.append(embedder(images.to(device)).float().cpu().numpy())
+    forward = Forward(embedder, torch.device(device), half_type(precision))
+    size = forward.largest_batch(data.images(indices[:1], 1), len(indices))
+    batches = data.images(indices, size)
+    parts = [forward(images) for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None)]
     ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
     arrays = dict(zip(ROLES, np.split(np.concatenate(parts), ends[:-1]), strict=True))
     return Embedded(arrays, {role: data.records(role) for role in ROLES})

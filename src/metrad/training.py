@@ -21,6 +21,7 @@ from metrad.assembly import (
     build_scorer,
     build_settings,
     build_trainer,
+    choose_pace,
     log_images,
     log_thresholds,
 )
@@ -126,16 +127,17 @@ def _train(cfg: DictConfig, run: Run, checkpoint: str | Path | None) -> dict[str
     embedder = build_embedder(cfg)
     learner = build_learner(cfg, embedder, len(data.classes.seen))
     epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of))
-    trainer = build_trainer(cfg, run, epochs)
+    pace = choose_pace(cfg, embedder, len(data.train_indices))
+    trainer = build_trainer(cfg, run, pace, epochs)
     data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
     split = data.describe_split()
     write_json(run.split, split)
     device = trainer.strategy.root_device
-    write_json(run.environment, environment(str(device), str(trainer.precision)))
+    write_json(run.environment, environment(str(device), str(trainer.precision), pace.describe()))
     prepared = time.perf_counter()
     trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     trained = time.perf_counter()
-    embedded = embed(embedder, data, device=device)
+    embedded = embed(embedder, data, device=device, precision=str(trainer.precision))
     embedding = time.perf_counter() - trained
     attach_head(scorer, learner.head, split["head_classes"], split["classes"]["normal"])
     try:
