@@ -5,6 +5,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -23,7 +24,19 @@ from metrad.module import MetricLearner
 from metrad.remembered import remembered
 from metrad.runs import Run
 from metrad.scorers import Scorer
-from metrad.speed import PROBED, CompileEmbedder, Pace, choose_compile, choose_precision, probe, seconds_saved
+from metrad.speed import (
+    COMPILED,
+    EAGER,
+    PROBED,
+    CompileEmbedder,
+    LeanMemory,
+    Pace,
+    choose_compile,
+    choose_precision,
+    estimated_seconds,
+    probe,
+    probe_compiled,
+)
 from metrad.statistics import calibration_images_needed
 
 log = logging.getLogger(__name__)
@@ -121,7 +134,7 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         cfg,
         "trainer",
         logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger else False,
-        callbacks=[checkpoint, *callbacks, *([CompileEmbedder()] if pace.compiled else [])],
+        callbacks=[checkpoint, *callbacks, LeanMemory(), *([CompileEmbedder()] if pace.compiled else [])],
         default_root_dir=run.path,
         precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
@@ -141,21 +154,27 @@ def choose_pace(cfg: DictConfig, embedder: Embedder, train_images: int) -> Pace:
 
     No random state is changed, whether speeds are measured or remembered.
     """
+    backbone = cast("dict[str, Any]", OmegaConf.to_container(cfg.backbone, resolve=True))
     about = {
-        "backbone": {key: value for key, value in cfg.backbone.items() if key != "weights"},
+        "backbone": {key: value for key, value in backbone.items() if key != "weights"},
         "image_size": embedder.size,
         "channels_last": cfg.channels_last,
     }
+    accelerator, images = cfg.trainer.accelerator, train_images * max(cfg.trainer.get("max_epochs") or 0, 0)
     parameters = sum(parameter.numel() for parameter in embedder.parameters())
     probing = partial(remembered, about, PROBED, partial(probe, embedder))
-    precision, reason, speeds = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator, parameters, probing)
-    on_cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-    epochs = cfg.trainer.get("max_epochs") or 0
-    saved = seconds_saved(embedder, max(epochs, 0) * train_images) if cfg.compile == "auto" else 0.0
-    compiled, why = choose_compile(cfg.compile, "cpu" if on_cpu else "cuda", saved)
-    pace = Pace(precision, reason, speeds, compiled, why)
+    precision, reason, speeds = choose_precision(cfg.trainer.precision, accelerator, parameters, probing)
+    more = {**about, "precision": precision, "batch_size": cfg.batch_size}
+    trying = partial(probe_compiled, embedder, str(precision), cfg.batch_size)
+    compiled, why, tried = choose_compile(
+        cfg.compile,
+        "cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
+        images,
+        estimated_seconds(embedder, images) if cfg.compile == "auto" else 0.0,
+        partial(remembered, more, (EAGER, COMPILED), trying),
+    )
     log.info("precision %s (%s); compiled: %s (%s)", precision, reason, "yes" if compiled else "no", why)
-    return pace
+    return Pace(precision, reason, {**speeds, **tried}, compiled, why)
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:

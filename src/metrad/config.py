@@ -215,7 +215,7 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
         "seed": (cfg["seed"] >= 0, "at least 0"),
         "image_size": (cfg["image_size"] is None or cfg["image_size"] >= 1, "at least 1, or null"),
         "batch_size": (cfg["batch_size"] >= 2, "at least 2"),
-        "compile": (cfg["compile"] in ("auto", True, False), "auto, true or false"),
+        "compile": (cfg["compile"] == "auto" or isinstance(cfg["compile"], bool), "auto, true or false"),
         "dataset.on_corrupt": (dataset["on_corrupt"] in ("error", "skip"), "error or skip"),
         "dataset.test_share": (0 < dataset["test_share"] < 1, "between 0 and 1"),
         "dataset.memory_limit_gib": (dataset["memory_limit_gib"] >= 0, "at least 0"),

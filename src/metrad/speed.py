@@ -8,9 +8,10 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from metrad.embedder import Embedder
+from metrad.embedding import half_type
+from metrad.memory import lean_memory
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +29,13 @@ Speeds = dict[str, float]  # precision → images per second
 PROBED = ("32-true", "bf16-mixed")
 PROBE_BATCH, PROBE_ROUNDS = 64, 3
 TINY = 1_000_000  # parameters; below it seconds of probing are a good part of the training
-# Compiling MobileNetV2 took 40 to 80 s on two threads, ResNet-18 less.
+# Compiling MobileNetV2 took 40 to 80 s on two threads.
 COMPILE_SECONDS = 75.0
-# What fusing saves, in seconds of one thread, for each value that a convolution gives: see docs/performance.md.
-SAVED_SECONDS_PER_VALUE = 2.0e-9
-# Two more reasons are needed than a saving that may not come: the estimate is of one machine.
-WORTH = 1.5
+# Of one thread, forward and backward, for each value that a convolution gives; of MobileNetV2 (docs/performance.md).
+SECONDS_PER_VALUE = 1.0e-8
+# Whether compiling helps is tried out where the trial takes at most this part of the training.
+TRIAL_SHARE = 0.1
+EAGER, COMPILED = "as written", "compiled"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Pace:
     Attributes:
         precision: as Lightning names it.
         precision_reason: why this one.
-        images_per_second: what the probe measured of each precision; empty where nothing was probed.
+        images_per_second: what was measured of each precision and of compiling; empty where nothing was.
         compiled: whether the embedder is compiled for training.
         compile_reason: why, or why not.
     """
@@ -84,25 +88,32 @@ def choose_precision(
     return max(PROBED, key=lambda name: speeds[name]), "the faster one here", speeds
 
 
-def choose_compile(wanted: bool | str, device: str, seconds_saved: float) -> tuple[bool, str]:
-    """Return whether to compile, and why.
+def choose_compile(
+    wanted: bool | str, device: str, images: int, seconds: float, probe: Callable[[], Speeds]
+) -> tuple[bool, str, Speeds]:
+    """Return whether to compile, why, and what was measured.
 
     Args:
-        wanted: True, False or ``auto``.
+        wanted: True, False or ``auto``; all that follows but ``device`` is for ``auto``.
         device: type of the device, such as ``cpu``.
-        seconds_saved: by compiling, over the whole training, compilation not counted; only ``auto`` asks.
+        images: to train on, epochs times size.
+        seconds: that training on them takes as written, by ``estimated_seconds``.
+        probe: measures the speeds of ``EAGER`` and ``COMPILED``, which takes a minute; called only for long trainings.
     """
     if wanted is False:
-        return False, "given"
+        return False, "given", {}
     missing = missing_compiler(device)
     if missing:
-        return False, missing
+        return False, missing, {}
     if wanted is True:
-        return True, "given"
+        return True, "given", {}
     if device != "cpu":
-        return False, f"auto compiles on the CPU alone, and this is {device}"
-    told = f"about {seconds_saved:.0f} s to save by about {COMPILE_SECONDS:.0f} s of compiling"
-    return seconds_saved > WORTH * COMPILE_SECONDS, told
+        return False, f"auto compiles on the CPU alone, and this is {device}", {}
+    if seconds * TRIAL_SHARE < COMPILE_SECONDS:
+        return False, f"about {seconds:.0f} s of training are too few to try it", {}
+    speeds = probe()
+    saved = images / speeds[EAGER] - images / speeds[COMPILED]
+    return saved > COMPILE_SECONDS, f"it saves about {saved:.0f} s and takes about {COMPILE_SECONDS:.0f}", speeds
 
 
 def missing_compiler(device: str) -> str | None:
@@ -113,14 +124,13 @@ def missing_compiler(device: str) -> str | None:
     return f"the C++ compiler {wanted} is not there; install it or name another in CXX"
 
 
-def seconds_saved(embedder: Embedder, images: float) -> float:
-    """Return about how many seconds compiling saves on the CPU when training on ``images`` images (epochs times size).
+def estimated_seconds(embedder: Embedder, images: int) -> float:
+    """Return about how many seconds training on ``images`` images takes on the CPU.
 
-    Compiled code makes fewer passes over what the convolutions give, so the saving is taken to be in proportion to
-    the number of those values. It depends on the model, the images and the threads alone, never on a clock, so that a
-    repeated or resumed run decides alike.
+    It depends on the model, the images and the threads alone, never on a clock, so a repeated or resumed run gets the
+    same.
     """
-    return images * convolution_values(embedder) * SAVED_SECONDS_PER_VALUE / torch.get_num_threads()
+    return images * convolution_values(embedder) * SECONDS_PER_VALUE / torch.get_num_threads()
 
 
 def convolution_values(embedder: Embedder) -> int:
@@ -145,23 +155,43 @@ def convolution_values(embedder: Embedder) -> int:
 
 
 def probe(embedder: Embedder, batch: int = PROBE_BATCH, rounds: int = PROBE_ROUNDS) -> Speeds:
-    """Measure how many images a second forward and backward take on the CPU, the precisions in turns, best of rounds.
+    """Return how many images a second each of ``PROBED`` trains on the CPU; nothing else is changed."""
+    sides = {name: partial(_step, _own(embedder), name) for name in PROBED}
+    return _fastest(sides, embedder.size, batch, rounds)
 
-    Neither ``embedder`` nor any random state is changed.
-    """
-    model = copy.deepcopy(embedder).cpu().train()
-    values = torch.arange(batch * embedder.size**2, dtype=torch.int64) * 2_654_435_761 % 2**32 // 2**24
-    images = values.to(torch.uint8).view(batch, embedder.size, embedder.size, 1)
-    best = dict.fromkeys(PROBED, math.inf)
-    with torch.random.fork_rng(devices=[]):
-        for done in range(rounds + 1):  # the first warms up
-            for name in PROBED:
+
+def probe_compiled(embedder: Embedder, precision: str, batch: int, rounds: int = PROBE_ROUNDS) -> Speeds:
+    """Return how many images a second train on the CPU as written and compiled; nothing else is changed."""
+    compiled = _own(embedder)
+    CompileEmbedder.put(compiled)
+    sides = {EAGER: partial(_step, _own(embedder), precision), COMPILED: partial(_step, compiled, precision)}
+    speeds = _fastest(sides, embedder.size, batch, rounds)
+    torch.compiler.reset()
+    return speeds
+
+
+def _own(embedder: Embedder) -> Embedder:
+    return copy.deepcopy(embedder).cpu().train()
+
+
+def _step(model: nn.Module, precision: str, images: Tensor) -> None:
+    half = half_type(precision)
+    with torch.autocast("cpu", half, enabled=half is not None):
+        embeddings = model(images)
+    embeddings.float().square().mean().backward()
+
+
+def _fastest(sides: Mapping[str, Callable[[Tensor], None]], size: int, batch: int, rounds: int) -> Speeds:
+    """Return images per second of forward and backward, the sides in turns, the best of some rounds after a first."""
+    values = torch.arange(batch * size**2, dtype=torch.int64) * 2_654_435_761 % 2**32 // 2**24
+    images = values.to(torch.uint8).view(batch, size, size, 1)
+    best = dict.fromkeys(sides, math.inf)
+    with torch.random.fork_rng(devices=[]), lean_memory():
+        for done in range(rounds + 1):
+            for name, step in sides.items():
                 start = time.perf_counter()
-                with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16-mixed"):
-                    embeddings = model(images)
-                embeddings.float().square().mean().backward()
-                took = time.perf_counter() - start
-                best[name] = min(best[name], took) if done else math.inf
+                step(images)
+                best[name] = min(best[name], time.perf_counter() - start) if done else math.inf
     return {name: round(batch / seconds, 1) for name, seconds in best.items()}
 
 
@@ -201,6 +231,26 @@ class Compiled:
             return self.plain(images)
         log.info("compiled the embedder's forward pass in %.0f s", time.perf_counter() - start)
         return result
+
+
+class LeanMemory(pl.Callback):
+    """Trains on the CPU with ``lean_memory``."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin."""
+        if trainer.strategy.root_device.type == "cpu":
+            self._open.enter_context(lean_memory())
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End."""
+        self._open.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End, whatever happened."""
+        self._open.close()
 
 
 class CompileEmbedder(pl.Callback):
