@@ -100,28 +100,13 @@ def optimizer(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=1e-4, amsgrad=True)
 
 
-def fit(
-    module: pl.LightningModule,
-    loader: DataLoader,
-    work: Work,
-    precision: str,
-    *callbacks: pl.Callback,
-    deterministic: bool = False,
-) -> float:
+def fit(module: pl.LightningModule, loader: DataLoader, work: Work, *more: pl.Callback, **settings: Any) -> float:
     """Return images per second of Lightning's trainer."""
     timer = Timer()
-    trainer = pl.Trainer(
-        accelerator="gpu" if work.device.type == "cuda" else "cpu",
-        devices=1,
-        precision=precision,
-        max_epochs=1,
-        deterministic=deterministic,
-        callbacks=[timer, *callbacks],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    accelerator = "gpu" if work.device.type == "cuda" else "cpu"
+    callbacks = [timer, *more]
+    trainer = pl.Trainer(accelerator=accelerator, devices=1, max_epochs=1, callbacks=callbacks, **quiet, **settings)
     trainer.fit(module, loader)
     return work.rate(timer.seconds)
 
@@ -161,7 +146,7 @@ def hand_written(work: Work, setting: Setting) -> Side:
     data = torchvision.datasets.FashionMNIST(str(work.folder), train=True, transform=transform)
     loader = DataLoader(data, work.batch, shuffle=True, num_workers=work.workers, persistent_workers=work.workers > 0)
     module = HandWritten()
-    return lambda: fit(module, loader, work, setting.precision)
+    return lambda: fit(module, loader, work, precision=setting.precision)
 
 
 class Network(nn.Module):
@@ -219,7 +204,7 @@ def ours(work: Work, setting: Setting) -> Side:
     loader = DataLoader(batches, batch_size=None, sampler=EpochShuffle(len(work.images), work.batch, 0))
     if setting.compiled:  # once for all turns, and not in each fit
         CompileEmbedder().put(embedder)
-    return lambda: fit(learner, loader, work, setting.precision, LeanMemory(), deterministic=True)
+    return lambda: fit(learner, loader, work, LeanMemory(), precision=setting.precision, deterministic=True)
 
 
 def write_torchvision(folder: Path, images: np.ndarray, labels: Tensor) -> None:
@@ -252,6 +237,8 @@ def measure(sides: dict[tuple[str, Setting], Side], rounds: int) -> dict[tuple[s
     for number in range(rounds):
         for key in list(sides)[:: 1 if number % 2 == 0 else -1]:
             speeds[key].append(sides[key]())
+        last = ", ".join(f"{values[-1]:.0f}" for values in speeds.values())
+        print(f"round {number + 1} of {rounds}: {last}", flush=True)
     return speeds
 
 

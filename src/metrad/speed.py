@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Speeds = dict[str, float]  # precision → images per second
 
 PROBED = ("32-true", "bf16-mixed")
-PROBE_BATCH, PROBE_ROUNDS = 64, 3
+PROBE_BATCH, PROBE_ROUNDS = 64, 5
 TINY = 1_000_000  # parameters; below it seconds of probing are a good part of the training
 # Compiling MobileNetV2 took 40 to 80 s on two threads.
 COMPILE_SECONDS = 75.0
