@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -19,9 +21,23 @@ from metrad.evaluation import DEFAULT_FALSE_ALARM_RATES, Settings
 from metrad.heads import Head
 from metrad.imageset import GIB, Storage
 from metrad.module import MetricLearner
+from metrad.remembered import remembered
 from metrad.runs import Run
 from metrad.scorers import Scorer
 from metrad.signals import KeepSigterm
+from metrad.speed import (
+    COMPILED,
+    EAGER,
+    PROBED,
+    CompileEmbedder,
+    LeanMemory,
+    Pace,
+    choose_compile,
+    choose_precision,
+    estimated_seconds,
+    probe,
+    probe_compiled,
+)
 from metrad.statistics import calibration_images_needed
 
 log = logging.getLogger(__name__)
@@ -111,20 +127,27 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     return learner
 
 
-def build_trainer(cfg: DictConfig, run: Run, *callbacks: pl.Callback) -> pl.Trainer:
-    """Return Lightning's trainer, writing into ``run``."""
+def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback) -> pl.Trainer:
+    """Return Lightning's trainer at the pace chosen, writing into ``run``."""
     checkpoint = ModelCheckpoint(
         run.checkpoints, filename=run.last_checkpoint.stem, save_top_k=1, enable_version_counter=False
     )
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # importing it set INFO: devices, tips, adverts
     progress = cfg.trainer.enable_progress_bar
+    compiling = [CompileEmbedder()] if pace.compiled else []
     trainer: pl.Trainer = config.build(
         cfg,
         "trainer",
         logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger else False,
-        callbacks=[checkpoint, KeepSigterm(), *callbacks],
+        callbacks=[
+            checkpoint,
+            KeepSigterm(),
+            *callbacks,
+            LeanMemory(),
+            *([CompileEmbedder()] if pace.compiled else []),
+        ],
         default_root_dir=run.path,
-        precision=resolve_precision(cfg.trainer.precision, cfg.trainer.accelerator),
+        precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
         **distributed.trainer_arguments(cfg.trainer),
     )
@@ -136,19 +159,32 @@ def _bars_wanted() -> bool:
     return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
 
 
-def resolve_precision(precision: str | int, accelerator: str) -> str | int:
-    """Return the precision that ``auto`` stands for: bf16-mixed where the device has instructions for it.
+def choose_pace(cfg: DictConfig, embedder: Embedder, train_images: int) -> Pace:
+    """Return in which precision to train and whether to compile, for ``train_images`` images an epoch.
 
-    In bfloat16 the activations take half the memory. Embeddings are scored in float32 whatever this says.
+    No random state is changed, whether speeds are measured or remembered.
     """
-    if precision != "auto":
-        return precision
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if accelerator in ("auto", "cpu"):
-        has = torch.cpu.get_capabilities()
-        return "bf16-mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "32-true"
-    return "32-true"
+    backbone = cast("dict[str, Any]", OmegaConf.to_container(cfg.backbone, resolve=True))
+    about = {
+        "backbone": {key: value for key, value in backbone.items() if key != "weights"},
+        "image_size": embedder.size,
+        "channels_last": cfg.channels_last,
+    }
+    accelerator, images = cfg.trainer.accelerator, train_images * max(cfg.trainer.get("max_epochs") or 0, 0)
+    parameters = sum(parameter.numel() for parameter in embedder.parameters())
+    probing = partial(remembered, about, PROBED, partial(probe, embedder))
+    precision, reason, speeds = choose_precision(cfg.trainer.precision, accelerator, parameters, probing)
+    more = {**about, "precision": precision, "batch_size": cfg.batch_size}
+    trying = partial(probe_compiled, embedder, str(precision), cfg.batch_size)
+    compiled, why, tried = choose_compile(
+        cfg.compile,
+        "cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
+        images,
+        estimated_seconds(embedder, images) if cfg.compile == "auto" else 0.0,
+        partial(remembered, more, (EAGER, COMPILED), trying),
+    )
+    log.info("precision %s (%s); compiled: %s (%s)", precision, reason, "yes" if compiled else "no", why)
+    return Pace(precision, reason, {**speeds, **tried}, compiled, why)
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:

@@ -94,6 +94,7 @@ class Config:
     image_size: int | None = 96
     batch_size: int = 128
     channels_last: bool = True
+    compile: Any = "auto"
     ckpt_path: str | None = None
     allow_targets: list[str] = field(default_factory=list)
     paths: Paths = field(default_factory=Paths)
@@ -215,6 +216,7 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
         "seed": (cfg["seed"] >= 0, "at least 0"),
         "image_size": (cfg["image_size"] is None or cfg["image_size"] >= 1, "at least 1, or null"),
         "batch_size": (cfg["batch_size"] >= 2, "at least 2"),
+        "compile": (cfg["compile"] == "auto" or isinstance(cfg["compile"], bool), "auto, true or false"),
         "dataset.on_corrupt": (dataset["on_corrupt"] in ("error", "skip"), "error or skip"),
         "dataset.test_share": (0 < dataset["test_share"] < 1, "between 0 and 1"),
         "dataset.memory_limit_gib": (dataset["memory_limit_gib"] >= 0, "at least 0"),

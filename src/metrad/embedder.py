@@ -46,5 +46,10 @@ class Embedder(nn.Module):
 
     @staticmethod
     def pool(features: Tensor) -> Tensor:
-        """Return vectors (N, D) from a feature map (N, D, h, w) by global average, or vectors as they are."""
-        return features.mean(dim=(2, 3)) if features.ndim == 4 else features.flatten(1)
+        """Return vectors (N, D) from a feature map (N, D, h, w) by global average, or vectors as they are.
+
+        The average is float32 at least: in half precision its rounding would be most of that of the whole embedding.
+        """
+        if features.ndim != 4:
+            return features.flatten(1)
+        return features.mean(dim=(2, 3), dtype=torch.promote_types(features.dtype, torch.float32))

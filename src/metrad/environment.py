@@ -12,24 +12,26 @@ PACKAGES = (
 )
 
 
-def environment(device: str, precision: str, ranks: int = 1) -> dict[str, Any]:
-    """Return what a reader needs to judge whether two runs were made alike."""
+def environment(device: str, precision: str, speed: dict[str, Any], ranks: int = 1) -> dict[str, Any]:
+    """Return what a reader needs to judge whether two runs were made alike; ``speed`` is what was chosen for it."""
     import torch
 
     return {
         "device": device,
         "precision": precision,
         "ranks": ranks,
+        "speed": speed,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "git_commit": _git_commit(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

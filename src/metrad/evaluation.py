@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from metrad import ranks
 from metrad.datamodule import ImageRecord, MetradDataModule
+from metrad.embedder import Embedder
+from metrad.embedding import Forward, half_type
 from metrad.errors import InputError
 from metrad.heads import Head
 from metrad.metrics import summary
@@ -26,7 +27,6 @@ from metrad.statistics import (
     require_calibration,
 )
 
-EMBEDDING_BATCH = 256
 ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
 DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
 
@@ -102,25 +102,27 @@ class Evaluation:
     seconds: dict[str, float]
 
 
-def embed(embedder: nn.Module, data: MetradDataModule, *, device: torch.device | str = "cpu") -> Embedded:
-    """Return the embeddings of all images of ``ROLES``, computed in float32.
+def embed(
+    embedder: Embedder, data: MetradDataModule, *, device: torch.device | str = "cpu", precision: str = "32-true"
+) -> Embedded:
+    """Return the embeddings of all images of ``ROLES``, as float32.
 
     Each of several ranks computes a part, and only the first returns them; the others return no rows.
 
     Args:
-        embedder: images to embeddings; put into evaluation mode.
+        embedder: images to embeddings; put into evaluation mode and, its weights, into float32.
         data: where the images are.
         device: where to compute.
+        precision: as Lightning names it; layers run in its half precision, if it has one, and all else in float32.
     """
     embedder = embedder.to(device, torch.float32).eval()
     indices = np.concatenate([data.split.indices[role] for role in ROLES])
-    spans = ranks.spans(len(indices), EMBEDDING_BATCH)
+    forward = Forward(embedder, torch.device(device), half_type(precision))
+    size = ranks.same(forward.largest_batch(data.images(indices[:1], 1), len(indices)))
+    spans = ranks.spans(len(indices), size)
     mine = slice(*spans[ranks.rank()])
-    batches = data.images(indices[mine], EMBEDDING_BATCH)
-    parts = []
-    with torch.inference_mode():
-        for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
-            parts.append(embedder(images.to(device)).float().cpu().numpy())
+    batches = data.images(indices[mine], size)
+    parts = [forward(images) for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None)]
     ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
     embeddings = ranks.gather(np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32), spans)
     arrays = dict(zip(ROLES, np.split(embeddings, ends[:-1]), strict=True))

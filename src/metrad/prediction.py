@@ -27,7 +27,7 @@ from metrad.errors import InputError
 from metrad.evaluation import Embedded, attach_head, embed, evaluate
 from metrad.names import folder_name
 from metrad.reporting import save_evaluation, save_evidence, split_figures
-from metrad.runs import Run, replacing
+from metrad.runs import Run, read_json, replacing
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +156,15 @@ def _embed_again(run: Run, embedder: Embedder | None, data: MetradDataModule | N
     log.info("%s is gone; computing it from the images", run.embeddings)
     load_weights(run, run.embedder, embedder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    embedded = embed(embedder, data, device=device)
+    embedded = embed(embedder, data, device=device, precision=_precision(run))
     save_embeddings(run, embedded)
     return embedded
+
+
+def _precision(run: Run) -> str:
+    """Return the precision that a run's embeddings were computed in; runs from before this was noted had float32."""
+    noted = read_json(run.environment) if run.environment.is_file() else {}
+    return str(noted["precision"]) if isinstance(noted, dict) and "speed" in noted else "32-true"
 
 
 def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:

@@ -20,7 +20,8 @@ from hydra.core.utils import setup_globals
 from metrad.catalogue import suggestion
 from metrad.config import missing_package, register
 from metrad.errors import InputError
-from metrad.parallel import Maker, cores
+from metrad.launch import cores
+from metrad.parallel import Maker
 from metrad.sweep import Ended, Job, quiet
 
 LAUNCHER = "hydra/launcher=slurm"

@@ -25,6 +25,7 @@ from metrad.assembly import (
     build_scorer,
     build_settings,
     build_trainer,
+    choose_pace,
     log_images,
     log_thresholds,
 )
@@ -190,16 +191,20 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         data = _checked_data(cfg)
         learner = build_learner(cfg, build_embedder(cfg), len(data.classes.seen))
         epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first else None)
-        trainer = build_trainer(cfg, run, epochs)
+        pace = ranks.same(choose_pace(cfg, learner.embedder, len(data.train_indices)) if first else None)
+        assert pace is not None
+        trainer = build_trainer(cfg, run, pace, epochs)
         data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
         split, device = data.describe_split(), trainer.strategy.root_device
         if first:
             write_json(run.split, split)
-            write_json(run.environment, environment(str(device), str(trainer.precision), ranks.world_size()))
+            write_json(
+                run.environment, environment(str(device), str(trainer.precision), pace.describe(), ranks.world_size())
+            )
         prepared = time.perf_counter()
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trained = time.perf_counter()
-        embedded = embed(learner.embedder, data, device=device)
+        embedded = embed(learner.embedder, data, device=device, precision=str(trainer.precision))
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     return Trained(learner, data, split, embedded, epochs, seconds, start, first)
 

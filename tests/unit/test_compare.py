@@ -480,3 +480,13 @@ def test_the_origin_s_figures_are_those_of_the_protocol(request):
         ("cifar10", "adacos"): 0.8025,  # .802 in print
     }
     assert json.loads(result.pairs.to_json())["pairs"] == {str(i): 10 for i in range(6)}
+
+
+def test_what_makes_no_other_run_can_still_be_compared_by(sweep):
+    for precision, auroc in (("32-true", 0.9), ("auto", 0.8)):
+        for seed in range(3):
+            sweep.add([f"seed={seed}", f"trainer.precision={precision}", "compile=false"], auroc + seed / 100)
+    result = compare(sweep.path, by="trainer.precision")
+    assert result.pairs["pairs"].tolist() == [3]
+    assert result.pairs["difference"].tolist() == [pytest.approx(0.1)]
+    assert result.holes == []

@@ -1,0 +1,83 @@
+"""The forward pass that gives embeddings: inference mode, the precision chosen, the largest batch that fits."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrad.embedder import Embedder
+
+CPU_BATCH = 128  # the fastest of 32 to 1,024 for MobileNetV2: larger ones leave the cache (docs/performance.md)
+GPU_BATCHES = (128, 4096)  # the first is tried, the last is enough for any GPU
+GPU_SHARE = 0.5  # of the device's memory; of all and not of what is free, so that a repeated run takes the same batch
+
+
+def half_type(precision: str) -> torch.dtype | None:
+    """Return the half-precision type that a precision, as Lightning names it, has layers run in; None without one."""
+    return {"bf16": torch.bfloat16, "16": torch.float16}.get(precision.split("-", maxsplit=1)[0])
+
+
+class Forward:
+    """Gives the embeddings of batches of images.
+
+    Args:
+        embedder: on ``device``, in evaluation mode, its weights in float32.
+        device: where to compute.
+        half: type that autocast uses; None for float32 throughout.
+    """
+
+    def __init__(self, embedder: Embedder, device: torch.device, half: torch.dtype | None) -> None:
+        self.embedder = embedder
+        self.device = device
+        self.half = half
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        """Return embeddings (N, D) float32 of images (N, height, width, channels) uint8.
+
+        A batch that a GPU has no memory for is halved.
+
+        Raises:
+            torch.OutOfMemoryError: there is none for a single image.
+        """
+        try:
+            return self._once(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        torch.cuda.empty_cache()
+        return np.concatenate([self(part) for part in images.split(-(-len(images) // 2))])
+
+    def _once(self, images: Tensor) -> np.ndarray:
+        with torch.inference_mode(), torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+            embeddings: np.ndarray = self.embedder(images.to(self.device)).float().cpu().numpy()
+        return embeddings
+
+    def largest_batch(self, sample: Iterable[tuple[Tensor, Tensor]], count: int) -> int:
+        """Return how many images to take at once: on a GPU the largest power of two that fits, up to ``count``.
+
+        Args:
+            sample: batches of a single image, of which the first is looked at.
+            count: how many images there are.
+        """
+        if self.device.type != "cuda":
+            return CPU_BATCH
+        image = next(iter(sample))[0]
+        smallest, largest = GPU_BATCHES
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self(image.expand(smallest, -1, -1, -1))
+        needed = max(1, torch.cuda.max_memory_allocated(self.device) - before)
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        return fitting_batch(needed / smallest, GPU_SHARE * total, min(count, largest))
+
+
+def fitting_batch(bytes_each: float, memory: float, most: int) -> int:
+    """Return the largest power of two of images of ``bytes_each`` that ``memory`` holds, at least 1.
+
+    It is no larger than it takes for ``most`` images at once.
+    """
+    size = 1
+    while size < most and 2 * size * bytes_each <= memory:
+        size *= 2
+    return size

@@ -1,0 +1,296 @@
+"""How to train fast here: which precision, whether to compile, and what tells."""
+
+import copy
+import logging
+import math
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from metrad.embedder import Embedder
+from metrad.embedding import half_type
+from metrad.memory import lean_memory
+
+log = logging.getLogger(__name__)
+
+Speeds = dict[str, float]  # precision → images per second
+
+PROBED = ("32-true", "bf16-mixed")
+PROBE_BATCH, PROBE_ROUNDS = 64, 5
+TINY = 1_000_000  # parameters; below it seconds of probing are a good part of the training
+# Compiling MobileNetV2 took 40 to 80 s on two threads.
+COMPILE_SECONDS = 75.0
+# Of one thread, forward and backward, for each value that a convolution gives; of MobileNetV2 (docs/performance.md).
+SECONDS_PER_VALUE = 1.0e-8
+# Whether compiling helps is tried out where the trial takes at most this part of the training.
+TRIAL_SHARE = 0.1
+EAGER, COMPILED = "as written", "compiled"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was chosen for a run, and why; part of ``environment.json``.
+
+    Attributes:
+        precision: as Lightning names it.
+        precision_reason: why this one.
+        images_per_second: what was measured of each precision and of compiling; empty where nothing was.
+        compiled: whether the embedder is compiled for training.
+        compile_reason: why, or why not.
+    """
+
+    precision: str | int
+    precision_reason: str
+    images_per_second: Speeds
+    compiled: bool
+    compile_reason: str
+
+    def describe(self) -> dict[str, Any]:
+        """Return the choice as plain values."""
+        return asdict(self)
+
+
+def choose_precision(
+    wanted: str | int, accelerator: str, parameters: int, probe: Callable[[], Speeds]
+) -> tuple[str | int, str, Speeds]:
+    """Return the precision to train in, why, and what was measured.
+
+    Args:
+        wanted: ``auto``, or a precision that is taken as it is.
+        accelerator: as Lightning names it.
+        parameters: of the embedder.
+        probe: measures the speeds of ``PROBED`` on the CPU; called only where it decides.
+    """
+    if wanted != "auto":
+        return wanted, "given", {}
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16-mixed", "the GPU computes bfloat16", {}) if fast else ("16-mixed", "the GPU lacks bfloat16", {})
+    if accelerator not in ("auto", "cpu"):
+        return "32-true", f"nothing is known of {accelerator}", {}
+    has = torch.cpu.get_capabilities()
+    if not (has.get("avx512_bf16") or has.get("amx_bf16")):
+        return "32-true", "the CPU has no instructions for bfloat16", {}
+    if parameters < TINY:
+        return "32-true", "the backbone is too small for the precision to matter", {}
+    speeds = probe()
+    return max(PROBED, key=lambda name: speeds[name]), "the faster one here", speeds
+
+
+def choose_compile(
+    wanted: bool | str, device: str, images: int, seconds: float, probe: Callable[[], Speeds]
+) -> tuple[bool, str, Speeds]:
+    """Return whether to compile, why, and what was measured.
+
+    Args:
+        wanted: True, False or ``auto``; all that follows but ``device`` is for ``auto``.
+        device: type of the device, such as ``cpu``.
+        images: to train on, epochs times size.
+        seconds: that training on them takes as written, by ``estimated_seconds``.
+        probe: measures the speeds of ``EAGER`` and ``COMPILED``, which takes a minute; called only for long trainings.
+    """
+    if wanted is False:
+        return False, "given", {}
+    missing = missing_compiler(device)
+    if missing:
+        return False, missing, {}
+    if wanted is True:
+        return True, "given", {}
+    if device != "cpu":
+        return False, f"auto compiles on the CPU alone, and this is {device}", {}
+    if seconds * TRIAL_SHARE < COMPILE_SECONDS:
+        return False, f"about {seconds:.0f} s of training are too few to try it", {}
+    speeds = probe()
+    saved = images / speeds[EAGER] - images / speeds[COMPILED]
+    return saved > COMPILE_SECONDS, f"it saves about {saved:.0f} s and takes about {COMPILE_SECONDS:.0f}", speeds
+
+
+def missing_compiler(device: str) -> str | None:
+    """Return that the C++ compiler is missing, which torch.compile needs on the CPU; None if it is there."""
+    wanted = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if device != "cpu" or shutil.which(wanted.split()[0]):
+        return None
+    return f"the C++ compiler {wanted} is not there; install it or name another in CXX"
+
+
+def estimated_seconds(embedder: Embedder, images: int) -> float:
+    """Return about how many seconds training on ``images`` images takes on the CPU.
+
+    It depends on the model, the images and the threads alone, never on a clock, so a repeated or resumed run gets the
+    same.
+    """
+    return images * convolution_values(embedder) * SECONDS_PER_VALUE / torch.get_num_threads()
+
+
+def convolution_values(embedder: Embedder) -> int:
+    """Return how many values all convolutions together give for one image."""
+    counted = 0
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal counted
+        counted += output.numel()
+
+    hooks = [module.register_forward_hook(count) for module in embedder.modules() if isinstance(module, nn.Conv2d)]
+    training = embedder.training
+    device = embedder.mean.device
+    try:
+        with torch.inference_mode():
+            embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8, device=device))
+    finally:
+        embedder.train(training)
+        for hook in hooks:
+            hook.remove()
+    return counted
+
+
+def probe(embedder: Embedder, batch: int = PROBE_BATCH, rounds: int = PROBE_ROUNDS) -> Speeds:
+    """Return how many images a second each of ``PROBED`` trains on the CPU; nothing else is changed."""
+    sides = {name: partial(_step, _own(embedder), name) for name in PROBED}
+    return _fastest(sides, embedder.size, batch, rounds)
+
+
+def probe_compiled(embedder: Embedder, precision: str, batch: int, rounds: int = PROBE_ROUNDS) -> Speeds:
+    """Return how many images a second train on the CPU as written and compiled; nothing else is changed."""
+    compiled = _own(embedder)
+    CompileEmbedder.put(compiled)
+    sides = {EAGER: partial(_step, _own(embedder), precision), COMPILED: partial(_step, compiled, precision)}
+    speeds = _fastest(sides, embedder.size, batch, rounds)
+    torch.compiler.reset()
+    return speeds
+
+
+def _own(embedder: Embedder) -> Embedder:
+    return copy.deepcopy(embedder).cpu().train()
+
+
+def _step(model: nn.Module, precision: str, images: Tensor) -> None:
+    half = half_type(precision)
+    with torch.autocast("cpu", half, enabled=half is not None):
+        embeddings = model(images)
+    embeddings.float().square().mean().backward()
+
+
+def _fastest(sides: Mapping[str, Callable[[Tensor], None]], size: int, batch: int, rounds: int) -> Speeds:
+    """Return images per second of forward and backward, the sides in turns, the best of some rounds after a first."""
+    values = torch.arange(batch * size**2, dtype=torch.int64) * 2_654_435_761 % 2**32 // 2**24
+    images = values.to(torch.uint8).view(batch, size, size, 1)
+    best = dict.fromkeys(sides, math.inf)
+    with torch.random.fork_rng(devices=[]), lean_memory():
+        for done in range(rounds + 1):
+            for name, step in sides.items():
+                start = time.perf_counter()
+                step(images)
+                best[name] = min(best[name], time.perf_counter() - start) if done else math.inf
+    return {name: round(batch / seconds, 1) for name, seconds in best.items()}
+
+
+class Compiled:
+    """Runs a module's forward compiled for the shape of its first training batch; everything else runs as written.
+
+    So a smaller last batch and evaluation cost no further compilation. If compiling fails, that is told once and all
+    goes on uncompiled.
+
+    Args:
+        module: its ``forward`` takes one tensor.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.plain: Callable[[Tensor], Tensor] = module.forward
+        self.fast: Callable[[Tensor], Tensor] = torch.compile(module.forward, dynamic=False)
+        self.shape: torch.Size | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return what the module's forward returns."""
+        if not (self.module.training and torch.is_grad_enabled()):
+            return self.plain(images)
+        if self.shape is None:
+            self.shape = images.shape
+            return self._first(images)
+        return (self.fast if images.shape == self.shape else self.plain)(images)
+
+    def _first(self, images: Tensor) -> Tensor:
+        start = time.perf_counter()
+        try:
+            with _quiet():
+                result = self.fast(images)
+        except Exception as error:  # whatever a compiler may raise; what is wrong with the model itself raises again
+            log.warning("training goes on uncompiled, since torch.compile failed (%s)", _first_line(error))
+            self.fast = self.plain
+            return self.plain(images)
+        log.info("compiled the embedder's forward pass in %.0f s", time.perf_counter() - start)
+        return result
+
+
+class LeanMemory(pl.Callback):
+    """Trains on the CPU with ``lean_memory``."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin."""
+        if trainer.strategy.root_device.type == "cpu":
+            self._open.enter_context(lean_memory())
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End."""
+        self._open.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End, whatever happened."""
+        self._open.close()
+
+
+class CompileEmbedder(pl.Callback):
+    """Compiles the learner's embedder while it trains; the names of weights, in checkpoints too, stay as they are."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the compiled forward in place."""
+        log.info("compiling the embedder, which takes a minute or so unless torch has it cached")
+        self.put(_embedder(pl_module))
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the plain one back, and forget what was compiled: torch gives up after eight models in one process."""
+        del _embedder(pl_module).forward
+        torch.compiler.reset()
+
+    @staticmethod
+    def put(embedder: nn.Module) -> None:
+        """Make ``embedder`` run compiled where it can."""
+        embedder.forward = Compiled(embedder)
+
+
+def _embedder(learner: nn.Module) -> nn.Module:
+    return learner.get_submodule("embedder")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch says while it compiles, about CUDA not being there and the like, off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.utils.cpp_extension", "torch._inductor", "torch._dynamo")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

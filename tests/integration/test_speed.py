@@ -1,0 +1,65 @@
+"""Precision and compiling in a whole run."""
+
+import pytest
+import torch
+
+from metrad.runs import read_json
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_run_tells_what_was_chosen_and_why(train, digits):
+    told = read_json(train(*digits).environment)["speed"]
+    assert told == {
+        "precision": "32-true",
+        "precision_reason": "given",
+        "images_per_second": {},
+        "compiled": False,
+        "compile_reason": told["compile_reason"],
+    }
+    assert "too few to try" in told["compile_reason"]
+
+
+def test_auto_is_measured_once_and_changes_no_figure(train, digits, comparable, monkeypatch, tmp_path):
+    monkeypatch.setattr("metrad.speed.TINY", 0)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    auto = train(*digits, "trainer.precision=auto", name="auto")
+    again = train(*digits, "trainer.precision=auto", name="again")
+    told = read_json(auto.environment)["speed"]
+    assert set(told["images_per_second"]) == {"32-true", "bf16-mixed"}
+    assert told == read_json(again.environment)["speed"]
+    assert len(list((tmp_path / "cache" / "metrad").glob("*.json"))) == 1
+    given = train(*digits, f"trainer.precision={told['precision']}", name="given")
+    assert comparable(auto) == comparable(again) == comparable(given)
+    assert auto.scores.read_bytes() == again.scores.read_bytes() == given.scores.read_bytes()
+
+
+def test_compiled_training_repeats_bit_for_bit_and_saves_the_same_model(train, digits, comparable):
+    """The only test that compiles: a small network, with a last batch that is smaller than the others."""
+    plain = train(*digits, "compile=false", name="plain")
+    compiled = [train(*digits, "compile=true", name=name) for name in ("one", "two")]
+    assert all(read_json(run.environment)["speed"]["compiled"] for run in compiled)
+    assert "uncompiled" not in compiled[0].log.read_text()
+    assert comparable(compiled[0]) == comparable(compiled[1])
+    assert compiled[0].scores.read_bytes() == compiled[1].scores.read_bytes()
+    assert list(weights(plain.last_checkpoint)) == list(weights(compiled[0].last_checkpoint))
+    assert comparable(compiled[0])["auroc"] == pytest.approx(comparable(plain)["auroc"], abs=0.02)
+
+
+def weights(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def test_a_compiled_run_goes_on_uncompiled_and_the_other_way_round(train, digits):
+    """Names in checkpoints are the same, so either can take up the other's."""
+    first = train(*digits, "compile=false", name="first")
+    more = train(*digits, "trainer.max_epochs=2", f"ckpt_path={first.last_checkpoint}", "compile=true", name="more")
+    assert read_json(more.environment)["speed"]["compiled"]
+
+
+@pytest.mark.parametrize("value", ["perhaps", "1", "null"])
+def test_compile_is_true_false_or_auto(value, refused, digits):
+    refused("train", *digits, f"compile={value}", words=("compile", "auto, true or false", "got"))
