@@ -1,25 +1,17 @@
 """The command line. Nothing here imports torch until a job starts, so that --help answers at once."""
 
 import logging
-import os
-import re
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from metrad.errors import InputError, MetradError
-
-if TYPE_CHECKING:
-    from metrad.sweep import Ended, Sweep
+from metrad.messages import FAILED_RUNS, one_line, relative, reporting_errors, summary, tell_thresholds
 
 log = logging.getLogger("metrad")
 
-BAD_INPUT, FAILED_RUNS, INTERRUPTED = 2, 1, 130
-_WANTS_TRACEBACK = "METRAD_FULL_ERROR"
 _EXAMPLES = """\
 Examples:
   python train.py experiment=demo                       a first run, offline, under a minute
@@ -107,7 +99,7 @@ def _evaluate_command(
         jobs = [(each.path, change) for each in runs for change in changes]
         _evaluate_all(jobs, name, evidence=evidence)
 
-    _reporting_errors(job)
+    reporting_errors(job)
 
 
 @app.command("compare")
@@ -139,12 +131,13 @@ def _compare_command(
         else:
             assert sweep is not None
             result, folder = comparison.compare(sweep, **options), sweep / "comparison"
-        files = comparison_files.write(result, out or folder)
+        target = out or folder
+        page = write_report(result, target / "report.html")  # reads the runs' files, and may find one that is broken
+        files = [*comparison_files.write(result, target), page]
         typer.echo(comparison_files.report(result))
-        files.append(write_report(result, files[0].with_name("report.html")))
-        typer.echo(f"\nwritten: {_relative(files[0].parent)}/ ({', '.join(path.name for path in files)})")
+        typer.echo(f"\nwritten: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})")
 
-    _reporting_errors(job)
+    reporting_errors(job)
 
 
 @app.command("report")
@@ -160,9 +153,9 @@ def _report_command(
     def job() -> None:
         from metrad.report import write_run_report
 
-        typer.echo(f"report: {_relative(write_run_report(run, out))}")
+        typer.echo(f"report: {relative(write_run_report(run, out))}")
 
-    _reporting_errors(job)
+    reporting_errors(job)
 
 
 def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:
@@ -178,11 +171,11 @@ def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evide
             if len(jobs) == 1:
                 raise
             failed += 1
-            typer.echo(f"{path.name} {' '.join(change)} failed: {_one_line(error)}", err=True)
+            typer.echo(f"{path.name} {' '.join(change)} failed: {one_line(error)}", err=True)
         else:
-            log.info("%s -> %s", _summary(metrics), folder)
+            log.info("%s -> %s", summary(metrics), folder)
             if len(jobs) == 1:
-                _tell_thresholds(metrics)
+                tell_thresholds(metrics)
             rows.append(evaluation_row(path.name, change, metrics))
     if len(rows) > 1:
         log.info("\n%s", as_text(rows))
@@ -191,14 +184,13 @@ def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evide
 
 
 def train(argv: list[str]) -> None:
-    """Run Hydra on the arguments, as ``train.py`` and ``metrad train`` do."""
+    """Train one run or a sweep, as ``train.py`` and ``metrad train`` do."""
     if {"--help", "-h"} & set(argv):
         typer.echo("Train and score one run, or a sweep of runs with -m.\n\n" + manual())
         return
-    try:
-        _reporting_errors(lambda: _run_hydra(argv))
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+    from metrad.start import start
+
+    start(argv)
 
 
 def manual() -> str:
@@ -210,174 +202,3 @@ def manual() -> str:
         lines.append(f"{group}=")
         lines += [f"  {name:<18} {text}" for name, text in members.items()]
     return "\n".join(lines) + f"\n\n{_SETTINGS}\n{_EXAMPLES}"
-
-
-def _run_hydra(argv: list[str]) -> None:
-    import hydra
-
-    from metrad import config, launch, sweep
-    from metrad.catalogue import folder
-    from metrad.names import sweep_name
-
-    config.register()
-    # sweep is a group of settings too, of which the name is the one that everybody needs
-    sys.argv = [sys.argv[0], *(re.sub(r"^sweep=", "sweep.name=", item) for item in argv)]
-    if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
-        raise InputError("a sweep starts the ranks of its runs itself; leave torchrun or srun out")
-    if launch.follows():
-        sys.argv.append("hydra.run.dir=.")  # the first rank has the run's directory, and Hydra makes none here
-    for item in sys.argv:
-        if item.startswith("sweep.name="):
-            sweep_name(item.partition("=")[2].strip("'\""), time="")
-    sweep.current = made = sweep.Sweep()
-    start = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
-    try:
-        start(_task)()
-    except Exception:
-        sweep.forget_unstarted()
-        raise
-    finally:
-        if made.runs:
-            _tell_sweep(made)
-    if made.failures or made.unfinished():
-        raise SystemExit(FAILED_RUNS)
-
-
-def _tell_sweep(sweep: "Sweep") -> None:
-    """Write the table of all runs into the sweep's folder, and print the one over seeds and what is left to do."""
-    from metrad.comparison import as_text, collect, summarise
-    from metrad.runs import write_rows
-
-    assert sweep.folder is not None
-    rows = collect(sweep.folder)
-    if rows:
-        write_rows(sweep.folder / "runs.csv", rows)
-        log.info("\n%s\neach run: %s", as_text(summarise(rows)), _relative(sweep.folder / "runs.csv"))
-    left = sweep.unfinished()
-    if left:
-        told = ", ".join(f"{count} {state}" for state, count in left.items())
-        log.info(
-            "not finished: %d of %d runs (%s); the same command with sweep=%s goes on with them",
-            *(left.total(), len(sweep.runs), told, sweep.folder.name),
-        )
-
-
-def _task(cfg: Any) -> "Ended | None":
-    """Train one run. In a sweep, return how it ended; a single one tells it, and ends the process if it failed."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-
-    from metrad import launch
-    from metrad.errors import HeldError
-    from metrad.runs import Run
-    from metrad.sweep import Ended
-
-    if launch.follows():
-        _follow(cfg)
-        return None
-    hydra = HydraConfig.get()
-    run = Run(hydra.runtime.output_dir)
-    sweeping = hydra.mode == RunMode.MULTIRUN
-    try:
-        if cfg.sweep.name is not None and not sweeping:
-            raise InputError(f"sweep={cfg.sweep.name} names a sweep, and this is one run; add -m")
-        from metrad.training import train as train_run
-
-        metrics = train_run(cfg, run, OmegaConf.create({"hydra": hydra}), sweeping=sweeping)
-    except Exception as error:
-        run.remove_if_empty()
-        if os.environ.get(_WANTS_TRACEBACK) or not (sweeping or isinstance(error, MetradError | OSError)):
-            raise
-        if sweeping:
-            return Ended(run, "running" if isinstance(error, HeldError) else "failed", _one_line(error))
-        typer.echo(f"error: {_one_line(error)}", err=True)
-        raise SystemExit(BAD_INPUT) from None
-    if sweeping:
-        return Ended(run, "finished", _summary(metrics))
-    log.info("%s -> %s", _summary(metrics), _relative(run.path))
-    _tell_thresholds(metrics)
-    log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
-    return None
-
-
-def _follow(cfg: Any) -> None:
-    """Help to train a run that is the first rank's."""
-    from metrad.training import follow
-
-    try:
-        follow(cfg)
-    except (MetradError, OSError) as error:
-        typer.echo(f"error: rank {os.environ['RANK']}: {_one_line(error)}", err=True)
-        raise SystemExit(BAD_INPUT) from None
-
-
-def _reporting_errors(job: Callable[[], None]) -> None:
-    """Run ``job`` and end with one line and exit code 2 if it was given something it cannot use."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    if before == "1":
-        os.environ[_WANTS_TRACEBACK] = "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing several lines of each
-    try:
-        job()
-    except Exception as error:
-        if before == "1" or not (isinstance(error, MetradError | OSError) or _is_of_the_configuration(error)):
-            raise
-        typer.echo(f"error: {_one_line(error)}", err=True)
-        raise SystemExit(BAD_INPUT) from None
-    finally:
-        os.environ.pop(_WANTS_TRACEBACK, None)
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
-
-
-def _is_of_the_configuration(error: Exception) -> bool:
-    """Tell whether Hydra, OmegaConf or the YAML parser raised it; they use errors of Python's own too."""
-    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
-        return True
-    frames = list(traceback.walk_tb(error.__traceback__))
-    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
-    return module.split(".")[0] in ("antlr4", "hydra", "omegaconf", "yaml")
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, InputError) and "Traceback (most recent call last)" in str(error):
-        return str(error).strip().splitlines()[-1].partition(": ")[2]  # it was raised in a worker process
-    if isinstance(error, MetradError):
-        return " ".join(str(error).split())
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from metrad.config import explain
-
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return explain(error)
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text} (given: {' '.join(sys.argv[1:])})"
-
-
-def _summary(metrics: dict[str, Any]) -> str:
-    seconds = metrics["seconds"].get("total", sum(metrics["seconds"].values()))
-    low, high = metrics["intervals"]["auroc_delong"]
-    return (
-        f"AUROC {metrics['auroc']:.4f} ({low:.3f} to {high:.3f}), "
-        f"average precision {metrics['average_precision']:.4f}, "
-        f"FPR at 95 % TPR {metrics['fpr_at_95_tpr']:.3f}, {seconds:.0f} s"
-    )
-
-
-def _tell_thresholds(metrics: dict[str, Any]) -> None:
-    """Log a line for each threshold: what it promises and what it did on the test images."""
-    for entry in metrics["thresholds"]:
-        log.info(
-            "threshold %.4g for %g %% false alarms: above it %.1f %% of normal, %.1f %% of anomalous test images",
-            entry["threshold"],
-            100 * entry["false_alarm_rate"],
-            100 * entry["test_false_alarm_rate"],
-            100 * entry["test_detection_rate"],
-        )
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

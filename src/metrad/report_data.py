@@ -153,21 +153,17 @@ def band(tables: Sequence[pd.DataFrame]) -> Band:
 
 
 def history_of(run: Run) -> pd.DataFrame | None:
-    """Return a row an epoch, numbered from 1, of what the head did; None if the run did not log it or did not train.
+    """Return a row an epoch, numbered from 1, of what the head did; None if the run did not train.
 
     Raises:
-        InputError: the log cannot be read.
+        InputError: the file cannot be read.
     """
-    path = run.logs / "metrics.csv"
-    if not path.is_file() or not path.stat().st_size:
+    if not run.epochs.is_file():
         return None
     try:
-        table = pd.read_csv(path)
-        table = table.groupby("epoch", as_index=False).last() if "epoch" in table else table.iloc[:0]
-        table["epoch"] = table["epoch"].astype(int) + 1 if len(table) else []
-        return table if len(table) else None
+        return pd.read_csv(run.epochs).astype(float)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a log of epochs ({' '.join(str(error).split())})") from error
+        raise InputError(f"{run.epochs} cannot be read ({' '.join(str(error).split())})") from error
 
 
 def hardest(table: pd.DataFrame, count: int) -> pd.DataFrame:

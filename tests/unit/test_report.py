@@ -121,7 +121,7 @@ def test_the_report_of_a_run(tmp_path):
     assert "head._target_: metrad.heads.AdaCos" in text
 
 
-@pytest.mark.parametrize("lacking", ["scores.csv", "logs/metrics.csv", "environment.json", "hardest.png"])
+@pytest.mark.parametrize("lacking", ["scores.csv", "epochs.csv", "environment.json", "hardest.png"])
 def test_the_report_of_a_run_that_kept_less(tmp_path, lacking):
     run = finished_run(tmp_path / "run")
     (run.path / lacking).unlink()
@@ -139,7 +139,7 @@ def test_the_report_of_a_run_that_kept_less(tmp_path, lacking):
         ("metrics.json", "{"),
         ("metrics.json", "[]"),
         ("metrics.json", '{"auroc": 1}'),
-        ("logs/metrics.csv", "epoch,loss\na,b\n"),
+        ("epochs.csv", "epoch,loss\na,b\n"),
         ("hardest.png", "no picture"),
         ("environment.json", "{"),
         (".hydra/config.yaml", "a: [1"),
@@ -245,12 +245,9 @@ def test_the_hardest_images():
     assert found["score"].tolist() == [5, 3, 2, 4]
 
 
-def test_epochs_count_from_one_and_a_log_by_step_is_taken_at_its_end(tmp_path):
+def test_epochs_are_those_the_run_noted(tmp_path):
     run = finished_run(tmp_path / "run")
-    (run.logs / "metrics.csv").write_text("epoch,step,loss\n0,1,9\n0,2,\n0,3,8\n1,4,7\n")
-    history = history_of(run)
-    assert history["epoch"].tolist() == [1, 2]
-    assert history["loss"].tolist() == [8, 7]
+    assert history_of(run)["epoch"].tolist() == [1, 2, 3]
 
 
 def test_runs_without_scores_or_log_have_none(tmp_path):

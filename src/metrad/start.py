@@ -1,0 +1,131 @@
+"""``train.py`` and ``metrad train``: Hydra's start, one run, and the end of a sweep."""
+
+import logging
+import os
+import re
+import sys
+from typing import Any
+
+import typer
+
+from metrad.errors import HeldError, InputError, MetradError
+from metrad.messages import (
+    BAD_INPUT,
+    FAILED_RUNS,
+    INTERRUPTED,
+    WANTS_TRACEBACK,
+    one_line,
+    relative,
+    reporting_errors,
+    summary,
+    tell_thresholds,
+)
+
+log = logging.getLogger("metrad")
+
+
+def start(argv: list[str]) -> None:
+    """Train what Hydra makes of the arguments, and end the process if not all is well."""
+    try:
+        reporting_errors(lambda: _run_hydra(argv))
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _run_hydra(argv: list[str]) -> None:
+    import hydra
+
+    from metrad import config, launch, sweep
+    from metrad.catalogue import folder
+    from metrad.names import sweep_name
+
+    config.register()
+    # sweep is a group of settings too, of which the name is the one that everybody needs
+    sys.argv = [sys.argv[0], *(re.sub(r"^sweep=", "sweep.name=", item) for item in argv)]
+    if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
+        raise InputError("a sweep starts the ranks of its runs itself; leave torchrun or srun out")
+    if launch.follows():
+        sys.argv.append("hydra.run.dir=.")  # the first rank has the run's directory, and Hydra makes none here
+    for item in sys.argv:
+        if item.startswith("sweep.name="):
+            sweep_name(item.partition("=")[2].strip("'\""), time="")
+    sweep.current = made = sweep.Sweep()
+    decorate = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
+    try:
+        decorate(_task)()
+    except Exception:
+        sweep.forget_unstarted()
+        raise
+    finally:
+        if made.runs:
+            _tell_sweep(made)
+    if made.failures or made.unfinished():
+        raise SystemExit(FAILED_RUNS)
+
+
+def _tell_sweep(sweep: Any) -> None:
+    """Write the table of all runs into the sweep's folder, and print the one over seeds and what is left to do."""
+    from metrad.comparison import as_text, collect, summarise
+    from metrad.runs import write_rows
+
+    assert sweep.folder is not None
+    rows = collect(sweep.folder)
+    if rows:
+        write_rows(sweep.folder / "runs.csv", rows)
+        log.info("\n%s\neach run: %s", as_text(summarise(rows)), relative(sweep.folder / "runs.csv"))
+    left = sweep.unfinished()
+    if left:
+        told = ", ".join(f"{count} {state}" for state, count in left.items())
+        log.info(
+            "not finished: %d of %d runs (%s); the same command with sweep=%s goes on with them",
+            *(left.total(), len(sweep.runs), told, sweep.folder.name),
+        )
+
+
+def _task(cfg: Any) -> Any:
+    """Train one run. In a sweep, return how it ended; a single one tells it, and ends the process if it failed."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    from metrad import launch
+    from metrad.runs import Run
+    from metrad.sweep import Ended
+
+    if launch.follows():
+        _follow(cfg)
+        return None
+    hydra = HydraConfig.get()
+    run = Run(hydra.runtime.output_dir)
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    try:
+        if cfg.sweep.name is not None and not sweeping:
+            raise InputError(f"sweep={cfg.sweep.name} names a sweep, and this is one run; add -m")
+        from metrad.training import train as train_run
+
+        metrics = train_run(cfg, run, OmegaConf.create({"hydra": hydra}), sweeping=sweeping)
+    except Exception as error:
+        run.remove_if_empty()
+        if os.environ.get(WANTS_TRACEBACK) or not (sweeping or isinstance(error, MetradError | OSError)):
+            raise
+        if sweeping:
+            return Ended(run, "running" if isinstance(error, HeldError) else "failed", one_line(error))
+        typer.echo(f"error: {one_line(error)}", err=True)
+        raise SystemExit(BAD_INPUT) from None
+    if sweeping:
+        return Ended(run, "finished", summary(metrics))
+    log.info("%s -> %s", summary(metrics), relative(run.path))
+    tell_thresholds(metrics)
+    log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
+    return None
+
+
+def _follow(cfg: Any) -> None:
+    """Help to train a run that is the first rank's."""
+    from metrad.training import follow
+
+    try:
+        follow(cfg)
+    except (MetradError, OSError) as error:
+        typer.echo(f"error: rank {os.environ['RANK']}: {one_line(error)}", err=True)
+        raise SystemExit(BAD_INPUT) from None
