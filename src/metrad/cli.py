@@ -132,8 +132,9 @@ def _compare_command(
             assert sweep is not None
             result, folder = comparison.compare(sweep, **options), sweep / "comparison"
         target = out or folder
-        page = write_report(result, target / "report.html")  # reads the runs' files, and may find one that is broken
-        files = [*comparison_files.write(result, target), page]
+        with comparison_files.folder(target):
+            page = write_report(result, target / "report.html")  # reads the runs' files, and may find a broken one
+            files = [*comparison_files.write(result, target), page]
         typer.echo(comparison_files.report(result))
         typer.echo(f"\nwritten: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})")
 

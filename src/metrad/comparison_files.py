@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,23 @@ _CAPTIONS = {
 }
 
 
+@contextlib.contextmanager
+def folder(out: Path) -> Iterator[None]:
+    """Make the folder ``out`` if there is none, and remove it again if nothing gets into it.
+
+    Raises:
+        InputError: it is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder to write the comparison to")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            out.rmdir()
+
+
 def write(comparison: Comparison, out: Path) -> list[Path]:
     """Write ``comparison`` into the folder ``out``, all or nothing, and return the files.
 
@@ -41,17 +59,14 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     Raises:
         InputError: ``out`` is a file.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder to write the comparison to")
     parts, drawn = tables(comparison), figures(comparison)
     texts = {
         "comparison.csv": _csv(parts),
         "comparison.md": _markdown(comparison, parts, list(drawn)),
         "comparison.tex": _latex(comparison, parts),
     }
-    out.mkdir(parents=True, exist_ok=True)
     files = [*(out / name for name in texts), *(out / f"{name}.{form}" for name in drawn for form in FORMATS)]
-    with contextlib.ExitStack() as stack:  # all files are whole before the first takes its place
+    with folder(out), contextlib.ExitStack() as stack:  # all files are whole before the first takes its place
         partial = {file.name: stack.enter_context(replacing(file)) for file in files}
         for name, text in texts.items():
             partial[name].write_text(text, encoding="utf-8", newline="\n")

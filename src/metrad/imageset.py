@@ -140,8 +140,7 @@ def _on_disk(source: Source, size: int, skip_corrupt: bool, cache: Path) -> tupl
 
 def _fill(folder: Path, write: Callable[[Path], None]) -> None:
     """Have ``write`` fill a folder that then becomes ``folder``; of several processes one does and the others wait."""
-    lock = folder.with_suffix(".lock")
-    with FileLock(lock):
+    with FileLock(folder.with_suffix(".lock")):  # it stays: who waits for a lock that is removed may make a second one
         if folder.exists():
             return
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
@@ -151,7 +150,6 @@ def _fill(folder: Path, write: Callable[[Path], None]) -> None:
                 partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            lock.unlink(missing_ok=True)  # who waits for it still has it, and finds the folder there
 
 
 def _write_cache(source: Source, size: int, skip_corrupt: bool, folder: Path) -> None:

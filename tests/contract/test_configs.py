@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from metrad import config
 from metrad.backbones import Backbone
+from metrad.training import expected_warnings
 
 ALL = [(group, name) for group, names in config.choices().items() for name in names]
 MANDATORY = {
@@ -92,7 +93,8 @@ def test_every_trainer_builds(name, tmp_path):
     if ("trainer", name) in NEEDS_A_GPU and not torch.cuda.is_available():
         pytest.skip("no GPU here")
     cfg = composed(f"trainer={name}", "trainer.precision=32-true", "trainer.enable_progress_bar=false")
-    trainer = config.build(cfg, "trainer", default_root_dir=tmp_path, logger=False)
+    with expected_warnings():
+        trainer = config.build(cfg, "trainer", default_root_dir=tmp_path, logger=False)
     assert trainer.max_epochs == 10
 
 

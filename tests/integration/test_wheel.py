@@ -73,7 +73,7 @@ def test_its_modules_are_the_checkouts(installed):
 
 
 def test_it_names_no_commit_of_the_repository_it_is_installed_in(python):
-    answer = python("from metrad.runs import _git_commit; print(_git_commit())")
+    answer = python("from metrad.environment import _git_commit; print(_git_commit())")
     assert (answer.stdout, answer.stderr) == ("None\n", "")
 
 

@@ -49,7 +49,7 @@ def pixels(images: ImageSet) -> np.ndarray:
 
 
 def entries(cache: Path) -> list[str]:
-    return sorted(entry.name for entry in cache.iterdir()) if cache.exists() else []
+    return sorted(entry.name for entry in cache.iterdir() if entry.suffix != ".lock") if cache.exists() else []
 
 
 def spoil(path: Path) -> None:
@@ -227,7 +227,7 @@ def test_what_a_killed_run_left_behind_is_in_nobodys_way(root, tmp_path):
     # in a container every run has the same process number
     storage = places(tmp_path / "cache")["disk"]
     load(ImageFolder(root), SIZE, storage, skip_corrupt=False)
-    (entry,) = (tmp_path / "cache").iterdir()
+    (entry,) = (tmp_path / "cache" / name for name in entries(tmp_path / "cache"))
     killed = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
     entry.rename(killed)
     (killed / "images.npy").write_bytes(b"half")
