@@ -136,7 +136,7 @@ def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int
         while left:
             parallel = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1)
             try:
-                for number, ended in parallel(delayed(_numbered)(make, job) for job in left.values()):
+                for number, ended in parallel(delayed(_numbered)(make, job) for job in tuple(left.values())):
                     del left[number]
                     yield ended
             except TerminatedWorkerError:
