@@ -145,8 +145,8 @@ def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int
                 for job in victims:
                     if deaths[job.number] > 1:
                         yield _killed(left.pop(job.number))
-    finally:
-        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+    finally:  # with runs left it was stopped, and they are not waited for
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=bool(left))
 
 
 def _numbered(make: Callable[[Job], Ended], job: Job) -> tuple[int, Ended]:
