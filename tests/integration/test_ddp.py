@@ -26,11 +26,13 @@ EXACT = ["trainer.precision=64-true"]
 TOLERANCE = 1e-9
 
 PLANTED = """
-import os, signal
+import os, signal, time
+from pathlib import Path
 from metrad.heads import AdaCos
 from metrad import ranks
 
 def end(how):
+    Path(__file__).with_name("crashed").write_text(str(time.time()))
     if how == "raise":
         raise RuntimeError("planted\\nin two lines")
     if how == "exit":
@@ -54,6 +56,10 @@ class Planted(AdaCos):
 
 def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def seconds_since_the_crash(folder: Path) -> float:
+    return time.time() - float((folder / "modules/crashed").read_text())
 
 
 def numbers(path: Path) -> np.ndarray:
@@ -134,9 +140,8 @@ def test_without_common_batch_statistics_two_ranks_differ(train):
     ],
 )
 def test_a_crash_of_one_rank_ends_all_with_its_error(how, words, metrad, planted, tmp_path):
-    start = time.monotonic()
     result = metrad("train", *DIGITS, *TWO, *planted, f"+head.how={how}", "hydra.run.dir=run")
-    assert time.monotonic() - start < 30
+    assert seconds_since_the_crash(tmp_path) < 30
     assert result.code == 2
     assert result.err == f"error: rank 1 of 2: {words}\n"
     status = read_json(tmp_path / "run/status.json")
@@ -217,12 +222,11 @@ def test_processes_of_torchrun_are_taken_for_the_ranks_of_one_run(tmp_path, trai
 def test_a_crash_of_one_rank_of_torchrun_ends_all(tmp_path, planted):
     crash = [*DIGITS, *TWO, *planted, "+head.how=raise", "hydra.run.dir=run"]
     environment = os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")])
-    start = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", environment)
         with started(tmp_path, *torchrun(*crash)) as process:
-            _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - start < 30
+            _, errors = process.communicate(timeout=120)
+    assert seconds_since_the_crash(tmp_path) < 30
     assert process.returncode != 0
     assert "planted" in errors
     assert Run(tmp_path / "run").state in ("failed", "interrupted")

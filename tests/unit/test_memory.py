@@ -35,7 +35,9 @@ def test_settings_come_back_after_an_error():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings")
 def test_freed_memory_is_used_again_and_given_back_at_the_end():
     with lean_memory():
-        faults_of_a_step()
+        # Aligned blocks leave a sliver beside them that glibc caches, up to seven, and each moves the next block on.
+        for _ in range(16):
+            faults_of_a_step()
         kept = min(faults_of_a_step() for _ in range(5))  # the system may take pages back at any time
     usual = max(faults_of_a_step(), faults_of_a_step())
     assert kept < 100
