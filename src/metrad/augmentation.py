@@ -1,8 +1,8 @@
 """Augmentations: training images changed at random, each in its own way, a batch at once on the device it is on.
 
-The functions take a setting for each image. torchvision's take one for the whole batch, and kornia 0.9 crops image by
-image in Python, draws the operations of its RandAugment for the whole batch, and takes several times as long
-(``benchmarks/augmentation.py``).
+The functions take a setting for each image. torchvision's take one for the whole batch. kornia 0.9 crops image by image
+in Python, draws the operations of its RandAugment for the whole batch, and its colour jitter takes nine times as long
+as one matrix an image (``benchmarks/augmentation.py``).
 """
 
 import math
@@ -171,8 +171,8 @@ def recoloured(
 
 def _colour_matrix(gain: Tensor, saturation: Tensor, turns: Tensor | None) -> Tensor:
     """Return the matrices (N, 3, 3) of ``gain`` (N, 1, 1), saturation (N,) and hue (N,)."""
-    unit, grey = torch.eye(3, device=gain.device), gain.new_tensor(LUMA).expand(3, 3)
-    matrix = torch.lerp(grey, unit.to(grey), saturation.view(-1, 1, 1))
+    grey, unit = gain.new_tensor(LUMA).expand(3, 3), torch.eye(3, dtype=gain.dtype, device=gain.device)
+    matrix = torch.lerp(grey, unit, saturation.view(-1, 1, 1))
     if turns is not None:
         matrix = _hue_matrix(turns) @ matrix
     matrix = _fine(gain * matrix)
