@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
 
 from metrad import config, distributed, ranks
 from metrad.backbones import Backbone
@@ -111,12 +112,23 @@ def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     return head
 
 
+def build_augmentation(cfg: DictConfig) -> nn.Module | None:
+    """Return what changes the images of a training step; None if nothing does."""
+    if not cfg.augmentation:
+        return None
+    augmentation = config.build(cfg, "augmentation")
+    if not isinstance(augmentation, nn.Module):
+        raise InputError(f"augmentation._target_ must make a torch.nn.Module, got {type(augmentation).__name__}")
+    return augmentation
+
+
 def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> MetricLearner:
     """Return embedder, head and optimiser in one module."""
     learner = MetricLearner(
         embedder,
         build_head(cfg, embedder.out_features, num_classes),
         config.build_partial(cfg, "optimizer"),
+        augmentation=build_augmentation(cfg),
         scheduler=config.build_partial(cfg, "scheduler") if cfg.scheduler else None,
         seed=cfg.seed,
     )

@@ -112,13 +112,15 @@ def _load(run: Run) -> _Saved:
     metrics = read_json(run.metrics) if state == "finished" else {}
     if not isinstance(metrics, dict):
         raise InputError(f"{run.metrics} holds no figures of a run")
-    settings = {}
+    settings, choices = {}, _choices(run)
     if run.config.is_file():
         settings = dict(_leaves(OmegaConf.to_container(run.load_config())))
+        if not any(_below(key, "augmentation") for key in settings):  # older than augmentations
+            settings["augmentation"], choices["augmentation"] = "{}", "none"
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
     overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
-    return _Saved(run, state, status.get("error", ""), settings, overrides, _choices(run), metrics)
+    return _Saved(run, state, status.get("error", ""), settings, overrides, choices, metrics)
 
 
 def _choices(run: Run) -> dict[str, str]:

@@ -19,10 +19,11 @@ from metrad.errors import InputError
 from metrad.names import run_name, sweep_name
 
 ALLOWED_TARGETS = (
-    *("metrad.heads.", "metrad.backbones.", "metrad.datasets.", "metrad.scorers."),
+    *("metrad.heads.", "metrad.backbones.", "metrad.datasets.", "metrad.scorers.", "metrad.augmentation."),
     *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
 )
-PARTS = ("head", "backbone", "scorer", "optimizer", "scheduler", "trainer", "logger")
+PARTS = ("head", "backbone", "scorer", "augmentation", "optimizer", "scheduler", "trainer", "logger")
+MAY_BE_EMPTY = ("augmentation", "scheduler", "logger")
 EXTRAS = {
     "mlflow": "mlflow",
     "pytorch_metric_learning": "pml",
@@ -104,6 +105,7 @@ class Config:
     head: dict[str, Any] = MISSING
     backbone: dict[str, Any] = MISSING
     scorer: dict[str, Any] = MISSING
+    augmentation: dict[str, Any] = field(default_factory=dict)  # configurations of before there were any lack it
     optimizer: dict[str, Any] = MISSING
     scheduler: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
@@ -134,7 +136,7 @@ def check(cfg: DictConfig) -> None:
     _check_ranges(resolved)
     for part in (*PARTS, "dataset.source"):
         node = resolved["dataset"]["source"] if part == "dataset.source" else resolved[part]
-        if part not in ("scheduler", "logger") and "_target_" not in node:
+        if "_target_" not in node and (node or part not in MAY_BE_EMPTY):
             raise InputError(f"{part}._target_ must name the class to build")
         for key, found in _targets(part, node):
             _check_call(key, found, resolved["allow_targets"])

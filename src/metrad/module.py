@@ -24,6 +24,8 @@ class MetricLearner(pl.LightningModule):
         embedder: images to embeddings; what is kept after training.
         head: embeddings and labels to loss and logits.
         optimizer: makes the optimiser of all parameters, the head's included.
+        augmentation: changes the images (N, height, width, channels) uint8 of a training step, and no others; None for
+            images as they are.
         scheduler: makes a learning-rate scheduler that steps once an epoch; None for a constant rate.
         seed: with the epoch, seeds what is random inside the model, so that a resumed run repeats an unbroken one.
 
@@ -37,19 +39,21 @@ class MetricLearner(pl.LightningModule):
         head: Head,
         optimizer: MakeOptimizer,
         *,
+        augmentation: nn.Module | None = None,
         scheduler: MakeScheduler | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.embedder = embedder
         self.head = head
+        self.augmentation = augmentation
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
         self.statistics = HeadStatistics()
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout and the like by seed and epoch, and on several ranks by rank."""
+        """Seed augmentation, dropout and the like by seed and epoch, and on several ranks by rank."""
         torch.manual_seed(self.seed * 100_003 + self.current_epoch + 1_000_003_000_019 * ranks.rank())
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -59,7 +63,7 @@ class MetricLearner(pl.LightningModule):
             TrainingError: an embedding or the loss is not finite.
         """
         images, labels = batch
-        embeddings = self.embedder(images)
+        embeddings = self.embedder(self._augmented(images))
         loss: Tensor = self.head(embeddings, labels)[0]
         # A pair loss may leave out NaN distances and stay finite, so the loss alone does not tell.
         if not (torch.isfinite(loss) & torch.isfinite(embeddings).all()):
@@ -78,6 +82,13 @@ class MetricLearner(pl.LightningModule):
             sync_dist=ranks.several(),
         )
         return loss * ranks.gradient_weight(labels)
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        if self.augmentation is None:
+            return images
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            augmented: Tensor = self.augmentation(images)
+        return augmented
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the head, which a state dict of the same shapes would not tell."""

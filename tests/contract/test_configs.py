@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metrad import config
+from metrad.assembly import build_augmentation
 from metrad.backbones import Backbone
 from metrad.training import expected_warnings
 
@@ -67,6 +68,30 @@ def test_every_optimiser_and_scheduler_steps(name, schedule):
     assert (weight < 1).all()
     assert rates[0] == cfg.optimizer.lr
     assert (rates[-1] < rates[0]) == (scheduler is not None)
+
+
+@pytest.mark.parametrize("name", sorted(config.choices()["augmentation"]))
+@pytest.mark.parametrize("shape", [(16, 28, 28, 1), (16, 24, 32, 3)], ids=["grey", "colour"])
+def test_every_augmentation_builds_and_changes_images_each_in_its_own_way(name, shape):
+    augmentation = build_augmentation(composed(f"augmentation={name}"))
+    assert (augmentation is None) == (name == "none")
+    if augmentation is None:
+        return
+    image = torch.randint(0, 256, (1, *shape[1:]), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = image.expand(shape)
+    torch.manual_seed(0)
+    first = augmentation(images)
+    torch.manual_seed(0)
+    assert torch.equal(augmentation(images), first)
+    assert (first.shape, first.dtype) == (images.shape, torch.uint8)
+    assert len(first.unique(dim=0)) > 1
+    assert not torch.equal(augmentation(images), first)
+    assert list(augmentation.parameters()) == []
+
+
+def test_augmentation_is_off_unless_chosen():
+    assert composed().augmentation == {}
+    assert build_augmentation(composed()) is None
 
 
 @pytest.mark.parametrize("name", sorted(config.choices()["dataset"]))

@@ -124,6 +124,14 @@ def test_a_run_goes_on_with_another_number_of_ranks(train, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "resumed", "whole"]
 
 
+def test_augmentation_on_two_ranks_repeats_and_is_of_each_rank(train):
+    overrides = [*DIGITS, *UNEVEN, *EXACT, "augmentation=all"]
+    one = train(*overrides, name="one")
+    two, again = (train(*overrides, *TWO, name=name) for name in ("two", "again"))
+    assert two.embedder.read_bytes() == again.embedder.read_bytes()
+    assert np.abs(numbers(one.epochs) - numbers(two.epochs)).max() > 1e-4
+
+
 def test_without_common_batch_statistics_two_ranks_differ(train):
     overrides = [*DIGITS, *UNEVEN, *EXACT]
     one, two = train(*overrides, name="one"), train(*overrides, *TWO, "trainer.sync_batchnorm=false", name="two")

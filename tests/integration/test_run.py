@@ -212,6 +212,27 @@ def test_resuming_repeats_what_is_random_inside_the_model(train, digits, compara
     assert_resuming_repeats(train, comparable, [*overrides, *model])
 
 
+def test_augmentation_repeats_and_resumes_and_trains_another_model(train, digits, finished_run, comparable):
+    overrides = [*digits, "augmentation=all"]
+    assert_resuming_repeats(train, comparable, overrides)
+    one, two = train(*overrides, name="one"), train(*overrides, name="two")
+    assert comparable(one) == comparable(two)
+    assert one.embedder.read_bytes() == two.embedder.read_bytes() != finished_run.embedder.read_bytes()
+    assert one.scores.read_bytes() == two.scores.read_bytes() != finished_run.scores.read_bytes()
+    assert one.split.read_bytes() == finished_run.split.read_bytes()
+
+
+def test_augmentation_takes_no_part_in_embedding(train, digits):
+    untrained = [*digits, "trainer.max_epochs=0"]
+    plain, augmented = train(*untrained, name="plain"), train(*untrained, "augmentation=all", name="augmented")
+    for name in ("embeddings/embeddings.safetensors", "scores.csv", "model/embedder.safetensors"):
+        assert (plain.path / name).read_bytes() == (augmented.path / name).read_bytes()
+    trained = train(*digits, "augmentation=all", name="trained")
+    kept = load_file(trained.embeddings / "embeddings.safetensors")["test_normal"].numpy()
+    names = [row["image"] for row in rows(trained.embeddings / "images.csv") if row["role"] == "test_normal"]
+    np.testing.assert_allclose(kept, embeddings(trained, names), atol=1e-5)
+
+
 def test_resuming_repeats_where_images_are_streamed(train, small, comparable, image_folders, tmp_path):
     root = image_folders(tmp_path / "images")
     data = ["dataset=image_folder", f"dataset.source.root={root}", "dataset.normal=[a]", "dataset.anomalous=[b]"]

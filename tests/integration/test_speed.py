@@ -54,7 +54,8 @@ def weights(checkpoint):
 
 
 def test_a_compiled_run_goes_on_uncompiled_and_the_other_way_round(train, digits):
-    """Names in checkpoints are the same, so either can take up the other's."""
+    """Names in checkpoints are the same, so either can take up the other's; augmentation stands outside of both."""
+    digits = [*digits, "augmentation=all"]
     first = train(*digits, "compile=false", name="first")
     more = train(*digits, "trainer.max_epochs=2", f"ckpt_path={first.last_checkpoint}", "compile=true", name="more")
     assert read_json(more.environment)["speed"]["compiled"]

@@ -131,6 +131,27 @@ def test_holes_are_listed_and_left_out_of_pairs(sweep):
     assert any("2 of 9 runs did not finish" in note for note in result.notes)
 
 
+def test_runs_older_than_augmentations_count_as_without(sweep):
+    flip = {"augmentation._target_": "metrad.augmentation.Augmentation", "augmentation.flip": 0.5}
+    for seed in range(6):
+        sweep.add(["head=adacos", f"seed={seed}"], 0.8 + seed / 100)
+        run = sweep.add(["head=arcface", f"seed={seed}"], 0.7 + seed / 100)
+        for path, key, value in (
+            (run.config, "augmentation", {}),
+            (run.config.with_name("hydra.yaml"), "hydra.runtime.choices.augmentation", "none"),
+        ):
+            content = OmegaConf.load(path)
+            OmegaConf.update(content, key, value)
+            OmegaConf.save(content, path)
+    assert set(compare(sweep.path).runs["head"]) == {"adacos", "arcface"}
+    for seed in range(6):
+        sweep.add(["head=adacos", f"seed={seed}", "augmentation=flip"], 0.75, config=flip)
+        sweep.add(["head=arcface", f"seed={seed}", "augmentation=flip"], 0.85, config=flip)
+    found = compare(sweep.path, by="augmentation").runs
+    assert set(found["augmentation"]) == {"none", "flip"}
+    assert set(found["head"]) == {"adacos", "arcface"}
+
+
 def test_a_run_refused_before_its_settings_were_saved_is_told(sweep):
     sweep.fill(["adacos", "arcface"], seeds=2)
     write_json(_bare(sweep, "x").status, {"state": "failed", "error": "no data"})

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metrad import config
 from metrad.errors import InputError
+from metrad.names import differences, identity
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -83,6 +84,9 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("scorer.k", 1.5, "scorer.k=1.5"),
         ("scorer.k", True, "scorer.k=True"),
         ("scorer.metric", "cos", "scorer.metric=cos"),
+        ("augmentation", {"_target_": "metrad.augmentation.Augmentation", "flp": 1}, "did you mean flip?"),
+        ("augmentation", {"_target_": "metrad.augmentation.Augmentation", "flip": "x"}, "augmentation.flip=x"),
+        ("augmentation", {"_target_": "metrad.augmentation.torch.load"}, "augmentation._target_"),
         ("optimizer.rate", 1, "unknown configuration key optimizer.rate"),
         ("optimizer.lr", "fast", "optimizer.lr=fast"),
         ("optimizer.amsgrad", "maybe", "optimizer.amsgrad=maybe"),
@@ -129,6 +133,8 @@ def test_a_wrong_setting_is_named(key, value, says, cfg):
 def test_an_unknown_key_of_any_part_is_refused(part, cfg):
     if part == "scheduler":
         cfg = changed(cfg, part, {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1})
+    if part == "augmentation":
+        cfg = changed(cfg, part, {"_target_": "metrad.augmentation.Augmentation"})
     with pytest.raises(InputError, match=f"unknown configuration key {part}.no_such_setting"):
         config.check(changed(cfg, f"{part}.no_such_setting", 1))
 
@@ -138,11 +144,24 @@ def test_nothing_stands_at_the_top_that_the_schema_lacks(cfg):
         config.check(changed(cfg, "sed", 1))
 
 
-@pytest.mark.parametrize("part", ["logger", "scheduler"])
-def test_logger_and_scheduler_may_be_empty(part, cfg):
+@pytest.mark.parametrize("part", config.MAY_BE_EMPTY)
+def test_some_parts_may_be_empty_but_not_without_a_target(part, cfg):
     empty = changed(cfg, part, {})
     config.check(empty)
     assert not empty[part]
+    with pytest.raises(InputError, match=f"{part}._target_ must name the class to build"):
+        config.check(changed(cfg, part, {"something": 1}))
+
+
+def test_a_configuration_of_before_augmentations_passes(cfg):
+    older = cfg.copy()
+    OmegaConf.set_struct(older, False)
+    del older["augmentation"]
+    config.check(older)
+    assert (identity(older), differences(older, cfg)) == (identity(cfg), [])
+    flipped = changed(cfg, "augmentation", {"_target_": "metrad.augmentation.Augmentation", "flip": 0.5})
+    assert identity(flipped) != identity(cfg)
+    assert "augmentation.flip is not set and not 0.5" in differences(older, flipped)
 
 
 def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
