@@ -345,7 +345,8 @@ def test_an_index_of_any_kind_is_saved_loaded_and_mapped(index, metric, tmp_path
 def test_numbers_left_open_are_chosen_from_the_number_of_embeddings():
     assert IndexSettings("ivf").chosen(1000, 5).given() == {"nlist": 25, "nprobe": 16}
     assert IndexSettings("ivf").chosen(40_000, 5).given() == {"nlist": 800, "nprobe": 16}
-    assert IndexSettings("ivf").chosen(10**6, 1).given() == {"nlist": 4000, "nprobe": 32}
+    assert IndexSettings("ivf").chosen(10**6, 1).given() == {"nlist": 4000, "nprobe": 16}
+    assert IndexSettings("ivf").chosen(10**7, 1).given() == {"nlist": 12649, "nprobe": 29}
     assert IndexSettings("ivf", nprobe=3).chosen(40_000, 5).given() == {"nlist": 800, "nprobe": 3}
     assert IndexSettings("hnsw").chosen(1000, 5).given() == {"M": 32, "ef_search": 64}
     assert IndexSettings("hnsw").chosen(1000, 50).given() == {"M": 32, "ef_search": 100}

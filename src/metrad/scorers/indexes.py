@@ -29,7 +29,7 @@ _SHARED = 32  # queries that look into a list on average, from which one product
 class IndexSettings:
     """The kind of an index and how hard it searches; what is None is chosen from the number of embeddings N.
 
-    Chosen: nlist = 4·√N but at least 39 embeddings a list; nprobe = √nlist / 2 but at least 16; M = 32;
+    Chosen: nlist = 4·√N but at least 39 embeddings a list; nprobe = √nlist / 4 but at least 16; M = 32;
     ef_search = √N but at least 64 and twice the neighbours wanted.
 
     Source: the FAISS wiki, "Guidelines to choose an index" (4·√N to 16·√N lists, M from 4 to 64); 39 is the number
@@ -77,7 +77,7 @@ class IndexSettings:
         nlist = self.nlist or max(1, min(round(4 * math.sqrt(size)), size // 39))
         if nlist > size:
             raise InputError(f"scorer.nlist={nlist} is larger than the {size} normal images; lower scorer.nlist")
-        result = replace(self, nlist=nlist, nprobe=self.nprobe or min(nlist, max(16, math.ceil(math.sqrt(nlist) / 2))))
+        result = replace(self, nlist=nlist, nprobe=self.nprobe or min(nlist, max(16, math.ceil(math.sqrt(nlist) / 4))))
         result._check_probes()
         return result
 
