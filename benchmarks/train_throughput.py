@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from metrad.backbones import mobilenet_v2
-from metrad.datamodule import EpochShuffle, ImageBatches
+from metrad.batches import EpochShuffle, ImageBatches
 from metrad.embedder import Embedder
 from metrad.heads import AdaCos
 from metrad.module import MetricLearner
