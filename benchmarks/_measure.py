@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 TRAIN = Path(__file__).parents[1] / "train.py"
+ARTICLE = {"reference": 8000, "normal": 1000, "calibration": 500, "test_normal": 1000, "test_anomalous": 1000}
 Figure = TypeVar("Figure")
 
 
@@ -85,6 +86,16 @@ def machine() -> str:
     """Return what else a reader of a table has to know."""
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     return f"OMP_NUM_THREADS {threads}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+def article_counts(share: float) -> dict[str, int]:
+    """Return how many images each role has in a share of the article's run."""
+    return {role: max(2, round(count * share)) for role, count in ARTICLE.items()}
+
+
+def article_sizes(share: float, factor: int = 1) -> str:
+    """Return the override that asks for ``factor`` times those."""
+    return f"dataset.sizes={{{', '.join(f'{role}: {factor * n}' for role, n in article_counts(share).items())}}}"
 
 
 def fashion_mnist(data: Path) -> Path:

@@ -33,10 +33,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _measure import fashion_mnist, in_turns, machine, table, train
+from _measure import article_counts, article_sizes, fashion_mnist, in_turns, machine, table, train
 from PIL import Image
 
-SIZES = {"reference": 8000, "normal": 1000, "calibration": 500, "test_normal": 1000, "test_anomalous": 1000}
 SNEAKER, BOOT = 7, 9
 PARTS = {"train": "train", "test": "t10k"}
 MEMORY, STREAMED = "memory", "streamed"
@@ -170,7 +169,8 @@ class Runs:
     def __init__(self, folder: Path, arrays: Arrays, share: float, settings: list[str]) -> None:
         self.folder = folder
         self.arrays = arrays
-        self.sizes = {role: max(2, round(count * share)) for role, count in SIZES.items()}
+        self.share = share
+        self.sizes = article_counts(share)
         self.settings = settings
 
     def trained(self, factor: int) -> int:
@@ -197,11 +197,10 @@ class Runs:
             return self._run(factor, 0, *source, *roles, *limits)
 
     def _run(self, factor: int, array: float, *overrides: str) -> Cost:
-        sizes = ", ".join(f"{role}: {factor * count}" for role, count in self.sizes.items())
         watch = Watch()
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             directory = f"hydra.run.dir={folder}/run"
-            ended = train(*overrides, f"dataset.sizes={{{sizes}}}", directory, *self.settings, watch=watch)
+            ended = train(*overrides, article_sizes(self.share, factor), directory, *self.settings, watch=watch)
             seconds = json.loads(Path(folder, "run", "metrics.json").read_text())["seconds"]
         return Cost(ended.seconds, seconds["train"], ended.peak, watch.peak, array)
 
