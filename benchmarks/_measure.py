@@ -6,13 +6,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 TRAIN = Path(__file__).parents[1] / "train.py"
-ARTICLE = {"reference": 8000, "normal": 1000, "calibration": 500, "test_normal": 1000, "test_anomalous": 1000}
+Side = TypeVar("Side", bound=Hashable)
 Figure = TypeVar("Figure")
 
 
@@ -53,7 +53,7 @@ def command(*arguments: object, watch: Callable[[int], None] | None = None) -> E
         said = output.read()
     if process.returncode:
         sys.exit(f"{' '.join(words)} ended with {process.returncode}:\n{said}")
-    megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    megabytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     return Ended(seconds, usage.ru_utime + usage.ru_stime, megabytes, said)
 
 
@@ -62,13 +62,14 @@ def train(*overrides: object, watch: Callable[[int], None] | None = None) -> End
     return command(sys.executable, TRAIN, *overrides, watch=watch)
 
 
-def in_turns(sides: Mapping[str, Callable[[], Figure]], rounds: int) -> dict[str, list[Figure]]:
+def in_turns(sides: Mapping[Side, Callable[[], Figure]], rounds: int) -> dict[Side, list[Figure]]:
     """Return what each side gives in each round: forwards in one, backwards in the next."""
-    measured: dict[str, list[Figure]] = {name: [] for name in sides}
+    measured: dict[Side, list[Figure]] = {side: [] for side in sides}
     for number in range(rounds):
-        for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
-            measured[name].append(sides[name]())
-            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+        for side in list(sides)[:: 1 if number % 2 == 0 else -1]:
+            measured[side].append(sides[side]())
+            told = " ".join(map(str, side)) if isinstance(side, tuple) else side
+            print(f"round {number + 1} of {rounds}: {told}", file=sys.stderr, flush=True)
     return measured
 
 
@@ -82,25 +83,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (columns, ["---"] * len(columns), *rows))
 
 
+def precisions() -> str:
+    """Return the precisions that are worth measuring here: in software, bfloat16 takes ten times as long as float32."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    if torch.cuda.is_available():
+        return "32-true,bf16-mixed,16-mixed"
+    return "32-true,bf16-mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "32-true"
+
+
 def machine() -> str:
     """Return what else a reader of a table has to know."""
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     return f"OMP_NUM_THREADS {threads}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-
-
-def article_counts(share: float) -> dict[str, int]:
-    """Return how many images each role has in a share of the article's run."""
-    return {role: max(2, round(count * share)) for role, count in ARTICLE.items()}
-
-
-def article_sizes(share: float, factor: int = 1) -> str:
-    """Return the override that asks for ``factor`` times those."""
-    return f"dataset.sizes={{{', '.join(f'{role}: {factor * n}' for role, n in article_counts(share).items())}}}"
-
-
-def fashion_mnist(data: Path) -> Path:
-    """Return the folder of Fashion-MNIST's files below ``data``; end this process if it is not there."""
-    folder = data / "FashionMNIST" / "raw"
-    if not folder.is_dir():
-        sys.exit(f"there is no {folder}; python train.py dataset=fmnist downloads it, --data names another folder")
-    return folder

@@ -20,11 +20,9 @@ A short run before all others warms up. The lines below the table are straight l
 """
 
 import argparse
-import gzip
 import json
 import os
 import statistics
-import struct
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,13 +31,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _measure import article_counts, article_sizes, fashion_mnist, in_turns, machine, table, train
+from _fashion_mnist import Arrays, counts, found, load, repeated, sizes, write
+from _measure import in_turns, machine, table, train
 from PIL import Image
 
 SNEAKER, BOOT = 7, 9
-PARTS = {"train": "train", "test": "t10k"}
 MEMORY, STREAMED = "memory", "streamed"
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # images (N, 28, 28) and labels (N,) of each part
 
 
 @dataclass(frozen=True)
@@ -53,49 +50,11 @@ class Cost:
     array: float
 
 
-def read(folder: Path, name: str) -> np.ndarray:
-    """Return the array of an idx file, packed or not."""
-    file = folder / name
-    content = file.read_bytes() if file.exists() else gzip.decompress(file.with_name(f"{name}.gz").read_bytes())
-    dimensions = content[3]
-    shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-
-
-def load(folder: Path) -> Arrays:
-    """Return Fashion-MNIST."""
-    return {
-        part: (read(folder, f"{file}-images-idx3-ubyte"), read(folder, f"{file}-labels-idx1-ubyte"))
-        for part, file in PARTS.items()
-    }
-
-
-def repeated(images: np.ndarray, copy: int) -> np.ndarray:
-    """Return the copy of that number; the first is as it was."""
-    return images ^ np.random.default_rng(copy).integers(0, 2 if copy else 1, images.shape, dtype=np.uint8)
-
-
-def write_arrays(folder: Path, arrays: Arrays, factor: int) -> float:
-    """Write the files that torchvision reads, and return the MB of the array they give."""
-    raw = folder / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part, (images, labels) in arrays.items():
-        count = factor * len(images)
-        with (raw / f"{PARTS[part]}-images-idx3-ubyte").open("wb") as file:
-            file.write(struct.pack(">4I", 2051, count, *images.shape[1:]))
-            for copy in range(factor):
-                file.write(repeated(images, copy).tobytes())
-        (raw / f"{PARTS[part]}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">2I", 2049, count) + factor * labels.tobytes()
-        )
-    return factor * sum(images.nbytes for images, _ in arrays.values()) / 1e6
-
-
-def write_files(folder: Path, arrays: Arrays, sizes: dict[str, int], copy: int) -> None:
+def write_files(folder: Path, arrays: Arrays, roles: dict[str, int], copy: int) -> None:
     """Write the images of one copy that a run takes, one folder a class in each part."""
-    of_class = {("train", number): -(-sizes["reference"] // 8) for number in range(10) if number not in (SNEAKER, BOOT)}
-    of_class["train", SNEAKER] = sizes["normal"] + sizes["calibration"]
-    of_class["test", SNEAKER], of_class["test", BOOT] = sizes["test_normal"], sizes["test_anomalous"]
+    of_class = {("train", number): -(-roles["reference"] // 8) for number in range(10) if number not in (SNEAKER, BOOT)}
+    of_class["train", SNEAKER] = roles["normal"] + roles["calibration"]
+    of_class["test", SNEAKER], of_class["test", BOOT] = roles["test_normal"], roles["test_anomalous"]
     for (part, number), count in of_class.items():
         images, labels = arrays[part]
         place = folder / part / str(number)
@@ -170,7 +129,7 @@ class Runs:
         self.folder = folder
         self.arrays = arrays
         self.share = share
-        self.sizes = article_counts(share)
+        self.sizes = counts(share)
         self.settings = settings
 
     def trained(self, factor: int) -> int:
@@ -180,7 +139,8 @@ class Runs:
     def memory(self, factor: int, *more: str) -> Cost:
         """Make a run whose images are in one array."""
         with tempfile.TemporaryDirectory(dir=self.folder) as data:
-            array = write_arrays(Path(data), self.arrays, factor)
+            write(Path(data), self.arrays, factor)
+            array = factor * sum(images.nbytes for images, _ in self.arrays.values()) / 1e6
             return self._run(factor, array, "dataset=fmnist", f"paths.data={data}", *more)
 
     def streamed(self, factor: int) -> Cost:
@@ -200,7 +160,7 @@ class Runs:
         watch = Watch()
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             directory = f"hydra.run.dir={folder}/run"
-            ended = train(*overrides, article_sizes(self.share, factor), directory, *self.settings, watch=watch)
+            ended = train(*overrides, sizes(self.share, factor), directory, *self.settings, watch=watch)
             seconds = json.loads(Path(folder, "run", "metrics.json").read_text())["seconds"]
         return Cost(ended.seconds, seconds["train"], ended.peak, watch.peak, array)
 
@@ -253,7 +213,7 @@ def main() -> None:
     kinds, factors = chosen.kept.split(","), [int(factor) for factor in chosen.factors.split(",")]
     model = [f"backbone={chosen.backbone}", f"backbone.weights={chosen.weights}", f"image_size={chosen.image_size}"]
     training = [f"trainer.precision={chosen.precision}", f"trainer.max_epochs={chosen.epochs}", "compile=false"]
-    arrays = load(fashion_mnist(chosen.data))
+    arrays = load(found(chosen.data))
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(Path(folder), arrays, chosen.share, [*model, *training, *chosen.overrides])
         if not chosen.no_warm_up:

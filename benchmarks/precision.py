@@ -9,7 +9,7 @@ difference   mean over seeds of AUROC less that of the first precision, with the
 train s      seconds of training, start-up not included; ÷ first, the median over seeds of the ratio to the first.
 embed s      seconds of the pass that gives the embeddings.
 
-A short run before all others warms up and tells what trainer.precision=auto takes here.
+A short run before all others warms up and tells what trainer.precision=auto takes here; --no-warm-up leaves it out.
 
     OMP_NUM_THREADS=2 python benchmarks/precision.py --seeds 3 --epochs 3 --weights FILE
     python benchmarks/precision.py --precisions 32-true,bf16-mixed,16-mixed      on a GPU
@@ -23,7 +23,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _measure import article_sizes, fashion_mnist, machine, ratio, table, train
+from _fashion_mnist import found, sizes
+from _measure import machine, ratio, table, train
 
 from metrad.comparison import compare
 
@@ -32,7 +33,7 @@ TINY = 0.01  # of the images: the run that warms up
 
 def told_by_auto(folder: Path, settings: list[str]) -> str:
     """Return what a run with ``auto`` chose and why."""
-    train(*settings, article_sizes(TINY), "trainer.max_epochs=1", f"hydra.run.dir={folder}")
+    train(*settings, sizes(TINY), "trainer.max_epochs=1", f"hydra.run.dir={folder}")
     speed = json.loads((folder / "environment.json").read_text())["speed"]
     return f"auto takes {speed['precision']} ({speed['precision_reason']}) {speed['images_per_second'] or ''}".rstrip()
 
@@ -45,11 +46,11 @@ def sweep(folder: Path, seed: int, precisions: list[str], settings: list[str]) -
 
 def metrics(folder: Path, seeds: int, precisions: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Return what ``metrics.json`` holds for each precision, in the order of the seeds."""
-    found: dict[str, list[dict[str, Any]]] = {precision: [{}] * seeds for precision in precisions}
+    gathered: dict[str, list[dict[str, Any]]] = {precision: [{}] * seeds for precision in precisions}
     for file in folder.glob("*/metrics.json"):
         chosen = dict(line.strip("- \n").split("=", 1) for line in (file.parent / ".hydra/overrides.yaml").open())
-        found[chosen["trainer.precision"]][int(chosen["seed"])] = json.loads(file.read_text())
-    return found
+        gathered[chosen["trainer.precision"]][int(chosen["seed"])] = json.loads(file.read_text())
+    return gathered
 
 
 def differences(folder: Path, first: str) -> dict[str, list[str]]:
@@ -63,11 +64,11 @@ def differences(folder: Path, first: str) -> dict[str, list[str]]:
 
 def rows(folder: Path, seeds: int, precisions: list[str]) -> list[list[str]]:
     """Return the table's rows."""
-    found, first = metrics(folder, seeds, precisions), precisions[0]
+    gathered, first = metrics(folder, seeds, precisions), precisions[0]
     apart = differences(folder, first) if len(precisions) > 1 else {}
-    trained = {name: [one["seconds"]["train"] for one in runs] for name, runs in found.items()}
+    trained = {name: [one["seconds"]["train"] for one in runs] for name, runs in gathered.items()}
     made = []
-    for name, runs in found.items():
+    for name, runs in gathered.items():
         aurocs = [run["auroc"] for run in runs]
         embedding = statistics.median(run["seconds"]["embed"] for run in runs)
         seconds = [f"{statistics.median(trained[name]):.1f}", f"{ratio(trained[name], trained[first]):.2f}"]
@@ -86,18 +87,20 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--weights", default="null", help="a file; random ones if not given")
     parser.add_argument("--share", type=float, default=1.0, help="of the article's images")
+    parser.add_argument("--no-warm-up", action="store_true")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("METRAD_DATA", "data")))
     chosen = parser.parse_args()
     precisions = chosen.precisions.split(",")
-    fashion_mnist(chosen.data)
+    found(chosen.data)
     settings = ["dataset=fmnist", f"paths.data={chosen.data}", f"backbone.weights={chosen.weights}", *chosen.overrides]
-    training = [article_sizes(chosen.share), f"trainer.max_epochs={chosen.epochs}"]
+    training = [sizes(chosen.share), f"trainer.max_epochs={chosen.epochs}"]
     with tempfile.TemporaryDirectory() as folder:
-        auto, sweeps = told_by_auto(Path(folder, "auto"), settings), Path(folder, "sweep")
+        auto = "" if chosen.no_warm_up else told_by_auto(Path(folder, "auto"), settings)
+        sweeps = Path(folder, "sweep")
         for seed in range(chosen.seeds):
             sweep(sweeps, seed, precisions, [*settings, *training])
         made = rows(sweeps, chosen.seeds, precisions)
-    print(f"Fashion-MNIST, {chosen.seeds} seeds, {chosen.epochs} epochs, {machine()}; {auto}")
+    print(f"Fashion-MNIST, {chosen.seeds} seeds, {chosen.epochs} epochs, {machine()}\n{auto}".rstrip())
     first = precisions[0]
     columns = ["precision", "AUROC, mean", f"difference from {first}", "95 % interval", "train s, median", f"÷ {first}"]
     print(table([*columns, "embed s", "AUROC by seed", "train s by seed"], made))

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from _measure import in_turns, machine, ratio, table
+from _measure import in_turns, machine, precisions, ratio, table
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=128, help="their height and width")
     parser.add_argument("--image-size", type=int, default=96, help="that the model sees")
     parser.add_argument("--weights", help="a file of MobileNetV2's state dict")
-    parser.add_argument("--precisions", default="32-true,bf16-mixed")
+    parser.add_argument("--precisions", default=precisions(), help="as Lightning names them")
     parser.add_argument("--tolerance", type=float, default=0.05)
     parser.add_argument("--half-tolerance", type=float, default=0.25)
     parser.add_argument("--rounds", type=int, default=5)
