@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all the set-up on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
+DATA := $(or $(METRAD_DATA),data)
 METRAD_SLURM_STATE ?= /var/lib/metrad-slurm
 export METRAD_SLURM_STATE
 
@@ -27,9 +28,23 @@ test-slurm: .venv/dev ## set up, start a Slurm of one node here, and test sweeps
 	tests/slurm/start.sh && SLURM_CONF=$$METRAD_SLURM_STATE/slurm.conf METRAD_REQUIRE_SLURM=1 OMP_NUM_THREADS=1 \
 	  $(BIN)/pytest -m slurm tests/slurm; status=$$?; tests/slurm/stop.sh; exit $$status
 
-bench: .venv/dev ## measure speed; prints a table
-	$(BIN)/python benchmarks/train_throughput.py
-	$(BIN)/python benchmarks/heads.py --sizes small,medium
+bench: .venv/dev ## measure speed in short settings, one benchmark after another; each prints a table
+	$(BIN)/python benchmarks/startup.py --rounds 3
+	$(BIN)/python benchmarks/train_throughput.py --rounds 2 --steps 3 --no-compile
+	$(BIN)/python benchmarks/predict_throughput.py --rounds 2 --count 256
+	$(BIN)/python benchmarks/heads.py --rounds 5 --sizes small,medium
+	$(BIN)/python benchmarks/sweep.py --rounds 1 --runs 4
+	run=$$(mktemp -d)/run && $(BIN)/python train.py experiment=demo hydra.run.dir=$$run \
+	  && $(BIN)/python benchmarks/embedding.py $$run --rounds 2 --images 512 \
+	  && $(BIN)/python benchmarks/knn.py --embeddings $$run/embeddings/embeddings.safetensors --rounds 1 \
+	    --sizes 1000,10000 --queries 1000 --sides 'metrad flat,metrad hnsw,faiss flat,sklearn cosine'; \
+	  status=$$?; rm -rf $$(dirname $$run); exit $$status
+ifneq ($(wildcard $(DATA)/FashionMNIST),)
+	$(BIN)/python benchmarks/growth.py --data $(DATA) --factors 1,2,4 --share 0.1 --backbone convnet --image-size 28
+	$(BIN)/python benchmarks/precision.py --data $(DATA) --seeds 2 --epochs 1 --share 0.1 backbone=convnet image_size=28
+else
+	@echo "left out: growth.py and precision.py, since there is no $(DATA)/FashionMNIST; train.py dataset=fmnist downloads it"
+endif
 
 .venv/run: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -12,6 +12,7 @@ import gc
 import math
 import os
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from collections.abc import Callable
 os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler tells each start and stop
 
 import torch
+from _measure import ratio, table
 from pytorch_metric_learning import losses
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -94,8 +96,8 @@ def peak_megabytes(module: nn.Module, embeddings: Tensor, labels: Tensor) -> flo
     return peak / 1e6
 
 
-def compare(name: str, size: tuple[int, int, int], rounds: int, device: torch.device) -> str:
-    """Measure one head and its counterpart, if it has one, and return their line of the table."""
+def compare(name: str, size: tuple[int, int, int], rounds: int, device: torch.device) -> list[str]:
+    """Measure one head and its counterpart, if it has one, and return their row of the table."""
     batch, width, classes = size
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(batch, width, generator=generator).to(device).requires_grad_()
@@ -107,12 +109,12 @@ def compare(name: str, size: tuple[int, int, int], rounds: int, device: torch.de
         for side in range(len(sides))[:: 1 if i % 2 == 0 else -1]:
             times[side].append(seconds(sides[side], embeddings, labels, repeats))
     peaks = [peak_megabytes(side, embeddings, labels) for side in sides]
-    line = f"{name:<18}{statistics.median(times[0]) * 1e3:>10.2f}{peaks[0]:>10.1f}"
+    print(f"{name}: {statistics.median(times[0]) * 1e3:.2f} ms", file=sys.stderr, flush=True)
+    figures = [[f"{statistics.median(times[i]) * 1e3:.2f}", f"{peaks[i]:.1f}"] for i in range(len(sides))]
+    each = " ".join(f"{value * 1e3:.2f}" for value in times[0])
     if len(sides) == 1:
-        return line
-    ratio = statistics.median(ours / theirs for ours, theirs in zip(*times, strict=True))
-    theirs = f"{statistics.median(times[1]) * 1e3:>10.2f}{peaks[1]:>10.1f}"
-    return f"{line}{theirs}{ratio:>12.2f}{peaks[0] / peaks[1]:>12.2f}"
+        return [name, *figures[0], "", "", "", "", each]
+    return [name, *figures[0], *figures[1], f"{ratio(*times):.2f}", f"{peaks[0] / peaks[1]:.2f}", each]
 
 
 def main() -> None:
@@ -128,9 +130,10 @@ def main() -> None:
     print(f"torch {torch.__version__}, {chosen.device}, {threads} threads, {chosen.rounds} rounds in turns")
     for size in chosen.sizes.split(","):
         print("\n{}: batch {:,}, width {:,}, classes {:,}".format(size, *SIZES[size]))
-        print(f"{'head':<18}{'ms':>10}{'MB':>10}{'pml ms':>10}{'pml MB':>10}{'time ratio':>12}{'MB ratio':>12}")
-        for name in chosen.heads.split(","):
-            print(compare(name, SIZES[size], chosen.rounds, torch.device(chosen.device)), flush=True)
+        device = torch.device(chosen.device)
+        rows = [compare(name, SIZES[size], chosen.rounds, device) for name in chosen.heads.split(",")]
+        columns = ["head", "ms", "MB", "pml ms", "pml MB", "time ratio", "MB ratio", "rounds, ms"]
+        print(table(columns, rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _measure import table
 
 QUERIES, ROUNDS, LIMIT, SCORE_LIMIT, LONG = 10_000, 3, 600, 120, 60
 TRIAL = 100  # queries that tell how long all will take
 RECALLED = 1000  # queries whose neighbours are compared
+COLUMNS = [
+    "side",
+    "fit s",
+    "score s",
+    "peak MB",
+    "held MB",
+    "process MB",
+    "recall@1",
+    "difference",
+    "speed-up",
+    "of score",
+]
 NEAR, NOISE = 20, 0.1
 ROWS = 2**14
 EXACT, LOCAL = "metrad flat", "metrad LOF"
@@ -354,36 +367,31 @@ def number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def table(lines: Sequence[Measured], sides: Sequence[str], queries: int) -> str:
-    """Return the lines of one size as text, with a line of dashes for each side without a result."""
+def rows(lines: Sequence[Measured], sides: Sequence[str], queries: int) -> list[list[str]]:
+    """Return the rows of one size, with dashes for a side without a result."""
     by_side = {line.side: line for line in lines}
-    rows = [
-        f"{'side':<16}{'fit s':>9}{'score s':>10}{'peak MB':>9}{'held MB':>9}{'process MB':>12}{'recall@1':>10}"
-        f"{'difference':>12}{'speed-up':>10}{'of score':>10}"
-    ]
+    made = []
     for side in sides:
-        if side not in by_side:
-            rows.append(f"{side:<16}" + "".join(f"{'-':>{width}}" for width in (9, 10, 9, 9, 12, 10, 12, 10, 10)))
+        line, whole = by_side.get(side), by_side.get(LOCAL if "LOF" in side else EXACT)
+        if line is None:
+            made.append([side, *["-"] * (len(COLUMNS) - 1)])
             continue
-        line = by_side[side]
-        whole = by_side.get(LOCAL if "LOF" in side else EXACT)
         scaled = ("~" if line.scored < queries else "") + f"{line.score:.2f}"
-        rows.append(
-            f"{side:<16}{line.fit:>9.2f}{scaled:>10}{line.peak:>9,.0f}{line.held:>9,.0f}{line.process:>12,.0f}"
-            f"{number(line.recall, '.4f'):>10}{number(line.difference, '.1e'):>12}"
-            f"{number(whole and (whole.fit + whole.score) / (line.fit + line.score), '.3g'):>10}"
-            f"{number(whole and whole.score / line.score, '.3g'):>10}"
-        )
-    return "\n".join(rows)
+        memory = [f"{value:,.0f}" for value in (line.peak, line.held, line.process)]
+        compared = [number(line.recall, ".4f"), number(line.difference, ".1e")]
+        both = number(whole and (whole.fit + whole.score) / (line.fit + line.score), ".3g")
+        of_score = number(whole and whole.score / line.score, ".3g")
+        made.append([side, f"{line.fit:.2f}", scaled, *memory, *compared, both, of_score])
+    return made
 
 
 def read(file: Path) -> list[Measured]:
     """Return the lines of a table that --csv wrote."""
     kinds = {"size": int, "side": str, "scored": int}
-    with file.open(newline="", encoding="utf-8") as table:
+    with file.open(newline="", encoding="utf-8") as lines:
         return [
             Measured(**{name: kinds.get(name, float)(value) if value else None for name, value in row.items()})
-            for row in csv.DictReader(table)
+            for row in csv.DictReader(lines)
         ]
 
 
@@ -437,10 +445,8 @@ def main() -> None:
             measured = measure_size(tasks, chosen.rounds, earlier)
             lines += measured
             earlier = {line.side: line for line in measured}
-            print(
-                f"\n{size:,} normal embeddings\n{table(measured, [task.side for task in tasks], chosen.queries)}",
-                flush=True,
-            )
+            found = rows(measured, [task.side for task in tasks], chosen.queries)
+            print(f"\n{size:,} normal embeddings\n{table(COLUMNS, found)}", flush=True)
     if chosen.csv:
         with chosen.csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(Measured.__dataclass_fields__))

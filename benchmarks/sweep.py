@@ -1,39 +1,40 @@
 """What a sweep costs: its runs side by side against one after another, and what one more run adds to its own work.
 
-Both sweeps are of the same runs of the demo (scikit-learn's digits), each a command of its own as users give it, in
-turns over the rounds; the figures are medians. Every process has its share of the CPU threads given.
+All sweeps are of the same runs, of the demo (scikit-learn's digits) unless other overrides are given, each a command of
+its own as users give it, in turns over the rounds. Every process has its share of the CPU threads given.
 
-serial, parallel   seconds from the start of the command to its end, start-up included.
-fixed cost         seconds from the end of one run of the serial sweep to the end of the next, less what the run
-                   trained, embedded and evaluated: composing its configuration, reading the data, building the model,
-                   writing files and drawing pictures.
+seconds      from the start of the command to its end, start-up included; the median over the rounds.
+of serial    the median over the rounds of the ratio to the sweep one after another.
+fixed cost   seconds from the end of one run of the serial sweep to the end of the next, less what the run trained,
+             embedded and evaluated: composing its configuration, reading the data, building the model, writing files
+             and drawing pictures.
 
     python benchmarks/sweep.py
+    python benchmarks/sweep.py --jobs-per-gpu 1,2,4,8 experiment=article trainer.max_epochs=1      on GPUs
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-TRAIN = Path(__file__).parents[1] / "train.py"
+from _measure import in_turns, ratio, table, train
+
 PREPARING = ("prepare", "total")
+SERIAL = "one after another"
 
 
-def timed(folder: Path, *overrides: str, threads: int) -> float:
-    """Return the seconds that a sweep took."""
-    command = [sys.executable, TRAIN, "-m", "experiment=demo", f"hydra.sweep.dir={folder}", *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    start = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        sys.exit(f"the sweep failed: {done.stderr}")
-    return time.perf_counter() - start
+def sweep(overrides: list[str], threads: int) -> tuple[float, list[float]]:
+    """Return the seconds of a sweep, and those that each run but the first cost beyond its own work."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = train("-m", f"hydra.sweep.dir={folder}", *overrides).seconds
+        return seconds, fixed_costs(Path(folder))
 
 
 def fixed_costs(folder: Path) -> list[float]:
@@ -45,29 +46,58 @@ def fixed_costs(folder: Path) -> list[float]:
     return [ends[i] - ends[i - 1] - work[i] for i in range(1, len(runs))]
 
 
+def sides(chosen: argparse.Namespace) -> dict[str, Callable[[], tuple[float, list[float]]]]:
+    """Return the sweeps to measure by what they are called."""
+    runs, threads = [f"seed=range({chosen.runs})", *chosen.overrides], chosen.threads
+    made = {SERIAL: partial(sweep, runs, threads)}
+    for jobs in chosen.jobs:
+        share = [*runs, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"]
+        made[f"{jobs} at a time"] = partial(sweep, share, max(1, threads // jobs))
+    for jobs in chosen.jobs_per_gpu:
+        share = [*runs, "hydra/launcher=joblib", f"hydra.launcher.jobs_per_gpu={jobs}"]
+        made[f"{jobs} a GPU"] = partial(sweep, share, max(1, threads // (jobs * gpus())))
+    return made
+
+
+def gpus() -> int:
+    """Return how many GPUs a sweep may use."""
+    from metrad.parallel import visible_gpus
+
+    return len(visible_gpus())
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", default=["experiment=demo"], help="of every run")
     parser.add_argument("--runs", type=int, default=8)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of either sweep")
+    parser.add_argument("--jobs", type=numbers, help="how many at a time; 2 if no jobs per GPU are given")
+    parser.add_argument("--jobs-per-gpu", type=numbers, default=[], help="how many share a GPU, such as 1,2,4,8")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of any sweep")
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
-    seeds, threads = f"seed=range({chosen.runs})", chosen.threads
-    serial, parallel, fixed = [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for i in range(chosen.rounds):
-            own = Path(folder) / f"serial-{i}"
-            serial.append(timed(own, seeds, threads=threads))
-            fixed += fixed_costs(own)
-            jobs = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={chosen.jobs}"]
-            parallel.append(timed(Path(folder) / f"parallel-{i}", seeds, *jobs, threads=max(1, threads // chosen.jobs)))
-            print(f"round {i + 1}: serial {serial[-1]:.1f} s, parallel {parallel[-1]:.1f} s", file=sys.stderr)
-    one, many = statistics.median(serial), statistics.median(parallel)
-    print(f"{chosen.runs} demo runs, {threads} threads, {chosen.rounds} rounds in turns")
-    print(f"serial       {one:8.1f} s")
-    print(f"{chosen.jobs} at a time  {many:8.1f} s   {many / one:.2f} of serial")
-    print(f"fixed cost   {statistics.median(fixed):8.2f} s   a run of the serial sweep, beyond training and evaluation")
+    if chosen.jobs is None:
+        chosen.jobs = [] if chosen.jobs_per_gpu else [2]
+    if chosen.jobs_per_gpu and not gpus():
+        sys.exit("--jobs-per-gpu: there is no GPU here; --jobs=2 shares the CPU")
+    measured = in_turns(sides(chosen), chosen.rounds)
+    serial = [seconds for seconds, _ in measured[SERIAL]]
+    rows = []
+    for name, results in measured.items():
+        seconds = [one for one, _ in results]
+        each = " ".join(f"{one:.1f}" for one in seconds)
+        rows.append([name, f"{statistics.median(seconds):.1f}", f"{ratio(seconds, serial):.2f}", each])
+    print(
+        f"{chosen.runs} runs of {' '.join(chosen.overrides)}, {chosen.threads} threads, {chosen.rounds} rounds in turns"
+    )
+    print(table(["sweep", "seconds", "of serial", "rounds"], rows))
+    fixed = [cost for _, costs in measured[SERIAL] for cost in costs]
+    if fixed:
+        print(f"fixed cost of a run of the serial sweep: {statistics.median(fixed):.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """The LightningDataModule: from a source and its roles to batches."""
 
 import hashlib
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,18 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from metrad import ranks
+from metrad.batches import Batch, EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.datasets import open_source
 from metrad.errors import InputError
-from metrad.images import Indexable
 from metrad.imageset import Storage, load
 from metrad.splits import Classes, Size, Split, draw, head_labels
 
 ClassNames = str | int | Sequence[str | int]
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -164,25 +161,43 @@ class MetradDataModule(pl.LightningDataModule):
         return content.hexdigest()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Return batches of reference and normal images with the head's labels, in a new order each epoch."""
+        """Return batches of reference and normal images with the head's labels, in a new order each epoch.
+
+        On a GPU of its own that has room for them, training takes them from there; to other GPUs they go from pinned
+        memory.
+        """
         labels = head_labels(self.data.pool.labels[self.train_indices], self.classes)
         batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
         least = max(2, self.least_images * ranks.world_size())
         sampler = EpochShuffle(len(labels), self.batch_size, self.seed, least=least)
         sampler.set_epoch(self.first_epoch)
-        return self._loader(batches, sampler)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if fits(batches, device):
+            return self._loader(ResidentBatches(batches, device), sampler)
+        return self._loader(batches, sampler, pinned=device.type == "cuda")
 
-    def images(self, indices: np.ndarray, batch_size: int) -> DataLoader[Batch]:
-        """Return batches of the images at the source's positions ``indices``, in that order, with their positions."""
+    def images(self, indices: np.ndarray, batch_size: int, *, pinned: bool = False) -> DataLoader[Batch]:
+        """Return batches of the images at the source's positions ``indices``, in that order, with their positions.
+
+        Args:
+            indices: (N,).
+            batch_size: images a batch.
+            pinned: keep batches in memory that a GPU reads from by itself.
+        """
         batches = ImageBatches(self.data.images, indices, torch.from_numpy(indices))
         starts = range(0, len(indices), batch_size)
-        return self._loader(batches, [torch.arange(len(indices))[start : start + batch_size] for start in starts])
+        order = [torch.arange(len(indices))[start : start + batch_size] for start in starts]
+        return self._loader(batches, order, pinned=pinned)
 
-    def _loader(self, batches: "ImageBatches", sampler: Any) -> DataLoader[Batch]:
+    def _loader(
+        self, batches: ImageBatches | ResidentBatches, sampler: Any, *, pinned: bool = False
+    ) -> DataLoader[Batch]:
         workers = self.storage.workers if self.data.on_demand else 0
         # A generator of its own: otherwise each iteration draws from the global one, which dropout in the model uses.
         own = torch.Generator()
-        return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=workers, generator=own)
+        return DataLoader(
+            batches, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pinned, generator=own
+        )
 
 
 class ImageRecord(NamedTuple):
@@ -191,52 +206,6 @@ class ImageRecord(NamedTuple):
     image: str
     class_name: str
     position: int
-
-
-class ImageBatches(Dataset[Batch]):
-    """Whole batches by index tensor: one gather, no Python an image."""
-
-    def __init__(self, images: Indexable, indices: np.ndarray, labels: Tensor) -> None:
-        self.images = images
-        self.indices = indices
-        self.labels = labels
-
-    def __getitem__(self, chosen: Tensor) -> Batch:
-        return torch.from_numpy(self.images[self.indices[chosen.numpy()]]), self.labels[chosen]
-
-
-class EpochShuffle(Sampler[Tensor]):
-    """Batches of positions in an order that depends on the seed and the epoch alone, so that resuming repeats it.
-
-    Of each batch a rank gets its part: all ranks together step through the batches of a single process. The parts of a
-    batch that does not divide differ by one image. A last batch of fewer than ``least`` images is left out; in one
-    of a single image batch normalisation has nothing to average.
-
-    Args:
-        count: how many positions.
-        batch_size: positions a batch, of all ranks together.
-        seed: of the order.
-        least: the fewest positions of a batch.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int, *, least: int = 2) -> None:
-        self.count = count
-        self.batch_size = batch_size
-        self.seed = seed
-        self.least = least
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return max(1, math.ceil(self.count / self.batch_size) - (0 < self.count % self.batch_size < self.least))
-
-    def __iter__(self) -> Iterator[Tensor]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        batches = torch.from_numpy(order).split(self.batch_size)[: len(self)]
-        return (batch.tensor_split(ranks.world_size())[ranks.rank()] for batch in batches)
 
 
 def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:

@@ -50,7 +50,7 @@ class Forward:
 
     def _once(self, images: Tensor) -> np.ndarray:
         with torch.inference_mode(), torch.autocast(self.device.type, self.half, enabled=self.half is not None):
-            embeddings: np.ndarray = self.embedder(images.to(self.device)).float().cpu().numpy()
+            embeddings: np.ndarray = self.embedder(images.to(self.device, non_blocking=True)).float().cpu().numpy()
         return embeddings
 
     def largest_batch(self, sample: Iterable[tuple[Tensor, Tensor]], count: int) -> int:

@@ -121,7 +121,7 @@ def embed(
     size = ranks.same(forward.largest_batch(data.images(indices[:1], 1), len(indices)))
     spans = ranks.spans(len(indices), size)
     mine = slice(*spans[ranks.rank()])
-    batches = data.images(indices[mine], size)
+    batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
     parts = [forward(images) for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None)]
     ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
     embeddings = ranks.gather(np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32), spans)

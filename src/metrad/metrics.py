@@ -6,7 +6,6 @@ float32 puts a rate of exactly 0.95 below 0.95.
 """
 
 import numpy as np
-from sklearn import metrics as sklearn_metrics
 
 MAX_FALSE_POSITIVE_RATE = 0.1
 MIN_TRUE_POSITIVE_RATE = 0.95
@@ -21,6 +20,8 @@ def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
     Raises:
         ValueError: the lengths differ, a score is not finite, or only one of the two kinds is present.
     """
+    from sklearn import metrics as sklearn_metrics
+
     ranks, target = ranked(scores, anomalous)
     false_positive_rate, true_positive_rate = roc_curve(scores, anomalous)
     enough = true_positive_rate >= MIN_TRUE_POSITIVE_RATE
@@ -34,6 +35,8 @@ def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
 
 def roc_curve(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return false-positive and true-positive rates, both rising from 0 to 1, one point a distinct score."""
+    from sklearn import metrics as sklearn_metrics
+
     ranks, target = ranked(scores, anomalous)
     false_positive_rate, true_positive_rate, _ = sklearn_metrics.roc_curve(target, ranks, drop_intermediate=False)
     return false_positive_rate, true_positive_rate

@@ -1,22 +1,174 @@
-"""Each benchmark runs; its figures are another matter."""
+"""Each benchmark runs in a small setting and prints its table; its figures are another matter."""
 
 import os
+import runpy
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.integration.conftest import DIGITS
+
 ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.py") if path.name[0] != "_")
+SMALL_RUN = ["backbone=convnet", "image_size=16", "--share=0.02", "--no-warm-up"]
+BOTH = "--precisions=32-true,bf16-mixed"
+HEADS = ["softmax", "l2_softmax", "normface", "sphereface", "cosface", "arcface", "subcenter_arcface", "adacos"]
+HEADS += ["adacos_dynamic", "subcluster_adacos", "curricularface", "adaface", "magface"]
+RUN = f"python train.py {' '.join(DIGITS)}"
 
 
-def test_the_training_benchmark_prints_every_combination_and_its_ratios():
-    command = [sys.executable, "benchmarks/train_throughput.py", "--quick", "--device", "cpu"]
+@dataclass(frozen=True)
+class Small:
+    """A small setting and what comes of it.
+
+    Attributes:
+        arguments: of the command; {data}, {run} and {embeddings} stand for what the tests make.
+        rows: the first column of its tables, one behind the other.
+        figures: columns that hold numbers, and whether every row has one.
+    """
+
+    arguments: list[str]
+    rows: list[str]
+    figures: dict[str, bool]
+
+
+SMALL = {
+    "embedding.py": Small(
+        ["{run}", "--rounds=1", "--images=8"],
+        ["32", "64", "128", "256", "512", "1024", "32-true, seed 0"],
+        {"32-true": False, "ratio": False, "AUROC, embedded in 32-true": False},
+    ),
+    "growth.py": Small(
+        ["--data={data}", "--factors=1", "--backbone=convnet", "--image-size=16", *SMALL_RUN[2:]],
+        ["memory", "streamed"],
+        {"images": True, "run s": True, "epoch s": True, "images/s": True, "peak MB": True, "peak - array MB": True},
+    ),
+    "heads.py": Small(
+        ["--sizes=small", "--rounds=1", "--device=cpu"], HEADS, {"ms": True, "MB": True, "time ratio": False}
+    ),
+    "knn.py": Small(
+        ["--embeddings={embeddings}", "--sizes=200", "--queries=50", "--rounds=1", "--sides=metrad flat,faiss flat"],
+        ["metrad flat", "faiss flat"],
+        {"process MB": True, "recall@1": True, "speed-up": True},
+    ),
+    "precision.py": Small(
+        ["--data={data}", "--seeds=1", "--epochs=1", *SMALL_RUN],
+        ["32-true", "bf16-mixed"],
+        {"AUROC, mean": True, "train s, median": True, "÷ 32-true": True, "difference from 32-true": False},
+    ),
+    "predict_throughput.py": Small(
+        [
+            "--count=12",
+            "--pixels=40",
+            "--image-size=32",
+            "--rounds=1",
+            "--device=cpu",
+            "--precisions=32-true,bf16-mixed",
+        ],
+        [*["hand-written"] * 2, *["metrad, cold", "metrad, warm"] * 2],
+        {"images/s, median": True, "÷ hand-written": True, "rounds": True},
+    ),
+    "startup.py": Small(
+        ["--rounds=1", "--no-warm-up", *DIGITS],
+        [
+            *("python -c pass", "python -c 'import torch'", "metrad --help"),
+            *("python train.py --help", "python train.py --cfg job"),
+            *(f"{RUN}: {mark}" for mark in ("first step begins", "first step is done", "whole run")),
+        ],
+        {"seconds, median": True, "CPU seconds": True, "of import torch": True, "wanted, idle machine": False},
+    ),
+    # None side by side, which takes three processes more; test_sweeps.py makes such sweeps.
+    "sweep.py": Small(
+        ["--runs=2", "--rounds=1", "--threads=1", "--jobs=", *DIGITS],
+        ["one after another"],
+        {"seconds": True, "of serial": True},
+    ),
+    "train_throughput.py": Small(
+        ["--quick", "--device=cpu", BOTH],
+        ["hand-written Lightning", *["bare loop", "metrad"] * 4],
+        {"images/s, median": True, "÷ hand-written": True, "÷ bare loop, same setting": False},
+    ),
+}
+
+
+@pytest.fixture
+def made(tmp_path, finished_run):
+    """Return what benchmarks read: files like those of Fashion-MNIST, a run, and embeddings, all small."""
+    generator = np.random.default_rng(0)
+    parts = {"train": 40, "test": 25}  # images a class
+    arrays = {
+        part: (generator.integers(0, 256, (10 * count, 28, 28), dtype=np.uint8), np.arange(10 * count) % 10)
+        for part, count in parts.items()
+    }
+    write = runpy.run_path(str(FOLDER / "_fashion_mnist.py"))["write"]
+    write(tmp_path / "data", {part: (images, labels.astype(np.uint8)) for part, (images, labels) in arrays.items()})
+    roles = ("normal", "calibration", "test_normal", "test_anomalous")
+    embeddings = {role: generator.standard_normal((60, 32), dtype=np.float32) for role in roles}
+    save_file(embeddings, tmp_path / "embeddings.safetensors")
+    return {"data": tmp_path / "data", "run": finished_run.path, "embeddings": tmp_path / "embeddings.safetensors"}
+
+
+def benchmark(name, *arguments):
+    command = [sys.executable, f"benchmarks/{name}", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    """Return the rows of all Markdown tables in a text, by their columns; the first has the name "" as well."""
+    rows, columns = [], []
+    lines = text.splitlines()
+    for i, line in enumerate(lines):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            columns = []
+        elif lines[i + 1 : i + 2] and set(lines[i + 1]) <= set("|- "):
+            columns = cells
+        elif not set(line) <= set("|- "):
+            assert len(cells) == len(columns), line
+            rows.append(dict(zip(columns, cells, strict=True)) | {"": cells[0]})
+    return rows
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_prints_its_table(name, made):
+    assert name in SMALL, f"{name} needs a small setting here"
+    small = SMALL[name]
+    result = benchmark(name, *(argument.format(**made) for argument in small.arguments))
     assert result.returncode == 0, result.stderr
-    rows = [
-        line.split(" | ") for line in result.stdout.splitlines() if line.startswith(("| hand", "| bare", "| metrad"))
-    ]
-    assert [row[0].lstrip("| ") for row in rows] == ["hand-written Lightning", *["bare loop", "metrad"] * 4]
-    assert all(float(row[3]) > 0 for row in rows)
-    assert [float(row[4]) > 0 for row in rows if row[0] == "| metrad"] == [True] * 4
-    assert "auto" in result.stdout
+    rows = rows_of(result.stdout)
+    assert [row[""] for row in rows] == small.rows
+    for column, everywhere in small.figures.items():
+        cells = [row[column] for row in rows if row.get(column)]
+        assert cells, column
+        assert len(cells) == len(rows) or not everywhere, column
+        assert all(np.isfinite(float(cell.replace(",", ""))) for cell in cells), cells
+
+
+def test_data_that_is_missing_is_told_in_one_line(tmp_path):
+    for name in ("growth.py", "precision.py"):
+        result = benchmark(name, f"--data={tmp_path}")
+        assert result.returncode == 1
+        assert result.stderr.count("\n") == 1
+        assert all(word in result.stderr for word in (str(tmp_path), "dataset=fmnist", "--data"))
+
+
+def test_jobs_on_a_gpu_take_one():
+    result = benchmark("sweep.py", "--jobs-per-gpu=1,2")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "there is no GPU" in result.stderr
+
+
+def test_growth_is_told_as_a_line(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    growth = runpy.run_path(str(FOLDER / "growth.py"))
+    costs = [growth["Cost"](20 + n / 100, n / 200, 700 + 2 * n / 1000 + n / 10, 0, n / 10) for n in (1000, 2000, 8000)]
+    told = growth["fitted"]("memory", costs, [1000, 2000, 8000])
+    assert "20.0 s and 10.00 ms an image" in told
+    assert "700 MB and +2.00 MB a thousand images" in told

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metrad.datamodule import EpochShuffle, MetradDataModule, Roles, resolve_classes
+from metrad.batches import EpochShuffle
+from metrad.datamodule import MetradDataModule, Roles, resolve_classes
 from metrad.datasets import ImageFolder, Source
 from metrad.errors import InputError
 from metrad.imageset import Storage

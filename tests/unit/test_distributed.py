@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from metrad import distributed, launch, ranks
+from metrad.batches import EpochShuffle
 from metrad.batchnorm import RankBatchNorm, RankBatchNorms
-from metrad.datamodule import EpochShuffle
 from metrad.distributed import Plan, plan
 from metrad.errors import InputError
 from metrad.launch import Failure
