@@ -26,8 +26,6 @@ from typing import Any
 from _fashion_mnist import found, sizes
 from _measure import machine, ratio, table, train
 
-from metrad.comparison import compare
-
 TINY = 0.01  # of the images: the run that warms up
 
 
@@ -55,6 +53,8 @@ def metrics(folder: Path, seeds: int, precisions: list[str]) -> dict[str, list[d
 
 def differences(folder: Path, first: str) -> dict[str, list[str]]:
     """Return for each precision but the first the mean difference from it and the interval."""
+    from metrad.comparison import compare
+
     pairs = compare(folder, by="trainer.precision", baseline=first).pairs
     return {
         row["trainer.precision"]: [f"{row['difference']:+.4f}", f"{row['low']:+.4f} to {row['high']:+.4f}"]
