@@ -105,8 +105,9 @@ def evaluate_run(
     """
     run = Run.finished(path)
     saved = run.load_config()
-    if "backbone" not in saved:
-        raise InputError(f"{run.config} holds no configuration of a run")
+    lacking = [part for part in (*config.PARTS, "dataset", "evaluation") if not OmegaConf.is_dict(saved.get(part))]
+    if lacking:
+        raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")
     # The run's own weights are loaded below; what may be imported is not for a directory from elsewhere to say.
     saved.merge_with({"ckpt_path": None, "allow_targets": []})
     if "weights" in saved.backbone:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from metrad import cli
@@ -407,12 +408,25 @@ def change_split(run, change):
     run.split.write_text(json.dumps(split))
 
 
+def drop(part):
+    def tamper(run):
+        cfg = OmegaConf.load(run.config)
+        del cfg[part]
+        OmegaConf.save(cfg, run.config)
+
+    return tamper
+
+
 TAMPERED = {
     "status no JSON": ("status.json", lambda run: run.status.write_text("{")),
     "status a list": ("not finished", lambda run: run.status.write_text("[]")),
     "configuration no YAML": ("config.yaml", lambda run: run.config.write_text("a: [")),
     "configuration empty": ("config.yaml", lambda run: run.config.write_text("")),
     "configuration of something else": ("config.yaml", lambda run: run.config.write_text("a: 1\n")),
+    **{
+        f"configuration without {part}": (f"config.yaml holds no configuration of a run: it lacks {part}", drop(part))
+        for part in ("trainer", "scorer", "backbone", "evaluation")
+    },
     "split missing": ("split.json", lambda run: run.split.unlink()),
     "split empty": ("split.json", lambda run: run.split.write_text("{}")),
     "split without a role": ("", lambda run: change_split(run, lambda split: split["images"].pop("normal"))),
