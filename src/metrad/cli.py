@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from metrad.errors import InputError, MetradError
-from metrad.messages import FAILED_RUNS, one_line, relative, reporting_errors, summary, tell_thresholds
+from metrad.errors import InputError
+from metrad.messages import FAILED_RUNS, is_told, one_line, relative, reporting_errors, summary, tell_thresholds
 
 log = logging.getLogger("metrad")
 
@@ -166,18 +166,19 @@ def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evide
 
     rows, failed = [], 0
     for path, change in jobs:
+        run_name = path.resolve().name  # the path can be a dot
         try:
             folder, metrics = evaluate_run(path, change, name, evidence=evidence)
-        except MetradError as error:
-            if len(jobs) == 1:
+        except Exception as error:
+            if len(jobs) == 1 or not is_told(error):
                 raise
             failed += 1
-            typer.echo(f"{path.name} {' '.join(change)} failed: {one_line(error)}", err=True)
+            typer.echo(f"{run_name} {' '.join(change)} failed: {one_line(error)}", err=True)
         else:
             log.info("%s -> %s", summary(metrics), folder)
             if len(jobs) == 1:
                 tell_thresholds(metrics)
-            rows.append(evaluation_row(path.name, change, metrics))
+            rows.append(evaluation_row(run_name, change, metrics))
     if len(rows) > 1:
         log.info("\n%s", as_text(rows))
     if failed:

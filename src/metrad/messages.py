@@ -27,7 +27,7 @@ def reporting_errors(job: Callable[[], None]) -> None:
     try:
         job()
     except Exception as error:
-        if before == "1" or not (isinstance(error, MetradError | OSError) or _is_of_the_configuration(error)):
+        if before == "1" or not is_told(error):
             raise
         typer.echo(f"error: {one_line(error)}", err=True)
         raise SystemExit(BAD_INPUT) from None
@@ -36,6 +36,11 @@ def reporting_errors(job: Callable[[], None]) -> None:
         os.environ.pop("HYDRA_FULL_ERROR")
         if before is not None:
             os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def is_told(error: Exception) -> bool:
+    """Tell whether an error is of what the user gave, so that one line says enough of it."""
+    return isinstance(error, MetradError | OSError) or _is_of_the_configuration(error)
 
 
 def _is_of_the_configuration(error: Exception) -> bool:

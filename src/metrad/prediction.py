@@ -61,7 +61,7 @@ def expand(overrides: list[str]) -> list[list[str]]:
     """Return the overrides of each evaluation that ``overrides`` ask for; scorer=knn,lof or scorer=glob(*) are several.
 
     Raises:
-        InputError: a value cannot be read.
+        InputError: a value cannot be read, or none is meant.
     """
     with initialize_config_dir(str(folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -80,7 +80,10 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
         return [item]
     if not override.is_discrete_sweep():
         raise InputError(f"{item} has no end of values; list them as in scorer.k=1,5")
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise InputError(f"{item} stands for no value; list some, as in scorer=knn,lof or scorer.k=1,5")
+    return values
 
 
 def evaluate_run(
@@ -102,8 +105,9 @@ def evaluate_run(
     """
     run = Run.finished(path)
     saved = run.load_config()
-    if "backbone" not in saved:
-        raise InputError(f"{run.config} holds no configuration of a run")
+    lacking = [part for part in (*config.PARTS, "dataset", "evaluation") if not OmegaConf.is_dict(saved.get(part))]
+    if lacking:
+        raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")
     # The run's own weights are loaded below; what may be imported is not for a directory from elsewhere to say.
     saved.merge_with({"ckpt_path": None, "allow_targets": []})
     if "weights" in saved.backbone:
@@ -184,7 +188,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             raise InputError(f"{item} is a second folder; one run or one sweep is evaluated at a time")
         if key in ("paths", "evaluation"):
             raise InputError(f"{key} is a group of settings; write {key}.NAME=VALUE")
-        if not equals:
+        if not (key and equals):
             raise InputError(f"{item} is no override; write key=value")
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
             raise InputError(f"{key} cannot change after training; {suggestion(key, list(CHANGEABLE))}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from metrad import cli
@@ -352,6 +353,9 @@ EVALUATE = [
     pytest.param(["RUN", "scorer.q=3"], ("scorer.q", "k, metric, min_recall"), id="unknown key"),
     pytest.param(["RUN", "scorer=nn"], ("scorer=nn", "did you mean knn?"), id="unknown scorer"),
     pytest.param(["RUN", "scorer"], ("scorer", "key=value"), id="no value"),
+    pytest.param(["RUN", "=3"], ("=3 is no override", "key=value"), id="no key"),
+    pytest.param(["RUN", "scorer=glob(nn*)"], ("scorer=glob(nn*) stands for no value",), id="a pattern of nothing"),
+    pytest.param(["RUN", "scorer.k=range(3,3)"], ("scorer.k=range(3,3) stands for no value",), id="an empty range"),
     pytest.param(["RUN", "scorer.k=999"], ("scorer.k=999", "86 normal images"), id="k above the index"),
     pytest.param(["RUN", "scorer.k=x"], ("scorer.k=x", "integer"), id="k no number"),
     pytest.param(["RUN", "scorer.k=[1"], ("scorer.k",), id="unclosed bracket"),
@@ -415,12 +419,25 @@ def change_split(run, change):
     run.split.write_text(json.dumps(split))
 
 
+def drop(part):
+    def tamper(run):
+        cfg = OmegaConf.load(run.config)
+        del cfg[part]
+        OmegaConf.save(cfg, run.config)
+
+    return tamper
+
+
 TAMPERED = {
     "status no JSON": ("status.json", lambda run: run.status.write_text("{")),
     "status a list": ("not finished", lambda run: run.status.write_text("[]")),
     "configuration no YAML": ("config.yaml", lambda run: run.config.write_text("a: [")),
     "configuration empty": ("config.yaml", lambda run: run.config.write_text("")),
     "configuration of something else": ("config.yaml", lambda run: run.config.write_text("a: 1\n")),
+    **{
+        f"configuration without {part}": (f"config.yaml holds no configuration of a run: it lacks {part}", drop(part))
+        for part in ("trainer", "scorer", "backbone", "evaluation")
+    },
     "split missing": ("split.json", lambda run: run.split.unlink()),
     "split empty": ("split.json", lambda run: run.split.write_text("{}")),
     "split without a role": ("", lambda run: change_split(run, lambda split: split["images"].pop("normal"))),

@@ -164,6 +164,25 @@ def test_of_several_evaluations_one_that_fails_is_told(metrad, run):
     assert [path.name for path in run.evaluations.iterdir()] == ["scorer=knn-scorer.k=3"]
 
 
+def test_a_run_that_cannot_be_written_to_or_read_stops_no_other(metrad, run, tmp_path):
+    sweep = {name: Run(shutil.copytree(run.path, tmp_path / "sweep" / name)) for name in ("a", "b", "c")}
+    sweep["a"].evaluations.touch()
+    sweep["b"].config.write_text(sweep["b"].config.read_text().replace("\n  k: 1\n", "\n  k: ${nothing}\n"))
+    result = metrad("evaluate", "sweep", "scorer.reduce=max")
+    assert result.code == 1
+    assert [line.split(":")[0] for line in result.err.splitlines()] == [
+        f"{name} scorer.reduce=max failed" for name in ("a", "b")
+    ]
+    assert (sweep["c"].evaluations / "scorer.reduce=max/metrics.json").exists()
+
+
+def test_a_run_is_called_by_its_folder_from_inside_too(metrad, run, monkeypatch):
+    monkeypatch.chdir(run.path)
+    result = metrad("evaluate", ".", "scorer=knn,lof,gmm", "scorer.k=3")
+    assert result.err.startswith("run scorer=gmm scorer.k=3 failed")
+    assert [line.split()[0] for line in result.out.split("\n\n")[-1].splitlines()] == ["run", "run", "run"]
+
+
 def test_rows_that_differ_stand_in_one_table(metrad, run):
     result = metrad("evaluate", run.path, "evaluation.false_alarm_rates=[],[0.1],[0.2]", "evaluation.level=0.5,0.95")
     assert (result.code, result.err) == (0, "")
