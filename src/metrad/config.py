@@ -72,6 +72,13 @@ class Evaluation:
 
 
 @dataclass
+class Study:
+    """What is measured beside a run for studies; nothing of the run depends on it."""
+
+    epochs: bool = False
+
+
+@dataclass
 class Sweep:
     """What holds for all runs of a sweep."""
 
@@ -100,6 +107,7 @@ class Config:
     paths: Paths = field(default_factory=Paths)
     dataset: Dataset = field(default_factory=Dataset)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    study: Study = field(default_factory=Study)
     sweep: Sweep = field(default_factory=Sweep)
     head: dict[str, Any] = MISSING
     backbone: dict[str, Any] = MISSING

@@ -110,6 +110,11 @@ class MetradDataModule(pl.LightningDataModule):
         """Positions of the images the head is trained on: reference and normal."""
         return np.sort(np.concatenate([self.split.indices["reference"], self.split.indices["normal"]]))
 
+    @property
+    def head_classes(self) -> list[str]:
+        """Names of the classes that the head tells apart, in the order of its labels."""
+        return [self.data.classes[i] for i in self.classes.seen]
+
     def describe_split(self) -> dict[str, Any]:
         """Return the split as plain values: the images of each role by name, and a hash over names and content."""
         names = self.data.classes
@@ -122,7 +127,7 @@ class MetradDataModule(pl.LightningDataModule):
                 "normal": [names[i] for i in self.classes.normal],
                 "anomalous": [names[i] for i in self.classes.anomalous],
             },
-            "head_classes": [names[i] for i in self.classes.seen],
+            "head_classes": self.head_classes,
             "copies_left_out": self.split.copies_left_out,
             "corrupt_left_out": [self.data.names[i] for i in sorted(self.data.corrupt)],
             "images": by_role,

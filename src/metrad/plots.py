@@ -103,6 +103,25 @@ def head(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
+def study(history: Sequence[Mapping[str, float | None]]) -> Figure:
+    """Draw the AUROC after each epoch and the effective rank beside it, from the history that ``Study`` keeps."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    auroc = figure.subplots()
+    rank = auroc.twinx()
+    rank.spines["right"].set_visible(True)
+    table = {name: np.array([row[name] for row in history], dtype=float) for name in history[0]}
+    for axes, name, label, look, colour in (
+        (auroc, "auroc", "AUROC of the test images", "o-", NORMAL),
+        (rank, "effective_rank", "effective rank of the normal embeddings", "s--", ANOMALOUS),
+    ):
+        axes.plot(table["epoch"], table[name], look, color=colour)
+        axes.set_ylabel(label, color=colour)
+    rank.set_ylim(0, None)
+    auroc.set(xlabel="epochs of training", title="for a study, not for a choice")
+    auroc.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
 def neighbours(groups: Mapping[str, Sequence[Evidence]]) -> Figure:
     """Draw two groups of test images, by their titles, each image above its nearest normal one."""
     columns = max(len(rows) for rows in groups.values())
