@@ -10,9 +10,10 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from metrad.comparison_plots import figures
+from metrad.comparison_plots import figures, study
 from metrad.comparison_tables import Comparison
 from metrad.errors import InputError
+from metrad.report_data import cells, studies_of
 from metrad.runs import replacing
 
 FORMATS = ("svg", "png")
@@ -57,9 +58,9 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     names are replaced, others stay.
 
     Raises:
-        InputError: ``out`` is a file.
+        InputError: ``out`` is a file, or a file of a run cannot be read.
     """
-    parts, drawn = tables(comparison), figures(comparison)
+    parts, drawn = tables(comparison), figures(comparison) | _studies(comparison)
     texts = {
         "comparison.csv": _csv(parts),
         "comparison.md": _markdown(comparison, parts, list(drawn)),
@@ -74,6 +75,16 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
             for form in FORMATS:
                 _save(figure, partial[f"{name}.{form}"], form)
     return files
+
+
+def _studies(comparison: Comparison) -> dict[str, Figure]:
+    """Return the picture of what was found after each epoch of the runs that were studied; nothing if none was."""
+    panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
+    for cell in cells(comparison.runs, comparison.by, comparison.conditions, comparison.metric):
+        tables = studies_of(cell)
+        if tables:
+            panels.setdefault(cell.condition, {})[cell.choice] = tables
+    return {"study": study(panels)} if panels else {}
 
 
 def _csv(parts: dict[str, pd.DataFrame]) -> str:

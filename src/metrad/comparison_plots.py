@@ -1,15 +1,20 @@
 """Pictures of a comparison, each a function from its tables to a figure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metrad.comparison_tables import ALPHA, Comparison
-from metrad.plots import ANOMALOUS, NORMAL
+from metrad.plots import ANOMALOUS, NORMAL, style
 
+Tables = Mapping[str, Sequence[pd.DataFrame]]  # of each choice a table a run, a row an epoch
+Styles = Mapping[str, dict[str, Any]]
+STUDIED = {"auroc": "AUROC", "effective_rank": "effective rank"}
 # More would make a picture that nobody can read and matplotlib cannot save; the tables have all.
 MOST_PANELS = 40
 MOST_ROWS = 80
@@ -142,6 +147,42 @@ def ranks(comparison: Comparison) -> Figure:
         fontsize=9,
     )
     return figure
+
+
+def study(panels: Mapping[str, Tables]) -> Figure:
+    """Draw for each condition the AUROC after each epoch, and the effective rank of the normal embeddings below it.
+
+    Lines are means over seeds, in a band from the lowest to the highest. Of more than 40 conditions the first are
+    drawn.
+    """
+    panels = dict(list(panels.items())[:MOST_PANELS])
+    choices = dict.fromkeys(choice for tables in panels.values() for choice in tables)
+    styles = {choice: style(number) for number, choice in enumerate(choices)}
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4 * columns + 0.6, 5.4 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_visible(False)
+    for i, (title, tables) in enumerate(panels.items()):
+        for j, (name, label) in enumerate(STUDIED.items()):
+            axes = grid[2 * (i // columns) + j, i % columns]
+            axes.set_visible(True)
+            draw_epochs(axes, name, tables, styles, _label)
+            axes.set(title="" if j else _label(title), xlabel="epochs of training" if j else "", ylabel=label)
+    entries = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw_epochs(axes: Axes, name: str, tables: Tables, styles: Styles, named: Callable[[str], str]) -> None:
+    """Draw the column ``name`` over epochs: of each choice the mean, in a band from the lowest run to the highest."""
+    for choice, members in tables.items():
+        epochs = pd.concat(list(members)).groupby("epoch")[name]
+        mean, look = epochs.mean(), styles[choice]
+        axes.fill_between(mean.index, epochs.min(), epochs.max(), color=look["color"], alpha=0.18, linewidth=0)
+        axes.plot(mean.index, mean, markersize=4, label=named(choice), **look)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _places(comparison: Comparison, rows: pd.DataFrame) -> list[tuple[list[str], str]]:
