@@ -2,8 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,29 +17,10 @@ from metrad.datasets import open_source
 from metrad.errors import InputError
 from metrad.images import Indexable
 from metrad.imageset import Storage, load
-from metrad.splits import Classes, Size, Split, draw, head_labels
+from metrad.roles import Roles, resolve_classes
+from metrad.splits import Split, draw, head_labels
 
-ClassNames = str | int | Sequence[str | int]
 Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The user's choice of classes and sizes.
-
-    Attributes:
-        normal: classes of the normal images, by name or number.
-        anomalous: classes of the anomalous test images.
-        reference: classes of the reference images; None for all others.
-        sizes: for each role a count, a fraction or None for all that are left.
-        test_share: share of the normal images set aside for testing where the source has no test part.
-    """
-
-    normal: ClassNames
-    anomalous: ClassNames
-    reference: ClassNames | None
-    sizes: dict[str, Size]
-    test_share: float
 
 
 class MetradDataModule(pl.LightningDataModule):
@@ -80,6 +60,7 @@ class MetradDataModule(pl.LightningDataModule):
         self.image_size = image_size
         self.batch_size = batch_size
         self.skip_corrupt = skip_corrupt
+        self.turns = 4 if roles.rotations else 1
         self.first_epoch = 0
         self.least_images = 1
 
@@ -94,6 +75,9 @@ class MetradDataModule(pl.LightningDataModule):
         self.load()
         sizes = self.roles.sizes
         self.split = draw(self.data.pool, self.classes, sizes, test_share=self.roles.test_share, seed=self.seed)
+        height, width = self.data.images[self.train_indices[:1]].shape[1:3]
+        if self.turns > 1 and height != width:
+            raise InputError(f"dataset.rotations=true needs square images, and these are {height} by {width}")
 
     def load(self) -> None:
         """Read the source and find the classes of each role, without drawing a split.
@@ -111,9 +95,15 @@ class MetradDataModule(pl.LightningDataModule):
         return np.sort(np.concatenate([self.split.indices["reference"], self.split.indices["normal"]]))
 
     @property
+    def epoch_images(self) -> int:
+        """How many images an epoch trains on."""
+        return len(self.train_indices) * self.turns
+
+    @property
     def head_classes(self) -> list[str]:
-        """Names of the classes that the head tells apart, in the order of its labels."""
-        return [self.data.classes[i] for i in self.classes.seen]
+        """Names of the classes that the head tells apart, in the order of its labels: first all as they are."""
+        names = [self.data.classes[i] for i in self.classes.seen]
+        return [*names, *(f"{name} at {90 * turn}°" for turn in range(1, self.turns) for name in names)]
 
     def describe_split(self) -> dict[str, Any]:
         """Return the split as plain values: the images of each role by name, and a hash over names and content."""
@@ -170,7 +160,8 @@ class MetradDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of reference and normal images with the head's labels, in a new order each epoch."""
-        labels = head_labels(self.data.pool.labels[self.train_indices], self.classes)
+        upright = head_labels(self.data.pool.labels[self.train_indices], self.classes)
+        labels = np.concatenate([upright + turn * len(self.classes.seen) for turn in range(self.turns)])
         batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
         least = max(2, self.least_images * ranks.world_size())
         sampler = EpochShuffle(len(labels), self.batch_size, self.seed, least=least)
@@ -199,7 +190,13 @@ class ImageRecord(NamedTuple):
 
 
 class ImageBatches(Dataset[Batch]):
-    """Whole batches by index tensor: one gather, no Python an image."""
+    """Whole batches by index tensor: one gather, no Python an image.
+
+    Args:
+        images: the source's images.
+        indices: positions in the source, (N,).
+        labels: (N,); or (T·N,) for T - 1 further rounds of the same images, each turned by 90 degrees more.
+    """
 
     def __init__(self, images: Indexable, indices: np.ndarray, labels: Tensor) -> None:
         self.images = images
@@ -207,7 +204,12 @@ class ImageBatches(Dataset[Batch]):
         self.labels = labels
 
     def __getitem__(self, chosen: Tensor) -> Batch:
-        return torch.from_numpy(self.images[self.indices[chosen.numpy()]]), self.labels[chosen]
+        count = len(self.indices)
+        images = torch.from_numpy(self.images[self.indices[(chosen % count).numpy()]])
+        for turn in range(1, len(self.labels) // count):
+            turned = chosen // count == turn
+            images[turned] = images[turned].rot90(turn, dims=(1, 2))
+        return images, self.labels[chosen]
 
 
 class EpochShuffle(Sampler[Tensor]):
@@ -242,58 +244,3 @@ class EpochShuffle(Sampler[Tensor]):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         batches = torch.from_numpy(order).split(self.batch_size)[: len(self)]
         return (batch.tensor_split(ranks.world_size())[ranks.rank()] for batch in batches)
-
-
-def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:
-    """Return the classes of each role as numbers.
-
-    A number means a class by its position, or, where all class names are numbers, by its name.
-
-    Args:
-        roles: the user's choice.
-        names: class names by label.
-        trainable: classes that have images to train on; None for all.
-
-    Raises:
-        InputError: a class does not exist, stands in two roles or has no images to train on; the message names it.
-    """
-    trainable = frozenset(range(len(names))) if trainable is None else trainable
-    normal = _numbers("normal", roles.normal, names)
-    anomalous = _numbers("anomalous", roles.anomalous, names)
-    if roles.reference is None:
-        reference = tuple(i for i in sorted(trainable) if i not in (*normal, *anomalous))
-    else:
-        reference = _numbers("reference", roles.reference, names)
-    for role, numbers in (("normal", normal), ("anomalous", anomalous)):
-        if not numbers:
-            hint = "; without defects, hold out one kind of other parts" if role == "anomalous" else ""
-            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}{hint}")
-    everyone = [*reference, *normal, *anomalous]
-    twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
-    if twice:
-        raise InputError(
-            f"dataset: {', '.join(twice)} stands in two roles; a class can be one of reference, normal and anomalous"
-        )
-    untrainable = [names[i] for i in (*reference, *normal) if i not in trainable]
-    if untrainable:
-        raise InputError(f"dataset: {', '.join(untrainable)} has no training images, so it can only be anomalous")
-    return Classes(reference, normal, anomalous)
-
-
-def _numbers(role: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
-    chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
-    if all(name.isdecimal() for name in names):
-        by_number = {int(name): i for i, name in enumerate(names)}
-    else:
-        by_number = dict(enumerate(range(len(names))))
-    numbers = []
-    for item in chosen:
-        number = (
-            names.index(str(item)) if str(item) in names else by_number.get(item) if isinstance(item, int) else None
-        )
-        if number is None:
-            raise InputError(f"dataset.{role}: no class {item!r}; there are {', '.join(names)}")
-        if number in numbers:
-            raise InputError(f"dataset.{role} names {names[number]} twice")
-        numbers.append(number)
-    return tuple(numbers)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metrad.comparison_plots import STUDIED, Styles, Tables, draw_epochs, draw_seeds
+from metrad.comparison_plots import STUDIED, Styles, Tables, draw_classes, draw_epochs, draw_seeds
 from metrad.comparison_tables import Comparison
 from metrad.plots import PALETTE
 from metrad.report_data import RATES, Band, Cell
@@ -87,6 +88,13 @@ def study(histories: Tables, styles: Styles) -> Figure:
         axes.grid(axis="y", color=RULE, linewidth=0.6)
     figure.axes[-1].set_xlabel("epochs of training")
     _legend(figure)
+    return figure
+
+
+def classes(table: pd.DataFrame, metric: str) -> Figure:
+    """Draw the figures of ``comparison_plots.of_classes``."""
+    figure, axes = _figure(WIDTH)
+    draw_classes(axes, table, metric)
     return figure
 
 

@@ -12,7 +12,7 @@ from metrad import plots, report_plots
 from metrad.comparison_plots import Styles
 from metrad.errors import InputError
 from metrad.report_data import Cell, Flat, Reading, configuration_of, environment_of, hardest, read
-from metrad.report_page import Fold, Group, Picture, Section
+from metrad.report_page import Fold, Group, Picture, Section, opened
 from metrad.report_tables import Table, settings_tables, table
 from metrad.runs import Run, read_json
 
@@ -83,7 +83,8 @@ def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
             shared, differing = settings_tables(named, title)
             lines = "\n".join(f"{key}: {value}" for key, value in shared.items())
             fold = Fold("Common to all runs" if len(named) > 1 else "All of it", lines)
-            groups.append(Group(title, tables=[differing] if differing else [], folds=[fold]))
+            tables, folds = opened([differing] if differing else [])
+            groups.append(Group(title, tables=tables, folds=[*folds, fold]))
     text = "What each run was made with. metrad writes it into the run's folder before training begins."
     return [Section("settings", "Configuration and environment", text, groups)] if groups else []
 

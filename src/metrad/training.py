@@ -43,6 +43,8 @@ from metrad.study import Study
 
 log = logging.getLogger(__name__)
 
+ENOUGH_CLASSES = 3  # for any head
+
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # batches are gathered from one array in this process; workers would copy them
     ".*dirpath has changed from.*",  # a run that goes on from another's checkpoint has a directory of its own
@@ -193,10 +195,10 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     with distributed.joined(cfg.trainer, count):
         run, first = Run(ranks.same(run.path)), ranks.rank() == 0
         data = _checked_data(cfg)
-        learner = build_learner(cfg, build_embedder(cfg), len(data.classes.seen))
+        learner = build_learner(cfg, build_embedder(cfg), _classes_of_head(cfg, data))
         epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first else None)
         study = Study(data, epochs, partial(build_scorer, cfg) if cfg.study.epochs else None)
-        pace = ranks.same(choose_pace(cfg, learner.embedder, len(data.train_indices)) if first else None)
+        pace = ranks.same(choose_pace(cfg, learner.embedder, data.epoch_images) if first else None)
         assert pace is not None
         trainer = build_trainer(cfg, run, pace, epochs, study)
         data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
@@ -215,6 +217,12 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     return Trained(learner, data, split, embedded, epochs, study, seconds, start, first)
 
 
+def _classes_of_head(cfg: DictConfig, data: MetradDataModule) -> int:
+    """Return how many classes the head tells apart; one that is never trained gets enough, whatever head it is."""
+    classes = len(data.head_classes)
+    return max(classes, ENOUGH_CLASSES) if cfg.trainer.get("max_epochs") == 0 else classes
+
+
 def _checked_data(cfg: DictConfig) -> MetradDataModule:
     """Return the images of a configuration, which its scorer and thresholds can do with."""
     scorer, settings = build_scorer(cfg), build_settings(cfg)
@@ -222,6 +230,11 @@ def _checked_data(cfg: DictConfig) -> MetradDataModule:
     data.setup()
     log_images(data)
     scorer.check_size(len(data.split.indices["normal"]))
+    if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
+        raise InputError(
+            "scorer=head asks how little an image looks like the normal classes, which takes others in training, and "
+            "dataset.reference names none; choose another scorer"
+        )
     log_thresholds(settings, len(data.split.indices["calibration"]))
     return data
 
