@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from metrad import comparison_files
+from metrad.comparison import compare
+from metrad.comparison_plots import figures
 from metrad.runs import Run, read_json
 from tests.integration.test_run import rows
 
@@ -27,7 +30,7 @@ def classes(run):
     return read_json(run.split)["classes"]
 
 
-def test_all_pairs_of_three_classes_are_compared_pair_by_pair(sweep, metrad, tmp_path):
+def test_all_pairs_of_three_classes_are_compared_pair_by_pair(sweep, tmp_path):
     three = ["hydra.sweeper.pairs=3", "head=softmax,arcface", "dataset.sizes.reference=100"]
     runs = sweep("experiment=all_pairs", *three, "seed=4")
     pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
@@ -37,15 +40,15 @@ def test_all_pairs_of_three_classes_are_compared_pair_by_pair(sweep, metrad, tmp
         found = classes(run)
         assert f"normal={found['normal'][0]}-anomalous={found['anomalous'][0]}-" in name
         assert len(found["reference"]) == 8
-    result = metrad("compare", tmp_path / "multirun/x")
-    assert (result.code, result.err) == (0, "")
-    assert "Over 6 conditions the mean ranks are" in result.out
-    assert "Wilcoxon's signed-rank test over the conditions" in result.out
-    assert "dataset=digits, dataset.normal=2, dataset.anomalous=1: " in result.out
-    assert "nan" not in result.out
-    assert {"classes.svg", "classes.png", "report.html"} <= {
-        path.name for path in (tmp_path / "multirun/x/comparison").iterdir()
-    }
+    result = compare(tmp_path / "multirun/x")
+    assert result.conditions == ["dataset", "dataset.normal", "dataset.anomalous"]
+    assert (result.ranked, result.holes) == (6, [])
+    told = comparison_files.report(result)
+    assert "Over 6 conditions the mean ranks are" in told
+    assert "Wilcoxon's signed-rank test over the conditions" in told
+    assert "dataset=digits, dataset.normal=2, dataset.anomalous=1: " in told
+    assert "nan" not in told
+    assert set(figures(result)) == {"seeds", "differences", "ranks", "classes"}
 
 
 def test_one_against_the_rest_takes_features_as_they_are(sweep):
@@ -77,7 +80,7 @@ def test_all_but_one_are_told_apart(sweep):
 
 
 @pytest.mark.parametrize("scorer", ["knn", "mahalanobis", "gmm", "lof"])
-def test_runs_without_reference_are_scored_again(scorer, train, metrad, tmp_path):
+def test_runs_without_reference_are_scored_again(scorer, train, metrad):
     run = train(*DIGITS, *ALONE, "dataset.normal=[1,2,7]", "trainer.max_epochs=1", f"scorer={scorer}")
     again = metrad("evaluate", run.path, "scorer=centre", "--evidence")
     assert (again.code, again.err) == (0, "")
