@@ -15,7 +15,7 @@ from torch import nn
 
 from metrad import config, distributed, ranks
 from metrad.backbones import Backbone
-from metrad.datamodule import MetradDataModule, Roles
+from metrad.datamodule import MetradDataModule
 from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation import DEFAULT_FALSE_ALARM_RATES, Settings
@@ -23,6 +23,7 @@ from metrad.heads import Head
 from metrad.imageset import GIB, Storage
 from metrad.module import MetricLearner
 from metrad.remembered import remembered
+from metrad.roles import Roles
 from metrad.runs import Run
 from metrad.scorers import Scorer
 from metrad.signals import KeepSigterm
@@ -48,7 +49,8 @@ def build_data(cfg: DictConfig, image_size: int) -> MetradDataModule:
     """Return the data module of a configuration; nothing is read yet."""
     dataset = OmegaConf.to_container(cfg.dataset, resolve=True)
     assert isinstance(dataset, dict)
-    roles = Roles(**{name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")})
+    chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
+    roles = Roles(**chosen, rotations=dataset.get("rotations", False))  # runs of earlier versions do not say
     storage = Storage(
         memory_limit=int(dataset["memory_limit_gib"] * GIB),
         disk_limit=int(dataset["disk_limit_gib"] * GIB),
@@ -218,7 +220,7 @@ def log_thresholds(settings: Settings, calibration_images: int) -> None:
 def log_images(data: MetradDataModule) -> None:
     """Tell how many images each role has, and which stay out and why."""
     counts = ", ".join(f"{len(indices):,} {role}" for role, indices in data.split.indices.items())
-    log.info("images: %s; classes to tell apart: %d", counts, len(data.classes.seen))
+    log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
     if data.split.copies_left_out:
         log.warning("left out %d copies of images that stand in the dataset more than once", data.split.copies_left_out)
     for position in sorted(data.data.corrupt):

@@ -18,7 +18,13 @@ Batch = tuple[Tensor, Tensor]
 
 
 class ImageBatches(Dataset[Batch]):
-    """Whole batches by index tensor: one gather, no Python an image."""
+    """Whole batches by index tensor: one gather, no Python an image.
+
+    Args:
+        images: the source's images.
+        indices: positions in the source, (N,).
+        labels: (N,); or (T·N,) for T - 1 further rounds of the same images, each turned by 90 degrees more.
+    """
 
     def __init__(self, images: Indexable, indices: np.ndarray, labels: Tensor) -> None:
         self.images = images
@@ -26,7 +32,8 @@ class ImageBatches(Dataset[Batch]):
         self.labels = labels
 
     def __getitem__(self, chosen: Tensor) -> Batch:
-        return torch.from_numpy(self.images[self.indices[chosen.numpy()]]), self.labels[chosen]
+        rounds, place = divided(chosen, len(self.indices))
+        return turned(torch.from_numpy(self.images[self.indices[place.numpy()]]), rounds), self.labels[chosen]
 
 
 class ResidentBatches(Dataset[Batch]):
@@ -41,8 +48,21 @@ class ResidentBatches(Dataset[Batch]):
         self.labels = batches.labels.to(device)
 
     def __getitem__(self, chosen: Tensor) -> Batch:
-        chosen = chosen.to(self.labels.device)
-        return self.images[chosen], self.labels[chosen]
+        rounds, place = divided(chosen, len(self.images))
+        return turned(self.images[place.to(self.labels.device)], rounds), self.labels[chosen.to(self.labels.device)]
+
+
+def divided(chosen: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return of positions (B,) in rounds of ``count`` images the round and the place in it, each (B,)."""
+    return chosen // count, chosen % count
+
+
+def turned(images: Tensor, quarters: Tensor) -> Tensor:
+    """Return images (B, height, width, channels), each turned by 90 degrees as often as ``quarters`` (B,) says."""
+    for quarter in set(quarters.tolist()) - {0}:
+        wanted = quarters == quarter
+        images[wanted] = images[wanted].rot90(quarter, dims=(1, 2))
+    return images
 
 
 def fits(batches: ImageBatches, device: torch.device) -> bool:

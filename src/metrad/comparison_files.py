@@ -10,12 +10,14 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from metrad.comparison_plots import figures
+from metrad.comparison_plots import figures, study
 from metrad.comparison_tables import Comparison
 from metrad.errors import InputError
+from metrad.report_data import cells, studies_of
 from metrad.runs import replacing
 
 FORMATS = ("svg", "png")
+LONG = ("summary", "pairs")  # tables that are folded or left to the files where conditions are many
 _ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -25,6 +27,7 @@ _ESCAPES = {
     ">": r"\textgreater{}",
 }
 _CAPTIONS = {
+    "conditions": "Mean {metric} over runs: a row a condition, a column a {by}",
     "summary": "{metric} of each {by} over its runs; low and high end Student's 95 % interval for the mean",
     "pairs": "Differences in {metric}, {by} minus against, with 95 % bootstrap intervals; p by {test}, p_holm "
     "corrected for all rows, effect: rank-biserial correlation, detectable: what would have shown 4 times in 5",
@@ -57,9 +60,9 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     names are replaced, others stay.
 
     Raises:
-        InputError: ``out`` is a file.
+        InputError: ``out`` is a file, or a file of a run cannot be read.
     """
-    parts, drawn = tables(comparison), figures(comparison)
+    parts, drawn = tables(comparison), figures(comparison) | _studies(comparison)
     texts = {
         "comparison.csv": _csv(parts),
         "comparison.md": _markdown(comparison, parts, list(drawn)),
@@ -76,6 +79,16 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     return files
 
 
+def _studies(comparison: Comparison) -> dict[str, Figure]:
+    """Return the picture of what was found after each epoch of the runs that were studied; nothing if none was."""
+    panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
+    for cell in cells(comparison.runs, comparison.by, comparison.conditions, comparison.metric):
+        tables = studies_of(cell)
+        if tables:
+            panels.setdefault(cell.condition, {})[cell.choice] = tables
+    return {"study": study(panels)} if panels else {}
+
+
 def _csv(parts: dict[str, pd.DataFrame]) -> str:
     joined = pd.concat([frame.assign(table=name) for name, frame in parts.items()])
     joined = joined[["table", *(name for name in joined.columns if name != "table")]]
@@ -83,14 +96,31 @@ def _csv(parts: dict[str, pd.DataFrame]) -> str:
 
 
 def tables(comparison: Comparison) -> dict[str, pd.DataFrame]:
-    """Return the tables by name: summary, pairs, and overall where there are several conditions."""
+    """Return the tables by name: summary, pairs, overall where there are several conditions, conditions if many."""
     parts = {"summary": comparison.summary, "pairs": comparison.pairs}
-    return parts if comparison.overall is None else {**parts, "overall": comparison.overall}
+    if comparison.overall is not None:
+        parts["overall"] = comparison.overall
+    return {"conditions": _with_means(comparison), **parts} if comparison.many else parts
+
+
+def _with_means(comparison: Comparison) -> pd.DataFrame:
+    """Return the means by condition, and below them their own means over the conditions that have all values."""
+    frame = comparison.by_condition
+    whole = frame[comparison.compared].dropna()
+    last = {
+        **dict.fromkeys(comparison.conditions, ""),
+        comparison.conditions[0]: f"mean of {len(whole)}",
+        **whole.mean(),
+    }
+    return pd.concat([frame, pd.DataFrame([last])])
 
 
 def report(comparison: Comparison) -> str:
     """Return the tables, holes and notes as text for the terminal."""
-    blocks = [as_text(frame).to_string(index=False) for frame in tables(comparison).values()]
+    long = LONG if comparison.many else ()
+    shown = {name: frame for name, frame in tables(comparison).items() if name not in long}
+    blocks = [as_text(frame).to_string(index=False) for frame in shown.values()]
+    blocks += [f"{' and '.join(long)}, a row a condition and more: in the files"] if long else []
     if comparison.holes:
         blocks.append("\n".join(["holes in the grid:", *(f"  {hole}" for hole in comparison.holes)]))
     return "\n\n".join([*blocks, "\n".join(comparison.notes)])
@@ -122,9 +152,12 @@ def _markdown(comparison: Comparison, parts: dict[str, pd.DataFrame], pictures: 
     lines = [f"# Comparison by {comparison.by}", "", *(f"- {_plain(note)}" for note in comparison.notes), ""]
     for name, frame in parts.items():
         text = as_text(frame)
+        folded = comparison.many and name in LONG
         lines += [f"## {name.capitalize()}", "", f"{_plain(_caption(comparison, name))}.", ""]
+        lines += [f"<details><summary>{len(text)} rows</summary>", ""] if folded else []
         lines += [_bar(text.columns), _bar("---" for _ in text.columns)]
         lines += [*(_bar(row) for row in text.itertuples(index=False)), ""]
+        lines += ["</details>", ""] if folded else []
     lines += [f"![{name}]({name}.png)\n" for name in pictures]
     if comparison.holes:
         lines += ["## Holes in the grid", "", *(f"- {_plain(hole)}" for hole in comparison.holes), ""]

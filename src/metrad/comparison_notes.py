@@ -42,7 +42,8 @@ def _of_pairs(comparison: Comparison) -> Iterator[str]:
 def _of_pair(comparison: Comparison, row: dict[str, Any]) -> str:
     place = ", ".join(f"{key}={row[key]}" for key in comparison.conditions)
     one, other, difference = row[comparison.by], row["against"], row["difference"]
-    found = f"95 % interval {row['low']:.4f} to {row['high']:.4f}, p = {row['p']:.2g}, {row['p_holm']:.2g} after Holm"
+    interval = "" if math.isnan(row["low"]) else f"95 % interval {row['low']:.4f} to {row['high']:.4f}, "
+    found = f"{interval}p = {row['p']:.2g}, {row['p_holm']:.2g} after Holm"
     start = f"{place}: " if place else ""
     if row["p_holm"] <= ALPHA:
         better = (difference > 0) != (comparison.metric in LOWER_IS_BETTER)
@@ -65,7 +66,12 @@ def _of_ranks(comparison: Comparison) -> Iterator[str]:
     told = ", ".join(f"{row[by]} {row['mean_rank']:.2f}" for row in ranks.to_dict("records"))
     yield f"Over {N} conditions the mean ranks are {told}, 1 being the best."
     if comparison.friedman_p is None:
-        yield "Friedman's test needs three values; with two, the tests of each condition have to do."
+        assert comparison.wilcoxon_p is not None
+        shows = "shows" if comparison.wilcoxon_p <= ALPHA else "does not show"
+        yield (
+            f"Friedman's test needs three values; with two, Wilcoxon's signed-rank test over the conditions {shows} "
+            f"that they differ (p = {comparison.wilcoxon_p:.2g})."
+        )
     else:
         shows = "shows" if comparison.friedman_p <= ALPHA else "does not show"
         yield f"Friedman's test {shows} that the ranks differ (p = {comparison.friedman_p:.2g})."

@@ -1,25 +1,42 @@
 """Pictures of a comparison, each a function from its tables to a figure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metrad.comparison_tables import ALPHA, Comparison
-from metrad.plots import ANOMALOUS, NORMAL
+from metrad.plots import ANOMALOUS, NORMAL, style
 
+Tables = Mapping[str, Sequence[pd.DataFrame]]  # of each choice a table a run, a row an epoch
+Styles = Mapping[str, dict[str, Any]]
+STUDIED = {"auroc": "AUROC", "effective_rank": "effective rank"}
 # More would make a picture that nobody can read and matplotlib cannot save; the tables have all.
 MOST_PANELS = 40
 MOST_ROWS = 80
+MOST_WRITTEN = 12 * 12  # cells
+CLASSES = ("dataset.normal", "dataset.anomalous")
+LIGHT, DARK = "#fdfdfd", "#111111"  # not white and black, which a report changes with the page's colours
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
-    """Return the pictures by name: ``seeds``, ``differences``, and ``ranks`` where there are several conditions."""
-    drawn = {"seeds": seeds(comparison), "differences": differences(comparison)}
+    """Return the pictures by name: ``seeds``, ``differences``, and ``ranks`` where there are several conditions.
+
+    Where the conditions are pairs of a normal and an anomalous class, ``classes`` is there too, or if they are many in
+    the place of ``seeds``.
+    """
+    panels = of_classes(comparison)
+    drawn = {} if panels and comparison.many else {"seeds": seeds(comparison)}
+    drawn["differences"] = differences(comparison)
     if comparison.overall is not None:
         drawn["ranks"] = ranks(comparison)
+    if panels:
+        drawn["classes"] = classes(panels, comparison.metric)
     return drawn
 
 
@@ -142,6 +159,93 @@ def ranks(comparison: Comparison) -> Figure:
         fontsize=9,
     )
     return figure
+
+
+def of_classes(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return by title the means by normal class (rows) and anomalous class (columns); none if these do not differ."""
+    if not set(CLASSES) <= set(comparison.conditions):
+        return {}
+    others = [key for key in comparison.conditions if key not in CLASSES]
+    names = list(dict.fromkeys(name for key in CLASSES for name in comparison.summary[key]))
+    names = sorted(names, key=int) if all(name.isdecimal() for name in names) else names
+    panels = {}
+    for place, rows in comparison.summary.groupby([*others, comparison.by], sort=False):
+        table = rows.pivot_table("mean", *CLASSES, dropna=False)
+        order = [[name for name in names if name in axis] for axis in (table.index, table.columns)]
+        panels[", ".join(map(str, reversed(place)))] = table.loc[order[0], order[1]]
+    return panels
+
+
+def classes(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
+    """Draw figures by normal and anomalous class, a panel for each of ``of_classes``."""
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.4 * columns, 4.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, table) in zip(grid.flat, panels.items(), strict=False):
+        draw_classes(axes, table, metric)
+        axes.set_title(_label(title), fontsize=10)
+    figure.suptitle(f"{metric} by normal and anomalous class, from {lowest(metric):g} (dark) to 1 (light)", fontsize=10)
+    return figure
+
+
+def lowest(metric: str) -> float:
+    """Return the figure that the darkest cell stands for: an AUROC by chance, and 0 of other figures."""
+    return 0.5 if metric.endswith("auroc") else 0.0
+
+
+def draw_classes(axes: Axes, table: pd.DataFrame, metric: str) -> None:
+    """Draw ``table`` as coloured cells, up to 12 classes with their figures in them."""
+    values, low = table.to_numpy(dtype=float), lowest(metric)
+    axes.pcolormesh(values, cmap="cividis", vmin=low, vmax=1, edgecolor="face")
+    for (i, j), value in np.ndenumerate(values) if values.size <= MOST_WRITTEN else ():
+        if not math.isnan(value):
+            look: dict[str, Any] = {"fontsize": 7, "color": LIGHT if value < (1 + low) / 2 else DARK}
+            axes.text(j + 0.5, i + 0.5, f"{value:.2f}".removeprefix("0"), ha="center", va="center", **look)
+    axes.set_xticks(np.arange(len(table.columns)) + 0.5, [_label(str(name)) for name in table.columns], fontsize=8)
+    axes.set_yticks(np.arange(len(table.index)) + 0.5, [_label(str(name)) for name in table.index], fontsize=8)
+    axes.set(xlabel="anomalous class", ylabel="normal class", aspect="equal")
+    axes.invert_yaxis()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def study(panels: Mapping[str, Tables]) -> Figure:
+    """Draw for each condition the AUROC after each epoch, and the effective rank of the normal embeddings below it.
+
+    Lines are means over seeds, in a band from the lowest to the highest. Of more than 40 conditions the first are
+    drawn.
+    """
+    panels = dict(list(panels.items())[:MOST_PANELS])
+    choices = dict.fromkeys(choice for tables in panels.values() for choice in tables)
+    styles = {choice: style(number) for number, choice in enumerate(choices)}
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4 * columns + 0.6, 5.4 * rows + 0.6), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_visible(False)
+    for i, (title, tables) in enumerate(panels.items()):
+        for j, (name, label) in enumerate(STUDIED.items()):
+            axes = grid[2 * (i // columns) + j, i % columns]
+            axes.set_visible(True)
+            draw_epochs(axes, name, tables, styles, _label)
+            axes.set(title="" if j else _label(title), xlabel="epochs of training" if j else "", ylabel=label)
+    entries = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw_epochs(axes: Axes, name: str, tables: Tables, styles: Styles, named: Callable[[str], str]) -> None:
+    """Draw the column ``name`` over epochs: of each choice the mean, in a band from the lowest run to the highest."""
+    for choice, members in tables.items():
+        epochs = pd.concat(list(members)).groupby("epoch")[name]
+        mean, look = epochs.mean(), styles[choice]
+        axes.fill_between(mean.index, epochs.min(), epochs.max(), color=look["color"], alpha=0.18, linewidth=0)
+        axes.plot(mean.index, mean, markersize=4, label=named(choice), **look)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _places(comparison: Comparison, rows: pd.DataFrame) -> list[tuple[list[str], str]]:

@@ -16,6 +16,7 @@ from metrad.ranking import ranking
 
 LOWER_IS_BETTER = ("fpr_at_95_tpr",)
 ALPHA = 0.05
+MANY = 12  # conditions; more are not looked at one by one
 Cell = dict[Any, float]  # the figure of each seed
 Place = tuple[Any, ...]  # the values of the conditions
 
@@ -44,6 +45,7 @@ class Comparison:
         paired: whether tests and differences are over pairs of runs of one seed. If not, ``pairs`` counts the runs of
             the smaller group, and wins, ties and losses those of all runs against all others.
         friedman_p: p-value that ranks differ at all; None without ``overall`` or with two values.
+        wilcoxon_p: of two values, the p-value over the conditions that they differ; None otherwise.
         critical_difference: mean ranks further apart differ (Nemenyi, 0.05); None without ``overall``.
         nemenyi: p-values of Nemenyi's test, a row and a column per value; None without ``overall``.
         ranked: how many conditions ``overall`` is over.
@@ -61,6 +63,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     paired: bool = True
     friedman_p: float | None = None
+    wilcoxon_p: float | None = None
     critical_difference: float | None = None
     nemenyi: pd.DataFrame | None = None
     ranked: int = 0
@@ -69,6 +72,20 @@ class Comparison:
     def compared(self) -> list[str]:
         """The values of the compared choice."""
         return list(self.runs[self.by].unique())
+
+    @property
+    def many(self) -> bool:
+        """Whether there are too many conditions to look at each."""
+        return len(self.by_condition) > MANY
+
+    @property
+    def by_condition(self) -> pd.DataFrame:
+        """The means alone: a row a condition, a column a value."""
+        rows: dict[Place, dict[str, Any]] = {}
+        for row in self.summary.to_dict("records"):
+            place = {key: row[key] for key in self.conditions}
+            rows.setdefault(tuple(place.values()), place)[row[self.by]] = row["mean"]
+        return pd.DataFrame(rows.values())
 
     @property
     def higher_is_better(self) -> bool:
@@ -238,6 +255,7 @@ def _overall(
     return {
         "overall": pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks}),
         "friedman_p": None if math.isnan(ranks.p) else ranks.p,
+        "wilcoxon_p": statistic.wilcoxon_p(np.diff(means)[:, 0]) if len(values) == 2 else None,
         "critical_difference": ranks.critical_difference,
         "nemenyi": pd.DataFrame(ranks.nemenyi, index=values, columns=values),
         "ranked": len(means),

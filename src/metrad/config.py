@@ -57,6 +57,7 @@ class Dataset:
     reference: Any = None
     sizes: Sizes = field(default_factory=Sizes)
     test_share: float = 0.2
+    rotations: bool = False
     on_corrupt: str = "error"
     memory_limit_gib: float = 2.0
     disk_limit_gib: float = 64.0
@@ -70,6 +71,13 @@ class Evaluation:
     false_alarm_rates: Any = None
     level: float = 0.95
     resamples: int = 2000
+
+
+@dataclass
+class Study:
+    """What is measured beside a run for studies; nothing of the run depends on it."""
+
+    epochs: bool = False
 
 
 @dataclass
@@ -101,6 +109,7 @@ class Config:
     paths: Paths = field(default_factory=Paths)
     dataset: Dataset = field(default_factory=Dataset)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    study: Study = field(default_factory=Study)
     sweep: Sweep = field(default_factory=Sweep)
     head: dict[str, Any] = MISSING
     backbone: dict[str, Any] = MISSING
@@ -237,10 +246,14 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
         if not holds:
             group, _, name = key.rpartition(".")
             raise InputError(f"{key} must be {allowed}, got {(cfg[group] if group else cfg)[name]}")
+    open_roles = [role for role in ("normal", "anomalous", "reference") if dataset[role] is None]
+    if len(open_roles) > 1:
+        raise InputError(
+            f"only one of dataset.{' and dataset.'.join(open_roles)} can be null (all classes that are left); "
+            f"list the classes of {'the others' if len(open_roles) > 2 else 'the other'}, such as dataset.reference=[]"
+        )
     for role in ("normal", "anomalous", "reference"):
         value = dataset[role]
-        if value is None and role != "reference":
-            raise InputError(f"dataset.{role} must list class names or numbers, got null")
         items = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
             raise InputError(f"dataset.{role} must list class names or numbers, got {value}")

@@ -1,8 +1,6 @@
 """The LightningDataModule: from a source and its roles to batches."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,28 +14,8 @@ from metrad.batches import Batch, EpochShuffle, ImageBatches, ResidentBatches, f
 from metrad.datasets import open_source
 from metrad.errors import InputError
 from metrad.imageset import Storage, load
-from metrad.splits import Classes, Size, Split, draw, head_labels
-
-ClassNames = str | int | Sequence[str | int]
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The user's choice of classes and sizes.
-
-    Attributes:
-        normal: classes of the normal images, by name or number.
-        anomalous: classes of the anomalous test images.
-        reference: classes of the reference images; None for all others.
-        sizes: for each role a count, a fraction or None for all that are left.
-        test_share: share of the normal images set aside for testing where the source has no test part.
-    """
-
-    normal: ClassNames
-    anomalous: ClassNames
-    reference: ClassNames | None
-    sizes: dict[str, Size]
-    test_share: float
+from metrad.roles import Roles, resolve_classes
+from metrad.splits import Split, draw, head_labels
 
 
 class MetradDataModule(pl.LightningDataModule):
@@ -77,6 +55,7 @@ class MetradDataModule(pl.LightningDataModule):
         self.image_size = image_size
         self.batch_size = batch_size
         self.skip_corrupt = skip_corrupt
+        self.turns = 4 if roles.rotations else 1
         self.first_epoch = 0
         self.least_images = 1
 
@@ -91,6 +70,9 @@ class MetradDataModule(pl.LightningDataModule):
         self.load()
         sizes = self.roles.sizes
         self.split = draw(self.data.pool, self.classes, sizes, test_share=self.roles.test_share, seed=self.seed)
+        height, width = self.data.images[self.train_indices[:1]].shape[1:3]
+        if self.turns > 1 and height != width:
+            raise InputError(f"dataset.rotations=true needs square images, and these are {height} by {width}")
 
     def load(self) -> None:
         """Read the source and find the classes of each role, without drawing a split.
@@ -107,6 +89,17 @@ class MetradDataModule(pl.LightningDataModule):
         """Positions of the images the head is trained on: reference and normal."""
         return np.sort(np.concatenate([self.split.indices["reference"], self.split.indices["normal"]]))
 
+    @property
+    def epoch_images(self) -> int:
+        """How many images an epoch trains on."""
+        return len(self.train_indices) * self.turns
+
+    @property
+    def head_classes(self) -> list[str]:
+        """Names of the classes that the head tells apart, in the order of its labels: first all as they are."""
+        names = [self.data.classes[i] for i in self.classes.seen]
+        return [*names, *(f"{name} at {90 * turn}°" for turn in range(1, self.turns) for name in names)]
+
     def describe_split(self) -> dict[str, Any]:
         """Return the split as plain values: the images of each role by name, and a hash over names and content."""
         names = self.data.classes
@@ -119,7 +112,7 @@ class MetradDataModule(pl.LightningDataModule):
                 "normal": [names[i] for i in self.classes.normal],
                 "anomalous": [names[i] for i in self.classes.anomalous],
             },
-            "head_classes": [names[i] for i in self.classes.seen],
+            "head_classes": self.head_classes,
             "copies_left_out": self.split.copies_left_out,
             "corrupt_left_out": [self.data.names[i] for i in sorted(self.data.corrupt)],
             "images": by_role,
@@ -166,7 +159,8 @@ class MetradDataModule(pl.LightningDataModule):
         On a GPU of its own that has room for them, training takes them from there; to other GPUs they go from pinned
         memory.
         """
-        labels = head_labels(self.data.pool.labels[self.train_indices], self.classes)
+        upright = head_labels(self.data.pool.labels[self.train_indices], self.classes)
+        labels = np.concatenate([upright + turn * len(self.classes.seen) for turn in range(self.turns)])
         batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
         least = max(2, self.least_images * ranks.world_size())
         sampler = EpochShuffle(len(labels), self.batch_size, self.seed, least=least)
@@ -206,58 +200,3 @@ class ImageRecord(NamedTuple):
     image: str
     class_name: str
     position: int
-
-
-def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:
-    """Return the classes of each role as numbers.
-
-    A number means a class by its position, or, where all class names are numbers, by its name.
-
-    Args:
-        roles: the user's choice.
-        names: class names by label.
-        trainable: classes that have images to train on; None for all.
-
-    Raises:
-        InputError: a class does not exist, stands in two roles or has no images to train on; the message names it.
-    """
-    trainable = frozenset(range(len(names))) if trainable is None else trainable
-    normal = _numbers("normal", roles.normal, names)
-    anomalous = _numbers("anomalous", roles.anomalous, names)
-    if roles.reference is None:
-        reference = tuple(i for i in sorted(trainable) if i not in (*normal, *anomalous))
-    else:
-        reference = _numbers("reference", roles.reference, names)
-    for role, numbers in (("normal", normal), ("anomalous", anomalous)):
-        if not numbers:
-            hint = "; without defects, hold out one kind of other parts" if role == "anomalous" else ""
-            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}{hint}")
-    everyone = [*reference, *normal, *anomalous]
-    twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
-    if twice:
-        raise InputError(
-            f"dataset: {', '.join(twice)} stands in two roles; a class can be one of reference, normal and anomalous"
-        )
-    untrainable = [names[i] for i in (*reference, *normal) if i not in trainable]
-    if untrainable:
-        raise InputError(f"dataset: {', '.join(untrainable)} has no training images, so it can only be anomalous")
-    return Classes(reference, normal, anomalous)
-
-
-def _numbers(role: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
-    chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
-    if all(name.isdecimal() for name in names):
-        by_number = {int(name): i for i, name in enumerate(names)}
-    else:
-        by_number = dict(enumerate(range(len(names))))
-    numbers = []
-    for item in chosen:
-        number = (
-            names.index(str(item)) if str(item) in names else by_number.get(item) if isinstance(item, int) else None
-        )
-        if number is None:
-            raise InputError(f"dataset.{role}: no class {item!r}; there are {', '.join(names)}")
-        if number in numbers:
-            raise InputError(f"dataset.{role} names {names[number]} twice")
-        numbers.append(number)
-    return tuple(numbers)

@@ -48,6 +48,17 @@ class Embedded:
         """Number of the normal class of each normal embedding, (N,)."""
         return np.unique([record.class_name for record in self.records["normal"]], return_inverse=True)[1]
 
+    @property
+    def test(self) -> np.ndarray:
+        """Embeddings of the test images, normal ones first, (N, D)."""
+        return np.concatenate([self.arrays["test_normal"], self.arrays["test_anomalous"]])
+
+    @property
+    def anomalous(self) -> np.ndarray:
+        """The truth about them, (N,) booleans."""
+        normal, anomalous = len(self.arrays["test_normal"]), len(self.arrays["test_anomalous"])
+        return np.arange(normal + anomalous) >= normal
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -150,10 +161,9 @@ def evaluate(
     fitted = time.perf_counter()
     if calibration is None:
         calibration = scorer.score(arrays["calibration"])
-    test = np.concatenate([arrays["test_normal"], arrays["test_anomalous"]])
+    test, anomalous = embedded.test, embedded.anomalous
     scores = scorer.score(test)
     scored = time.perf_counter()
-    anomalous = np.arange(len(test)) >= len(arrays["test_normal"])
     thresholds = [threshold_figures(calibration, scores, anomalous, rate, settings.level) for rate in rates]
     figures: dict[str, Any] = {
         **summary(scores, anomalous),

@@ -9,10 +9,10 @@ from typing import Any
 
 from metrad.errors import InputError
 
-_UNNAMED = ("paths", "hydra", "logger", "allow_targets", "sweep")
+_UNNAMED = ("paths", "hydra", "logger", "allow_targets", "study", "sweep")
 # What a run's figures do not depend on, or only by rounding: where things lie, what it runs on, what is told of it.
 WITHOUT_IDENTITY = (
-    *("paths", "logger", "sweep", "ckpt_path", "allow_targets", "compile"),
+    *("paths", "logger", "study", "sweep", "ckpt_path", "allow_targets", "compile"),
     *("dataset.workers", "dataset.memory_limit_gib", "dataset.disk_limit_gib"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.precision"),
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +14,10 @@ from matplotlib.ticker import MaxNLocator
 from metrad.metrics import roc_curve
 
 NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion, apart for colour-blind readers too
+# Okabe and Ito's colours; a report's page has a lighter one of each for dark mode
+PALETTE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+LINES = ("-", "--", ":", "-.")
+MARKERS = "osD^vPX"
 mpl.rcParams["figure.dpi"] = 120
 mpl.rcParams["axes.spines.top"] = False
 mpl.rcParams["axes.spines.right"] = False
@@ -33,6 +38,15 @@ class Evidence:
     nearest: np.ndarray
     title: str
     anomalous: bool
+
+
+def style(number: int) -> dict[str, Any]:
+    """Return colour, line and marker of the ``number``-th choice; 28 in a row differ."""
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "linestyle": LINES[number % len(LINES)],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
 
 
 def roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
@@ -100,6 +114,25 @@ def head(history: Sequence[Mapping[str, float]]) -> Figure:
     loss.spines["right"].set_visible(True)
     loss.set_ylabel("loss", color=ANOMALOUS)
     learnt.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def study(history: Sequence[Mapping[str, float | None]]) -> Figure:
+    """Draw the AUROC after each epoch and the effective rank beside it, from the history that ``Study`` keeps."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    auroc = figure.subplots()
+    rank = auroc.twinx()
+    rank.spines["right"].set_visible(True)
+    table = {name: np.array([row[name] for row in history], dtype=float) for name in history[0]}
+    for axes, name, label, look, colour in (
+        (auroc, "auroc", "AUROC of the test images", "o-", NORMAL),
+        (rank, "effective_rank", "effective rank of the normal embeddings", "s--", ANOMALOUS),
+    ):
+        axes.plot(table["epoch"], table[name], look, color=colour)
+        axes.set_ylabel(label, color=colour)
+    rank.set_ylim(0, None)
+    auroc.set(xlabel="epochs of training", title="for a study, not for a choice")
+    auroc.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from metrad import comparison_plots, report_plots
 from metrad.comparison_tables import Comparison
 from metrad.errors import InputError
 from metrad.report_data import Cell, cells, condition_name
-from metrad.report_page import Fold, Group, Picture, Section, write_page
+from metrad.report_page import Fold, Group, Picture, Section, opened, write_page
 from metrad.report_sections import by_condition, named, of_runs, of_settings, styles_of, unfinished
 from metrad.report_tables import COLUMNS, Table, rate, table
 from metrad.runs import Run, read_json
@@ -32,10 +33,11 @@ def write_report(comparison: Comparison, path: Path) -> Path:
     names = [(condition_name(row, comparison.conditions), str(row[comparison.by])) for _, row in summary.iterrows()]
     parts = cells(runs, comparison.by, comparison.conditions, comparison.metric)
     parts.sort(key=lambda cell: names.index((cell.condition, cell.choice)))
+    each = [] if comparison.many else parts
     sections = [
-        _results(comparison, parts),
-        *_costs(comparison, parts),
-        *of_runs(parts),
+        _results(comparison, each),
+        *_costs(comparison, each),
+        *of_runs(each),
         _all_runs(comparison, path.parent),
         *of_settings(runs, [comparison.by, *comparison.conditions]),
     ]
@@ -83,8 +85,16 @@ def _counted(comparison: Comparison) -> str:
 
 
 def _best(comparison: Comparison) -> list[str]:
-    """Return for each condition which value has the best mean, and how far the next one is; a lead, not a proof."""
+    """Return for each condition which value has the best mean, and how far the next one is; a lead, not a proof.
+
+    Of many conditions the mean over those that all values have is told.
+    """
     label, facts = _label(comparison.metric), []
+    if comparison.many:
+        table = comparison.by_condition[comparison.compared].dropna()
+        means = table.mean().sort_values(ascending=not comparison.higher_is_better, kind="stable")
+        told = ", then ".join(f"{value} ({rate(mean)})" for value, mean in means.items())
+        return [f"Best mean {label} over {len(table)} conditions: {told}"] if len(table) else []
     rows = comparison.summary[comparison.summary["mean"].notna()].sort_values(
         "mean", ascending=not comparison.higher_is_better, kind="stable"
     )
@@ -106,7 +116,12 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
         alt = f"{named(f'Box plots of {label}', condition)}. Means: {means}."
         drawn = report_plots.boxes(comparison, place, label)
         pictures.append(Picture(alt, condition, drawn, wide=len(comparison.compared) > MOST_BOXES))
-    groups = [Group(pictures=pictures, tables=[_summary(comparison, label)]), _differences(comparison, label)]
+    for title, found in comparison_plots.of_classes(comparison).items():
+        alt = f"{label} by normal and anomalous class, {title}: {rate(np.nanmin(found))} to {rate(np.nanmax(found))}."
+        caption = f"{title}: {label} from {comparison_plots.lowest(comparison.metric):g} (dark) to 1 (light)"
+        pictures.append(Picture(alt, caption, report_plots.classes(found, comparison.metric)))
+    tables, folds = opened([*_means(comparison, label), _summary(comparison, label)])
+    groups = [Group(pictures=pictures, tables=tables, folds=folds), _differences(comparison, label)]
     if comparison.overall is not None:
         ranks = table("Mean rank over all conditions; 1 is best", comparison.overall)
         told = ", ".join(f"{row[0].text} {row[1].text}" for row in ranks.rows)
@@ -117,6 +132,8 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
     folds = [rest] if len(comparison.notes) > MOST_NOTES else []
     groups.append(Group("What follows", lines=comparison.notes[:MOST_NOTES], folds=folds))
     text = "Every dot is a run. A box spans the quartiles around the median; whiskers reach 1.5 box lengths at most."
+    if comparison.many:
+        text = "There are too many conditions to draw the runs of each; metrad report RUN has curves and images of one."
     return Section("results", "Results", text, [group for group in groups if group])
 
 
@@ -135,8 +152,16 @@ def _differences(comparison: Comparison, label: str) -> Group:
     written = table(f"Differences in {label}", _scored(_led_by(comparison.pairs, first)))
     alt = f"Mean differences in {label} with their intervals, filled where significant. The table below has them."
     drawn = Picture(alt, "", comparison_plots.differences(comparison), wide=True)
-    pictures = [drawn] if (comparison.pairs["pairs"] > 0).any() else []
-    return Group("Differences", text, pictures, [written])
+    pictures = [drawn] if (comparison.pairs["pairs"] > 0).any() and not comparison.many else []
+    tables, folds = opened([written])
+    return Group("Differences", text, pictures, tables, folds=folds)
+
+
+def _means(comparison: Comparison, label: str) -> list[Table]:
+    """Return the table of means alone, where conditions are many."""
+    if not comparison.many:
+        return []
+    return [table(f"Mean {label} over runs: a row a condition", comparison.by_condition, comparison.compared)]
 
 
 def _costs(comparison: Comparison, parts: Sequence[Cell]) -> list[Section]:
@@ -157,11 +182,12 @@ def _all_runs(comparison: Comparison, base: Path) -> Section:
     runs, done = comparison.runs, comparison.runs["state"] == "finished"
     figures = [key for key in FIGURES if runs[key].notna().any()]
     columns = [comparison.by, *comparison.conditions, "seed", *figures, "run"]
-    tables = [table("Finished runs", runs.loc[done, columns])]
+    tables, folds = opened([table("Finished runs", runs.loc[done, columns])])
     left = unfinished(runs[~done], base)
     text = "All runs finished." if left is None else f"{int((~done).sum())} of {len(runs)} runs did not finish."
-    holes = [Fold(f"Holes in the grid: {len(comparison.holes)}", "\n".join(comparison.holes))]
-    group = Group(tables=[left, *tables] if left else tables, folds=holes if comparison.holes else [])
+    if comparison.holes:
+        folds.append(Fold(f"Holes in the grid: {len(comparison.holes)}", "\n".join(comparison.holes)))
+    group = Group(tables=[left, *tables] if left else tables, folds=folds)
     return Section("runs", "Runs", text, [group])
 
 

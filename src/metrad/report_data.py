@@ -68,6 +68,7 @@ class Reading:
         cell: the runs.
         curves: ROC curves of all of them.
         epochs: of each run a row an epoch.
+        study: of each run that was studied a row an epoch, the first of which is 0.
         median: the run in the middle.
         scores: of the median run.
         evidence: of the median run, as a data URI.
@@ -76,6 +77,7 @@ class Reading:
     cell: Cell
     curves: Band | None
     epochs: list[pd.DataFrame]
+    study: list[pd.DataFrame]
     median: Run | None
     scores: pd.DataFrame | None
     evidence: str | None
@@ -98,6 +100,7 @@ def read(cell: Cell, panels: int) -> Reading:
         cell=cell,
         curves=band(tables) if tables else None,
         epochs=epochs,
+        study=studies_of(cell),
         median=median,
         scores=None if median is None else scores_of(median),
         evidence=None if median is None else evidence_of(median, panels),
@@ -158,12 +161,29 @@ def history_of(run: Run) -> pd.DataFrame | None:
     Raises:
         InputError: the file cannot be read.
     """
-    if not run.epochs.is_file():
+    return _numbers_in(run.epochs)
+
+
+def studies_of(cell: Cell) -> list[pd.DataFrame]:
+    """Return of each run of ``cell`` that was studied what was found after each epoch.
+
+    Raises:
+        InputError: a file cannot be read or holds something else.
+    """
+    tables = {run.study: table for run in cell.runs if (table := _numbers_in(run.study)) is not None}
+    for path, table in tables.items():
+        if not {"epoch", "auroc", "effective_rank"} <= set(table.columns):
+            raise InputError(f"{path} holds no study of a run")
+    return list(tables.values())
+
+
+def _numbers_in(path: Path) -> pd.DataFrame | None:
+    if not path.is_file():
         return None
     try:
-        return pd.read_csv(run.epochs).astype(float)
+        return pd.read_csv(path).astype(float)
     except (OSError, ValueError) as error:
-        raise InputError(f"{run.epochs} cannot be read ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
 
 
 def hardest(table: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -18,6 +18,8 @@ from metrad.report_plots import svg
 from metrad.report_tables import Table
 from metrad.runs import replacing
 
+MOST_ROWS = 60  # of a table that stands open
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -67,6 +69,13 @@ class Section:
     title: str
     text: str
     groups: list[Group] = field(default_factory=list)
+
+
+def opened(tables: Sequence[Table]) -> tuple[list[Table], list[Fold]]:
+    """Return the tables to show, and those for the reader to open: all long ones but the first of several."""
+    folded = [each for i, each in enumerate(tables) if len(each.rows) > MOST_ROWS and (i or len(tables) == 1)]
+    shown = [each for each in tables if each not in folded]
+    return shown, [Fold(f"{each.caption}: {len(each.rows)} rows", each) for each in folded]
 
 
 def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[Section]) -> None:

@@ -3,24 +3,18 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from metrad.comparison_plots import draw_seeds
+from metrad.comparison_plots import STUDIED, Styles, Tables, draw_classes, draw_epochs, draw_seeds
 from metrad.comparison_tables import Comparison
-from metrad.plots import ANOMALOUS, NORMAL
+from metrad.plots import PALETTE
 from metrad.report_data import RATES, Band, Cell
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the page has a lighter one of each for dark mode
-PALETTE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-LINES = ("-", "--", ":", "-.")
-MARKERS = "osD^vPX"
 RULE = "#cccccc"
 WIDTH = 4.0
 STATISTICS = {
@@ -30,15 +24,6 @@ STATISTICS = {
     "accuracy": ("Accuracy in training, without margin", "share of images"),
     "loss": ("Loss in training", "mean over images"),
 }
-
-
-def style(number: int) -> dict[str, Any]:
-    """Return colour, line and marker of the ``number``-th choice; 28 in a row differ."""
-    return {
-        "color": PALETTE[number % len(PALETTE)],
-        "linestyle": LINES[number % len(LINES)],
-        "marker": MARKERS[number % len(MARKERS)],
-    }
 
 
 def boxes(comparison: Comparison, place: Sequence[object], label: str) -> Figure:
@@ -51,7 +36,7 @@ def boxes(comparison: Comparison, place: Sequence[object], label: str) -> Figure
     return figure
 
 
-def roc_bands(bands: Mapping[str, Band], styles: Mapping[str, dict[str, Any]]) -> Figure:
+def roc_bands(bands: Mapping[str, Band], styles: Styles) -> Figure:
     """Draw the mean ROC curve of each choice over its runs, in a band from the lowest to the highest."""
     figure, axes = _figure(WIDTH, entries=len(bands))
     axes.plot([0, 1], [0, 1], color=RULE, linestyle="--")
@@ -65,7 +50,7 @@ def roc_bands(bands: Mapping[str, Band], styles: Mapping[str, dict[str, Any]]) -
     return figure
 
 
-def costs(cells: Sequence[Cell], styles: Mapping[str, dict[str, Any]], label: str) -> Figure:
+def costs(cells: Sequence[Cell], styles: Styles, label: str) -> Figure:
     """Draw the seconds of every run against its metric, and the mean of each choice as a large marker."""
     figure, axes = _figure(3.2, entries=len(cells))
     for cell in cells:
@@ -84,20 +69,32 @@ def costs(cells: Sequence[Cell], styles: Mapping[str, dict[str, Any]], label: st
     return figure
 
 
-def statistic(
-    name: str, histories: Mapping[str, Sequence[pd.DataFrame]], styles: Mapping[str, dict[str, Any]]
-) -> Figure:
+def statistic(name: str, histories: Tables, styles: Styles) -> Figure:
     """Draw one of ``STATISTICS`` over epochs: the mean over runs, in a band from the lowest to the highest."""
     figure, axes = _figure(2.6, entries=len(histories))
-    for choice, tables in histories.items():
-        epochs = pd.concat(list(tables)).groupby("epoch")[name]
-        mean, look = epochs.mean(), styles[choice]
-        axes.fill_between(mean.index, epochs.min(), epochs.max(), color=look["color"], alpha=0.18, linewidth=0)
-        axes.plot(mean.index, mean, markersize=4, label=_short(choice), **look)
+    draw_epochs(axes, name, histories, styles, _short)
     axes.set(xlabel="epoch", ylabel=STATISTICS[name][1])
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     _legend(figure)
+    return figure
+
+
+def study(histories: Tables, styles: Styles) -> Figure:
+    """Draw the AUROC after each epoch, and the effective rank below it, as ``statistic`` does."""
+    figure = Figure(figsize=(WIDTH, 4.4 + 0.11 * (len(histories) + 1)), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(2, sharex=True), STUDIED.items(), strict=True):
+        draw_epochs(axes, name, histories, styles, _short)
+        axes.set_ylabel(label)
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+    figure.axes[-1].set_xlabel("epochs of training")
+    _legend(figure)
+    return figure
+
+
+def classes(table: pd.DataFrame, metric: str) -> Figure:
+    """Draw the figures of ``comparison_plots.of_classes``."""
+    figure, axes = _figure(WIDTH)
+    draw_classes(axes, table, metric)
     return figure
 
 
@@ -146,10 +143,10 @@ def _figure(height: float, entries: int = 0) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure) -> None:
-    names = figure.axes[0].get_legend_handles_labels()[1]
+    lines, names = figure.axes[0].get_legend_handles_labels()
     if len(names) > 1:
         columns = 3 if max(map(len, names)) <= 10 else 2
-        legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        legend = figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
         for text in legend.get_texts():
             text.set_parse_math(False)
 

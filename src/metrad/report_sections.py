@@ -3,27 +3,31 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 from tqdm import tqdm
 
 from metrad import plots, report_plots
+from metrad.comparison_plots import Styles
 from metrad.errors import InputError
 from metrad.report_data import Cell, Flat, Reading, configuration_of, environment_of, hardest, read
-from metrad.report_page import Fold, Group, Picture, Section
+from metrad.report_page import Fold, Group, Picture, Section, opened
 from metrad.report_tables import Table, settings_tables, table
 from metrad.runs import Run, read_json
 
 HARDEST = 6
+STUDY = (
+    "Measured for study alone: no epoch was chosen by it. Epoch 0 is before training. The effective rank tells how "
+    "many directions the normal embeddings spread over."
+)
 Part = TypeVar("Part")
-Styles = Mapping[str, dict[str, Any]]
 
 
 def styles_of(parts: Sequence[Cell]) -> Styles:
     """Return the look of each choice, the same in every figure."""
     choices = dict.fromkeys(cell.choice for cell in parts)
-    return {choice: report_plots.style(number) for number, choice in enumerate(choices)}
+    return {choice: plots.style(number) for number, choice in enumerate(choices)}
 
 
 def of_runs(parts: Sequence[Cell]) -> list[Section]:
@@ -45,6 +49,7 @@ def of_runs(parts: Sequence[Cell]) -> list[Section]:
         *_section("roc", "ROC curves", over, [_roc(conditions, styles)]),
         *_section("scores", "Scores", score, [_scores(name, members) for name, members in conditions.items()]),
         *_section("epochs", "The head over epochs", over, epochs),
+        *_section("study", "AUROC after each epoch", f"{STUDY} {over}".strip(), [_study(conditions, styles)]),
         *_section("evidence", "Evidence", panel, [_evidence(name, members) for name, members in conditions.items()]),
     ]
 
@@ -78,7 +83,8 @@ def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
             shared, differing = settings_tables(named, title)
             lines = "\n".join(f"{key}: {value}" for key, value in shared.items())
             fold = Fold("Common to all runs" if len(named) > 1 else "All of it", lines)
-            groups.append(Group(title, tables=[differing] if differing else [], folds=[fold]))
+            tables, folds = opened([differing] if differing else [])
+            groups.append(Group(title, tables=tables, folds=[*folds, fold]))
     text = "What each run was made with. metrad writes it into the run's folder before training begins."
     return [Section("settings", "Configuration and environment", text, groups)] if groups else []
 
@@ -145,6 +151,22 @@ def _epochs(name: str, members: list[Reading], styles: Styles) -> Group:
             alt = f"{named(f'{title} ({unit}) over epochs', name)}. In the last epoch: {last}."
             pictures.append(Picture(alt, title, report_plots.statistic(key, histories, styles)))
     return Group(name, pictures=pictures)
+
+
+def _study(conditions: Mapping[str, list[Reading]], styles: Styles) -> Group:
+    pictures = []
+    for name, members in conditions.items():
+        tables = {one.cell.choice: one.study for one in members if one.study}
+        if tables:
+            means = {
+                choice: pd.concat(each).groupby("epoch")["auroc"].mean().dropna() for choice, each in tables.items()
+            }
+            told = "; ".join(
+                f"{choice} {mean.iloc[0]:.3f} to {mean.iloc[-1]:.3f}" for choice, mean in means.items() if len(mean)
+            )
+            alt = f"{named('AUROC after each epoch, effective rank below', name)}. First and last means: {told}."
+            pictures.append(Picture(alt, name, report_plots.study(tables, styles)))
+    return Group(pictures=pictures)
 
 
 def _evidence(name: str, members: list[Reading]) -> Group:

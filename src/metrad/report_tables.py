@@ -101,14 +101,20 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
 }
 
 
-def table(caption: str, frame: pd.DataFrame) -> Table:
-    """Return ``frame`` as a table; its ``low`` and ``high`` become one column, an interval."""
+def table(caption: str, frame: pd.DataFrame, rates: Sequence[str] = ()) -> Table:
+    """Return ``frame`` as a table; its ``low`` and ``high`` become one column, an interval.
+
+    Args:
+        caption: says what it holds.
+        frame: its columns are named as in ``COLUMNS``, or as they are to be called.
+        rates: columns that ``COLUMNS`` does not know and that hold figures of merit.
+    """
     keys = [key for key in frame.columns if key != "high"]
     renamed = "interval_of_mean" if "mean" in frame else "interval"
     renamed = "interval_of_difference" if "difference" in frame else renamed
     names = [renamed if key == "low" else key for key in keys]
     headings = [COLUMNS.get(str(name), (str(name), None))[0] for name in names]
-    formats = [COLUMNS.get(str(name), ("", None))[1] for name in names]
+    formats = [COLUMNS.get(str(name), ("", rate if name in rates else None))[1] for name in names]
     rows = []
     for _, row in frame.iterrows():
         entries = []

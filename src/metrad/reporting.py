@@ -34,6 +34,16 @@ def save_evaluation(run: Run, result: Evaluation, embedded: Embedded, about: Map
     return metrics
 
 
+def save_history(run: Run, epochs: list[dict[str, Any]], study: list[dict[str, Any]]) -> None:
+    """Write and draw into ``run`` what was noted of each epoch, and what a study of them found; either may be empty."""
+    if epochs:
+        write_rows(run.epochs, epochs)
+        save_picture(plots.head(epochs), run.pictures["head"])
+    if study:
+        write_rows(run.study, study)
+        save_picture(plots.study(study), run.pictures["study"])
+
+
 def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``metrics.json`` says of a split that ``MetradDataModule.describe_split`` described."""
     return {

@@ -38,6 +38,7 @@ class Run:
         self.split = self.path / "split.json"
         self.environment = self.path / "environment.json"
         self.epochs = self.path / "epochs.csv"
+        self.study = self.path / "study.csv"
         self.status = self.path / "status.json"
         self.lock = self.path / ".lock"
         self.log = self.path / "run.log"
@@ -48,7 +49,8 @@ class Run:
         self.head = self.model / "head.safetensors"
         self.calibration = self.model / "calibration.safetensors"
         self.embeddings = self.path / "embeddings"
-        self.pictures = {name: self.path / f"{name}.png" for name in ("roc", "scores", "neighbours", "hardest", "head")}
+        pictures = ("roc", "scores", "neighbours", "hardest", "head", "study")
+        self.pictures = {name: self.path / f"{name}.png" for name in pictures}
         self.evaluations = self.path / "evaluations"
         self._own_lock = False
 
@@ -154,7 +156,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _own(self) -> tuple[Path, ...]:
-        files = (self.metrics, self.scores, self.split, self.environment, self.epochs, self.log)
+        files = (self.metrics, self.scores, self.split, self.environment, self.epochs, self.study, self.log)
         folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
         return (*folders, *files, *self.pictures.values())
 

@@ -66,7 +66,7 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
         pool: the images.
         classes: the classes of each role.
         sizes: for each of ``ROLES`` a count, a fraction in (0, 1] of the part's images of those classes, or None for
-            all that are left.
+            all that are left. That of the reference role counts only if it has classes.
         test_share: share of the normal images that become the test part of a source without one, in (0, 1).
         seed: the same seed gives the same split.
 
@@ -81,6 +81,7 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
         "test_normal": (test, classes.normal, ("test_normal",)),
         "test_anomalous": (test, classes.anomalous, ("test_anomalous",)),
     }
+    sizes = sizes if classes.reference else {**sizes, "reference": 0}
     indices: dict[str, np.ndarray] = {}
     for part, members, roles in wanted.values():
         by_class = [part[pool.labels[part] == c] for c in members]

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,9 +15,8 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor
 
-from metrad import config, distributed, launch, plots, ranks
+from metrad import config, distributed, launch, ranks
 from metrad.artifacts import save_embeddings, save_model
 from metrad.assembly import (
     build_data,
@@ -36,10 +36,14 @@ from metrad.errors import InputError
 from metrad.evaluation import Embedded, attach_head, embed, evaluate
 from metrad.module import MetricLearner
 from metrad.names import differences, identity
-from metrad.reporting import save_evaluation, save_evidence, save_picture, split_figures
-from metrad.runs import Run, read_json, write_json, write_rows
+from metrad.reporting import save_evaluation, save_evidence, save_history, split_figures
+from metrad.resuming import epochs_behind
+from metrad.runs import Run, read_json, write_json
+from metrad.study import Study
 
 log = logging.getLogger(__name__)
+
+ENOUGH_CLASSES = 3  # for any head
 
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # batches are gathered from one array in this process; workers would copy them
@@ -167,6 +171,7 @@ class Trained:
         split: what ``split.json`` holds.
         embedded: the embeddings; none on other ranks than the first.
         epochs: what was noted while training.
+        study: what was found after each epoch, if that was asked for.
         seconds: time of each phase.
         started: when it began, by ``time.perf_counter``.
         first: this is the first rank, or the only one.
@@ -177,6 +182,7 @@ class Trained:
     split: dict[str, Any]
     embedded: Embedded
     epochs: EpochLog
+    study: Study
     seconds: dict[str, float]
     started: float
     first: bool
@@ -189,11 +195,12 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     with distributed.joined(cfg.trainer, count):
         run, first = Run(ranks.same(run.path)), ranks.rank() == 0
         data = _checked_data(cfg)
-        learner = build_learner(cfg, build_embedder(cfg), len(data.classes.seen))
+        learner = build_learner(cfg, build_embedder(cfg), _classes_of_head(cfg, data))
         epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first else None)
-        pace = ranks.same(choose_pace(cfg, learner.embedder, len(data.train_indices)) if first else None)
+        study = Study(data, epochs, partial(build_scorer, cfg) if cfg.study.epochs else None)
+        pace = ranks.same(choose_pace(cfg, learner.embedder, data.epoch_images) if first else None)
         assert pace is not None
-        trainer = build_trainer(cfg, run, pace, epochs)
+        trainer = build_trainer(cfg, run, pace, epochs, study)
         data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
         split, device = data.describe_split(), trainer.strategy.root_device
         if first:
@@ -206,7 +213,14 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         trained = time.perf_counter()
         embedded = embed(learner.embedder, data, device=device, precision=str(trainer.precision))
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
-    return Trained(learner, data, split, embedded, epochs, seconds, start, first)
+    seconds |= {"study": study.seconds} if study.wanted else {}
+    return Trained(learner, data, split, embedded, epochs, study, seconds, start, first)
+
+
+def _classes_of_head(cfg: DictConfig, data: MetradDataModule) -> int:
+    """Return how many classes the head tells apart; one that is never trained gets enough, whatever head it is."""
+    classes = len(data.head_classes)
+    return max(classes, ENOUGH_CLASSES) if cfg.trainer.get("max_epochs") == 0 else classes
 
 
 def _checked_data(cfg: DictConfig) -> MetradDataModule:
@@ -216,6 +230,11 @@ def _checked_data(cfg: DictConfig) -> MetradDataModule:
     data.setup()
     log_images(data)
     scorer.check_size(len(data.split.indices["normal"]))
+    if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
+        raise InputError(
+            "scorer=head asks how little an image looks like the normal classes, which takes others in training, and "
+            "dataset.reference names none; choose another scorer"
+        )
     log_thresholds(settings, len(data.split.indices["calibration"]))
     return data
 
@@ -232,11 +251,9 @@ def _score(cfg: DictConfig, run: Run, trained: Trained) -> dict[str, Any]:
     save_model(run, learner.embedder, learner.head, scorer, result.calibration_scores)
     save_embeddings(run, embedded)
     save_evidence(run, result, embedded, trained.data)
-    if epochs.history:
-        write_rows(run.epochs, epochs.history)
-        save_picture(plots.head(epochs.history), run.pictures["head"])
+    save_history(run, epochs.history, trained.study.history if trained.study.wanted else [])
     seconds = {**trained.seconds, **result.seconds}
-    seconds["total"] = time.perf_counter() - trained.started + epochs.earlier
+    seconds["total"] = time.perf_counter() - trained.started + epochs.earlier - trained.study.here
     about = {
         "training": epochs.history[-1] if epochs.history else {},
         **split_figures(split),
@@ -244,54 +261,3 @@ def _score(cfg: DictConfig, run: Run, trained: Trained) -> dict[str, Any]:
         "images_per_second": {"train": round(epochs.images / epochs.seconds, 1)} if epochs.seconds else {},
     }
     return save_evaluation(run, result, embedded, about)
-
-
-def epochs_behind(
-    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None
-) -> int:
-    """Return how many epochs the checkpoint at ``path`` has behind it, 0 for None, if training can go on from it.
-
-    Raises:
-        InputError: it cannot be read, is of another model or of other images, or is past the last epoch asked for.
-    """
-    if path is None:
-        return 0
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        epochs = int(checkpoint["epoch"]) + 1
-        optimizer = checkpoint["optimizer_states"][0]["param_groups"][0]
-        model, version = checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
-    except Exception as error:  # torch, pickle and zip errors share no base
-        raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
-    log.debug("%s was written by Lightning %s", path, version)
-    misfit = _other_model(model, checkpoint.get("head"), learner) or _other_optimizer(optimizer, learner)
-    if misfit:
-        raise InputError(f"ckpt_path={path} {misfit}")
-    if checkpoint.get(type(data).__qualname__) != data.state_dict():
-        raise InputError(
-            f"ckpt_path={path} was trained on other images, so this run's test images may be among them; "
-            "repeat the seed, dataset and sizes that it was made with"
-        )
-    if max_epochs is not None and epochs > max_epochs >= 0:
-        raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={max_epochs}")
-    log.info("going on after epoch %d of %s", epochs, max_epochs)
-    return epochs
-
-
-def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:
-    """Return in what a checkpoint's model differs from ``learner``; None if in nothing."""
-    own, own_head = learner.state_dict(), type(learner.head).__qualname__
-    wrong = [key for key in own | state if key not in state or key not in own or own[key].shape != state[key].shape]
-    if wrong:
-        return f"is of another model: {len(wrong)} tensors differ, first {wrong[0]}"
-    return None if head == own_head else f"was made with head {head}; choose that one"
-
-
-def _other_optimizer(saved: dict[str, Any], learner: MetricLearner) -> str | None:
-    """Return that a checkpoint's optimiser has other settings than the learner's; None if it has the same."""
-    made = learner.configure_optimizers()
-    own = made["optimizer"] if isinstance(made, dict) else made
-    scheduled = {"initial_lr"}  # there with a scheduler only, which may change
-    if set(own.param_groups[0]) | scheduled == set(saved) | scheduled:
-        return None
-    return "was made with another optimizer; choose the one it was made with"

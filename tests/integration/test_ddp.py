@@ -115,12 +115,16 @@ def test_two_ranks_equal_one_process_inside_a_sweep_of_two_runs(metrad, tmp_path
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(train, tmp_path):
-    overrides = [*DIGITS, *EXACT, "batch_size=63", "head=adacos_dynamic"]
+    overrides = [*DIGITS, *EXACT, "batch_size=63", "head=adacos_dynamic", "study.epochs=true"]
     whole = train(*overrides, "trainer.max_epochs=2", name="whole")
     half = train(*overrides, *TWO, "trainer.max_epochs=1", name="half")
     resumed = train(*overrides, *TWO, "trainer.max_epochs=2", f"ckpt_path={half.last_checkpoint}", name="resumed")
     assert_equal(whole, resumed, 1e-6)  # Lightning reads a checkpoint into float32, whatever it is to become
     assert "going on after epoch 1 of 2" in resumed.log.read_text()
+    studies = [np.genfromtxt(run.study, delimiter=",", names=True) for run in (whole, resumed)]
+    assert studies[1]["epoch"].tolist() == [0, 1, 2]
+    for figure in ("auroc", "effective_rank"):
+        np.testing.assert_allclose(studies[1][figure], studies[0][figure], rtol=1e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "resumed", "whole"]
 
 

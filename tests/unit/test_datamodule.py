@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 
 from metrad.batches import EpochShuffle
-from metrad.datamodule import MetradDataModule, Roles, resolve_classes
+from metrad.datamodule import MetradDataModule
 from metrad.datasets import ImageFolder, Source
 from metrad.errors import InputError
 from metrad.imageset import Storage
+from metrad.roles import Roles, resolve_classes
 from metrad.splits import ROLES, Classes
 
 SIZES = {"reference": None, "normal": None, "calibration": 2, "test_normal": None, "test_anomalous": None}
@@ -29,6 +31,16 @@ class Numbered(Source):
         self.labels = np.arange(count) % classes
         self.names = [f"image {i}" for i in range(count)]
         self.pixels = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 3)).copy()
+
+
+class Given(Source):
+    """Images of three classes in turns, called by their numbers."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.classes = ["0", "1", "2"]
+        self.labels = np.arange(len(pixels)) % 3
+        self.names = [str(i) for i in range(len(pixels))]
+        self.pixels = pixels
 
 
 def roles(normal="cat", anomalous="dog", reference=None, **sizes) -> Roles:
@@ -74,10 +86,28 @@ def folder(root: Path, **settings) -> MetradDataModule:
         ("cat", "dog", [], Classes((), (0,), (1,))),
         ("cat", "dog", "fox", Classes((3,), (0,), (1,))),
         ("cat", "dog", ["fox", "elk"], Classes((3, 2), (0,), (1,))),
+        ("dog", None, [], Classes((), (1,), (0, 2, 3))),
+        ("dog", None, ["fox"], Classes((3,), (1,), (0, 2))),
+        (None, 2, [], Classes((), (0, 1, 3), (2,))),
+        (None, ["fox", "cat"], ["dog"], Classes((1,), (2,), (3, 0))),
     ],
 )
 def test_classes_by_name_and_number_in_the_order_given(normal, anomalous, reference, expected):
     assert resolve_classes(roles(normal, anomalous, reference), NAMES) == expected
+
+
+@pytest.mark.parametrize(
+    ("normal", "anomalous", "expected"),
+    [("cat", None, Classes((), (0,), (1, 2, 3))), (None, "fox", Classes((), (0, 2), (3,)))],
+)
+def test_classes_without_training_images_can_be_all_that_are_left_of_the_anomalous_alone(normal, anomalous, expected):
+    assert resolve_classes(roles(normal, anomalous, []), NAMES, frozenset({0, 2})) == expected
+
+
+@pytest.mark.parametrize(("normal", "anomalous", "role"), [(NAMES, None, "anomalous"), (None, NAMES, "normal")])
+def test_where_no_class_is_left_for_a_role_it_is_told(normal, anomalous, role):
+    with pytest.raises(InputError, match=rf"dataset\.{role} names no class"):
+        resolve_classes(roles(normal, anomalous, []), NAMES)
 
 
 def test_a_string_is_one_class_not_its_letters():
@@ -196,6 +226,27 @@ def test_training_batches_hold_each_reference_and_normal_image_with_its_label():
     assert all(label == head[position % 4] for position, label in seen.items())
     for role in ("calibration", "test_normal", "test_anomalous"):
         assert not set(seen) & set(data.split.indices[role])
+
+
+def test_with_rotations_each_image_comes_in_four_turns_that_are_classes_of_their_own():
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
+    data = module(partial(Given, pixels), replace(roles(1, 0, [2]), rotations=True), batch_size=6)
+    expected = [
+        (np.rot90(pixels[i], turn).tolist(), {2: 0, 1: 1}[i % 3] + 2 * turn)
+        for i in data.train_indices
+        for turn in range(4)
+    ]
+    found = [(image.tolist(), int(label)) for batch in batches(data) for image, label in zip(*batch, strict=True)]
+    assert data.epoch_images == len(found)
+    assert sorted(found) == sorted(expected)
+    assert data.head_classes == ["2", "1"] + [f"{name} at {angle}°" for angle in (90, 180, 270) for name in "21"]
+
+
+def test_rotations_need_square_images():
+    pixels = np.arange(30, dtype=np.uint8)[:, None, None, None] + np.zeros((30, 4, 6, 3), np.uint8)
+    module(partial(Given, pixels), roles(1, 0, [2]))
+    with pytest.raises(InputError, match=r"dataset\.rotations=true needs square images, and these are 4 by 6"):
+        module(partial(Given, pixels), replace(roles(1, 0, [2]), rotations=True))
 
 
 def test_training_order_changes_with_the_epoch_and_not_with_the_loader():

@@ -1,6 +1,8 @@
 """Pictures hold what they are given."""
 
-from metrad.plots import cost
+import numpy as np
+
+from metrad.plots import cost, study
 
 
 def test_cost_has_a_panel_for_each_kind_and_a_line_for_each_side():
@@ -20,3 +22,11 @@ def test_cost_has_a_panel_for_each_kind_and_a_line_for_each_side():
 
 def test_cost_with_a_single_panel():
     assert len(cost({"seconds": {"ours": [(1, 1.0)]}}, {"ours": "o"}, "vectors").axes) == 1
+
+
+def test_a_study_has_gaps_where_nothing_could_be_measured():
+    rows = [
+        {"epoch": i, "auroc": value, "effective_rank": value, "loss": None} for i, value in enumerate((0.5, None, 1))
+    ]
+    for axes in study(rows).axes:
+        np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), [0.5, np.nan, 1])

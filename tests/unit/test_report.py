@@ -12,15 +12,17 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from metrad import report_data, report_page
+from metrad import comparison_files, report_data, report_page
 from metrad.comparison import compare, compare_csv
+from metrad.comparison_plots import study
 from metrad.errors import InputError
+from metrad.plots import style
 from metrad.report import write_report, write_run_report
 from metrad.report_data import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
 from metrad.report_page import write_page
-from metrad.report_plots import style, svg
+from metrad.report_plots import svg
 from metrad.report_tables import settings_tables, table
-from metrad.runs import Run
+from metrad.runs import Run, write_rows
 from tests.reports import EVIL, finished_run, sweep
 
 
@@ -327,3 +329,53 @@ def test_more_heads_than_colours(tmp_path):
     heads = tuple(f"head {number}" for number in range(9))
     write_report(sweep(tmp_path, heads=heads, datasets=("digits",), seeds=(0, 1)), tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
+
+
+def studied(folder, values, **kind):
+    run = finished_run(folder, **kind)
+    rows = [{"epoch": i, "auroc": value, "effective_rank": 10 - i, "loss": None} for i, value in enumerate(values)]
+    write_rows(run.study, rows)
+    return run
+
+
+def test_runs_that_were_studied_show_it_epoch_by_epoch(tmp_path):
+    for seed, values in enumerate(((0.5, 0.9, 0.7), (0.5, 0.7, 0.9))):
+        studied(tmp_path / f"a{seed}", values, seed=seed)
+        studied(tmp_path / f"b{seed}", values[::-1], seed=seed, head="ArcFace")
+        finished_run(tmp_path / f"c{seed}", seed=seed, head="Softmax")
+    whole = compare(tmp_path)
+    write_report(whole, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert re.findall(r'<section id="(\w+)"', text)[4:6] == ["epochs", "study"]
+    assert "First and last means: AdaCos 0.500 to 0.800; ArcFace 0.800 to 0.500." in text
+    assert comparison_files._studies(whole).keys() == {"study"}
+    assert {"study.svg", "study.png"} <= {path.name for path in comparison_files.write(whole, tmp_path / "out")}
+
+
+def test_a_study_is_drawn_as_the_mean_over_seeds_in_a_band_of_all():
+    tables = [pd.DataFrame({"epoch": [0, 1], "auroc": [0.5, value], "effective_rank": [3, 2]}) for value in (0.6, 0.8)]
+    figure = study({"one": {"a": tables}, "two": {"a": tables, "b": tables[:1]}})
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [(axes.get_title(), axes.get_ylabel()) for axes in shown] == [
+        ("one", "AUROC"),
+        ("two", "AUROC"),
+        ("", "effective rank"),
+        ("", "effective rank"),
+    ]
+    np.testing.assert_allclose(shown[0].get_lines()[0].get_ydata(), [0.5, 0.7])
+    band = shown[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.5, 0.8)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_a_study_of_which_nothing_could_be_measured_is_no_error(tmp_path):
+    run = studied(tmp_path / "run", (math.nan, math.nan))
+    assert write_run_report(run.path).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("content", ["epoch,auroc\na,b\n", "epoch,auroc\n0,1\n", ""])
+def test_a_broken_study_is_told(tmp_path, content):
+    run = studied(tmp_path / "run", (0.5,))
+    run.study.write_text(content)
+    with pytest.raises(InputError, match=r"study\.csv (cannot be read|holds no study)"):
+        write_run_report(run.path)

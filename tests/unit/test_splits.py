@@ -249,6 +249,15 @@ def test_no_reference_classes_leave_the_reference_empty():
     assert split.indices["reference"].dtype == np.int64
 
 
+@pytest.mark.parametrize("size", [None, 0, 0.5, 8000])
+def test_a_size_for_the_reference_counts_only_if_it_has_classes(size):
+    classes, sizes = Classes((), (1,), (0,)), ALL | {"reference": size}
+    split = draw(pool_of({0: 3, 1: 4}), classes, sizes, test_share=0.5, seed=0)
+    expected = draw(pool_of({0: 3, 1: 4}), classes, ALL, test_share=0.5, seed=0)
+    for role in ROLES:
+        np.testing.assert_array_equal(split.indices[role], expected.indices[role])
+
+
 def test_fractions_that_add_up_to_one_use_every_image():
     sizes = ALL | {"normal": 0.5, "calibration": 0.5}
     split = draw(pool_of({0: 3}, {0: 1, 1: 1}), Classes((), (0,), (1,)), sizes, test_share=0.5, seed=0)

@@ -1,0 +1,87 @@
+"""Which classes play which role, from what the user calls them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metrad.errors import InputError
+from metrad.splits import Classes, Size
+
+ClassNames = str | int | Sequence[str | int]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The user's choice of classes and sizes.
+
+    Attributes:
+        normal: classes of the normal images, by name or number; None, which one of the three can be, for all that are
+            left.
+        anomalous: classes of the anomalous test images; None likewise.
+        reference: classes of the reference images; None likewise. There may be none.
+        sizes: for each role a count, a fraction or None for all that are left.
+        test_share: share of the normal images set aside for testing where the source has no test part.
+        rotations: train on each image four times, as it is and turned by 90, 180 and 270 degrees, and have the head
+            tell the turns of a class apart as if each were a class of its own.
+    """
+
+    normal: ClassNames | None
+    anomalous: ClassNames | None
+    reference: ClassNames | None
+    sizes: dict[str, Size]
+    test_share: float
+    rotations: bool = False
+
+
+def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:
+    """Return the classes of each role as numbers.
+
+    A number means a class by its position, or, where all class names are numbers, by its name.
+
+    Args:
+        roles: the user's choice.
+        names: class names by label.
+        trainable: classes that have images to train on; None for all.
+
+    Raises:
+        InputError: a class does not exist, stands in two roles or has no images to train on; the message names it.
+    """
+    trainable = frozenset(range(len(names))) if trainable is None else trainable
+    wanted = {"normal": roles.normal, "anomalous": roles.anomalous, "reference": roles.reference}
+    numbers = {role: _numbers(role, chosen, names) for role, chosen in wanted.items() if chosen is not None}
+    left = [i for i in range(len(names)) if not any(i in chosen for chosen in numbers.values())]
+    for role in wanted.keys() - numbers.keys():
+        numbers[role] = tuple(i for i in left if role == "anomalous" or i in trainable)
+    normal, anomalous, reference = (numbers[role] for role in wanted)
+    for role, chosen in (("normal", normal), ("anomalous", anomalous)):
+        if not chosen:
+            hint = "; without defects, hold out one kind of other parts" if role == "anomalous" else ""
+            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}{hint}")
+    everyone = [*reference, *normal, *anomalous]
+    twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
+    if twice:
+        raise InputError(
+            f"dataset: {', '.join(twice)} stands in two roles; a class can be one of reference, normal and anomalous"
+        )
+    untrainable = [names[i] for i in (*reference, *normal) if i not in trainable]
+    if untrainable:
+        raise InputError(f"dataset: {', '.join(untrainable)} has no training images, so it can only be anomalous")
+    return Classes(reference, normal, anomalous)
+
+
+def _numbers(role: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
+    chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
+    if all(name.isdecimal() for name in names):
+        by_number = {int(name): i for i, name in enumerate(names)}
+    else:
+        by_number = dict(enumerate(range(len(names))))
+    numbers = []
+    for item in chosen:
+        number = (
+            names.index(str(item)) if str(item) in names else by_number.get(item) if isinstance(item, int) else None
+        )
+        if number is None:
+            raise InputError(f"dataset.{role}: no class {item!r}; there are {', '.join(names)}")
+        if number in numbers:
+            raise InputError(f"dataset.{role} names {names[number]} twice")
+        numbers.append(number)
+    return tuple(numbers)

@@ -1,0 +1,111 @@
+"""What an evaluation would find after every epoch: for studies of training, never for a choice."""
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from metrad import ranks
+from metrad.datamodule import MetradDataModule
+from metrad.epochs import EpochLog
+from metrad.errors import InputError
+from metrad.evaluation import Embedded, attach_head, embed
+from metrad.metrics import summary
+from metrad.module import MetricLearner
+from metrad.scorers import Scorer
+from metrad.spectrum import spread_rank
+
+log = logging.getLogger(__name__)
+
+FIGURES = ("auroc", "average_precision", "effective_rank")
+
+
+class Study(pl.Callback):
+    """Scores the test images before the first and after every epoch, and measures how far the normal ones spread.
+
+    **These figures are of the test images.** Nothing reads them but ``study.csv``, its picture and the report; they
+    stop nothing and choose nothing. Training is the same with a study as without, bit for bit: copies of embedder and
+    head are what is evaluated, and the random states are put back.
+
+    Args:
+        data: the images.
+        epochs: what is noted of training; in the trainer's list of callbacks it comes before this one.
+        make_scorer: makes a scorer, not fitted; None for no study.
+
+    Attributes:
+        history: for each epoch its number (0 before training), AUROC, average precision, effective rank of the normal
+            embeddings about their mean, accuracy and loss in training; None for what there is not. It is part of the
+            checkpoint, so a resumed run has that of all epochs; on other ranks than the first it is empty.
+        seconds: time that all of it took; of a resumed run, that of all epochs.
+        here: the part of ``seconds`` that this process took.
+    """
+
+    def __init__(
+        self, data: MetradDataModule, epochs: EpochLog, make_scorer: Callable[[], Scorer] | None = None
+    ) -> None:
+        self.data = data
+        self.epochs = epochs
+        self.make_scorer = make_scorer
+        self.history: list[dict[str, float | None]] = []
+        self.seconds = 0.0
+        self.here = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is one."""
+        return self.make_scorer is not None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note what training begins with, unless the checkpoint that it goes on from brought that."""
+        begins = self.data.first_epoch
+        if not any(row["epoch"] == begins for row in self.history):
+            self._note(trainer, pl_module, {"epoch": begins, "accuracy": None, "loss": None})
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note what the epoch made of it."""
+        self._note(trainer, pl_module, self.epochs.history[-1])
+
+    def _note(self, trainer: pl.Trainer, learner: pl.LightningModule, epoch: dict[str, Any]) -> None:
+        if self.make_scorer is None:
+            return
+        start = time.perf_counter()
+        assert isinstance(learner, MetricLearner)
+        with isolate_rng():
+            embedder = copy.deepcopy(learner.embedder)
+            device, precision = trainer.strategy.root_device, str(trainer.precision)
+            embedded = embed(embedder, self.data, device=device, precision=precision)
+            if ranks.rank() == 0:
+                scorer, names = self.make_scorer(), self.data.data.classes
+                normal = [names[i] for i in self.data.classes.normal]
+                attach_head(scorer, copy.deepcopy(learner.head).cpu(), self.data.head_classes, normal)
+                noted = {"epoch": epoch["epoch"], **_measured(scorer, embedded)}
+                self.history.append({**noted, "accuracy": epoch["accuracy"], "loss": epoch["loss"]})
+        took = time.perf_counter() - start
+        self.seconds, self.here = self.seconds + took, self.here + took
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"history": self.history, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the history of a checkpoint."""
+        self.history = list(state_dict["history"])
+        self.seconds = state_dict["seconds"]
+
+
+def _measured(scorer: Scorer, embedded: Embedded) -> dict[str, float | None]:
+    """Return ``FIGURES`` of the embeddings; None for all where the scorer cannot serve them, which ends no training."""
+    normal = embedded.arrays["normal"]
+    try:
+        scorer.fit(normal, embedded.normal_classes)
+        found = summary(scorer.score(embedded.test), embedded.anomalous)
+    except InputError as error:
+        log.warning("study: nothing to note of this epoch: %s", error)
+        return dict.fromkeys(FIGURES)
+    rank = spread_rank(normal)
+    log.info("study: AUROC %.4f, effective rank %.1f", found["auroc"], rank)
+    return dict(zip(FIGURES, (found["auroc"], found["average_precision"], rank), strict=True))
