@@ -41,6 +41,17 @@ def test_batches_from_the_device_are_those_from_memory(rows, monkeypatch):
             assert one.dtype == other.dtype
 
 
+def test_images_turned_on_the_device_are_those_turned_in_memory():
+    square = ImageBatches(IMAGES[:, :4, :4], np.arange(49, 19, -1), torch.arange(4 * 30))
+    chosen = torch.arange(4 * 30).view(4, 30).T.reshape(-1)  # each image in its four turns, one after another
+    images, labels = ResidentBatches(square, CPU)[chosen]
+    assert torch.equal(images, square[chosen][0])
+    assert torch.equal(labels, chosen)
+    upright = images[::4]
+    for turn in range(4):
+        assert torch.equal(images[turn::4], upright.rot90(turn, dims=(1, 2)))
+
+
 def test_a_batch_is_gathered_on_the_device_and_nothing_of_it_read_elsewhere():
     images, labels = ResidentBatches(thirty(), torch.device("meta"))[torch.tensor([3, 1])]
     assert (images.device.type, labels.device.type) == ("meta", "meta")
