@@ -41,13 +41,13 @@ def _run_hydra(argv: list[str]) -> None:
 
     config.register()
     # sweep is a group of settings too, of which the name is the one that everybody needs
-    sys.argv = [sys.argv[0], *(re.sub(r"^sweep=", "sweep.name=", item) for item in argv)]
+    sys.argv = [sys.argv[0], *(_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in argv)]
     if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
         raise InputError("a sweep starts the ranks of its runs itself; leave torchrun or srun out")
     if launch.follows():
         sys.argv.append("hydra.run.dir=.")  # the first rank has the run's directory, and Hydra makes none here
     for item in sys.argv:
-        if item.startswith("sweep.name="):
+        if item.lstrip("+").startswith("sweep.name="):
             sweep_name(item.partition("=")[2].strip("'\""), time="")
     sweep.current = made = sweep.Sweep()
     decorate = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
@@ -61,6 +61,13 @@ def _run_hydra(argv: list[str]) -> None:
             _tell_sweep(made)
     if made.failures or made.unfinished():
         raise SystemExit(FAILED_RUNS)
+
+
+def _literal(item: str) -> str:
+    """Return the setting of a sweep's name as the word that was typed: 2026_11 is no number, and true no truth."""
+    key, _, value = item.partition("=")
+    named = key.lstrip("+") == "sweep.name" and re.fullmatch(r"[\w.+-]+", value) and value != "null"
+    return f"{key}='{value}'" if named else item
 
 
 def _tell_sweep(sweep: Any) -> None:

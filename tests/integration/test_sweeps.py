@@ -205,9 +205,17 @@ def test_where_it_runs_is_no_part_of_what_a_run_is(sweep, tmp_path, monkeypatch)
     assert len({read_json(run.status)["identity"] for run in runs.values()}) == 2
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", "-x"])
-def test_a_sweep_name_is_a_folder_name(name, refused, digits):
-    refused("train", "-m", *digits, f"sweep={name}", words=(f"sweep={name}", "folder's name"))
+@pytest.mark.parametrize("name", ["a/b", "..", "", "-x", "ü"])
+@pytest.mark.parametrize("key", ["sweep", "++sweep.name"])
+def test_a_sweep_name_is_a_folder_name(key, name, refused, digits):
+    refused("train", "-m", *digits, f"{key}={name}", words=(f"sweep={name}", "folder's name"))
+
+
+@pytest.mark.parametrize("name", ["2026_11", "1e5", "true"])
+def test_a_sweep_is_called_what_was_typed(name, metrad, digits, tmp_path):
+    result = metrad("train", "-m", *digits, f"sweep={name}", "trainer.max_epochs=0")
+    assert (result.code, result.err) == (0, "")
+    assert [path.name for path in (tmp_path / "multirun").iterdir()] == [name]
 
 
 def test_a_single_run_has_no_sweep_name(refused, digits):
