@@ -29,6 +29,7 @@ from metrad.assembly import (
     log_images,
     log_thresholds,
 )
+from metrad.checkpoints import read_checkpoint
 from metrad.datamodule import MetradDataModule
 from metrad.environment import environment
 from metrad.epochs import EpochLog
@@ -87,12 +88,12 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
 
 
 def has_finished(run: Run, cfg: DictConfig) -> bool:
-    """Tell whether a run has finished, with the settings of ``cfg``.
+    """Tell whether a run has finished, with the settings of ``cfg``, and kept its figures.
 
     Raises:
         InputError: it has finished with others.
     """
-    if run.state != "finished":
+    if run.state != "finished" or run.figures() is None:
         return False
     other = differences(run.load_config(), cfg)
     if other:
@@ -101,11 +102,15 @@ def has_finished(run: Run, cfg: DictConfig) -> bool:
 
 
 def own_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
-    """Return where an interrupted run of the settings of ``cfg`` goes on from; None if it is to begin anew.
+    """Return where an unfinished run of the settings of ``cfg`` goes on from; None if it is to begin anew.
 
     A run that failed begins anew, since what it failed of may be in its checkpoint.
     """
-    if run.state != "interrupted" or not run.last_checkpoint.exists() or not run.config.exists():
+    if run.state not in ("interrupted", "finished") or not run.last_checkpoint.exists() or not run.config.exists():
+        return None
+    try:
+        read_checkpoint(run.last_checkpoint)
+    except InputError:  # cut off, as a machine that went down may leave it
         return None
     return None if differences(run.load_config(), cfg) else run.last_checkpoint
 
@@ -256,15 +261,11 @@ def epochs_behind(
     """
     if path is None:
         return 0
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        epochs = int(checkpoint["epoch"]) + 1
-        optimizer = checkpoint["optimizer_states"][0]["param_groups"][0]
-        model, version = checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
-    except Exception as error:  # torch, pickle and zip errors share no base
-        raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
-    log.debug("%s was written by Lightning %s", path, version)
-    misfit = _other_model(model, checkpoint.get("head"), learner) or _other_optimizer(optimizer, learner)
+    checkpoint = read_checkpoint(path)
+    epochs, optimizer = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"][0]
+    log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
+    misfit = _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
+    misfit = misfit or _other_optimizer(optimizer, learner)
     if misfit:
         raise InputError(f"ckpt_path={path} {misfit}")
     if checkpoint.get(type(data).__qualname__) != data.state_dict():
