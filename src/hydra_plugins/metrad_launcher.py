@@ -93,7 +93,8 @@ class SweepLauncher(Launcher):
         workers = min(self.n_jobs or len(gpus) * self.jobs_per_gpu or launch.cores(), max(len(jobs), 1))
         locks = Path(self.config.hydra.sweep.dir).absolute() / ".gpus"
         share = parallel.Share(self.jobs_per_gpu, max(1, launch.cores() // workers), locks)
-        yield from parallel.side_by_side(jobs, parallel.Worker(maker, share, Singleton.get_state()), workers)
+        worker = parallel.Worker(maker, share, Singleton.get_state(), os.getpid())
+        yield from parallel.side_by_side(jobs, worker, workers)
 
 
 # Not as YAML files, since those of other launchers are of the same names and stand in the store.

@@ -11,10 +11,12 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from metrad import config, distributed, ranks
 from metrad.backbones import Backbone
+from metrad.checkpoints import WholeCheckpoints
 from metrad.datamodule import MetradDataModule
 from metrad.embedder import Embedder
 from metrad.errors import InputError
@@ -159,6 +161,8 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
         **distributed.trainer_arguments(cfg.trainer),
     )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user has none of their own in trainer.plugins
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from metrad.comparison_csv import read_csv
 from metrad.comparison_input import FIGURES, Table, read_sweep
 from metrad.comparison_notes import notes
 from metrad.comparison_tables import Comparison, tabulate
-from metrad.runs import Run, read_json
+from metrad.runs import Run
 
 __all__ = ["Comparison", "as_text", "collect", "compare", "compare_csv", "evaluation_row", "summarise"]
 Row = dict[str, Any]
@@ -120,15 +121,17 @@ def as_text(rows: list[Row]) -> str:
 
 def _row(run: Run, setting: dict[str, str]) -> Row:
     state = run.state
-    metrics = read_json(run.metrics) if state == "finished" else {}
+    metrics = (run.figures() or {}) if state == "finished" else {}
     figures = {name: metrics.get(name) for name in FIGURES}
     return {"run": run.path.name, "state": state, **setting, **figures, "error": run.noted().get("error", "")}
 
 
 def _overrides(run: Run) -> dict[str, str]:
-    if not run.overrides.exists():  # it was refused before its configuration was saved
+    try:
+        overrides = OmegaConf.load(run.overrides)
+    except (OSError, ValueError, YAMLError):  # it was refused before its configuration was saved, or that is broken
         return {}
-    items = (str(item).lstrip("+").partition("=") for item in OmegaConf.load(run.overrides))
+    items = (str(item).lstrip("+").partition("=") for item in overrides)
     return {key: value for key, _, value in items}
 
 

@@ -12,6 +12,7 @@ BY_POSITION = (
     "The file does not say whether runs of one seed used the same images, so they are paired by their number alone; "
     "where the images were drawn anew for each run, the unpaired test is the right one (--unpaired)."
 )
+ADVICE = "cells are parted by commas, and numbers have a point"
 WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
 
 
@@ -27,14 +28,15 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
     rows = _read(file)
     for name in (by, metric):
         if name not in rows.columns:
-            raise InputError(f"{file} has no column {name}; it has {', '.join(rows.columns)}")
+            advice = f"; {ADVICE}" if len(rows.columns) == 1 else ""
+            raise InputError(f"{file} has no column {name}; it has {', '.join(rows.columns)}{advice}")
     if by in OWN:
         raise InputError(f"by={by} compares nothing: give a choice such as head")
     paired = "seed" in rows.columns
     below = [name for name in rows.columns if name.startswith(f"{by}.")]
     conditions = [name for name in rows.columns if name not in (*OWN, by, *below)]
     _require_groups(file, rows, by, conditions)
-    runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {2 + i}" for i in range(len(rows))])})
+    runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {line}" for line in rows.index])}, rows.index)
     runs["state"] = rows.get("state", "finished")
     runs["error"] = rows.get("error", "")
     seeds = rows["seed"] if paired else rows.groupby([by, *below, *conditions]).cumcount()
@@ -49,20 +51,28 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
 
 
 def _read(file: Path) -> pd.DataFrame:
+    """Return the cells, by the names of the columns and the number of the line."""
+    form = {"header": None, "dtype": str, "keep_default_na": False, "skipinitialspace": True, "skip_blank_lines": False}
     try:
-        rows = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True, on_bad_lines="error")
+        lines = pd.read_csv(file, **form)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise InputError(f"{file} cannot be read as CSV ({' '.join(str(error).split())})") from error
+        raise InputError(f"{file} cannot be read as CSV ({' '.join(str(error).split())}); {ADVICE}") from error
+    lines = lines.fillna("").apply(lambda column: column.str.strip())
+    lines.index += 1
+    names = [name or f"column {1 + i}" for i, name in enumerate(lines.iloc[0])]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{file} has two columns {twice[0]}; leave one out")
+    rows = lines.iloc[1:].set_axis(names, axis=1)
+    rows = rows[(rows != "").any(axis=1)]
     if rows.empty:
         raise InputError(f"{file} has no rows below its first line, which names the columns")
-    if not isinstance(rows.index, pd.RangeIndex):
-        raise InputError(f"{file} has lines with more cells than its first line, which names the columns")
-    return rows.apply(lambda column: column.str.strip())
+    return rows
 
 
 def _require_groups(file: Path, rows: pd.DataFrame, by: str, conditions: list[str]) -> None:
     if (rows[by] == "").any():
-        raise InputError(f"{file}, line {int((rows[by] == '').to_numpy().argmax()) + 2}: {by} is empty")
+        raise InputError(f"{file}, line {(rows[by] == '').idxmax()}: {by} is empty")
     if conditions and len(rows) > 1 and not rows.duplicated(conditions).any():
         raise InputError(
             f"{file}: no two rows share a condition ({', '.join(conditions)}); leave out columns that number the rows"
@@ -77,10 +87,8 @@ def _require_figures(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric:
     finished = runs["state"] == "finished"
     bad = finished & ~runs[metric].between(0, 1)
     if bad.any():
-        line = int(bad.to_numpy().argmax())
-        raise InputError(
-            f"{file}, line {line + 2}: {metric} must be a number from 0 to 1, got {rows[metric].iloc[line]!r}"
-        )
+        line = bad.idxmax()
+        raise InputError(f"{file}, line {line}: {metric} must be a number from 0 to 1, got {rows[metric][line]!r}")
     runs.loc[~finished, list(FIGURES)] = math.nan
 
 

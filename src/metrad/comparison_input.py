@@ -153,7 +153,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
         for key, value in node.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
-        yield prefix, node if isinstance(node, str) else json.dumps(node, default=str)
+        yield prefix, node if isinstance(node, str) else json.dumps(node, default=str, ensure_ascii=False)
 
 
 def _below(key: str, parent: str) -> bool:

@@ -122,8 +122,8 @@ def differences(comparison: Comparison) -> Figure:
 
 def _row_label(comparison: Comparison, row: dict[str, str]) -> str:
     place = ", ".join(str(row[key]) for key in comparison.conditions)
-    two = f"{_label(row[comparison.by])} - {_label(row['against'])}"
-    return f"{place}: {two}" if place else two
+    two = f"{row[comparison.by]} - {row['against']}"
+    return _label(f"{place}: {two}" if place else two)
 
 
 def ranks(comparison: Comparison) -> Figure:
@@ -253,7 +253,7 @@ def _places(comparison: Comparison, rows: pd.DataFrame) -> list[tuple[list[str],
     if not comparison.conditions:
         return [([], "")]
     unique = rows[comparison.conditions].drop_duplicates().to_numpy().tolist()
-    return [(place, ", ".join(map(str, place))) for place in unique[:MOST_PANELS]]
+    return [(place, _label(", ".join(map(str, place)))) for place in unique[:MOST_PANELS]]
 
 
 def _label(value: str) -> str:

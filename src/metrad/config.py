@@ -187,7 +187,8 @@ def explain(error: BaseException) -> str:
         return f"unknown configuration key {added[1]}; {_siblings(added[1], OmegaConf.structured(Config))}"
     unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
     if unknown and re.search(r"Key '[^']+'(?: is)? not in", text):
-        return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1], _composed())}"
+        of_hydra = unknown[1].startswith("hydra.")
+        return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1], _composed(of_hydra=of_hydra))}"
     choice = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
     available = re.search(r"Available options in '[^']+': (.*?) Config search path", text + " Config search path")
     if choice and available:
@@ -196,20 +197,21 @@ def explain(error: BaseException) -> str:
     return f"{wrong[2]}: {wrong[1]}" if wrong else text
 
 
-def _composed() -> DictConfig:
-    """Return the configuration with the choices of the command line and nothing else of it."""
+def _composed(*, of_hydra: bool = False) -> DictConfig:
+    """Return the configuration with nothing but the choices of the command line, and Hydra's own where asked."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
-    chosen = [item for item in sys.argv[1:] if re.fullmatch(r"\w+=\w+", item) and item.split("=")[0] in choices()]
+    groups = (*choices(), "hydra/launcher", "hydra/sweeper")
+    chosen = [item for item in sys.argv[1:] if re.fullmatch(r"[\w/]+=\w+", item) and item.split("=")[0] in groups]
     own = re.search(r"\0(?:--config-dir|-cd)[\0=]([^\0]+)", "\0".join(sys.argv))
     if own:
         chosen.append(f"hydra.searchpath=['file://{Path(own[1]).resolve()}']")
     with initialize_config_dir(str(folder()), version_base="1.3"):
         try:
-            return compose("config", chosen)
+            return compose("config", chosen, return_hydra_config=of_hydra)
         except HydraException:  # what was chosen is at fault itself
-            return compose("config")
+            return compose("config", return_hydra_config=of_hydra)
 
 
 def _siblings(key: str, node: DictConfig) -> str:

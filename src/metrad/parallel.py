@@ -2,8 +2,12 @@
 
 import contextlib
 import os
+import signal
+import threading
+import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,14 @@ from filelock import FileLock, Timeout
 from hydra.core.singleton import Singleton
 from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
+from tqdm import tqdm
 
 from metrad.config import register
 from metrad.errors import TrainingError
 from metrad.sweep import Ended, Job, quiet
 
 _devices: list[FileLock] = []
+_watches: list[threading.Thread] = []
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,17 @@ class Maker:
 
     def make(self, job: Job) -> Ended:
         """Make one run in this process."""
-        result = run_job(
-            hydra_context=self.context,
-            task_function=self.task,
-            config=job.config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-            configure_logging=False,
-        )
+        try:
+            result = run_job(
+                hydra_context=self.context,
+                task_function=self.task,
+                config=job.config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+                configure_logging=False,
+            )
+        except OSError as error:  # there cannot be a folder in its place
+            return Ended(job.run, "failed", " ".join(str(error).split()))
         ended: Ended = result.return_value  # raises what the run raised, where that is asked for
         return ended
 
@@ -89,20 +98,34 @@ class Worker:
         maker: makes them.
         share: what of the machine the process gets.
         state: Hydra's global state.
+        launcher: id of the process that gives the other one its runs.
     """
 
     maker: Maker
     share: Share
     state: dict[Any, Any]
+    launcher: int
 
     def __call__(self, job: Job) -> Ended:
         """Make one run."""
+        if not _watches:
+            _watches.append(threading.Thread(target=_end_with, args=(self.launcher,), daemon=True))
+            _watches[0].start()
+        # The one that tqdm makes is for all processes, and Python complains where one is killed that has it.
+        tqdm.set_lock(threading.RLock())
         Singleton.set_state(self.state)
         setup_globals()
         register()
         self.share.take()
         with quiet():
             return self.maker.make(job)
+
+
+def _end_with(launcher: int) -> None:
+    """End this process with its parent, which may be killed. It would wait for work for ever, and keep its GPU."""
+    while os.getppid() == launcher:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def visible_gpus() -> list[str]:
@@ -126,7 +149,6 @@ def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int
         make: makes one; called in another process.
         workers: how many processes.
     """
-    from joblib import Parallel, delayed
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -134,11 +156,11 @@ def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int
     deaths: Counter[int] = Counter()
     try:
         while left:
-            parallel = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1)
             try:
-                for number, ended in parallel(delayed(_numbered)(make, job) for job in tuple(left.values())):
-                    del left[number]
-                    yield ended
+                with contextlib.closing(_made(tuple(left.values()), make, workers)) as made:
+                    for number, ended in made:
+                        del left[number]
+                        yield ended
             except TerminatedWorkerError:
                 victims = [job for job in left.values() if job.run.state == "interrupted"]
                 deaths.update(job.number for job in victims)
@@ -147,6 +169,25 @@ def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int
                         yield _killed(left.pop(job.number))
     finally:  # with runs left it was stopped, and they are not waited for
         get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=bool(left))
+
+
+def _made(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int) -> Generator[tuple[int, Ended]]:
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1)
+    # The processes begin here and never hear of Ctrl-C, which a terminal sends to all; this one ends them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        made = parallel(delayed(_numbered)(make, job) for job in jobs)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        for each in made:  # noqa: UP028 # "yield from" would end it before the warning is dealt with
+            yield each
+    finally:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*limit unnecessary computation.*")  # it is stopped for cause
+            made.close()
 
 
 def _numbered(make: Callable[[Job], Ended], job: Job) -> tuple[int, Ended]:

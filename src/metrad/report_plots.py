@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -114,7 +115,8 @@ def smaller(figure: Figure) -> Figure:
 def svg(figure: Figure, prefix: str) -> str:
     """Return ``figure`` as SVG for a page: text as text, colours from the page's variables, ids with ``prefix``."""
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "metrad"}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "metrad"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's own fonts draw the text
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from metrad.checkpoints import read_checkpoint
 from metrad.datamodule import MetradDataModule
 from metrad.errors import InputError
 from metrad.module import MetricLearner
@@ -24,15 +24,11 @@ def epochs_behind(
     """
     if path is None:
         return 0
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        epochs = int(checkpoint["epoch"]) + 1
-        optimizer = checkpoint["optimizer_states"][0]["param_groups"][0]
-        model, version = checkpoint["state_dict"], checkpoint["pytorch-lightning_version"]
-    except Exception as error:  # torch, pickle and zip errors share no base
-        raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({str(error).splitlines()[0]})") from error
-    log.debug("%s was written by Lightning %s", path, version)
-    misfit = _other_model(model, checkpoint.get("head"), learner) or _other_optimizer(optimizer, learner)
+    checkpoint = read_checkpoint(path)
+    epochs, optimizer = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"][0]
+    log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
+    misfit = _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
+    misfit = misfit or _other_optimizer(optimizer, learner)
     if misfit:
         raise InputError(f"ckpt_path={path} {misfit}")
     if checkpoint.get(type(data).__qualname__) != data.state_dict():

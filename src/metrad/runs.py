@@ -19,6 +19,7 @@ from yaml import YAMLError
 from metrad.errors import HeldError, InputError
 
 SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
+STATES = ("running", "interrupted", "failed", "finished")
 
 
 class Run:
@@ -64,11 +65,11 @@ class Run:
         run = cls(path)
         if not run.status.is_file() or not run.config.is_file():
             raise InputError(f"{path} is not a run directory: it has no status.json and .hydra/config.yaml")
-        status = read_json(run.status)
-        unknown = "in a state that status.json does not tell"
-        state = status.get("state", unknown) if isinstance(status, dict) else unknown
-        if state != "finished":
+        read_json(run.status)
+        if run.state != "finished":
+            state = "in a state that status.json does not tell" if run.state == "new" else run.state
             advice = f"go on with ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "train it again"
+            advice = "wait for its end" if run.state == "running" else advice
             raise InputError(f"{path} holds a run that is {state}, not finished; {advice}")
         return run
 
@@ -83,8 +84,10 @@ class Run:
 
         A run that says it is running while nobody holds its lock was killed, and counts as interrupted.
         """
-        state = str(self.noted().get("state", "new"))
-        return "interrupted" if state == "running" and not self.is_held() else state
+        state = self.noted().get("state")
+        if state not in STATES:
+            return "new"
+        return "interrupted" if state == "running" and not self.is_held() else str(state)
 
     def noted(self) -> dict[str, Any]:
         """Return what ``status.json`` says; nothing if it is not there or was left half written."""
@@ -93,6 +96,14 @@ class Run:
         except InputError:
             return {}
         return status if isinstance(status, dict) else {}
+
+    def figures(self) -> dict[str, Any] | None:
+        """Return what ``metrics.json`` says; None if it holds no figures, as a machine that went down may leave it."""
+        try:
+            metrics = read_json(self.metrics)
+        except InputError:
+            return None
+        return metrics if isinstance(metrics, dict) and isinstance(metrics.get("auroc"), float) else None
 
     def note(self, **entries: Any) -> None:
         """Write ``entries`` into ``status.json``, beside what it says already."""
@@ -125,7 +136,7 @@ class Run:
         try:
             with FileLock(self.lock, timeout=0):
                 return False
-        except Timeout:
+        except OSError:  # it is held, or in a folder where nobody can look
             return True
 
     def claim(self, **entries: Any) -> None:
@@ -149,7 +160,8 @@ class Run:
     def clear(self, *, keep_training: bool) -> None:
         """Remove what an earlier attempt left; the checkpoints and the log stay where its training is to go on."""
         kept = (self.checkpoints, self.log) if keep_training else ()
-        for path in (*self._own(), self.status):
+        parts = [part for folder in (self.path, self.checkpoints) for part in folder.glob(".*.partial*")]
+        for path in (*parts, *self._own(), self.status):
             if path.is_dir() and path not in kept:
                 shutil.rmtree(path)
             elif path not in kept:
@@ -201,9 +213,9 @@ class Run:
 
     def remove_if_empty(self) -> None:
         """Remove the directory if nothing but its lock is in it."""
-        if not any(path != self.lock for path in self.path.glob("*")):
-            self.lock.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
+            if not any(path != self.lock for path in self.path.glob("*")):
+                self.lock.unlink(missing_ok=True)
             self.path.rmdir()
 
     def save_config(self, cfg: DictConfig, hydra: DictConfig, overrides: list[str]) -> None:

@@ -42,15 +42,16 @@ def _run_hydra(argv: list[str]) -> None:
 
     config.register()
     # sweep is a group of settings too, of which the name is the one that everybody needs
-    sys.argv = [sys.argv[0], *(re.sub(r"^sweep=", "sweep.name=", item) for item in argv)]
+    sys.argv = [sys.argv[0], *(_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in argv)]
     if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
         raise InputError("a sweep starts the ranks of its runs itself; leave torchrun or srun out")
     if launch.follows():
         sys.argv.append("hydra.run.dir=.")  # the first rank has the run's directory, and Hydra makes none here
     for item in sys.argv:
-        if item.startswith("sweep.name="):
+        if item.lstrip("+").startswith("sweep.name="):
             sweep_name(item.partition("=")[2].strip("'\""), time="")
     sweep.current = made = sweep.Sweep()
+    kept = True
     decorate = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
     try:
         decorate(_task)()
@@ -59,21 +60,37 @@ def _run_hydra(argv: list[str]) -> None:
         raise
     finally:
         if made.runs:
-            _tell_sweep(made)
-    if made.failures or made.unfinished():
+            kept = _tell_sweep(made)
+    if made.failures or made.unfinished() or not kept:
         raise SystemExit(FAILED_RUNS)
 
 
-def _tell_sweep(sweep: Any) -> None:
-    """Write the table of all runs into the sweep's folder, and print the one over seeds and what is left to do."""
+def _literal(item: str) -> str:
+    """Return the setting of a sweep's name as the word that was typed: 2026_11 is no number, and true no truth."""
+    key, _, value = item.partition("=")
+    named = key.lstrip("+") == "sweep.name" and re.fullmatch(r"[\w.+-]+", value) and value != "null"
+    return f"{key}='{value}'" if named else item
+
+
+def _tell_sweep(sweep: Any) -> bool:
+    """Write the table of all runs into the sweep's folder, and print the one over seeds and what is left to do.
+
+    Returns:
+        Whether it could be written.
+    """
     from metrad.comparison import as_text, collect, summarise
     from metrad.runs import write_rows
 
     assert sweep.folder is not None
-    rows = collect(sweep.folder)
+    rows, kept = collect(sweep.folder), True
     if rows:
-        write_rows(sweep.folder / "runs.csv", rows)
-        log.info("\n%s\neach run: %s", as_text(summarise(rows)), relative(sweep.folder / "runs.csv"))
+        log.info("\n%s", as_text(summarise(rows)))
+        try:
+            write_rows(sweep.folder / "runs.csv", rows)
+            log.info("each run: %s", relative(sweep.folder / "runs.csv"))
+        except OSError as error:  # the disk is full, say
+            typer.echo(f"error: runs.csv cannot be written: {one_line(error)}", err=True)
+            kept = False
     left = sweep.unfinished()
     if left:
         told = ", ".join(f"{count} {state}" for state, count in left.items())
@@ -81,6 +98,7 @@ def _tell_sweep(sweep: Any) -> None:
             "not finished: %d of %d runs (%s); the same command with sweep=%s goes on with them",
             *(left.total(), len(sweep.runs), told, sweep.folder.name),
         )
+    return kept
 
 
 def _task(cfg: Any) -> Any:

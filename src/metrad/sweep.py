@@ -101,6 +101,8 @@ def _state(job: Job) -> str:
     state = job.run.state
     if state != "finished":
         return state
+    if job.run.figures() is None:  # lost or broken
+        return "interrupted"
     try:
         return state if job.run.noted().get("identity") == identity(job.config) else "other"
     except OmegaConfBaseException:  # the run's own check will tell

@@ -29,6 +29,7 @@ from metrad.assembly import (
     log_images,
     log_thresholds,
 )
+from metrad.checkpoints import read_checkpoint
 from metrad.datamodule import MetradDataModule
 from metrad.environment import environment
 from metrad.epochs import EpochLog
@@ -91,12 +92,12 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
 
 
 def has_finished(run: Run, cfg: DictConfig) -> bool:
-    """Tell whether a run has finished, with the settings of ``cfg``.
+    """Tell whether a run has finished, with the settings of ``cfg``, and kept its figures.
 
     Raises:
         InputError: it has finished with others.
     """
-    if run.state != "finished":
+    if run.state != "finished" or run.figures() is None:
         return False
     other = differences(run.load_config(), cfg)
     if other:
@@ -105,11 +106,15 @@ def has_finished(run: Run, cfg: DictConfig) -> bool:
 
 
 def own_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
-    """Return where an interrupted run of the settings of ``cfg`` goes on from; None if it is to begin anew.
+    """Return where an unfinished run of the settings of ``cfg`` goes on from; None if it is to begin anew.
 
     A run that failed begins anew, since what it failed of may be in its checkpoint.
     """
-    if run.state != "interrupted" or not run.last_checkpoint.exists() or not run.config.exists():
+    if run.state not in ("interrupted", "finished") or not run.last_checkpoint.exists() or not run.config.exists():
+        return None
+    try:
+        read_checkpoint(run.last_checkpoint)
+    except InputError:  # cut off, as a machine that went down may leave it
         return None
     return None if differences(run.load_config(), cfg) else run.last_checkpoint
 

@@ -198,6 +198,7 @@ FILES = [
     case("weights a number", "backbone.weights=3", says=["backbone.weights=3", "string"]),
     case("checkpoint missing", "ckpt_path=FILES/no.ckpt", says=["ckpt_path=FILES/no.ckpt", "no such file"]),
     case("checkpoint a text", "ckpt_path=FILES/text.pth", says=["ckpt_path=FILES/text.pth", "cannot be read"]),
+    case("checkpoint an empty file", "ckpt_path=FILES/empty.pth", says=["ckpt_path=FILES/empty.pth", "cannot be read"]),
     case("checkpoint truncated", "ckpt_path=FILES/cut.ckpt", says=["ckpt_path=FILES/cut.ckpt", "cannot be read"]),
     case("checkpoint foreign", "ckpt_path=FILES/one.pth", says=["ckpt_path=FILES/one.pth", "cannot be read"]),
     case("checkpoint code", "ckpt_path=FILES/code.pth", says=["ckpt_path=FILES/code.pth", "cannot be read"]),
@@ -413,6 +414,7 @@ def test_evaluate_refuses_in_one_line(arguments, words, refused, finished_run, t
 def test_evaluate_refuses_an_unfinished_run(state, refused, finished_run, tmp_path):
     run = Run(shutil.copytree(finished_run.path, tmp_path / "run"))
     run.status.write_text(json.dumps({"state": state}))
+    state = state.replace("running", "interrupted")  # nobody holds it, so it was killed
     refused("evaluate", run.path, words=(state, "not finished", "checkpoints/last.ckpt"))
     run.last_checkpoint.unlink()
     refused("evaluate", run.path, words=(state, "not finished", "train it again"))

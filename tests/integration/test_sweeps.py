@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,7 @@ def test_ctrl_c_ends_a_sweep_within_seconds_and_the_same_command_goes_on(launche
     assert time.monotonic() - began < 10
     assert process.returncode != 0
     assert "Traceback" not in out + err
+    assert "Warning" not in out + err
     assert "the same command with sweep=x goes on" in out
     states = [run.state for run in runs_of(folder).values()]
     assert "interrupted" in states
@@ -130,6 +132,23 @@ def test_a_worker_that_is_killed_costs_no_run(start, tmp_path):
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, ""), out
     assert "going on after epoch" in victim.log.read_text()
+
+
+def test_workers_end_when_the_launcher_is_killed(start, tmp_path):
+    process = start(*SIX[1:], "trainer.max_epochs=40", "sweep=x", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    folder = tmp_path / "multirun/x"
+    wait_for(lambda: any("pid" in run.noted() for run in runs_of(folder).values()), process)
+    process.kill()
+    process.communicate(timeout=30)  # ends when the last one does that can write to it
+    assert "running" not in [run.state for run in runs_of(folder).values()]
+
+
+def test_fail_fast_ends_workers_without_a_word(start, tmp_path):
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    process = start("scorer.k=500", "seed=range(4)", "sweep=x", "sweep.fail_fast=true", *launcher)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert err.count("\n") == 1, err
 
 
 @pytest.fixture
@@ -181,6 +200,26 @@ def test_fail_fast_stops_at_the_first_failure(sweep):
     assert "1 new" in result.out
 
 
+def test_a_run_that_can_have_no_folder_stops_no_other(sweep, tmp_path):
+    sweep("seed=0")
+    (run,) = runs_of(tmp_path / "multirun/x").values()
+    run.path.rename(tmp_path / "away")
+    run.path.write_text("a file")
+    result, runs = sweep("seed=0,1")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "1/2 failed: " in result.err
+    assert [each.state for each in runs.values()] == ["finished"]
+
+
+def test_a_sweep_whose_table_cannot_be_written_says_so(sweep, tmp_path):
+    (tmp_path / "multirun/x/runs.csv").mkdir(parents=True)
+    result, runs = sweep("scorer.k=500,1")
+    assert result.code == 1
+    assert "error: runs.csv cannot be written" in result.err
+    assert sorted(run.state for run in runs.values()) == ["failed", "finished"]
+    assert "not finished: 1 of 2 runs (1 failed)" in result.out
+
+
 def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(sweep, tmp_path):
     sweep("head=adacos")
     (run,) = runs_of(tmp_path / "multirun/x").values()
@@ -195,6 +234,56 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(sweep, tmp_p
     assert run.metrics.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", '{"auroc": "x"}'),
+        ("metrics.json", None),
+        ("status.json", '{"state": "well"}'),
+    ],
+)
+def test_a_run_whose_figures_are_lost_is_made_again(file, content, sweep, tmp_path):
+    sweep("seed=0,1")
+    table = (tmp_path / "multirun/x/runs.csv").read_bytes()
+    broken = next(iter(runs_of(tmp_path / "multirun/x").values())).path / file
+    broken.unlink() if content is None else broken.write_text(content)
+    result, _ = sweep("seed=0,1")
+    assert (result.code, result.err) == (0, "")
+    assert f"1 finished, 1 {'interrupted, to go on' if file == 'metrics.json' else 'to begin'}" in result.out
+    assert (tmp_path / "multirun/x/runs.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize("size", [0, 3000], ids=["empty", "cut off"])
+def test_a_run_whose_checkpoint_is_broken_begins_anew(size, sweep, tmp_path):
+    sweep("seed=0,1")
+    table = (tmp_path / "multirun/x/runs.csv").read_bytes()
+    run = next(iter(runs_of(tmp_path / "multirun/x").values()))
+    run.note(state="interrupted")
+    os.truncate(run.last_checkpoint, size)
+    result, _ = sweep("seed=0,1")
+    assert (result.code, result.err) == (0, "")
+    assert "epoch 1/1" in run.log.read_text()
+    assert (tmp_path / "multirun/x/runs.csv").read_bytes() == table
+
+
+def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(sweep, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", "/nowhere")  # from another disk they could not be moved in one step
+        result, runs = sweep("seed=0")
+    assert (result.code, result.err) == (0, "")
+    assert all(run.last_checkpoint.exists() for run in runs.values())
+
+
+def test_broken_files_of_other_runs_are_left_out_of_the_table(sweep, tmp_path):
+    sweep("seed=0,1")
+    first, second = runs_of(tmp_path / "multirun/x").values()
+    first.metrics.write_text("{")
+    second.overrides.write_text("{")
+    result, _ = sweep("seed=2")
+    assert (result.code, result.err) == (0, "")
+    assert [bool(row["auroc"]) for row in rows(tmp_path / "multirun/x/runs.csv")].count(True) == 2
+
+
 def test_where_it_runs_is_no_part_of_what_a_run_is(sweep, tmp_path, monkeypatch):
     sweep("seed=0,1")
     before = finished(tmp_path / "multirun/x")
@@ -205,9 +294,17 @@ def test_where_it_runs_is_no_part_of_what_a_run_is(sweep, tmp_path, monkeypatch)
     assert len({read_json(run.status)["identity"] for run in runs.values()}) == 2
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", "-x"])
-def test_a_sweep_name_is_a_folder_name(name, refused, digits):
-    refused("train", "-m", *digits, f"sweep={name}", words=(f"sweep={name}", "folder's name"))
+@pytest.mark.parametrize("name", ["a/b", "..", "", "-x", "ü"])
+@pytest.mark.parametrize("key", ["sweep", "++sweep.name"])
+def test_a_sweep_name_is_a_folder_name(key, name, refused, digits):
+    refused("train", "-m", *digits, f"{key}={name}", words=(f"sweep={name}", "folder's name"))
+
+
+@pytest.mark.parametrize("name", ["2026_11", "1e5", "true"])
+def test_a_sweep_is_called_what_was_typed(name, metrad, digits, tmp_path):
+    result = metrad("train", "-m", *digits, f"sweep={name}", "trainer.max_epochs=0")
+    assert (result.code, result.err) == (0, "")
+    assert [path.name for path in (tmp_path / "multirun").iterdir()] == [name]
 
 
 def test_a_single_run_has_no_sweep_name(refused, digits):
@@ -218,3 +315,8 @@ def test_a_single_run_has_no_sweep_name(refused, digits):
 def test_a_launcher_refuses_what_is_no_number_of_jobs(setting, refused, digits):
     launcher = ["hydra/launcher=joblib", f"hydra.launcher.{setting}"]
     refused("train", "-m", *digits, *launcher, words=(f"hydra.launcher.{setting.partition('=')[0]}",))
+
+
+def test_a_mistyped_setting_of_a_launcher_is_told_with_those_it_has(refused, digits):
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.njobs=2"]
+    refused("train", "-m", *digits, *launcher, words=("did you mean n_jobs? allowed: jobs_per_gpu, n_jobs",))

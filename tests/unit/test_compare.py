@@ -94,6 +94,13 @@ def test_runs_of_one_seed_and_dataset_are_paired(sweep):
     np.testing.assert_array_equal(result.overall["mean_rank"], [3, 2, 1])
 
 
+def test_conditions_are_named_as_they_were_written(sweep):
+    for head in HEADS:
+        for name in ("靴", "é"):
+            sweep.add([f"head={head}", f"dataset.normal=[{name}]", "seed=0"], 0.9)
+    assert set(compare(sweep.path).runs["dataset.normal"]) == {'["靴"]', '["é"]'}
+
+
 def test_the_columns_are_those_promised(sweep):
     result = compare(sweep.fill(["adacos", "arcface"]).path, baseline="adacos")
     figures = ["auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc"]
@@ -338,7 +345,11 @@ def test_a_csv_without_seeds_is_unpaired(tmp_path):
         (["a,d,0,91.5", "b,d,0,0.5"], HEADER, "line 2: auroc must be .* got '91.5'"),
         (["a,0,0.5"], "model,seed,auroc\n", "has no column head; it has model, seed, auroc"),
         (["a,d,0"], "head,dataset,seed\n", "has no column auroc"),
-        (["a,d,0,0.5,9", "b,d,0,0.5,9"], HEADER, "more cells than its first line"),
+        (["a,d,0,0.5,9", "b,d,0,0.5,9"], HEADER, "cannot be read as CSV .*Expected 4 fields in line 2, saw 5"),
+        (["", "a,d,0,0.5", "", "b,d,0,x"], HEADER, "line 5: auroc must be"),
+        (["a,d,0,0.5", "b,d,0,0.6"], "head,head,seed,auroc\n", "has two columns head"),
+        (["a;0;0.5", "b;0;0.6"], "head;seed;auroc\n", "no column head; .* cells are parted by commas"),
+        (["a;0;0,5", "b;0;0,6"], "head;seed;auroc\n", "cannot be read as CSV .* numbers have a point"),
         (["a,d,0,0.5", "b,d,0,0.5,9"], HEADER, "cannot be read as CSV"),
         ([",d,0,0.5", "b,d,0,0.5"], HEADER, "line 2: head is empty"),
         (["0,a,0,0.5", "1,b,0,0.5"], ",head,seed,auroc\n", "no two rows share a condition .* leave out columns"),
@@ -350,6 +361,20 @@ def test_a_csv_without_seeds_is_unpaired(tmp_path):
 def test_a_csv_that_cannot_be_compared_is_refused(tmp_path, rows, header, named):
     with pytest.raises(InputError, match=named):
         compare_csv(csv(tmp_path, rows, header))
+
+
+def test_a_csv_of_other_programs_is_read(tmp_path):
+    file = tmp_path / "x.csv"
+    file.write_bytes("\ufeffhead , seed,auroc\r\n\r\na,0, 0.5\r\nb,0,0.6\r\n".encode())
+    result = compare_csv(file)
+    assert result.runs["auroc"].tolist() == [0.5, 0.6]
+    assert result.runs["run"].tolist() == ["row 3", "row 4"]
+
+
+def test_names_are_no_formulas_in_pictures(tmp_path):
+    rows = [f"{head},{dataset},{seed},0.{seed}" for head in ("$x_$", "b") for dataset in "d$" for seed in (1, 2)]
+    for figure in figures(compare_csv(csv(tmp_path, [row.replace(",$,", ",$y_$,") for row in rows]))).values():
+        figure.savefig(tmp_path / "x.svg")
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

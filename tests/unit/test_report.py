@@ -321,7 +321,7 @@ def test_choices_look_different():
 
 def test_names_with_dollars_are_no_formulas(tmp_path):
     heads = ("$a_b$ and a name that is far too long for a legend", "$\\x")
-    write_report(sweep(tmp_path, heads=heads, datasets=("$y$",), seeds=(0, 1)), tmp_path / "report.html")
+    write_report(sweep(tmp_path, heads=heads, datasets=("$y_$",), seeds=(0, 1)), tmp_path / "report.html")
     assert "$a_b$ and a name that is far" in (tmp_path / "report.html").read_text()
 
 

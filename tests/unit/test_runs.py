@@ -123,16 +123,24 @@ def test_finished_opens_a_finished_run(run):
     assert set(read_json(run.status)) == {"state", "started", "ended"}
 
 
+def test_finished_refuses_a_killed_run(run):
+    run.claim()
+    run.config.parent.mkdir()
+    run.config.write_text("")
+    with pytest.raises(InputError, match=r"interrupted, not finished; train it again"):
+        Run.finished(run.path)
+    run.checkpoints.mkdir()
+    run.last_checkpoint.touch()
+    with pytest.raises(InputError, match=r"interrupted, not finished; go on with ckpt_path=.*last\.ckpt"):
+        Run.finished(run.path)
+
+
 def test_finished_refuses_a_running_run(run):
     run.claim()
     run.config.parent.mkdir()
     run.config.write_text("")
-    with pytest.raises(InputError, match=r"running, not finished; train it again"):
-        Run.finished(run.path)
-    run.checkpoints.mkdir()
-    run.last_checkpoint.touch()
-    with pytest.raises(InputError, match=r"running, not finished; go on with ckpt_path=.*last\.ckpt"):
-        Run.finished(run.path)
+    with run.held(), pytest.raises(InputError, match=r"running, not finished; wait for its end"):
+        Run.finished(Run(run.path).path)
 
 
 @pytest.mark.parametrize("missing", ["status", "config", "both"])

@@ -122,10 +122,12 @@ def test_a_half_written_status_counts_as_none(content, tmp_path):
 def test_clearing_keeps_what_training_goes_on_from(tmp_path):
     run = make(tmp_path / "x", "interrupted")
     run.checkpoints.mkdir()
-    for path in (run.last_checkpoint, run.log, run.metrics, run.pictures["roc"], run.path / "mine.txt"):
+    parts = [folder / f".{name}.7.partial" for folder, name in ((run.path, "roc.png"), (run.checkpoints, "last.ckpt"))]
+    for path in (run.last_checkpoint, run.log, run.metrics, run.pictures["roc"], run.path / "mine.txt", *parts):
         path.touch()
     run.clear(keep_training=True)
     assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "mine.txt", "run.log"]
+    assert list(run.checkpoints.iterdir()) == [run.last_checkpoint]
     run.clear(keep_training=False)
     assert [path.name for path in run.path.iterdir()] == ["mine.txt"]
 
@@ -135,6 +137,8 @@ def test_a_plan_tells_how_runs_stand_and_leaves_out_those_that_need_nothing(tmp_
     states = {"a": "finished", "b": "interrupted", "c": "running", "d": "failed", "e": None}
     runs = [make(tmp_path / name, state, **alike) for name, state in states.items()]
     runs += [make(tmp_path / "f", "finished", identity="another"), held[0]]
+    for run in runs:
+        write_json(run.metrics, {"auroc": 0.9})
     sweep.current.folder = tmp_path
     with caplog.at_level("INFO"):
         todo = sweep.plan([Job(i, run, config) for i, run in enumerate(runs)])
