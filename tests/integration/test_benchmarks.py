@@ -44,9 +44,10 @@ SMALL = {
         ["32", "64", "128", "256", "512", "1024", "32-true, seed 0"],
         {"32-true": False, "ratio": False, "AUROC, embedded in 32-true": False},
     ),
+    # Only one run, of the two kinds the one that no other benchmark makes.
     "growth.py": Small(
-        ["--data={data}", "--factors=1", "--backbone=convnet", "--image-size=16", *SMALL_RUN[2:]],
-        ["memory", "streamed"],
+        ["--data={data}", "--factors=1", "--kept=streamed", "--backbone=convnet", "--image-size=16", *SMALL_RUN[2:]],
+        ["streamed"],
         {"images": True, "run s": True, "epoch s": True, "images/s": True, "peak MB": True, "peak - array MB": True},
     ),
     "heads.py": Small(
@@ -163,6 +164,18 @@ def test_jobs_on_a_gpu_take_one():
     result = benchmark("sweep.py", "--jobs-per-gpu=1,2")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "there is no GPU" in result.stderr
+
+
+def test_repeated_images_are_all_different_and_the_first_copy_is_as_it_was(tmp_path):
+    fashion_mnist = runpy.run_path(str(FOLDER / "_fashion_mnist.py"))
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    arrays = dict.fromkeys(("train", "test"), (images, np.arange(20, dtype=np.uint8) % 10))
+    fashion_mnist["write"](tmp_path, arrays, 3)
+    more, labels = fashion_mnist["load"](fashion_mnist["found"](tmp_path))["train"]
+    assert np.array_equal(more[:20], images)
+    assert np.array_equal(labels, np.tile(arrays["train"][1], 3))
+    assert len(np.unique(more.reshape(60, -1), axis=0)) == 60
+    assert np.abs(more.astype(int) - np.tile(images, (3, 1, 1))).max() == 1
 
 
 def test_growth_is_told_as_a_line(monkeypatch):
