@@ -246,12 +246,16 @@ def conformal_p_values(calibration_scores: np.ndarray, scores: np.ndarray) -> np
 
 
 def _exact_rate(false_alarm_rate: float) -> Fraction:
-    """Return the decimal number that the user wrote: 0.05 is one in twenty, not the nearest binary fraction to it."""
+    """Return the number that the user meant: 0.05 is one in twenty and 0.3333333333333333 one in three.
+
+    A p-value is a fraction too, and of those with denominators up to ten million at most one rounds to a given float.
+    """
     if not 0 < false_alarm_rate < 1:
         raise InputError(
             f"evaluation.false_alarm_rates must lie between 0 and 1, ends excluded, got {false_alarm_rate}"
         )
-    return Fraction(repr(float(false_alarm_rate)))
+    simple = Fraction(float(false_alarm_rate)).limit_denominator(10**7)
+    return simple if float(simple) == false_alarm_rate else Fraction(repr(float(false_alarm_rate)))
 
 
 def _by_kind(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,7 @@ cases = st.integers(2, 60).flatmap(
     )
 )
 calibrations = st.integers(1, 80).flatmap(lambda n: hnp.arrays(np.float64, n, elements=grid))
-rates = st.integers(1, 999).map(lambda j: j / 1000)
+rates = st.integers(1, 999).map(lambda j: j / 1000) | st.integers(2, 80).map(lambda n: 1 / n)
 
 
 def binormal(normal, anomalous, distance=1.5, seed=0, decimals=1):
@@ -322,6 +322,11 @@ def test_the_images_needed_are_the_fewest_that_do():
         assert (needed + 1) * Fraction(j, 1000) >= 1
         assert needed * Fraction(j, 1000) < 1
         assert conformal_threshold(np.arange(needed), j / 1000) == needed - 1
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(1 / 3, 2), (2 / 3, 1), (1 / 7, 6), (1e-7, 10**7 - 1), (3e-9, 333333333)])
+def test_a_rate_is_the_fraction_it_was_meant_as(rate, needed):
+    assert calibration_images_needed(rate) == needed
 
 
 def test_too_few_calibration_images_are_refused_with_the_number_needed():
