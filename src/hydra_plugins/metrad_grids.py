@@ -3,6 +3,7 @@
 With the basic sweeper, ``head=arcface,adacos head.margin=0.1,0.3`` is one grid and ends at AdaCos, which has no margin.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -60,8 +61,20 @@ def ordered_pairs(classes: int | Sequence[str | int]) -> list[Grid]:
     """
     if isinstance(classes, bool | str) or len(names := range(classes) if isinstance(classes, int) else classes) < 2:
         raise ValueError(f"hydra.sweeper.pairs must be a number of classes of at least 2, or list them, got {classes}")
-    quoted = [str(name) if isinstance(name, int) else "'{}'".format(name.replace("'", r"\'")) for name in names]
+    quoted = [_quoted(str(name)) if isinstance(name, str) else str(name) for name in names]
     return [
         {"dataset.normal": normal, "dataset.anomalous": ",".join(name for name in quoted if name != normal)}
         for normal in quoted
     ]
+
+
+def _quoted(name: str) -> str:
+    """Return ``name`` as the command line reads it, quoted where it would not be taken for a word."""
+    plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.lower() not in (
+        "true",
+        "false",
+        "null",
+        "inf",
+        "nan",
+    )
+    return name if plain else "'{}'".format(name.replace("'", r"\'"))

@@ -70,9 +70,10 @@ def test_a_protocol_of_one_class_is_ten_runs(split, name, key):
 
 
 def test_pairs_of_classes_by_name_whatever_is_in_them(split):
-    names = ["Ankle boot", "T-shirt/top", "it's, a=b", "c[d]", 3]
+    names = ["Ankle boot", "T-shirt/top", "it's, a=b", "c[d]", "12", "Null", "nan", "Élan", "cat", 3]
     (runs,) = split([], pairs=OmegaConf.create(names))
-    assert len(runs) == 20
+    assert len(runs) == 10 * 9
+    assert ["dataset.normal=cat", "dataset.anomalous=3"] in runs
     parsed = [OverridesParser.create().parse_overrides(run) for run in runs]
     pairs = [tuple(override.value() for override in run) for run in parsed]
     found = [tuple(str(value) for value in pair) for pair in pairs]
