@@ -39,6 +39,11 @@ class Small:
 
 
 SMALL = {
+    "augmentation.py": Small(
+        ["--batch=2", "--rounds=1", "--device=cpu"],
+        ["flip", "crop", "color", "rand_augment", "all"],
+        {"metrad, ms": True, "kornia, ms": True, "torchvision image by image, ms": True},
+    ),
     "embedding.py": Small(
         ["{run}", "--rounds=1", "--images=8"],
         ["32", "64", "128", "256", "512", "1024", "32-true, seed 0"],

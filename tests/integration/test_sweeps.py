@@ -28,7 +28,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
 
     def call(*overrides: str) -> subprocess.Popen:
         command = [sys.executable, ROOT / "train.py", "-m", *DIGITS, *overrides]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error", "COLUMNS": "200"}
+        # Ctrl-C between the opening of a file and its first use leaves it to the collector, which tells of it.
+        strict = "error,ignore::ResourceWarning"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": strict, "COLUMNS": "200"}
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # of a job in the background it is ignored
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
