@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from metrad.checksums import require_unchanged, sealed, sha256, unsealed
@@ -26,7 +27,8 @@ def save_model(run: Run, embedder: nn.Module, head: nn.Module, scorer: Scorer, c
         safetensors.numpy.save_file({"scores": np.sort(calibration_scores)}, partial / run.calibration.name)
         scorer.save(partial)
         files = [run.embedder.name, run.head.name, run.calibration.name, "scorer.json"]
-        _seal(partial, files, split=sha256(run.split))
+        settings = OmegaConf.to_container(run.load_config().scorer, resolve=True)
+        _seal(partial, files, split=sha256(run.split), scorer=settings)
 
 
 def load_split(run: Run) -> dict[str, Any]:
@@ -50,6 +52,18 @@ def load_weights(run: Run, path: Path, module: nn.Module) -> None:
         module.load_state_dict(safetensors.torch.load_file(path))
     except Exception as error:  # safetensors and torch errors share no base
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def fitted_with(run: Run) -> dict[str, Any] | None:
+    """Return the settings of the scorer that was fitted when the run was trained, and gave its calibration scores.
+
+    The run's configuration may have been edited since. None for a run from before this was noted.
+
+    Raises:
+        InputError: the checksums of its model are missing or have changed.
+    """
+    settings: dict[str, Any] | None = unsealed(run.model / "checksums.json").get("scorer")
+    return settings
 
 
 def load_scorer(run: Run, scorer: Scorer) -> np.ndarray:

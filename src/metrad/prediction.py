@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad import config
-from metrad.artifacts import load_embeddings, load_scorer, load_split, load_weights, save_embeddings
+from metrad.artifacts import fitted_with, load_embeddings, load_scorer, load_split, load_weights, save_embeddings
 from metrad.assembly import build_data, build_embedder, build_head, build_scorer, build_settings
 from metrad.catalogue import choices, folder, suggestion
 from metrad.datamodule import MetradDataModule
@@ -112,7 +112,6 @@ def evaluate_run(
     saved.merge_with({"ckpt_path": None, "allow_targets": []})
     if "weights" in saved.backbone:
         saved.backbone.weights = None
-    fitted_with = OmegaConf.to_container(saved.scorer, resolve=True)
     cfg = override(saved, overrides)
     config.check(cfg)
     target = _free_folder(run, overrides, name)
@@ -125,7 +124,7 @@ def evaluate_run(
         head = build_head(cfg, embedded.arrays["normal"].shape[1], len(split["head_classes"]))
         load_weights(run, run.head, head)
         attach_head(scorer, head, split["head_classes"], split["classes"]["normal"])
-    same = OmegaConf.to_container(cfg.scorer, resolve=True) == fitted_with
+    same = OmegaConf.to_container(cfg.scorer, resolve=True) == fitted_with(run)
     calibration = load_scorer(run, scorer) if same else None
     result = evaluate(scorer, embedded, settings, calibration=calibration)
     seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}

@@ -34,6 +34,14 @@ def test_without_overrides_the_scores_repeat_bit_for_bit(metrad, run, comparable
     assert comparable(again) == {key: value for key, value in comparable(run).items() if key != "training"}
 
 
+def test_after_an_edit_of_the_configuration_thresholds_are_of_what_is_scored(metrad, run):
+    metrad("evaluate", run.path, "scorer.k=9", "--name", "asked")
+    run.config.write_text(run.config.read_text().replace("\n  k: 1\n", "\n  k: 9\n"))
+    metrad("evaluate", run.path, "--name", "edited")
+    asked, edited = (read_json(run.evaluations / name / "metrics.json") for name in ("asked", "edited"))
+    assert edited["thresholds"] == asked["thresholds"]
+
+
 def test_another_k_is_written_beside_and_changes_nothing(metrad, run):
     before = contents(run.path)
     result = metrad("evaluate", run.path, "scorer.k=3", "scorer.reduce=max")

@@ -142,7 +142,7 @@ def searched_in_full(monkeypatch, index, queries, k, metric):
     screen = screening.screen(index)
     with monkeypatch.context() as patch:
         patch.setattr(faiss.IndexFlat, "search", counted)
-        screening.nearest(screen, index, queries, k)
+        screening.nearest(screen, index, queries, k, k)
     return sum(counts)
 
 

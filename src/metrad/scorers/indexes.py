@@ -12,14 +12,14 @@ import numpy as np
 
 from metrad.errors import InputError
 from metrad.scorers.distances import Metric, distances, prepared
-from metrad.scorers.screening import Screen, nearest
+from metrad.scorers.exact import exact, measured
+from metrad.scorers.screening import Screen
 
 Kind = Literal["flat", "ivf", "hnsw", "sq8", "fp16"]
 
 _METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 _OWNERS = {"nlist": "ivf", "nprobe": "ivf", "M": "hnsw", "ef_search": "hnsw"}
 _SAMPLE = 1000  # queries that recall is measured with
-_BLOCK = 2**22  # numbers held at a time while distances are measured again
 _ROWS = 2**15  # vectors prepared at a time, so that no index needs a second copy of them all
 _TRAINING = 39  # vectors for each list that its centre is learnt from
 _SHARED = 32  # queries that look into a list on average, from which one product for all of them is the faster way
@@ -160,15 +160,16 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return distances and positions (N, k) of the k nearest vectors of each of the queries (N, D), nearest first.
 
-    Positions are those the index finds; distances are measured again in float64, so that neither the rounding of FAISS
-    nor the number of queries shows in a score. Rows for which an approximate index finds fewer than k are searched
-    exhaustively. A ``screen`` of a flat index spares work and changes nothing.
+    Positions are those the index finds, and for a flat index those of the truly nearest; distances are measured again
+    in float64, so that neither the rounding of FAISS nor the number of queries shows in a score. Rows for which an
+    approximate index finds fewer than k are searched exhaustively. A ``screen`` of a flat index spares work and changes
+    nothing.
 
     Raises:
         InputError: distances that float32 cannot hold.
     """
-    if screen is not None:
-        positions = nearest(screen, index, queries, k)
+    if isinstance(index, faiss.IndexFlat):
+        positions = exact(index, queries, k, metric, screen)
     elif isinstance(index, faiss.IndexIVFFlat) and len(queries) * index.nprobe >= _SHARED * index.nlist:
         positions = _list_by_list(index, queries, k)
     else:
@@ -178,12 +179,7 @@ def search(
         positions[short] = _exhaustive(index, queries[short], k)
     if (positions < 0).any():
         raise InputError("the embeddings are too large to compare: their distances overflow float32")
-    apart = np.empty(positions.shape, np.float64)
-    rows = max(1, _BLOCK // (k * index.d))
-    for i in range(0, len(queries), rows):
-        block = positions[i : i + rows]
-        vectors = index.reconstruct_batch(block.ravel()).reshape(*block.shape, index.d)
-        apart[i : i + rows] = distances(queries[i : i + rows], vectors, metric)
+    apart = measured(index, queries, positions, metric)
     order = np.argsort(apart, axis=1, kind="stable")
     return np.take_along_axis(apart, order, axis=1), np.take_along_axis(positions, order, axis=1)
 

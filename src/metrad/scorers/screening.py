@@ -67,10 +67,14 @@ def screen(index: Any) -> Screen | None:
     return Screen(basis, bounds, longest)
 
 
-def nearest(own: Screen, index: Any, queries: np.ndarray, k: int) -> np.ndarray:
-    """Return the positions (N, k) of the k nearest vectors of each of the queries (N, D) in the flat ``index``."""
+def nearest(own: Screen, index: Any, queries: np.ndarray, k: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what ``index.search`` gives for the k nearest vectors of each of the queries (N, D) in the flat ``index``.
+
+    The next up to ``wanted`` are the nearest of those that were measured; any other is farther than the k-th, also in
+    exact numbers. A position is -1 where too few were measured.
+    """
     projected, lengths = _projected(queries, own.basis)
-    bounds, candidates = own.bounds.search(projected, min(index.ntotal, math.isqrt(index.ntotal) + 4 * k))
+    bounds, candidates = own.bounds.search(projected, min(index.ntotal, max(math.isqrt(index.ntotal) + 4 * k, wanted)))
     if _inner(index):
         bounds, scale = -bounds, lengths * own.longest
     else:
@@ -80,13 +84,13 @@ def nearest(own: Screen, index: Any, queries: np.ndarray, k: int) -> np.ndarray:
     enough = _apart(index, queries, candidates[:, :k]).max(axis=1)
     candidates[~(bounds <= (enough + error)[:, None])] = -1
     apart = _apart(index, queries, candidates)
-    order = np.argsort(apart, axis=1, kind="stable")[:, :k]
-    found: np.ndarray = np.take_along_axis(candidates, order, axis=1)
-    farthest = np.take_along_axis(apart, order[:, -1:], axis=1)[:, 0]
-    unsure = ~(bounds[:, -1] > farthest + error)  # also where either is NaN
+    order = np.argsort(apart, axis=1, kind="stable")[:, :wanted]
+    near, found = (np.take_along_axis(values, order, axis=1) for values in (apart, candidates))
+    unsure = ~(bounds[:, -1] > near[:, k - 1] + error)  # also where either is NaN
+    near = -near if _inner(index) else near
     if unsure.any():
-        found[unsure] = index.search(queries[unsure], k)[1]
-    return found
+        near[unsure], found[unsure] = index.search(queries[unsure], wanted)
+    return near, found
 
 
 def _basis(sample: np.ndarray, size: int) -> np.ndarray:
