@@ -46,13 +46,15 @@ from metrad.statistics import calibration_images_needed
 
 log = logging.getLogger(__name__)
 
+ENOUGH_CLASSES = 3  # for any head
 
-def build_data(cfg: DictConfig, image_size: int) -> MetradDataModule:
-    """Return the data module of a configuration; nothing is read yet."""
+
+def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | None = None) -> MetradDataModule:
+    """Return the data module of a configuration; nothing is read yet. ``held_out`` is as in ``Roles``."""
     dataset = OmegaConf.to_container(cfg.dataset, resolve=True)
     assert isinstance(dataset, dict)
     chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
-    roles = Roles(**chosen, rotations=dataset.get("rotations", False))  # runs of earlier versions do not say
+    roles = Roles(**chosen, rotations=dataset.get("rotations", False), held_out=held_out)  # older runs say no turns
     storage = Storage(
         memory_limit=int(dataset["memory_limit_gib"] * GIB),
         disk_limit=int(dataset["disk_limit_gib"] * GIB),
@@ -116,6 +118,12 @@ def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     return head
 
 
+def classes_of_head(cfg: DictConfig, data: MetradDataModule) -> int:
+    """Return how many classes the head tells apart; one that is never trained gets enough, whatever head it is."""
+    classes = len(data.head_classes)
+    return max(classes, ENOUGH_CLASSES) if cfg.trainer.get("max_epochs") == 0 else classes
+
+
 def build_augmentation(cfg: DictConfig) -> nn.Module | None:
     """Return what changes the images of a training step; None if nothing does."""
     if not cfg.augmentation:
@@ -143,8 +151,8 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     return learner
 
 
-def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback) -> pl.Trainer:
-    """Return Lightning's trainer at the pace chosen, writing into ``run``."""
+def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback, keeping: bool = True) -> pl.Trainer:
+    """Return Lightning's trainer at the pace chosen, writing checkpoints and logs into ``run`` if it is ``keeping``."""
     checkpoint = ModelCheckpoint(
         run.checkpoints, filename=run.last_checkpoint.stem, save_top_k=1, enable_version_counter=False
     )
@@ -154,8 +162,9 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
     trainer: pl.Trainer = config.build(
         cfg,
         "trainer",
-        logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger else False,
-        callbacks=[checkpoint, KeepSigterm(), *callbacks, LeanMemory(), *compiling],
+        logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger and keeping else False,
+        callbacks=[*([checkpoint] if keeping else []), KeepSigterm(), *callbacks, LeanMemory(), *compiling],
+        enable_checkpointing=keeping,
         default_root_dir=run.path,
         precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,

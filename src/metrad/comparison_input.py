@@ -114,9 +114,10 @@ def _load(run: Run) -> _Saved:
         raise InputError(f"{run.metrics} holds no figures of a run")
     settings, choices = {}, _choices(run)
     if run.config.is_file():
-        settings = dict(_leaves(OmegaConf.to_container(run.load_config())))
-        if not any(_below(key, "augmentation") for key in settings):  # older than augmentations
-            settings["augmentation"], choices["augmentation"] = "{}", "none"
+        settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
+        for group, empty in (("augmentation", "{}"), ("selection", "null")):
+            if not any(_below(key, group) for key in settings):  # older than there were any
+                settings[group], choices[group] = empty, "none"
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
     overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))

@@ -1,28 +1,31 @@
-"""Configuration: the schema, the checks before anything is read, and the one place that builds parts from it."""
+"""Configuration: the checks before anything is read, and the one place that builds parts from it."""
 
 import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metrad.catalogue import choices, folder, suggestion
 from metrad.errors import InputError
 from metrad.names import run_name, sweep_name
+from metrad.schema import Config
 
 ALLOWED_TARGETS = (
     *("metrad.heads.", "metrad.backbones.", "metrad.datasets.", "metrad.scorers.", "metrad.augmentation."),
     *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
 )
 PARTS = ("head", "backbone", "scorer", "augmentation", "optimizer", "scheduler", "trainer", "logger")
+SELECTABLE = (  # by selection.candidates
+    *("augmentation", "backbone", "batch_size", "head", "image_size", "optimizer", "scheduler", "trainer"),
+)
 MAY_BE_EMPTY = ("augmentation", "scheduler", "logger")
 EXTRAS = {
     "mlflow": "mlflow",
@@ -34,91 +37,6 @@ EXTRAS = {
 }
 _RUN_TIME_ARGUMENTS = {"in_features", "num_classes", "optimizer", "params", "save_dir"}
 _RUN_TIME_ARGUMENTS |= {"callbacks", "default_root_dir", "logger"}  # of the trainer
-
-
-@dataclass
-class Sizes:
-    """Images a role: a count, a fraction in 0 to 1, or null for all that are left."""
-
-    reference: int | float | None = None
-    normal: int | float | None = None
-    calibration: int | float | None = 0.1
-    test_normal: int | float | None = None
-    test_anomalous: int | float | None = None
-
-
-@dataclass
-class Dataset:
-    """A source, its roles, and how its images are kept."""
-
-    source: dict[str, Any] = MISSING
-    normal: Any = MISSING
-    anomalous: Any = MISSING
-    reference: Any = None
-    sizes: Sizes = field(default_factory=Sizes)
-    test_share: float = 0.2
-    rotations: bool = False
-    on_corrupt: str = "error"
-    memory_limit_gib: float = 2.0
-    disk_limit_gib: float = 64.0
-    workers: int = 2
-
-
-@dataclass
-class Evaluation:
-    """What is measured beside the figures."""
-
-    false_alarm_rates: Any = None
-    level: float = 0.95
-    resamples: int = 2000
-
-
-@dataclass
-class Study:
-    """What is measured beside a run for studies; nothing of the run depends on it."""
-
-    epochs: bool = False
-
-
-@dataclass
-class Sweep:
-    """What holds for all runs of a sweep."""
-
-    name: str | None = None
-    fail_fast: bool = False
-
-
-@dataclass
-class Paths:
-    """Folders outside the run."""
-
-    data: str = MISSING
-
-
-@dataclass
-class Config:
-    """The whole configuration; the parts are open, since their settings are those of the class they name."""
-
-    seed: int = 0
-    image_size: int | None = 96
-    batch_size: int = 128
-    channels_last: bool = True
-    compile: Any = "auto"
-    ckpt_path: str | None = None
-    allow_targets: list[str] = field(default_factory=list)
-    paths: Paths = field(default_factory=Paths)
-    dataset: Dataset = field(default_factory=Dataset)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    study: Study = field(default_factory=Study)
-    sweep: Sweep = field(default_factory=Sweep)
-    head: dict[str, Any] = MISSING
-    backbone: dict[str, Any] = MISSING
-    scorer: dict[str, Any] = MISSING
-    augmentation: dict[str, Any] = field(default_factory=dict)  # configurations of before there were any lack it
-    optimizer: dict[str, Any] = MISSING
-    scheduler: dict[str, Any] = MISSING
-    trainer: dict[str, Any] = MISSING
-    logger: dict[str, Any] = MISSING
 
 
 def register() -> None:
@@ -149,6 +67,55 @@ def check(cfg: DictConfig) -> None:
             raise InputError(f"{part}._target_ must name the class to build")
         for key, found in _targets(part, node):
             _check_call(key, found, resolved["allow_targets"])
+    if resolved["selection"] is not None:
+        _check_selection(cfg, resolved)
+
+
+def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
+    """Return a copy of ``cfg`` with ``settings``, by their dotted keys, and without a selection.
+
+    Raises:
+        InputError: a key is none that a selection may choose, or unknown.
+    """
+    changed = cfg.copy()
+    OmegaConf.set_struct(changed, True)
+    changed.selection = None
+    for key, value in settings.items():
+        group, _, name = key.partition(".")
+        if group not in SELECTABLE or not (name or not isinstance(cfg[group], DictConfig)):
+            raise InputError(
+                f"selection.candidates: {key} is nothing to choose; settings of {', '.join(SELECTABLE)} are, such as "
+                "optimizer.lr (a head or a backbone itself is chosen by comparing runs)"
+            )
+        try:
+            OmegaConf.update(changed, key, value, merge=True)
+        except OmegaConfBaseException as error:
+            raise InputError(f"selection.candidates: {explain(error)}") from error
+    return changed
+
+
+def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
+    selection = resolved["selection"]
+    epochs, classes = resolved["trainer"].get("max_epochs"), selection["classes"]
+    one_by_one = [classes] if isinstance(classes, int | str) else classes or []
+    rules = {
+        "selection.candidates": (bool(selection["candidates"]), "a list of at least one choice, such as [{}]"),
+        "selection.normal_share": (0 < selection["normal_share"] < 1, "between 0 and 1"),
+        "selection.classes": (
+            classes is None or (_are_classes(one_by_one) and one_by_one and classes != 0),
+            "null, a count of at least 1, or a list of class names or numbers",
+        ),
+    }
+    _require(rules, resolved)
+    if not isinstance(epochs, int) or epochs < 0:
+        raise InputError(f"selection chooses up to trainer.max_epochs epochs, so it must be at least 0, got {epochs}")
+    for name, node in selection["scorers"].items():
+        key = f"selection.scorers.{name}"
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
+        _check_call(key, node, resolved["allow_targets"])
+    for settings in selection["candidates"]:
+        check(with_settings(cfg, settings))
 
 
 def build(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -244,10 +211,7 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
             "auto, true or false",
         ),
     }
-    for key, (holds, allowed) in rules.items():
-        if not holds:
-            group, _, name = key.rpartition(".")
-            raise InputError(f"{key} must be {allowed}, got {(cfg[group] if group else cfg)[name]}")
+    _require(rules, cfg)
     open_roles = [role for role in ("normal", "anomalous", "reference") if dataset[role] is None]
     if len(open_roles) > 1:
         raise InputError(
@@ -256,12 +220,23 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
         )
     for role in ("normal", "anomalous", "reference"):
         value = dataset[role]
-        items = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
+        if not _are_classes(value if isinstance(value, list) else [] if value is None else [value]):
             raise InputError(f"dataset.{role} must list class names or numbers, got {value}")
     ckpt_path = cfg["ckpt_path"]
     if ckpt_path is not None and not Path(ckpt_path).is_file():
         raise InputError(f"ckpt_path={ckpt_path}: no such file; give RUN/checkpoints/last.ckpt of an interrupted run")
+
+
+def _require(rules: Mapping[str, tuple[Any, str]], cfg: dict[str, Any]) -> None:
+    """Raise ``InputError`` for the first rule, by the key that it is about, that does not hold."""
+    for key, (holds, allowed) in rules.items():
+        if not holds:
+            group, _, name = key.rpartition(".")
+            raise InputError(f"{key} must be {allowed}, got {(cfg[group] if group else cfg)[name]}")
+
+
+def _are_classes(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(i, str | int) and not isinstance(i, bool) for i in items)
 
 
 _RATES = "a list of different rates between 0 and 1, such as [0.01,0.05], or null"

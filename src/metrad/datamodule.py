@@ -13,9 +13,9 @@ from metrad import ranks
 from metrad.batches import Batch, EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.datasets import open_source
 from metrad.errors import InputError
-from metrad.imageset import Storage, load
+from metrad.imageset import ImageSet, Storage, load
 from metrad.roles import Roles, resolve_classes
-from metrad.splits import Split, draw, head_labels
+from metrad.splits import Classes, Split, draw, head_labels, hold_out
 
 
 class MetradDataModule(pl.LightningDataModule):
@@ -35,6 +35,10 @@ class MetradDataModule(pl.LightningDataModule):
             tells the sampler which epoch it is.
         least_images: how many images each rank needs of a batch.
     """
+
+    data: ImageSet
+    classes: Classes
+    split: Split
 
     def __init__(
         self,
@@ -70,9 +74,15 @@ class MetradDataModule(pl.LightningDataModule):
         self.load()
         sizes = self.roles.sizes
         self.split = draw(self.data.pool, self.classes, sizes, test_share=self.roles.test_share, seed=self.seed)
+        if self.roles.held_out:
+            self.split, self.classes = self._with_stand_in(*self.roles.held_out)
         height, width = self.data.images[self.train_indices[:1]].shape[1:3]
         if self.turns > 1 and height != width:
             raise InputError(f"dataset.rotations=true needs square images, and these are {height} by {width}")
+
+    def _with_stand_in(self, name: str, share: float) -> tuple[Split, Classes]:
+        held_out, labels = self.data.classes.index(name), self.data.pool.labels
+        return hold_out(self.split, labels, self.classes, held_out, share=share, seed=self.seed)
 
     def load(self) -> None:
         """Read the source and find the classes of each role, without drawing a split.

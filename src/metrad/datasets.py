@@ -4,7 +4,7 @@ import fnmatch
 import inspect
 import os
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,19 @@ class Digits(Source):
     """scikit-learn's bundled handwritten digits: 1,797 grey images of 8 by 8 pixels, no download."""
 
     def __init__(self) -> None:
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
+        bunch = _bundled_digits()
         self.pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
         self.labels = np.asarray(bunch.target, dtype=np.int64)
         self.classes = [str(name) for name in bunch.target_names]
         self.names = [str(i) for i in range(len(self.labels))]
+
+
+@cache
+def _bundled_digits() -> Any:
+    """Return scikit-learn's digits, whose text file takes a third of a second to read, once for all runs of a sweep."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
 
 
 class TorchvisionDataset(Source):

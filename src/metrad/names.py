@@ -62,8 +62,9 @@ def settings(cfg: Any) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(cfg, resolve=False)
     own = OmegaConf.create({**{key: plain[key] for key in plain if key != "hydra"}, "paths": {"data": _DATA}})
     resolved: Any = OmegaConf.to_container(own, resolve=True)
-    if not resolved.get("augmentation"):  # none is as good as the lack of it in runs older than augmentations
-        resolved.pop("augmentation", None)
+    for group in ("augmentation", "selection"):  # none is as good as the lack of it in runs older than there were any
+        if not resolved.get(group):
+            resolved.pop(group, None)
     left_out = tuple(f"{key}." for key in WITHOUT_IDENTITY)
     return {key: value for key, value in _leaves(resolved) if not f"{key}.".startswith(left_out)}
 

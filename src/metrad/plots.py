@@ -136,6 +136,29 @@ def study(history: Sequence[Mapping[str, float | None]]) -> Figure:
     return figure
 
 
+def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figure:
+    """Draw the mean AUROC over the classes held out by epoch, a line for each candidate and scorer.
+
+    Args:
+        rows: with ``settings``, ``held_out``, ``epoch``, ``scorer`` and ``auroc``, None where there is none.
+        chosen: ``epochs`` and ``pseudo_anomaly_auroc``, which are marked, and ``held_out``.
+    """
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        line = lines.setdefault(f"{row['settings']}, {row['scorer']}", {})
+        line.setdefault(row["epoch"], []).append(np.nan if row["auroc"] is None else row["auroc"])
+    for number, (name, line) in enumerate(lines.items()):
+        axes.plot(list(line), [np.mean(values) for values in line.values()], **style(number), label=name)
+    place = [chosen["epochs"]], [chosen["pseudo_anomaly_auroc"]]
+    axes.plot(*place, "o", markersize=14, fillstyle="none", color="0.2", label="chosen")
+    axes.set(xlabel="epochs of training", ylabel="AUROC", title="mean over the reference classes held out in turn")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
 def neighbours(groups: Mapping[str, Sequence[Evidence]]) -> Figure:
     """Draw two groups of test images, by their titles, each image above its nearest normal one."""
     columns = max(len(rows) for rows in groups.values())

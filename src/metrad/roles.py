@@ -22,6 +22,9 @@ class Roles:
         test_share: share of the normal images set aside for testing where the source has no test part.
         rotations: train on each image four times, as it is and turned by 90, 180 and 270 degrees, and have the head
             tell the turns of a class apart as if each were a class of its own.
+        held_out: a reference class, by name, and a share of the normal images: that class stands in for the anomalous
+            one and these images are tested on, in place of all calibration and test images; None for the roles as
+            they are.
     """
 
     normal: ClassNames | None
@@ -30,6 +33,7 @@ class Roles:
     sizes: dict[str, Size]
     test_share: float
     rotations: bool = False
+    held_out: tuple[str, float] | None = None
 
 
 def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:
@@ -47,7 +51,9 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
     """
     trainable = frozenset(range(len(names))) if trainable is None else trainable
     wanted = {"normal": roles.normal, "anomalous": roles.anomalous, "reference": roles.reference}
-    numbers = {role: _numbers(role, chosen, names) for role, chosen in wanted.items() if chosen is not None}
+    numbers = {
+        role: class_numbers(f"dataset.{role}", chosen, names) for role, chosen in wanted.items() if chosen is not None
+    }
     left = [i for i in range(len(names)) if not any(i in chosen for chosen in numbers.values())]
     for role in wanted.keys() - numbers.keys():
         numbers[role] = tuple(i for i in left if role == "anomalous" or i in trainable)
@@ -68,7 +74,12 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
     return Classes(reference, normal, anomalous)
 
 
-def _numbers(role: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
+def class_numbers(key: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
+    """Return the numbers of the classes that ``key`` names, by name or number.
+
+    Raises:
+        InputError: one does not exist or is named twice; the message names it and ``key``.
+    """
     chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
     if all(name.isdecimal() for name in names):
         by_number = {int(name): i for i, name in enumerate(names)}
@@ -80,8 +91,8 @@ def _numbers(role: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]
             names.index(str(item)) if str(item) in names else by_number.get(item) if isinstance(item, int) else None
         )
         if number is None:
-            raise InputError(f"dataset.{role}: no class {item!r}; there are {', '.join(names)}")
+            raise InputError(f"{key}: no class {item!r}; there are {', '.join(names)}")
         if number in numbers:
-            raise InputError(f"dataset.{role} names {names[number]} twice")
+            raise InputError(f"{key} names {names[number]} twice")
         numbers.append(number)
     return tuple(numbers)

@@ -33,6 +33,7 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / ".hydra" / "config.yaml"
+        self.asked = self.config.with_name("asked.yaml")
         self.overrides = self.config.with_name("overrides.yaml")
         self.metrics = self.path / "metrics.json"
         self.scores = self.path / "scores.csv"
@@ -40,6 +41,8 @@ class Run:
         self.environment = self.path / "environment.json"
         self.epochs = self.path / "epochs.csv"
         self.study = self.path / "study.csv"
+        self.selection = self.path / "selection"
+        self.selection_table = self.path / "selection.csv"
         self.status = self.path / "status.json"
         self.lock = self.path / ".lock"
         self.log = self.path / "run.log"
@@ -50,7 +53,7 @@ class Run:
         self.head = self.model / "head.safetensors"
         self.calibration = self.model / "calibration.safetensors"
         self.embeddings = self.path / "embeddings"
-        pictures = ("roc", "scores", "neighbours", "hardest", "head", "study")
+        pictures = ("roc", "scores", "neighbours", "hardest", "head", "study", "selection")
         self.pictures = {name: self.path / f"{name}.png" for name in pictures}
         self.evaluations = self.path / "evaluations"
         self._own_lock = False
@@ -157,9 +160,14 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.status, {"state": "running", "pid": os.getpid(), "started": _now(), **entries})
 
-    def clear(self, *, keep_training: bool) -> None:
-        """Remove what an earlier attempt left; the checkpoints and the log stay where its training is to go on."""
-        kept = (self.checkpoints, self.log) if keep_training else ()
+    def clear(self, *, keep_training: bool, keep_selection: bool = False) -> None:
+        """Remove what an earlier attempt left.
+
+        The checkpoints stay where its training is to go on, what was found for its selection where that is, and the
+        log in either case.
+        """
+        kept = [self.checkpoints] * keep_training + [self.selection] * keep_selection
+        kept += [self.log] * (keep_training or keep_selection)
         parts = [part for folder in (self.path, self.checkpoints) for part in folder.glob(".*.partial*")]
         for path in (*parts, *self._own(), self.status):
             if path.is_dir() and path not in kept:
@@ -168,9 +176,10 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _own(self) -> tuple[Path, ...]:
-        files = (self.metrics, self.scores, self.split, self.environment, self.epochs, self.study, self.log)
+        tables = (self.scores, self.epochs, self.study, self.selection_table)
+        files = (self.metrics, self.split, self.environment, self.log)
         folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
-        return (*folders, *files, *self.pictures.values())
+        return (*folders, self.selection, *tables, *files, *self.pictures.values())
 
     @contextlib.contextmanager
     def recorded(self, *, keep_refused: bool) -> Iterator[None]:
@@ -225,19 +234,29 @@ class Run:
             with replacing(self.config.with_name(f"{name}.yaml")) as partial:
                 OmegaConf.save(content, partial)
 
+    def save_choice(self, cfg: DictConfig) -> None:
+        """Put ``cfg``, in which a selection has chosen, in the place of the configuration, and keep what that was."""
+        if not self.asked.exists():
+            with replacing(self.asked) as partial:
+                shutil.copyfile(self.config, partial)
+        with replacing(self.config) as partial:
+            OmegaConf.save(cfg, partial)
+
     def load_config(self) -> DictConfig:
         """Return the configuration the run was made with.
 
         Raises:
             InputError: it cannot be read.
         """
-        try:
-            cfg = OmegaConf.load(self.config)
-        except (OSError, ValueError, YAMLError) as error:
-            raise InputError(f"{self.config} cannot be read ({' '.join(str(error).split())})") from error
-        if not isinstance(cfg, DictConfig):
-            raise InputError(f"{self.config} holds no configuration")
-        return cfg
+        return _read_config(self.config)
+
+    def asked_config(self) -> DictConfig:
+        """Return the configuration that was asked for, before a selection chose among what it allows.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return _read_config(self.asked if self.asked.exists() else self.config)
 
     def saved_split(self) -> dict[str, Any]:
         """Return what ``split.json`` holds.
@@ -249,6 +268,16 @@ class Run:
         if not isinstance(split, dict) or not split.keys() >= SPLIT_KEYS:
             raise InputError(f"{self.split} holds no split of a run")
         return split
+
+
+def _read_config(path: Path) -> DictConfig:
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError) as error:
+        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(cfg, DictConfig):
+        raise InputError(f"{path} holds no configuration")
+    return cfg
 
 
 @contextlib.contextmanager

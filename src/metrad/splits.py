@@ -93,6 +93,44 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
     return Split({role: indices[role] for role in ROLES}, candidates - len(kept))
 
 
+def hold_out(
+    split: Split, labels: np.ndarray, classes: Classes, held_out: int, *, share: float, seed: int
+) -> tuple[Split, Classes]:
+    """Let a reference class stand in for the anomalous one, with no image but those that ``split`` trains on.
+
+    The images of that class leave the reference role and become the anomalous test images, and a share of the normal
+    images become the normal ones. There are no calibration images; calibration and test images of ``split`` play no
+    part.
+
+    Args:
+        split: what ``draw`` drew.
+        labels: class of each image of the source, (N,) integers.
+        classes: the classes of each role in ``split``.
+        held_out: the number of the reference class.
+        share: of the normal images that are tested on, in (0, 1); at least one of them.
+        seed: draws these.
+
+    Raises:
+        InputError: the class has no reference images, or there are fewer than two normal ones.
+    """
+    reference, normal = split.indices["reference"], split.indices["normal"]
+    held = labels[reference] == held_out
+    if not held.any():
+        raise InputError(f"class {held_out} has no reference images that could stand in for anomalous ones")
+    if len(normal) < 2:
+        raise InputError("there must be at least 2 normal images, one of them to test on")
+    tested: dict[str, Size] = {"test_normal": min(max(1, round(share * len(normal))), len(normal) - 1), "normal": None}
+    by_class = [normal[labels[normal] == c] for c in classes.normal]
+    indices = {
+        "reference": reference[~held],
+        "calibration": np.empty(0, dtype=np.int64),
+        "test_anomalous": reference[held],
+        **_share_out(by_class, tested, seed, classes.normal, purpose="hold out"),
+    }
+    left = tuple(c for c in classes.reference if c != held_out)
+    return Split({role: indices[role] for role in ROLES}, 0), Classes(left, classes.normal, (held_out,))
+
+
 def head_labels(labels: np.ndarray, classes: Classes) -> np.ndarray:
     """Return for each class number in ``labels`` its place among ``classes.seen``; -1 for a class not seen."""
     place = {c: i for i, c in enumerate(classes.seen)}
@@ -127,12 +165,17 @@ def _shuffled(images: np.ndarray, seed: int, label: int, purpose: str) -> np.nda
 
 
 def _share_out(
-    by_class: list[np.ndarray], sizes: dict[str, Size], seed: int, members: tuple[int, ...]
+    by_class: list[np.ndarray],
+    sizes: dict[str, Size],
+    seed: int,
+    members: tuple[int, ...],
+    *,
+    purpose: str = "draw",
 ) -> dict[str, np.ndarray]:
     """Cut the shuffled images of each class into consecutive pieces, one a role."""
     available = np.array([len(images) for images in by_class], dtype=np.int64)
     counts = _counts(sizes, int(available.sum()))
-    shuffled = [_shuffled(images, seed, c, "draw") for images, c in zip(by_class, members, strict=True)]
+    shuffled = [_shuffled(images, seed, c, purpose) for images, c in zip(by_class, members, strict=True)]
     taken = np.zeros(len(by_class), dtype=np.int64)
     drawn = {}
     for role, count in counts.items():

@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +14,7 @@ from metrad.datamodule import MetradDataModule
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
 from metrad.evaluation import Embedded, attach_head, embed
+from metrad.heads import Head
 from metrad.metrics import summary
 from metrad.module import MetricLearner
 from metrad.scorers import Scorer
@@ -21,7 +22,7 @@ from metrad.spectrum import spread_rank
 
 log = logging.getLogger(__name__)
 
-FIGURES = ("auroc", "average_precision", "effective_rank")
+FIGURES = ("auroc", "average_precision")
 
 
 class Study(pl.Callback):
@@ -34,22 +35,30 @@ class Study(pl.Callback):
     Args:
         data: the images.
         epochs: what is noted of training; in the trainer's list of callbacks it comes before this one.
-        make_scorer: makes a scorer, not fitted; None for no study.
+        scorers: by name, what makes a scorer that is not fitted. The first is the run's own; none for no study.
+        told: what its lines in the log begin with.
 
     Attributes:
         history: for each epoch its number (0 before training), AUROC, average precision, effective rank of the normal
-            embeddings about their mean, accuracy and loss in training; None for what there is not. It is part of the
-            checkpoint, so a resumed run has that of all epochs; on other ranks than the first it is empty.
+            embeddings about their mean, ``auroc NAME`` for each scorer but the first, accuracy and loss in training;
+            None for what there is not. It is part of the checkpoint, so a resumed run has that of all epochs; on other
+            ranks than the first it is empty.
         seconds: time that all of it took; of a resumed run, that of all epochs.
         here: the part of ``seconds`` that this process took.
     """
 
     def __init__(
-        self, data: MetradDataModule, epochs: EpochLog, make_scorer: Callable[[], Scorer] | None = None
+        self,
+        data: MetradDataModule,
+        epochs: EpochLog,
+        scorers: Mapping[str, Callable[[], Scorer]],
+        *,
+        told: str = "study",
     ) -> None:
         self.data = data
+        self.told = told
         self.epochs = epochs
-        self.make_scorer = make_scorer
+        self.scorers = scorers
         self.history: list[dict[str, float | None]] = []
         self.seconds = 0.0
         self.here = 0.0
@@ -57,7 +66,7 @@ class Study(pl.Callback):
     @property
     def wanted(self) -> bool:
         """Whether there is one."""
-        return self.make_scorer is not None
+        return bool(self.scorers)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note what training begins with, unless the checkpoint that it goes on from brought that."""
@@ -70,7 +79,7 @@ class Study(pl.Callback):
         self._note(trainer, pl_module, self.epochs.history[-1])
 
     def _note(self, trainer: pl.Trainer, learner: pl.LightningModule, epoch: dict[str, Any]) -> None:
-        if self.make_scorer is None:
+        if not self.scorers:
             return
         start = time.perf_counter()
         assert isinstance(learner, MetricLearner)
@@ -79,13 +88,27 @@ class Study(pl.Callback):
             device, precision = trainer.strategy.root_device, str(trainer.precision)
             embedded = embed(embedder, self.data, device=device, precision=precision)
             if ranks.rank() == 0:
-                scorer, names = self.make_scorer(), self.data.data.classes
-                normal = [names[i] for i in self.data.classes.normal]
-                attach_head(scorer, copy.deepcopy(learner.head).cpu(), self.data.head_classes, normal)
-                noted = {"epoch": epoch["epoch"], **_measured(scorer, embedded)}
-                self.history.append({**noted, "accuracy": epoch["accuracy"], "loss": epoch["loss"]})
+                found = self._figures(copy.deepcopy(learner.head).cpu(), embedded)
+                trained = {"accuracy": epoch["accuracy"], "loss": epoch["loss"]}
+                self.history.append({"epoch": epoch["epoch"], **found, **trained})
         took = time.perf_counter() - start
         self.seconds, self.here = self.seconds + took, self.here + took
+
+    def _figures(self, head: Head, embedded: Embedded) -> dict[str, float | None]:
+        """Return what a row says of the embeddings."""
+        found: dict[str, float | None] = {}
+        normal = [self.data.data.classes[i] for i in self.data.classes.normal]
+        for name, make in self.scorers.items():
+            scorer = make()
+            attach_head(scorer, head, self.data.head_classes, normal)
+            measured = _measured(scorer, embedded)
+            if found:
+                found[f"auroc {name}"] = measured["auroc"]
+            else:
+                found = {**measured, "effective_rank": spread_rank(embedded.arrays["normal"])}
+        if found["auroc"] is not None:
+            log.info("%s: AUROC %.4f, effective rank %.1f", self.told, found["auroc"], found["effective_rank"])
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -98,14 +121,11 @@ class Study(pl.Callback):
 
 
 def _measured(scorer: Scorer, embedded: Embedded) -> dict[str, float | None]:
-    """Return ``FIGURES`` of the embeddings; None for all where the scorer cannot serve them, which ends no training."""
-    normal = embedded.arrays["normal"]
+    """Return ``FIGURES`` by a scorer; None for both where it cannot serve the embeddings, which ends no training."""
     try:
-        scorer.fit(normal, embedded.normal_classes)
+        scorer.fit(embedded.arrays["normal"], embedded.normal_classes)
         found = summary(scorer.score(embedded.test), embedded.anomalous)
     except InputError as error:
-        log.warning("study: nothing to note of this epoch: %s", error)
+        log.warning("nothing to note of this epoch: %s", error)
         return dict.fromkeys(FIGURES)
-    rank = spread_rank(normal)
-    log.info("study: AUROC %.4f, effective rank %.1f", found["auroc"], rank)
-    return dict(zip(FIGURES, (found["auroc"], found["average_precision"], rank), strict=True))
+    return {name: found[name] for name in FIGURES}

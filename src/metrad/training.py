@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from metrad.assembly import (
     build_settings,
     build_trainer,
     choose_pace,
+    classes_of_head,
     log_images,
     log_thresholds,
 )
@@ -37,14 +37,13 @@ from metrad.errors import InputError
 from metrad.evaluation import Embedded, attach_head, embed, evaluate
 from metrad.module import MetricLearner
 from metrad.names import differences, identity
-from metrad.reporting import save_evaluation, save_evidence, save_history, split_figures
+from metrad.reporting import save_evaluation, save_evidence, save_history, save_selection, split_figures
 from metrad.resuming import epochs_behind
 from metrad.runs import Run, read_json, write_json
+from metrad.selection import Selected, scorers_studied, select
 from metrad.study import Study
 
 log = logging.getLogger(__name__)
-
-ENOUGH_CLASSES = 3  # for any head
 
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # batches are gathered from one array in this process; workers would copy them
@@ -80,8 +79,9 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
         if sweeping:
             if has_finished(run, cfg):
                 return cast("dict[str, Any]", read_json(run.metrics))
-            checkpoint = own_checkpoint(run, cfg) or checkpoint
-            run.clear(keep_training=checkpoint == run.last_checkpoint)
+            goes_on = _goes_on(run, cfg)
+            checkpoint = (own_checkpoint(run) if goes_on else None) or checkpoint
+            run.clear(keep_training=checkpoint == run.last_checkpoint, keep_selection=goes_on)
             run.begin(**_identity(cfg))
         else:
             run.claim(**_identity(cfg))
@@ -99,24 +99,31 @@ def has_finished(run: Run, cfg: DictConfig) -> bool:
     """
     if run.state != "finished" or run.figures() is None:
         return False
-    other = differences(run.load_config(), cfg)
+    other = differences(run.asked_config(), cfg)
     if other:
         raise InputError(f"{run.path} was made with other settings: {'; '.join(other)}; choose another sweep=NAME")
     return True
 
 
-def own_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
-    """Return where an unfinished run of the settings of ``cfg`` goes on from; None if it is to begin anew.
+def _goes_on(run: Run, cfg: DictConfig) -> bool:
+    """Tell whether what is left of an unfinished run is of the settings of ``cfg`` and of use.
 
     A run that failed begins anew, since what it failed of may be in its checkpoint.
     """
-    if run.state not in ("interrupted", "finished") or not run.last_checkpoint.exists() or not run.config.exists():
+    if run.state not in ("interrupted", "finished") or not run.config.exists():
+        return False
+    return not differences(run.asked_config(), cfg)
+
+
+def own_checkpoint(run: Run) -> Path | None:
+    """Return where an unfinished run goes on from; None if it is to begin anew."""
+    if not run.last_checkpoint.exists():
         return None
     try:
         read_checkpoint(run.last_checkpoint)
     except InputError:  # cut off, as a machine that went down may leave it
         return None
-    return None if differences(run.load_config(), cfg) else run.last_checkpoint
+    return run.last_checkpoint
 
 
 def _identity(cfg: DictConfig) -> dict[str, str]:
@@ -132,7 +139,7 @@ def _train(cfg: DictConfig, run: Run, checkpoint: str | Path | None) -> dict[str
     if plan.to_start:
         launch.start(_train_as_rank, (cfg, run.path, checkpoint, torch.get_num_threads()), plan.count)
         return cast("dict[str, Any]", read_json(run.metrics))
-    return _score(cfg, run, _fit(cfg, run, checkpoint, plan.count))
+    return _score(run, _fit(cfg, run, checkpoint, plan.count))
 
 
 def _train_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, threads: int) -> None:
@@ -146,7 +153,7 @@ def _train_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, t
     with expected_warnings():
         trained = _fit(cfg, run, checkpoint, int(os.environ["WORLD_SIZE"]))
         if trained.first:
-            _score(cfg, run, trained)
+            _score(run, trained)
 
 
 def follow(cfg: DictConfig) -> None:
@@ -177,6 +184,8 @@ class Trained:
         embedded: the embeddings; none on other ranks than the first.
         epochs: what was noted while training.
         study: what was found after each epoch, if that was asked for.
+        cfg: the configuration, with what was chosen.
+        selected: how that was chosen; None if nothing was.
         seconds: time of each phase.
         started: when it began, by ``time.perf_counter``.
         first: this is the first rank, or the only one.
@@ -188,6 +197,8 @@ class Trained:
     embedded: Embedded
     epochs: EpochLog
     study: Study
+    cfg: DictConfig
+    selected: Selected | None
     seconds: dict[str, float]
     started: float
     first: bool
@@ -200,9 +211,16 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     with distributed.joined(cfg.trainer, count):
         run, first = Run(ranks.same(run.path)), ranks.rank() == 0
         data = _checked_data(cfg)
-        learner = build_learner(cfg, build_embedder(cfg), _classes_of_head(cfg, data))
+        selected = select(cfg, run, data) if cfg.selection else None
+        if selected:
+            cfg = selected.cfg
+            data = _checked_data(cfg)
+            pl.seed_everything(cfg.seed, workers=True, verbose=False)
+            if first:
+                run.save_choice(cfg)
+        learner = build_learner(cfg, build_embedder(cfg), classes_of_head(cfg, data))
         epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first else None)
-        study = Study(data, epochs, partial(build_scorer, cfg) if cfg.study.epochs else None)
+        study = Study(data, epochs, scorers_studied(cfg))
         pace = ranks.same(choose_pace(cfg, learner.embedder, data.epoch_images) if first else None)
         assert pace is not None
         trainer = build_trainer(cfg, run, pace, epochs, study)
@@ -219,13 +237,9 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         embedded = embed(learner.embedder, data, device=device, precision=str(trainer.precision))
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
-    return Trained(learner, data, split, embedded, epochs, study, seconds, start, first)
-
-
-def _classes_of_head(cfg: DictConfig, data: MetradDataModule) -> int:
-    """Return how many classes the head tells apart; one that is never trained gets enough, whatever head it is."""
-    classes = len(data.head_classes)
-    return max(classes, ENOUGH_CLASSES) if cfg.trainer.get("max_epochs") == 0 else classes
+    if selected:
+        seconds |= {"select": selected.seconds, "prepare": seconds["prepare"] - selected.here}
+    return Trained(learner, data, split, embedded, epochs, study, cfg, selected, seconds, start, first)
 
 
 def _checked_data(cfg: DictConfig) -> MetradDataModule:
@@ -244,9 +258,10 @@ def _checked_data(cfg: DictConfig) -> MetradDataModule:
     return data
 
 
-def _score(cfg: DictConfig, run: Run, trained: Trained) -> dict[str, Any]:
+def _score(run: Run, trained: Trained) -> dict[str, Any]:
     """Score the test images and write what a finished run leaves; return what ``metrics.json`` holds."""
     split, epochs, embedded, learner = trained.split, trained.epochs, trained.embedded, trained.learner
+    cfg, selected = trained.cfg, trained.selected
     scorer = build_scorer(cfg)
     attach_head(scorer, learner.head, split["head_classes"], split["classes"]["normal"])
     try:
@@ -259,8 +274,12 @@ def _score(cfg: DictConfig, run: Run, trained: Trained) -> dict[str, Any]:
     save_history(run, epochs.history, trained.study.history if trained.study.wanted else [])
     seconds = {**trained.seconds, **result.seconds}
     seconds["total"] = time.perf_counter() - trained.started + epochs.earlier - trained.study.here
+    if selected:
+        save_selection(run, selected.rows, selected.figures)
+        seconds["total"] += selected.seconds - selected.here
     about = {
         "training": epochs.history[-1] if epochs.history else {},
+        **({"selection": selected.figures} if selected else {}),
         **split_figures(split),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "images_per_second": {"train": round(epochs.images / epochs.seconds, 1)} if epochs.seconds else {},
