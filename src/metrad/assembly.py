@@ -21,6 +21,7 @@ from metrad.datamodule import MetradDataModule
 from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation import DEFAULT_FALSE_ALARM_RATES, Settings
+from metrad.finetuning import Finetuning
 from metrad.heads import Head
 from metrad.imageset import GIB, Storage
 from metrad.module import MetricLearner
@@ -142,6 +143,7 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
         config.build_partial(cfg, "optimizer"),
         augmentation=build_augmentation(cfg),
         scheduler=config.build_partial(cfg, "scheduler") if cfg.scheduler else None,
+        finetuning=Finetuning(**cfg.get("finetuning", {})),  # older runs lack it
         seed=cfg.seed,
     )
     try:

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from metrad.errors import InputError
 
@@ -40,17 +41,24 @@ class Backbone:
     input_spec: InputSpec
 
 
-def mobilenet_v2(*, width: float = 1.0, weights: str | None = "imagenet") -> Backbone:
+def mobilenet_v2(*, width: float = 1.0, weights: str | None = "imagenet", layers: list[str] | None = None) -> Backbone:
     """Return MobileNetV2 of a width multiplier. Source: Sandler 2018, arXiv 1801.04381.
 
     Args:
         width: multiplier of the number of channels; ImageNet weights exist for 1.0.
         weights: as for ``torchvision_model``.
+        layers: likewise.
     """
-    return torchvision_model("mobilenet_v2", weights=weights, args={"width_mult": width})
+    return torchvision_model("mobilenet_v2", weights=weights, args={"width_mult": width}, layers=layers)
 
 
-def torchvision_model(name: str, *, weights: str | None = "imagenet", args: dict[str, Any] | None = None) -> Backbone:
+def torchvision_model(
+    name: str,
+    *,
+    weights: str | None = "imagenet",
+    args: dict[str, Any] | None = None,
+    layers: list[str] | None = None,
+) -> Backbone:
     """Return a classification model of torchvision without its classifier.
 
     Args:
@@ -58,9 +66,11 @@ def torchvision_model(name: str, *, weights: str | None = "imagenet", args: dict
         weights: ``imagenet`` for torchvision's own (downloaded once), a file of its state dict (.pth or
             .safetensors), or null for random ones.
         args: further settings of the model's constructor.
+        layers: names of modules, such as ``features.13``, whose features ``JoinedLayers`` joins; None for the last
+            layer's alone.
 
     Raises:
-        InputError: no such model, or the weights are not there, cannot be downloaded or do not fit.
+        InputError: no such model or layer, or the weights are not there, cannot be downloaded or do not fit.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
@@ -76,7 +86,53 @@ def torchvision_model(name: str, *, weights: str | None = "imagenet", args: dict
         state = _downloaded(enum) if weights == "imagenet" else read_weights(Path(weights))
         _fit(model, state, weights)
     module = model.get_submodule("features") if name.startswith(_FEATURES_ONLY) else _without_classifier(model)
+    module = module if layers is None else JoinedLayers(module, layers)
     return Backbone(module, measure_features(module, spec.size), spec)
+
+
+class JoinedLayers(nn.Module):
+    """Features of several layers, each averaged over the image and scaled to length 1, one after another.
+
+    So each layer has the same weight in a distance: the cosine of two joined vectors is the mean of the layers' own.
+    Layers early in a network keep what a classifier has no use for, which is where anomalies may show (Rippel 2021,
+    arXiv 2005.14140).
+
+    Args:
+        module: images to features.
+        layers: names of modules inside it.
+
+    Raises:
+        InputError: there is no such layer, or the module cannot be traced.
+    """
+
+    def __init__(self, module: nn.Module, layers: list[str]) -> None:
+        super().__init__()
+        known = [name for name, _ in module.named_modules() if name]
+        unknown = [name for name in layers if name not in known]
+        if unknown or not layers:
+            raise InputError(
+                f"backbone.layers: there is no layer {unknown[0] if unknown else layers}; "
+                f"there are {', '.join(name for name in known if name.count('.') < 2)}"
+            )
+        try:
+            self.module = create_feature_extractor(module, {name: name for name in dict.fromkeys(layers)})
+        except Exception as error:  # torch.fx raises whatever the module's own code does
+            raise InputError(f"backbone.layers={layers} cannot be taken out of the model ({error})") from error
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return vectors (N, sum of the layers' widths) of images (N, 3, height, width)."""
+        parts = [pool(features) for features in self.module(images).values()]
+        return torch.cat([nn.functional.normalize(part) for part in parts], dim=1)
+
+
+def pool(features: Tensor) -> Tensor:
+    """Return vectors (N, D) from a feature map (N, D, h, w) by global average, or vectors as they are.
+
+    The average is float32 at least: in half precision its rounding would be most of that of the whole embedding.
+    """
+    if features.ndim != 4:
+        return features.flatten(1)
+    return features.mean(dim=(2, 3), dtype=torch.promote_types(features.dtype, torch.float32))
 
 
 class _ConvNet(nn.Sequential):

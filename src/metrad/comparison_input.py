@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from metrad.errors import InputError
-from metrad.names import WITHOUT_IDENTITY
+from metrad.names import LATER, WITHOUT_IDENTITY
 from metrad.runs import Run, read_json
 
 FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
@@ -115,9 +115,8 @@ def _load(run: Run) -> _Saved:
     settings, choices = {}, _choices(run)
     if run.config.is_file():
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
-        for group, empty in (("augmentation", "{}"), ("selection", "null")):
-            if not any(_below(key, group) for key in settings):  # older than there were any
-                settings[group], choices[group] = empty, "none"
+        settings |= {key: json.dumps(value) for key, value in LATER.items() if not _has(settings, key)}
+        choices = {"augmentation": "none", "selection": "none", **choices}
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
     overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
@@ -159,6 +158,10 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 def _below(key: str, parent: str) -> bool:
     return key == parent or key.startswith(f"{parent}.")
+
+
+def _has(settings: Iterable[str], key: str) -> bool:
+    return any(_below(given, key) for given in settings)
 
 
 def _irrelevant(key: str) -> bool:

@@ -1,6 +1,7 @@
 """Configuration: the checks before anything is read, and the one place that builds parts from it."""
 
 import inspect
+import math
 import pkgutil
 import re
 import sys
@@ -24,7 +25,8 @@ ALLOWED_TARGETS = (
 )
 PARTS = ("head", "backbone", "scorer", "augmentation", "optimizer", "scheduler", "trainer", "logger")
 SELECTABLE = (  # by selection.candidates
-    *("augmentation", "backbone", "batch_size", "head", "image_size", "optimizer", "scheduler", "trainer"),
+    *("augmentation", "backbone", "batch_size", "finetuning", "head", "image_size", "optimizer", "scheduler"),
+    "trainer",
 )
 MAY_BE_EMPTY = ("augmentation", "scheduler", "logger")
 EXTRAS = {
@@ -191,7 +193,7 @@ def _siblings(key: str, node: DictConfig) -> str:
 
 
 def _check_ranges(cfg: dict[str, Any]) -> None:
-    dataset = cfg["dataset"]
+    dataset, finetuning = cfg["dataset"], cfg["finetuning"]
     rules = {
         "seed": (cfg["seed"] >= 0, "at least 0"),
         "image_size": (cfg["image_size"] is None or cfg["image_size"] >= 1, "at least 1, or null"),
@@ -202,6 +204,9 @@ def _check_ranges(cfg: dict[str, Any]) -> None:
         "dataset.memory_limit_gib": (dataset["memory_limit_gib"] >= 0, "at least 0"),
         "dataset.disk_limit_gib": (dataset["disk_limit_gib"] >= 0, "at least 0"),
         "dataset.workers": (dataset["workers"] >= 0, "at least 0"),
+        "finetuning.layer_decay": (0 <= finetuning["layer_decay"] <= 1, "between 0 and 1"),
+        "finetuning.distillation": (0 <= finetuning["distillation"] < math.inf, "at least 0"),
+        "finetuning.ema": (finetuning["ema"] is None or 0 < finetuning["ema"] < 1, "between 0 and 1, or null"),
         "evaluation.level": (0 < cfg["evaluation"]["level"] < 1, "between 0 and 1"),
         "evaluation.resamples": (cfg["evaluation"]["resamples"] >= 100, "at least 100"),
         "evaluation.false_alarm_rates": (_are_rates(cfg["evaluation"]["false_alarm_rates"]), _RATES),

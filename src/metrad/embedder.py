@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from metrad.backbones import Backbone
+from metrad.backbones import Backbone, pool
 
 
 class Embedder(nn.Module):
@@ -34,7 +34,7 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings (N, out_features) of uint8 images (N, height, width, channels), channels 1 or 3."""
-        return self.pool(self.backbone(self.preprocess(images)))
+        return pool(self.backbone(self.preprocess(images)))
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return images (N, height, width, channels) uint8 as the backbone wants them, (N, 3, size, size)."""
@@ -43,13 +43,3 @@ class Embedder(nn.Module):
             batch = transforms.resize(batch, [self.size, self.size], antialias=True)
         normalised = (batch.expand(-1, 3, -1, -1) - self.mean) / self.std
         return normalised.to(self.mean.dtype, memory_format=self.memory_format)
-
-    @staticmethod
-    def pool(features: Tensor) -> Tensor:
-        """Return vectors (N, D) from a feature map (N, D, h, w) by global average, or vectors as they are.
-
-        The average is float32 at least: in half precision its rounding would be most of that of the whole embedding.
-        """
-        if features.ndim != 4:
-            return features.flatten(1)
-        return features.mean(dim=(2, 3), dtype=torch.promote_types(features.dtype, torch.float32))

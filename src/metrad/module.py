@@ -1,7 +1,7 @@
 """The LightningModule: embedder, head and optimiser. It does no scoring."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 from metrad import ranks
 from metrad.embedder import Embedder
 from metrad.errors import TrainingError
+from metrad.finetuning import Finetuning, Teacher, freeze_batch_norms, moving_average, parameter_groups
 from metrad.heads import Head, HeadStatistics
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 MakeScheduler = Callable[[Optimizer], Any]
 
 
@@ -27,10 +28,12 @@ class MetricLearner(pl.LightningModule):
         augmentation: changes the images (N, height, width, channels) uint8 of a training step, and no others; None for
             images as they are.
         scheduler: makes a learning-rate scheduler that steps once an epoch; None for a constant rate.
+        finetuning: what holds the embedder back.
         seed: with the epoch, seeds what is random inside the model, so that a resumed run repeats an unbroken one.
 
     Attributes:
         statistics: what the head did since these were last reset.
+        average: the moving average of the embedder; None if there is none.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class MetricLearner(pl.LightningModule):
         *,
         augmentation: nn.Module | None = None,
         scheduler: MakeScheduler | None = None,
+        finetuning: Finetuning | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -51,6 +55,24 @@ class MetricLearner(pl.LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self.statistics = HeadStatistics()
+        self.finetuning = finetuning or Finetuning()
+        self.teacher = Teacher(embedder) if self.finetuning.distillation else None
+        self.average = moving_average(embedder, self.finetuning.ema) if self.finetuning.ema else None
+
+    @property
+    def evaluated(self) -> Embedder:
+        """The embedder to evaluate: the moving average, if there is one."""
+        evaluated: Embedder = self.embedder if self.average is None else self.average.module
+        return evaluated
+
+    def train(self, mode: bool = True) -> Self:
+        """Choose between training and evaluation; a moving average is never trained."""
+        super().train(mode)
+        if self.average is not None:
+            self.average.eval()
+        if not self.finetuning.batch_norm:
+            freeze_batch_norms(self.embedder)
+        return self
 
     def on_train_epoch_start(self) -> None:
         """Seed augmentation, dropout and the like by seed and epoch, and on several ranks by rank."""
@@ -63,8 +85,11 @@ class MetricLearner(pl.LightningModule):
             TrainingError: an embedding or the loss is not finite.
         """
         images, labels = batch
-        embeddings = self.embedder(self._augmented(images))
+        augmented = self._augmented(images)
+        embeddings = self.embedder(augmented)
         loss: Tensor = self.head(embeddings, labels)[0]
+        if self.teacher:
+            loss = loss + self.finetuning.distillation * self.teacher.loss(augmented, embeddings)
         # A pair loss may leave out NaN distances and stay finite, so the loss alone does not tell.
         if not (torch.isfinite(loss) & torch.isfinite(embeddings).all()):
             what = f"the loss became {loss.item()}" if torch.isfinite(embeddings).all() else _spoilt(embeddings)
@@ -90,16 +115,30 @@ class MetricLearner(pl.LightningModule):
             augmented: Tensor = self.augmentation(images)
         return augmented
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the average."""
+        if self.average is not None:
+            self.average.update_parameters(self.embedder)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the head, which a state dict of the same shapes would not tell."""
         checkpoint["head"] = type(self.head).__qualname__
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, with the scheduler if there is one."""
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = self._optimizer()
         if self.make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+
+    def _optimizer(self) -> Optimizer:
+        if self.finetuning.layer_decay == 1:
+            return self.make_optimizer([*self.embedder.parameters(), *self.head.parameters()])
+        groups = parameter_groups(self.embedder, self.head, self.finetuning.layer_decay)
+        optimizer = self.make_optimizer([{"params": parameters} for parameters, _ in groups])
+        for group, (_, share) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= share
+        return optimizer
 
 
 def _spoilt(embeddings: Tensor) -> str:

@@ -17,6 +17,16 @@ WITHOUT_IDENTITY = (
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.precision"),
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
 )
+# Settings that came later, each with the value that is as good as the lack of it in older runs.
+LATER: dict[str, Any] = {
+    "augmentation": {},
+    "backbone.layers": None,
+    "finetuning.layer_decay": 1.0,
+    "finetuning.batch_norm": True,
+    "finetuning.distillation": 0.0,
+    "finetuning.ema": None,
+    "selection": None,
+}
 _DATA = "data"  # stands for paths.data wherever a setting is made with it
 
 
@@ -62,11 +72,9 @@ def settings(cfg: Any) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(cfg, resolve=False)
     own = OmegaConf.create({**{key: plain[key] for key in plain if key != "hydra"}, "paths": {"data": _DATA}})
     resolved: Any = OmegaConf.to_container(own, resolve=True)
-    for group in ("augmentation", "selection"):  # none is as good as the lack of it in runs older than there were any
-        if not resolved.get(group):
-            resolved.pop(group, None)
     left_out = tuple(f"{key}." for key in WITHOUT_IDENTITY)
-    return {key: value for key, value in _leaves(resolved) if not f"{key}.".startswith(left_out)}
+    found = {key: value for key, value in _leaves(resolved) if not f"{key}.".startswith(left_out)}
+    return {key: value for key, value in found.items() if key not in LATER or value != LATER[key]}
 
 
 def identity(cfg: Any) -> str:

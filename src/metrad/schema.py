@@ -51,6 +51,16 @@ class Study:
 
 
 @dataclass
+class Finetuning:
+    """What holds the backbone back while it is trained; see ``metrad.finetuning``."""
+
+    layer_decay: float = 1.0
+    batch_norm: bool = True
+    distillation: float = 0.0
+    ema: float | None = None
+
+
+@dataclass
 class Selection:
     """How epochs, settings and scorer are chosen on reference classes that stand in for anomalous ones."""
 
@@ -90,6 +100,7 @@ class Config:
     paths: Paths = field(default_factory=Paths)
     dataset: Dataset = field(default_factory=Dataset)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    finetuning: Finetuning = field(default_factory=Finetuning)
     selection: Selection | None = None
     study: Study = field(default_factory=Study)
     sweep: Sweep = field(default_factory=Sweep)

@@ -84,7 +84,7 @@ class Study(pl.Callback):
         start = time.perf_counter()
         assert isinstance(learner, MetricLearner)
         with isolate_rng():
-            embedder = copy.deepcopy(learner.embedder)
+            embedder = copy.deepcopy(learner.evaluated)
             device, precision = trainer.strategy.root_device, str(trainer.precision)
             embedded = embed(embedder, self.data, device=device, precision=precision)
             if ranks.rank() == 0:

@@ -234,7 +234,7 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         prepared = time.perf_counter()
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trained = time.perf_counter()
-        embedded = embed(learner.embedder, data, device=device, precision=str(trainer.precision))
+        embedded = embed(learner.evaluated, data, device=device, precision=str(trainer.precision))
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
     if selected:
@@ -268,7 +268,7 @@ def _score(run: Run, trained: Trained) -> dict[str, Any]:
         result = evaluate(scorer, embedded, build_settings(cfg))
     except InputError as error:
         raise InputError(f"{error}; training is done: repeat with ckpt_path={run.last_checkpoint}") from error
-    save_model(run, learner.embedder, learner.head, scorer, result.calibration_scores)
+    save_model(run, learner.evaluated, learner.head, scorer, result.calibration_scores)
     save_embeddings(run, embedded)
     save_evidence(run, result, embedded, trained.data)
     save_history(run, epochs.history, trained.study.history if trained.study.wanted else [])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrad.backbones import convnet
+from metrad.backbones import convnet, pool
 from metrad.embedder import Embedder
 from metrad.embedding import CPU_BATCH, Forward, fitting_batch, half_type
 
@@ -39,10 +39,10 @@ def test_half_precision_gives_nearly_the_same_float32_vectors(embedder):
     assert 0 < np.abs(full - half).max() < 0.03 * np.abs(full).max()
 
 
-def test_the_average_is_taken_in_float32(embedder):
+def test_the_average_is_taken_in_float32():
     features = torch.tensor([256.0, 1.0, 1.0, 1.0], dtype=torch.bfloat16).view(1, 1, 2, 2)
-    assert embedder.pool(features).item() == 64.75  # bfloat16 would give 64.5 or 65
-    assert embedder.pool(features.double()).dtype == torch.float64
+    assert pool(features).item() == 64.75  # bfloat16 would give 64.5 or 65
+    assert pool(features.double()).dtype == torch.float64
 
 
 def test_a_batch_without_memory_is_halved_and_the_order_kept(embedder, monkeypatch):

@@ -1,0 +1,189 @@
+"""What holds an embedder back in training, and features of several layers."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics.pairwise import paired_cosine_distances
+from torch import nn
+
+from metrad.backbones import JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
+from metrad.embedder import Embedder
+from metrad.errors import InputError
+from metrad.finetuning import Finetuning, Teacher, blocks, parameter_groups
+from metrad.heads import Softmax
+from metrad.module import MetricLearner
+
+IMAGES = torch.randint(0, 256, (6, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture
+def embedder():
+    torch.manual_seed(0)
+    return Embedder(convnet(channels=[4, 8, 8]), image_size=16)
+
+
+def learner(embedder, **settings):
+    torch.manual_seed(1)
+    head = Softmax(embedder.out_features, 3)
+    made = MetricLearner(
+        embedder, head, lambda groups: torch.optim.SGD(groups, lr=0.1), finetuning=Finetuning(**settings)
+    )
+    made.log = lambda *args, **kwargs: None
+    return made.train()
+
+
+def step(made, optimizer, images=IMAGES):
+    optimizer.zero_grad()
+    loss = made.training_step((images, LABELS), 0)
+    loss.backward()
+    optimizer.step()
+    made.on_train_batch_end(None, None, 0)
+    return loss.item()
+
+
+def state(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "count"),
+    [
+        (lambda: mobilenet_v2(weights=None), 19),
+        (lambda: mobilenet_v2(weights=None, layers=["features.3", "features.18"]), 19),
+        (lambda: torchvision_model("resnet18", weights=None), 6),
+        (lambda: convnet(channels=[4, 8, 8]), 6),
+    ],
+)
+def test_blocks_hold_each_parameter_once_and_in_order(backbone, count):
+    module = backbone().module
+    parts = list(blocks(module))
+    assert len(parts) == count
+    found = [id(parameter) for part in parts for parameter in part.parameters()]
+    assert found == [id(parameter) for parameter in module.parameters()]
+
+
+def test_learning_rates_fall_by_the_same_factor_from_block_to_block(embedder):
+    made = learner(embedder, layer_decay=0.5)
+    rates = [group["lr"] for group in made.configure_optimizers().param_groups]
+    assert rates == pytest.approx([0.1, *(0.1 * 0.5**depth for depth in range(6))])
+    trained = [id(p) for group in made.configure_optimizers().param_groups for p in group["params"]]
+    assert sorted(trained) == sorted(id(p) for p in made.parameters())
+    assert made.configure_optimizers().param_groups[0]["params"] == list(made.head.parameters())
+
+
+def test_without_decay_there_is_one_group_of_all_parameters(embedder):
+    (group,) = learner(embedder).configure_optimizers().param_groups
+    assert len(group["params"]) == len(list(embedder.parameters())) + 2
+
+
+def test_a_decay_of_zero_trains_the_last_block_and_the_head_alone(embedder):
+    made = learner(embedder, layer_decay=0.0)
+    optimizer, before, head = made.configure_optimizers(), state(embedder), state(made.head)
+    assert len(parameter_groups(embedder, made.head, 0.0)) == 2
+    step(made, optimizer)
+    last = list(blocks(embedder.backbone))[-1]
+    moved = {name for name, parameter in embedder.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {name for name, p in embedder.named_parameters() if any(p is other for other in last.parameters())}
+    assert not torch.equal(made.head.state_dict()["weight"], head["weight"])
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_batch_statistics_stay_where_batch_normalisation_is_held(embedder, learns):
+    made = learner(embedder, batch_norm=learns)
+    norms = [part for part in embedder.modules() if isinstance(part, nn.BatchNorm2d)]
+    before = [(norm.running_mean.clone(), norm.weight.detach().clone()) for norm in norms]
+    step(made, made.configure_optimizers())
+    for norm, (mean, weight) in zip(norms, before, strict=True):
+        assert torch.equal(norm.running_mean, mean) != learns
+        assert not torch.equal(norm.weight, weight)
+    made.eval()
+    made.train()
+    assert all(norm.training == learns for norm in norms)
+    assert made.head.training
+
+
+def test_distillation_adds_the_angle_to_the_embeddings_of_the_first_weights(embedder):
+    plain, held = learner(copy.deepcopy(embedder)), learner(copy.deepcopy(embedder), distillation=2.0)
+    first = copy.deepcopy(embedder).eval()
+    with torch.no_grad():
+        for made in (plain, held):
+            for parameter in made.embedder.parameters():
+                parameter.mul_(1.3).add_(0.01)
+        away = paired_cosine_distances(copy.deepcopy(held.embedder).train()(IMAGES).numpy(), first(IMAGES).numpy())
+    losses = [made.training_step((IMAGES, LABELS), 0).item() for made in (plain, held)]
+    assert away.mean() > 1e-3
+    assert losses[1] - losses[0] == pytest.approx(2 * away.mean(), rel=1e-4)
+
+
+def test_the_teacher_is_no_part_of_what_is_trained_or_kept(embedder):
+    made = learner(embedder, distillation=1.0)
+    assert state(made).keys() == state(learner(copy.deepcopy(embedder))).keys()
+    before = state(made.teacher.embedder)
+    step(made, made.configure_optimizers())
+    assert all(torch.equal(value, before[key]) for key, value in made.teacher.embedder.state_dict().items())
+
+
+def test_the_teacher_agrees_with_itself(embedder):
+    embedder.eval()
+    assert Teacher(embedder).loss(IMAGES, embedder(IMAGES)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_moving_average_is_that_of_a_plain_loop(embedder):
+    made = learner(embedder, ema=0.8)
+    optimizer, averaged = made.configure_optimizers(), None
+    for _ in range(4):
+        step(made, optimizer)
+        now = {key: value.double() for key, value in state(embedder).items()}
+        averaged = averaged or now  # the average begins with the weights after the first step
+        averaged = {key: 0.8 * averaged[key] + 0.2 * now[key] for key in now}
+    for key, value in made.evaluated.state_dict().items():
+        if value.is_floating_point():
+            np.testing.assert_allclose(value.numpy(), averaged[key].numpy(), rtol=1e-4, atol=1e-6)
+    assert not any(torch.equal(a, b) for a, b in zip(made.evaluated.parameters(), embedder.parameters(), strict=True))
+
+
+def test_the_moving_average_is_kept_and_not_trained(embedder):
+    made = learner(embedder, ema=0.8)
+    trained = {id(p) for group in made.configure_optimizers().param_groups for p in group["params"]}
+    assert trained.isdisjoint(id(p) for p in made.average.parameters())
+    assert not any(p.requires_grad for p in made.average.parameters())
+    assert any(key.startswith("average.") for key in made.state_dict())
+    assert not made.evaluated.training
+    assert learner(copy.deepcopy(embedder)).evaluated is not None
+
+
+def test_without_an_average_the_embedder_itself_is_evaluated(embedder):
+    assert learner(embedder).evaluated is embedder
+
+
+def test_joined_layers_are_the_averages_of_each_at_length_one():
+    torch.manual_seed(0)
+    module = mobilenet_v2(weights=None).module.eval()
+    found = {}
+    for name in ("features.3", "features.13", "features.18"):
+        module.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: found.update({name: out}))
+    joined = JoinedLayers(module, ["features.3", "features.13", "features.18"]).eval()
+    images = torch.rand(3, 3, 48, 48)
+    with torch.no_grad():
+        vectors = joined(images)
+        module(images)
+    expected = [nn.functional.normalize(value.mean((2, 3))) for value in found.values()]
+    torch.testing.assert_close(vectors, torch.cat(expected, 1))
+    cosine = vectors[0] @ vectors[1] / (vectors[0].norm() * vectors[1].norm())
+    assert cosine.item() == pytest.approx(np.mean([float(part[0] @ part[1]) for part in expected]), rel=1e-5)
+
+
+def test_joined_layers_have_the_weights_of_the_model_and_a_width_that_is_measured():
+    plain = mobilenet_v2(weights=None, layers=["features.13", "features.18"])
+    assert plain.out_features == 96 + 1280
+    assert plain.module.training
+    assert pool(plain.module(torch.rand(2, 3, 32, 32))).shape == (2, 1376)
+
+
+@pytest.mark.parametrize("layers", [["features.99"], [], ["nothing"]])
+def test_a_layer_that_is_not_there_is_an_error_that_names_those_that_are(layers):
+    with pytest.raises(InputError, match=r"backbone\.layers: there is no layer .*features\.18"):
+        mobilenet_v2(weights=None, layers=layers)
