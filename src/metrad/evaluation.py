@@ -1,7 +1,7 @@
 """Embed, fit, score, measure."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from metrad import ranks
+from metrad.batches import Batch
 from metrad.datamodule import ImageRecord, MetradDataModule
 from metrad.embedder import Embedder
 from metrad.embedding import Forward, half_type
@@ -133,11 +134,22 @@ def embed(
     spans = ranks.spans(len(indices), size)
     mine = slice(*spans[ranks.rank()])
     batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
-    parts = [forward(images) for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None)]
     ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
-    embeddings = ranks.gather(np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32), spans)
+    embeddings = ranks.gather(_filled(forward, batches, len(indices[mine])), spans)
     arrays = dict(zip(ROLES, np.split(embeddings, ends[:-1]), strict=True))
     return Embedded(arrays, {role: data.records(role) for role in ROLES})
+
+
+def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:
+    """Return the embeddings of all batches, ``count`` images, in one array that is made once."""
+    embeddings, done = np.empty((0, 0), dtype=np.float32), 0
+    for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
+        found = forward(images)
+        if not done:
+            embeddings = np.empty((count, found.shape[1]), dtype=np.float32)
+        embeddings[done : done + len(found)] = found
+        done += len(found)
+    return embeddings
 
 
 def evaluate(

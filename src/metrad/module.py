@@ -1,7 +1,7 @@
 """The LightningModule: embedder, head and optimiser. It does no scoring."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -65,17 +65,10 @@ class MetricLearner(pl.LightningModule):
         evaluated: Embedder = self.embedder if self.average is None else self.average.module
         return evaluated
 
-    def train(self, mode: bool = True) -> Self:
-        """Choose between training and evaluation; a moving average is never trained."""
-        super().train(mode)
-        if self.average is not None:
-            self.average.eval()
-        if not self.finetuning.batch_norm:
-            freeze_batch_norms(self.embedder)
-        return self
-
     def on_train_epoch_start(self) -> None:
         """Seed augmentation, dropout and the like by seed and epoch, and on several ranks by rank."""
+        if not self.finetuning.batch_norm:
+            freeze_batch_norms(self.embedder)
         torch.manual_seed(self.seed * 100_003 + self.current_epoch + 1_000_003_000_019 * ranks.rank())
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -21,6 +22,8 @@ from tqdm import tqdm
 from metrad.config import register
 from metrad.errors import TrainingError
 from metrad.sweep import Ended, Job, quiet
+
+GPU_DEVICES = ("nvidia*", "kfd", "dxg", "nvmap")  # of NVIDIA, AMD, Windows' Linux, Jetson
 
 _devices: list[FileLock] = []
 _watches: list[threading.Thread] = []
@@ -133,6 +136,8 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
+    if sys.platform == "linux" and not any(next(Path("/dev").glob(name), None) for name in GPU_DEVICES):
+        return []  # torch would say the same, after two seconds of import
     import torch
 
     return [str(i) for i in range(torch.cuda.device_count())]

@@ -51,8 +51,8 @@ def style(number: int) -> dict[str, Any]:
 
 def roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
     """Draw the ROC curve of ``scores`` (N,) against the truth ``anomalous`` (N,)."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(5, 5))
+    axes = figure.add_axes((0.13, 0.11, 0.84, 0.82))  # a place that is given takes half the time of one that is sought
     axes.plot([0, 1], [0, 1], color="0.8", linestyle="--")
     axes.plot(*roc_curve(scores, anomalous), color=NORMAL, linewidth=2)
     axes.set(
@@ -70,8 +70,8 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, threshold
     Positive scores that span more than a factor of 30 are drawn on a logarithmic axis. ``thresholds`` by false-alarm
     rate are drawn as lines.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(7, 4))
+    axes = figure.add_axes((0.1, 0.13, 0.88, 0.79))
     bins, label = np.histogram_bin_edges(scores, bins=50), "anomaly score"
     if scores.min() > 0 and scores.max() > 30 * scores.min():
         bins = np.geomspace(scores.min(), scores.max(), 51)

@@ -51,6 +51,7 @@ EXPECTED_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",  # that of an interrupted run that goes on
     ".*Experiment logs directory .* exists and is not empty.*",  # so does one that goes on in its own directory
     ".*The `srun` command is available.*",  # one process a run needs no srun
+    ".*module.s. in eval mode at the start of training.*",  # moving averages, and batch normalisation that is held
     ".*isinstance.treespec, LeafSpec.. is deprecated.*",  # Lightning 2.6 on torch 2.14, not ours to mend
 )
 

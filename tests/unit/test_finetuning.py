@@ -93,14 +93,13 @@ def test_a_decay_of_zero_trains_the_last_block_and_the_head_alone(embedder):
 @pytest.mark.parametrize("learns", [True, False])
 def test_batch_statistics_stay_where_batch_normalisation_is_held(embedder, learns):
     made = learner(embedder, batch_norm=learns)
+    made.on_train_epoch_start()
     norms = [part for part in embedder.modules() if isinstance(part, nn.BatchNorm2d)]
     before = [(norm.running_mean.clone(), norm.weight.detach().clone()) for norm in norms]
     step(made, made.configure_optimizers())
     for norm, (mean, weight) in zip(norms, before, strict=True):
         assert torch.equal(norm.running_mean, mean) != learns
         assert not torch.equal(norm.weight, weight)
-    made.eval()
-    made.train()
     assert all(norm.training == learns for norm in norms)
     assert made.head.training
 
@@ -151,7 +150,6 @@ def test_the_moving_average_is_kept_and_not_trained(embedder):
     assert trained.isdisjoint(id(p) for p in made.average.parameters())
     assert not any(p.requires_grad for p in made.average.parameters())
     assert any(key.startswith("average.") for key in made.state_dict())
-    assert not made.evaluated.training
     assert learner(copy.deepcopy(embedder)).evaluated is not None
 
 

@@ -245,4 +245,7 @@ def test_without_a_gpu_only_threads_are_shared(monkeypatch, tmp_path):
 def test_gpus_are_counted_where_none_are_chosen(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(parallel, "GPU_DEVICES", ("null",))
     assert parallel.visible_gpus() == ["0", "1", "2"]
+    monkeypatch.setattr(parallel, "GPU_DEVICES", ("no-such-device*",))
+    assert parallel.visible_gpus() == ([] if sys.platform == "linux" else ["0", "1", "2"])

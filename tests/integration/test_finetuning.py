@@ -1,0 +1,118 @@
+"""Runs whose backbone is held back: resumed, evaluated again, on two ranks, and the settings that are refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from metrad.names import identity
+from metrad.runs import read_json
+
+HELD = [
+    "finetuning.layer_decay=0.8",
+    "finetuning.batch_norm=false",
+    "finetuning.distillation=0.5",
+    "finetuning.ema=0.9",
+]
+
+
+def embeddings(run):
+    return load_file(run.embeddings / "embeddings.safetensors")
+
+
+def test_a_resumed_run_equals_an_unbroken_one(train, digits):
+    held = [*digits, *HELD, "augmentation=crop", "study.epochs=true"]
+    whole = train(*held, "trainer.max_epochs=2", name="whole")
+    half = train(*held, "trainer.max_epochs=1", name="half")
+    resumed = train(*held, "trainer.max_epochs=2", f"ckpt_path={half.last_checkpoint}", name="resumed")
+    for part in ("embedder", "head", "scores", "study"):
+        assert getattr(resumed, part).read_bytes() == getattr(whole, part).read_bytes(), part
+
+
+def test_the_average_is_what_is_kept_scored_and_studied(train, digits):
+    run = train(*digits, "finetuning.ema=0.9", "study.epochs=true")
+    state = torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
+    kept = load_file(run.embedder)
+    for key, value in kept.items():
+        np.testing.assert_array_equal(value, state[f"average.module.{key}"].numpy())
+    assert any(not np.array_equal(value, state[f"embedder.{key}"].numpy()) for key, value in kept.items())
+    last = run.study.read_text().splitlines()[-1].split(",")
+    assert float(last[1]) == read_json(run.metrics)["auroc"]
+
+
+def test_training_that_is_done_is_scored_with_the_average_again(train, digits):
+    held = [*digits, "finetuning.ema=0.9"]
+    run = train(*held, name="run")
+    again = train(*held, f"ckpt_path={run.last_checkpoint}", name="again")
+    assert again.embedder.read_bytes() == run.embedder.read_bytes()
+    assert again.scores.read_bytes() == run.scores.read_bytes()
+
+
+@pytest.mark.parametrize("setting", HELD)
+def test_each_setting_makes_another_model(setting, train, digits):
+    plain, held = train(*digits, name="plain"), train(*digits, setting, name="held")
+    assert not np.array_equal(embeddings(plain)["normal"], embeddings(held)["normal"])
+
+
+def test_strong_distillation_leaves_the_embeddings_where_they_were(train, digits):
+    def moved(*overrides, name):
+        run = embeddings(train(*digits, "finetuning.batch_norm=false", *overrides, name=name))["normal"]
+        cosines = (run * first).sum(1) / np.linalg.norm(run, axis=1) / np.linalg.norm(first, axis=1)
+        return 1 - cosines.mean()
+
+    first = embeddings(train(*digits, "trainer.max_epochs=0", name="first"))["normal"]
+    assert moved("finetuning.distillation=100", name="held") < 0.5 * moved(name="free")
+
+
+def test_joined_layers_train_and_are_evaluated_again_from_the_images(train, metrad, small, comparable):
+    backbone = ["backbone=mobilenet_v2", "backbone.weights=null", "backbone.layers=[features.3,features.6]"]
+    demo = ["dataset=digits", "dataset.sizes.reference=160", *(s for s in small if "backbone" not in s), *backbone]
+    run = train(*demo)
+    assert embeddings(run)["normal"].shape[1] == 24 + 32
+    np.testing.assert_allclose(np.linalg.norm(embeddings(run)["normal"], axis=1), np.sqrt(2), rtol=1e-5)
+    before = embeddings(run)
+    shutil.rmtree(run.embeddings)
+    assert metrad("evaluate", run.path, "scorer.k=2").code == 0
+    for role, values in embeddings(run).items():
+        np.testing.assert_allclose(values, before[role], rtol=1e-5, atol=1e-6)
+
+
+def test_two_ranks_hold_back_as_one_process_does(train, digits):
+    held = [*digits, *HELD]
+    one = train(*held, name="one")
+    two = train(*held, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", name="two")
+    np.testing.assert_allclose(embeddings(two)["normal"], embeddings(one)["normal"], rtol=2e-2, atol=2e-3)
+
+
+def test_settings_that_hold_nothing_back_make_no_other_run(train, digits):
+    cfg = train(*digits).load_config()
+    older = cfg.copy()
+    del older["finetuning"]
+    assert identity(older) == identity(cfg)
+    older = cfg.copy()
+    older.finetuning.ema = 0.5
+    assert identity(older) != identity(cfg)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("finetuning.layer_decay=2", ("finetuning.layer_decay", "between 0 and 1", "2")),
+        ("finetuning.distillation=-1", ("finetuning.distillation", "at least 0")),
+        ("finetuning.distillation=nan", ("finetuning.distillation", "at least 0")),
+        ("finetuning.ema=1", ("finetuning.ema", "between 0 and 1")),
+        ("finetuning.emma=0.9", ("finetuning.emma", "did you mean ema?")),
+        ("finetuning.batch_norm=frozen", ("finetuning.batch_norm",)),
+        ("+backbone.layers=[a]", ("backbone.layers",)),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line(setting, words, refused, digits):
+    refused("train", *digits, setting, words=words)
+
+
+def test_a_layer_that_is_not_there_is_one_line(refused, small):
+    backbone = ["backbone=mobilenet_v2", "backbone.weights=null", "backbone.layers=[features.33]"]
+    overrides = [*(s for s in small if "backbone" not in s), "dataset=digits", *backbone]
+    refused("train", *overrides, words=("backbone.layers", "features.33", "features.18"))
