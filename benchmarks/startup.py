@@ -1,6 +1,7 @@
 """How long commands take to start: to their answer, to the first training step, and in all.
 
-Each command is a process of its own, all in turns over the rounds, beside a bare Python and ``import torch``. The first
+Each command is a process of its own, all in turns over the rounds, beside a bare Python, ``import torch``, and
+the imports that a hand-written version of such a run begins with. The first
 step is noted by hooks that the training module gets as it is imported, in train.py as it is; a step is done when its
 weights are updated. Files are in the system's cache, for one turn of all goes before. CPU seconds are what the process
 computed: with one thread, about the time that it takes on an idle machine.
@@ -21,6 +22,7 @@ from _measure import TRAIN, command, in_turns, machine, ratio, table
 
 METRAD = Path(sys.executable).with_name("metrad")
 TORCH = "python -c 'import torch'"
+LIBRARIES = "import torch, torchvision, pytorch_lightning, hydra, faiss"
 STEP, DONE, ALL = "first step begins", "first step is done", "whole run"
 WANTED = {"metrad --help": 1.0, "python train.py --help": 1.0, "python train.py --cfg job": 1.0}
 # Nothing is imported before its time, so that the run starts as it would alone.
@@ -91,6 +93,7 @@ def main() -> None:
     sides: dict[str, Callable[[], dict[str, Times]]] = {
         "python": partial(answer, "python -c pass", python, "-c", "pass"),
         "torch": partial(answer, TORCH, python, "-c", "import torch"),
+        "libraries": partial(answer, f"python -c '{LIBRARIES}'", python, "-c", LIBRARIES),
         "metrad": partial(answer, "metrad --help", METRAD, "--help"),
         "help": partial(answer, "python train.py --help", python, TRAIN, "--help"),
         "cfg": partial(answer, "python train.py --cfg job", python, TRAIN, "--cfg", "job"),

@@ -19,6 +19,8 @@ FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
 OWN = ("folder", "run", "state", "error", "seed", "split", "seconds", *FIGURES)
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
+EPOCHS = "trainer.max_epochs"
+FROZEN = "frozen"  # in the place of the head of a run without training
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class _Saved:
     @property
     def name(self) -> str:
         return self.run.path.name
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing was trained, so that its head is none that could be compared."""
+        return self.settings.get(EPOCHS) == "0"
 
     def value(self, key: str) -> str:
         """Return what ``key`` is set to: a choice by its name, a setting by its value."""
@@ -115,8 +122,9 @@ def _load(run: Run) -> _Saved:
     settings, choices = {}, _choices(run)
     if run.config.is_file():
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
-        settings |= {key: json.dumps(value) for key, value in LATER.items() if not _has(settings, key)}
-        choices = {"augmentation": "none", "selection": "none", **choices}
+        lacking = [key for key in LATER if not any(_below(given, key) for given in settings)]
+        settings |= {key: json.dumps(LATER[key]) for key in lacking}
+        choices |= {key: "none" for key in lacking if "." not in key}
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
     overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
@@ -160,10 +168,6 @@ def _below(key: str, parent: str) -> bool:
     return key == parent or key.startswith(f"{parent}.")
 
 
-def _has(settings: Iterable[str], key: str) -> bool:
-    return any(_below(given, key) for given in settings)
-
-
 def _irrelevant(key: str) -> bool:
     return key.startswith("hydra/") or any(_below(key, parent) for parent in IRRELEVANT)
 
@@ -173,6 +177,9 @@ def _values_compared(runs: list[_Saved], by: str) -> list[str]:
     choices = [_choice(run, by) for run in runs]
     names = []
     for run, choice in zip(runs, choices, strict=True):
+        if choice == FROZEN:
+            names.append(choice)
+            continue
         alike = [other for other, theirs in zip(runs, choices, strict=True) if theirs == choice]
         keys = [key for key in run.settings if _below(key, by) and key != by and not _irrelevant(key)]
         varied = [key for key in keys if len({other.settings.get(key) for other in alike}) > 1]
@@ -186,6 +193,8 @@ def _values_compared(runs: list[_Saved], by: str) -> list[str]:
 
 def _choice(run: _Saved, group: str) -> str:
     """Return the name of what was chosen from a group, by its target where nothing tells the name."""
+    if group == "head" and run.frozen:
+        return FROZEN
     name = run.value(group)
     return name if name != ABSENT else run.settings.get(f"{group}._target_", ABSENT).rpartition(".")[2]
 
@@ -244,11 +253,12 @@ def _figure(run: _Saved, name: str) -> float:
 def _refuse_unlike(runs: list[_Saved], rows: list[dict[str, Any]], by: str, conditions: list[str]) -> None:
     """Raise ``InputError`` if finished runs of a condition differ in a setting, or those of a seed in their images."""
     firsts: dict[tuple[Any, ...], tuple[_Saved, dict[str, str]]] = {}
-    for run, row in zip(runs, rows, strict=True):
-        if run.state != "finished":
-            continue
+    finished = [(run, row) for run, row in zip(runs, rows, strict=True) if run.state == "finished"]
+    for run, row in sorted(finished, key=lambda pair: pair[0].frozen):
         condition = tuple(row[key] for key in conditions)
         settings = {k: v for k, v in run.settings.items() if not (_below(k, by) or k == "seed" or _irrelevant(k))}
+        if by == "head" and run.frozen and condition in firsts:  # it is compared with those that train
+            settings[EPOCHS] = firsts[condition][1].get(EPOCHS, settings[EPOCHS])
         _require_like(firsts, condition, run, settings, by)
         if not _below(by, "dataset"):
             images = {"sizes": run.metrics.get("sizes"), "split": run.metrics.get("split")}

@@ -185,6 +185,27 @@ def test_a_setting_of_the_head_that_differs_makes_another_value(sweep):
     assert any("2 runs have no setting head.margin" in note for note in by_margin.notes)
 
 
+def frozen(sweep, seeds=6, **more):
+    for seed in range(seeds):
+        overrides = ["head=softmax", "dataset=digits", f"seed={seed}", "trainer.max_epochs=0"]
+        sweep.add(overrides, 0.7, config={"trainer.max_epochs": 0, **more})
+    return sweep
+
+
+def test_runs_without_training_are_a_value_of_their_own_beside_the_heads(sweep):
+    found = compare(frozen(sweep.fill(["adacos", "arcface"])).path)
+    assert set(found.summary["head"]) == {"adacos", "arcface", "frozen"}
+    assert found.conditions == ["dataset"]
+    assert found.summary.set_index("head").loc["frozen", "mean"] == pytest.approx(0.7)
+    assert len(found.pairs) == 3
+
+
+def test_runs_without_training_must_be_like_the_others_in_all_else(sweep):
+    frozen(sweep.fill(["adacos", "arcface"]), **{"optimizer.lr": 7})
+    with pytest.raises(InputError, match="optimizer.lr"):
+        compare(sweep.path)
+
+
 def test_what_else_is_swept_over_is_a_condition(sweep):
     for head in HEADS:
         for normal in ("[1]", "[2]"):
