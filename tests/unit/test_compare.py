@@ -202,7 +202,7 @@ def test_runs_without_training_are_a_value_of_their_own_beside_the_heads(sweep):
 
 def test_runs_without_training_must_be_like_the_others_in_all_else(sweep):
     frozen(sweep.fill(["adacos", "arcface"]), **{"optimizer.lr": 7})
-    with pytest.raises(InputError, match="optimizer.lr"):
+    with pytest.raises(InputError, match=r"optimizer\.lr"):
         compare(sweep.path)
 
 
