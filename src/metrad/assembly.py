@@ -81,7 +81,8 @@ def build_embedder(cfg: DictConfig) -> Embedder:
     backbone = config.build(cfg, "backbone")
     if not isinstance(backbone, Backbone):
         raise InputError(f"backbone._target_ must make a metrad.backbones.Backbone, got {type(backbone).__name__}")
-    embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last)
+    whiten = cfg.get("whiten", False)  # older runs do not say
+    embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last, whiten=whiten)
     try:
         with torch.inference_mode():
             embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8))
@@ -101,6 +102,8 @@ def build_scorer(cfg: DictConfig) -> Scorer:
         raise InputError(
             "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
         )
+    if scorer.needs_head and cfg.get("whiten"):
+        raise InputError("scorer=head asks the head, which knows no whitened embeddings; choose another scorer")
     return scorer
 
 

@@ -1,5 +1,6 @@
 """The deployable model: images in, embeddings out."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
@@ -8,21 +9,26 @@ from metrad.backbones import Backbone, pool
 
 
 class Embedder(nn.Module):
-    """Resizing, normalisation, backbone and pooling in one module.
+    """Resizing, normalisation, backbone, pooling and whitening in one module.
 
-    Mean, standard deviation and input size are buffers, so that they travel with the weights.
+    Mean, standard deviation and whitening are buffers, so that they travel with the weights.
 
     Args:
         backbone: the module and its input specification.
         image_size: height and width the backbone sees; None for the size its weights prefer.
         channels_last: keep images and weights in channels-last order, which convolutions on CPUs and recent GPUs are
             fastest with.
+        whiten: whether embeddings are whitened, but in training mode; until ``set_whitening`` they stay as they are.
     """
 
     mean: Tensor
     std: Tensor
+    centre: Tensor
+    whitening: Tensor | None
 
-    def __init__(self, backbone: Backbone, *, image_size: int | None = None, channels_last: bool = True) -> None:
+    def __init__(
+        self, backbone: Backbone, *, image_size: int | None = None, channels_last: bool = True, whiten: bool = False
+    ) -> None:
         super().__init__()
         self.backbone = backbone.module
         self.out_features = backbone.out_features
@@ -31,10 +37,22 @@ class Embedder(nn.Module):
         self.backbone.to(memory_format=self.memory_format)
         self.register_buffer("mean", torch.tensor(backbone.input_spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.input_spec.std).view(1, 3, 1, 1))
+        self.register_buffer("centre", torch.zeros(self.out_features) if whiten else None)
+        self.register_buffer("whitening", torch.eye(self.out_features) if whiten else None)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings (N, out_features) of uint8 images (N, height, width, channels), channels 1 or 3."""
-        return pool(self.backbone(self.preprocess(images)))
+        embeddings = pool(self.backbone(self.preprocess(images)))
+        if self.training or self.whitening is None:
+            return embeddings
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return (embeddings.to(self.centre.dtype) - self.centre) @ self.whitening.T
+
+    def set_whitening(self, centre: np.ndarray, whitening: np.ndarray) -> None:
+        """Have an embedding e become W(e - c), with c ``centre`` (D,) and W ``whitening`` (D, D)."""
+        assert self.whitening is not None
+        self.centre.copy_(torch.from_numpy(centre))
+        self.whitening.copy_(torch.from_numpy(whitening))
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return images (N, height, width, channels) uint8 as the backbone wants them, (N, 3, size, size)."""

@@ -27,6 +27,7 @@ from metrad.statistics import (
     exact_interval,
     require_calibration,
 )
+from metrad.whitening import within_class_whitening
 
 ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
 DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
@@ -127,17 +128,56 @@ def embed(
         device: where to compute.
         precision: as Lightning names it; layers run in its half precision, if it has one, and all else in float32.
     """
-    embedder = embedder.to(device, torch.float32).eval()
     indices = np.concatenate([data.split.indices[role] for role in ROLES])
-    forward = Forward(embedder, torch.device(device), half_type(precision))
+    embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
+    ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
+    arrays = dict(zip(ROLES, np.split(embeddings, ends[:-1]), strict=True))
+    return Embedded(arrays, {role: data.records(role) for role in ROLES})
+
+
+def fit_whitening(
+    embedder: Embedder, data: MetradDataModule, *, device: torch.device | str = "cpu", precision: str = "32-true"
+) -> None:
+    """Fit the whitening of ``embedder``, if it has one, to the images it was trained on, those of all ranks.
+
+    The embeddings are taken from the mean of the normal ones, so that angles are those seen from there, and whitened
+    within the classes. The arguments are those of ``embed``.
+
+    Raises:
+        InputError: within the classes the embeddings are alike.
+    """
+    if embedder.whitening is None:
+        return
+    width = embedder.out_features
+    embedder.set_whitening(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
+    indices = data.train_indices
+    embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
+    found = None
+    if ranks.rank() == 0:
+        labels = data.data.pool.labels[indices]
+        centre = embeddings[np.isin(labels, data.classes.normal)].mean(axis=0)
+        found = centre, _whitening(embeddings, labels)
+    embedder.set_whitening(*ranks.same(found))  # type: ignore[misc]
+
+
+def _whitening(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    try:
+        return within_class_whitening(embeddings, labels).astype(np.float32)
+    except ValueError as error:
+        raise InputError(f"whiten=true: {error}; give more images, or whiten=false") from error
+
+
+def _embeddings(
+    embedder: Embedder, data: MetradDataModule, indices: np.ndarray, device: torch.device, precision: str
+) -> np.ndarray:
+    """Return the embeddings (N, D) of the images at ``indices``; on other ranks than the first no rows."""
+    embedder = embedder.to(device, torch.float32).eval()
+    forward = Forward(embedder, device, half_type(precision))
     size = ranks.same(forward.largest_batch(data.images(indices[:1], 1), len(indices)))
     spans = ranks.spans(len(indices), size)
     mine = slice(*spans[ranks.rank()])
     batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
-    ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
-    embeddings = ranks.gather(_filled(forward, batches, len(indices[mine])), spans)
-    arrays = dict(zip(ROLES, np.split(embeddings, ends[:-1]), strict=True))
-    return Embedded(arrays, {role: data.records(role) for role in ROLES})
+    return ranks.gather(_filled(forward, batches, len(indices[mine])), spans)
 
 
 def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:

@@ -26,6 +26,7 @@ LATER: dict[str, Any] = {
     "finetuning.distillation": 0.0,
     "finetuning.ema": None,
     "selection": None,
+    "whiten": False,
 }
 _DATA = "data"  # stands for paths.data wherever a setting is made with it
 

@@ -94,6 +94,7 @@ class Config:
     image_size: int | None = 96
     batch_size: int = 128
     channels_last: bool = True
+    whiten: bool = False
     compile: Any = "auto"
     ckpt_path: str | None = None
     allow_targets: list[str] = field(default_factory=list)

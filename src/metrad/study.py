@@ -13,7 +13,7 @@ from metrad import ranks
 from metrad.datamodule import MetradDataModule
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
-from metrad.evaluation import Embedded, attach_head, embed
+from metrad.evaluation import Embedded, attach_head, embed, fit_whitening
 from metrad.heads import Head
 from metrad.metrics import summary
 from metrad.module import MetricLearner
@@ -86,6 +86,7 @@ class Study(pl.Callback):
         with isolate_rng():
             embedder = copy.deepcopy(learner.evaluated)
             device, precision = trainer.strategy.root_device, str(trainer.precision)
+            fit_whitening(embedder, self.data, device=device, precision=precision)
             embedded = embed(embedder, self.data, device=device, precision=precision)
             if ranks.rank() == 0:
                 found = self._figures(copy.deepcopy(learner.head).cpu(), embedded)

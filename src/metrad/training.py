@@ -34,7 +34,7 @@ from metrad.datamodule import MetradDataModule
 from metrad.environment import environment
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
-from metrad.evaluation import Embedded, attach_head, embed, evaluate
+from metrad.evaluation import Embedded, attach_head, embed, evaluate, fit_whitening
 from metrad.module import MetricLearner
 from metrad.names import differences, identity
 from metrad.reporting import save_evaluation, save_evidence, save_history, save_selection, split_figures
@@ -235,7 +235,9 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         prepared = time.perf_counter()
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trained = time.perf_counter()
-        embedded = embed(learner.evaluated, data, device=device, precision=str(trainer.precision))
+        embedder, precision = learner.evaluated, str(trainer.precision)
+        fit_whitening(embedder, data, device=device, precision=precision)
+        embedded = embed(embedder, data, device=device, precision=precision)
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
     if selected:

@@ -79,6 +79,35 @@ def test_joined_layers_train_and_are_evaluated_again_from_the_images(train, metr
         np.testing.assert_allclose(values, before[role], rtol=1e-5, atol=1e-6)
 
 
+def test_whitened_embeddings_are_those_of_the_training_images_map(train, digits):
+    plain, run = train(*digits, name="plain"), train(*digits, "whiten=true", "study.epochs=true", name="whitened")
+    kept = load_file(run.embedder)
+    for role, values in embeddings(plain).items():
+        expected = (values - kept["centre"]) @ kept["whitening"].T
+        np.testing.assert_allclose(embeddings(run)[role], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(kept["centre"], embeddings(plain)["normal"].mean(0), rtol=1e-4, atol=1e-6)
+    last = run.study.read_text().splitlines()[-1].split(",")
+    assert float(last[1]) == read_json(run.metrics)["auroc"]
+
+
+def test_a_whitened_run_is_evaluated_again_from_the_images(train, metrad, digits):
+    run = train(*digits, "whiten=true")
+    before = embeddings(run)
+    shutil.rmtree(run.embeddings)
+    assert metrad("evaluate", run.path, "scorer=mahalanobis").code == 0
+    for role, values in embeddings(run).items():
+        np.testing.assert_allclose(values, before[role], rtol=1e-4, atol=1e-4)
+    assert "whitened" in metrad("evaluate", run.path, "scorer=head").err
+
+
+def test_two_ranks_whiten_as_one_process_does(train, digits):
+    plain = [*digits, "whiten=true", "trainer.max_epochs=0"]
+    one = embeddings(train(*plain, name="one"))
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    two = embeddings(train(*plain, *ranks, name="two"))
+    np.testing.assert_allclose(two["test_normal"], one["test_normal"], rtol=1e-3, atol=1e-3)
+
+
 def test_two_ranks_hold_back_as_one_process_does(train, digits):
     held = [*digits, *HELD]
     one = train(*held, name="one")
@@ -106,6 +135,7 @@ def test_settings_that_hold_nothing_back_make_no_other_run(train, digits):
         ("finetuning.emma=0.9", ("finetuning.emma", "did you mean ema?")),
         ("finetuning.batch_norm=frozen", ("finetuning.batch_norm",)),
         ("+backbone.layers=[a]", ("backbone.layers",)),
+        ("whiten=maybe", ("whiten",)),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line(setting, words, refused, digits):

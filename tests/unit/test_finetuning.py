@@ -1,10 +1,11 @@
-"""What holds an embedder back in training, and features of several layers."""
+"""What holds an embedder back in training, features of several layers, and whitening."""
 
 import copy
 
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import LedoitWolf
 from sklearn.metrics.pairwise import paired_cosine_distances
 from torch import nn
 
@@ -14,6 +15,7 @@ from metrad.errors import InputError
 from metrad.finetuning import Finetuning, Teacher, blocks, parameter_groups
 from metrad.heads import Softmax
 from metrad.module import MetricLearner
+from metrad.whitening import within_class_whitening
 
 IMAGES = torch.randint(0, 256, (6, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -185,3 +187,48 @@ def test_joined_layers_have_the_weights_of_the_model_and_a_width_that_is_measure
 def test_a_layer_that_is_not_there_is_an_error_that_names_those_that_are(layers):
     with pytest.raises(InputError, match=r"backbone\.layers: there is no layer .*features\.18"):
         mobilenet_v2(weights=None, layers=layers)
+
+
+def test_whitening_makes_classes_vary_alike_in_all_directions():
+    generator = np.random.default_rng(0)
+    mixing = generator.normal(size=(6, 6)) * np.geomspace(1, 30, 6)
+    labels = np.repeat([4, 9, 2], 4000)
+    embeddings = generator.normal(size=(12000, 6)) @ mixing + 50 * generator.normal(size=(10, 6))[labels]
+    whitened = embeddings @ within_class_whitening(embeddings, labels).T
+    for label in (2, 4, 9):
+        np.testing.assert_allclose(np.cov(whitened[labels == label].T), np.eye(6), atol=0.1)
+
+
+def test_whitening_is_the_inverse_root_of_scikit_learn_s_estimate():
+    generator = np.random.default_rng(1)
+    embeddings, labels = generator.normal(size=(40, 60)), np.arange(40) % 3
+    about = embeddings - np.stack([embeddings[labels == label].mean(0) for label in range(3)])[labels]
+    expected = LedoitWolf(assume_centered=True).fit(about).precision_
+    found = within_class_whitening(embeddings, labels)
+    np.testing.assert_allclose(found @ found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(found, found.T, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("embeddings", [np.ones((6, 3)), np.repeat([[1.0, 2.0], [3.0, 1.0]], 3, axis=0)])
+def test_embeddings_that_are_alike_within_classes_cannot_be_whitened(embeddings):
+    with pytest.raises(ValueError, match="alike"):
+        within_class_whitening(embeddings, np.repeat([0, 1], 3))
+
+
+def test_embeddings_are_whitened_in_evaluation_alone():
+    torch.manual_seed(0)
+    embedder = Embedder(convnet(channels=[4, 8]), image_size=16, whiten=True)
+    plain = embedder.eval()(IMAGES)
+    generator = np.random.default_rng(0)
+    centre, whitening = generator.normal(size=8).astype(np.float32), generator.normal(size=(8, 8)).astype(np.float32)
+    training = copy.deepcopy(embedder).train()(IMAGES)
+    embedder.set_whitening(centre, whitening)
+    torch.testing.assert_close(embedder(IMAGES), (plain - torch.tensor(centre)) @ torch.tensor(whitening).T)
+    torch.testing.assert_close(embedder.train()(IMAGES), training)
+    again = Embedder(convnet(channels=[4, 8]), image_size=16, whiten=True)
+    again.load_state_dict(embedder.state_dict())
+    assert torch.equal(again.whitening, torch.tensor(whitening))
+
+
+def test_without_whitening_there_is_nothing_of_it_among_the_weights(embedder):
+    assert not {"centre", "whitening"} & embedder.state_dict().keys()
