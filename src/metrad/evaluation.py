@@ -140,8 +140,8 @@ def fit_whitening(
 ) -> None:
     """Fit the whitening of ``embedder``, if it has one, to the images it was trained on, those of all ranks.
 
-    The embeddings are taken from the mean of the normal ones, so that angles are those seen from there, and whitened
-    within the classes. The arguments are those of ``embed``.
+    Angles are seen from the mean of the class means, and embeddings whitened within the classes. The arguments are
+    those of ``embed``.
 
     Raises:
         InputError: within the classes the embeddings are alike.
@@ -154,15 +154,14 @@ def fit_whitening(
     embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
     found = None
     if ranks.rank() == 0:
-        labels = data.data.pool.labels[indices]
-        centre = embeddings[np.isin(labels, data.classes.normal)].mean(axis=0)
-        found = centre, _whitening(embeddings, labels)
+        found = _whitening(embeddings, data.data.pool.labels[indices])
     embedder.set_whitening(*ranks.same(found))  # type: ignore[misc]
 
 
-def _whitening(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _whitening(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return within_class_whitening(embeddings, labels).astype(np.float32)
+        centre, whitening = within_class_whitening(embeddings, labels)
+        return centre.astype(np.float32), whitening.astype(np.float32)
     except ValueError as error:
         raise InputError(f"whiten=true: {error}; give more images, or whiten=false") from error
 

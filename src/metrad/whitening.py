@@ -3,12 +3,13 @@
 import numpy as np
 
 
-def within_class_whitening(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the map W (D, D) with WᵀW = Σ⁻¹, Σ the covariance of ``embeddings`` about the means of their classes.
+def within_class_whitening(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean c (D,) of the class means, and W (D, D) with WᵀW = Σ⁻¹ of the covariance Σ about these means.
 
-    Directions in which images of one class differ anyway count less afterwards, and those that tell classes apart more.
-    Σ is shrunk by Ledoit and Wolf's estimate, so it can be inverted where there are fewer images than directions. W is
-    symmetric: of all such maps the one that moves embeddings least.
+    Directions in which images of one class differ anyway count less afterwards, and those that tell classes apart more;
+    what to compare two embeddings by is the angle between them as seen from c. Σ is shrunk by Ledoit and Wolf's
+    estimate, so it can be inverted where there are fewer images than directions. W is symmetric: of all such maps the
+    one that moves embeddings least.
 
     Args:
         embeddings: (N, D), in float64 from here on.
@@ -30,5 +31,4 @@ def within_class_whitening(embeddings: np.ndarray, labels: np.ndarray) -> np.nda
     variances, directions = np.linalg.eigh(ledoit_wolf(centred, assume_centered=True)[0])
     if not variances[-1] > 0 or variances[0] <= np.finfo(np.float64).eps * variances[-1]:
         raise ValueError("within their classes the embeddings are alike, or nearly so in some direction")
-    whitening: np.ndarray = (directions / np.sqrt(variances)) @ directions.T
-    return whitening
+    return means.mean(axis=0), (directions / np.sqrt(variances)) @ directions.T
