@@ -169,11 +169,11 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         "trainer",
         logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger and keeping else False,
         callbacks=[*([checkpoint] if keeping else []), KeepSigterm(), *callbacks, LeanMemory(), *compiling],
-        enable_checkpointing=keeping,
         default_root_dir=run.path,
         precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
         **distributed.trainer_arguments(cfg.trainer),
+        **({} if keeping else {"enable_checkpointing": False}),
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user has none of their own in trainer.plugins
         trainer.strategy.checkpoint_io = WholeCheckpoints()

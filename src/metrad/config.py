@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metrad.catalogue import choices, folder, suggestion
 from metrad.errors import InputError
-from metrad.names import run_name, sweep_name
+from metrad.names import WITHOUT_IDENTITY, run_name, sweep_name
 from metrad.schema import Config
 
 ALLOWED_TARGETS = (
@@ -84,7 +84,8 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     changed.selection = None
     for key, value in settings.items():
         group, _, name = key.partition(".")
-        if group not in SELECTABLE or not (name or not isinstance(cfg[group], DictConfig)):
+        nothing = group not in SELECTABLE or (not name and isinstance(cfg[group], DictConfig))
+        if nothing or key in WITHOUT_IDENTITY:
             raise InputError(
                 f"selection.candidates: {key} is nothing to choose; settings of {', '.join(SELECTABLE)} are, such as "
                 "optimizer.lr (a head or a backbone itself is chosen by comparing runs)"
@@ -98,26 +99,31 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
 
 def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
     selection = resolved["selection"]
-    epochs, classes = resolved["trainer"].get("max_epochs"), selection["classes"]
+    classes = selection["classes"]
     one_by_one = [classes] if isinstance(classes, int | str) else classes or []
     rules = {
         "selection.candidates": (bool(selection["candidates"]), "a list of at least one choice, such as [{}]"),
         "selection.normal_share": (0 < selection["normal_share"] < 1, "between 0 and 1"),
         "selection.classes": (
-            classes is None or (_are_classes(one_by_one) and one_by_one and classes != 0),
+            classes is None
+            or (bool(one_by_one) and _are_classes(one_by_one) and (not isinstance(classes, int) or classes >= 1)),
             "null, a count of at least 1, or a list of class names or numbers",
         ),
     }
     _require(rules, resolved)
-    if not isinstance(epochs, int) or epochs < 0:
-        raise InputError(f"selection chooses up to trainer.max_epochs epochs, so it must be at least 0, got {epochs}")
     for name, node in selection["scorers"].items():
         key = f"selection.scorers.{name}"
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
         _check_call(key, node, resolved["allow_targets"])
     for settings in selection["candidates"]:
-        check(with_settings(cfg, settings))
+        changed = with_settings(cfg, settings)
+        check(changed)
+        epochs = changed.trainer.get("max_epochs")
+        if not isinstance(epochs, int) or epochs < 0:
+            raise InputError(
+                f"selection chooses among up to trainer.max_epochs epochs, which must be at least 0, got {epochs}"
+            )
 
 
 def build(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:

@@ -168,7 +168,9 @@ class Run:
         """
         kept = [self.checkpoints] * keep_training + [self.selection] * keep_selection
         kept += [self.log] * (keep_training or keep_selection)
-        parts = [part for folder in (self.path, self.checkpoints) for part in folder.glob(".*.partial*")]
+        parts = [
+            part for folder in (self.path, self.checkpoints, self.selection) for part in folder.glob(".*.partial*")
+        ]
         for path in (*parts, *self._own(), self.status):
             if path.is_dir() and path not in kept:
                 shutil.rmtree(path)

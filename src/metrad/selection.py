@@ -29,9 +29,10 @@ from metrad.assembly import (
 )
 from metrad.datamodule import MetradDataModule
 from metrad.epochs import EpochLog
-from metrad.errors import InputError
+from metrad.errors import InputError, TrainingError
 from metrad.roles import class_numbers
 from metrad.runs import Run, read_json, write_json
+from metrad.splits import to_test_on
 from metrad.study import Study
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,12 @@ def scorers_studied(cfg: DictConfig) -> dict[str, Callable[[], Any]]:
     """Return what makes the scorers of a study by epochs, the run's own first; none if no study is asked for."""
     if not cfg.study.epochs:
         return {}
-    return {OWN: partial(build_scorer, cfg)} | (makers(cfg) if cfg.selection else {})
+    if not cfg.selection:
+        return {OWN: partial(build_scorer, cfg)}
+    epochs, trained = cfg.trainer.max_epochs, cfg.copy()
+    trained.trainer.max_epochs = max(1, epochs)
+    # Where no training was chosen, there is no head to ask.
+    return {name: make for name, make in makers(trained).items() if epochs or not make().needs_head}
 
 
 def select(cfg: DictConfig, run: Run, data: MetradDataModule) -> Selected:
@@ -121,15 +127,18 @@ def select(cfg: DictConfig, run: Run, data: MetradDataModule) -> Selected:
     """
     start = time.perf_counter()
     held_out, candidates = _held_out(cfg, data), list(cfg.selection.candidates)
-    _check_sizes(cfg, len(data.split.indices["normal"]))
+    _check_scorers(cfg, data)
     jobs = [(i, number) for i in range(len(candidates)) for number in held_out]
     log.info(
         "selection: %d candidates, %d classes held out in turn: %d trainings of up to %s epochs before the run's own",
         *(len(candidates), len(held_out), len(jobs), cfg.trainer.max_epochs),
     )
+    first = ranks.rank() == 0
     rows: list[Row] = []
     seconds = 0.0
     for done, (i, number) in enumerate(jobs):
+        if first:
+            run.note(training=done, trainings=len(jobs) + 1)
         name, told = data.data.classes[number], describe(candidates[i])
         log.info("selection %d of %d: %s held out, %s", done + 1, len(jobs), name, told)
         found = _kept(run.selection / f"{i}-{number}.json", partial(_fold, cfg, run, candidates[i], name))
@@ -137,6 +146,8 @@ def select(cfg: DictConfig, run: Run, data: MetradDataModule) -> Selected:
         rows += [{"candidate": i, "settings": told, "held_out": name, **row} for row in found["rows"]]
     choice = best(rows, last_only=[bool(config.with_settings(cfg, one).scheduler) for one in candidates])
     figures = _figures(choice, candidates, [data.data.classes[number] for number in held_out])
+    if first:
+        run.note(training=len(jobs))
     log.info(
         "selection: %d epochs, %s, scorer %s: mean AUROC %.4f over the classes held out, the best of %d recipes",
         *(choice.epochs, describe(candidates[choice.candidate]), choice.scorer, choice.auroc, choice.recipes),
@@ -160,11 +171,16 @@ def best(rows: Sequence[Row], *, last_only: Sequence[bool]) -> Choice:
     for row in rows:
         if not last_only[row["candidate"]] or row["epoch"] in (0, last[row["candidate"]]):
             found.setdefault((row["epoch"], row["candidate"], row["scorer"]), []).append(row["auroc"])
-    means = {key: float(np.mean(values)) for key, values in found.items() if None not in values}  # type: ignore[arg-type]
+    folds = len({row["held_out"] for row in rows})
+    means = {
+        key: float(np.mean([x for x in values if x is not None]))
+        for key, values in found.items()
+        if len(values) == folds and None not in values
+    }
     if not means:
         raise InputError("selection: no scorer could serve the embeddings of any epoch; see the log above")
     (epochs, candidate, scorer), auroc = max(sorted(means.items(), key=lambda item: item[0][:2]), key=lambda it: it[1])
-    return Choice(candidate, epochs, scorer, auroc, len(next(iter(found.values()))), len(means))
+    return Choice(candidate, epochs, scorer, auroc, folds, len(means))
 
 
 def describe(settings: Mapping[str, Any]) -> str:
@@ -174,38 +190,62 @@ def describe(settings: Mapping[str, Any]) -> str:
 
 def _held_out(cfg: DictConfig, data: MetradDataModule) -> list[int]:
     """Return the numbers of the classes to hold out."""
-    reference, wanted = list(data.classes.reference), cfg.selection.classes
+    there = set(data.data.pool.labels[data.split.indices["reference"]].tolist())
+    reference, wanted = [number for number in data.classes.reference if number in there], cfg.selection.classes
     if not reference:
-        raise InputError("selection: there are no reference classes that could stand in for anomalies")
+        raise InputError("selection: there are no reference images whose class could stand in for anomalies")
     if wanted is None:
         return reference
     if isinstance(wanted, int):
+        if wanted > len(reference):
+            raise InputError(f"selection.classes={wanted}: there are {len(reference)} reference classes to draw from")
         drawn = np.random.default_rng([cfg.seed, len(reference)]).permutation(reference)[:wanted]
         return sorted(int(number) for number in drawn)
     names: Any = OmegaConf.to_container(wanted) if OmegaConf.is_list(wanted) else wanted
     numbers = class_numbers("selection.classes", names, data.data.classes)
     other = [data.data.classes[number] for number in numbers if number not in reference]
     if other:
-        raise InputError(f"selection.classes: {other[0]} is no reference class; only these can be held out")
+        named = ", ".join(data.data.classes[number] for number in reference)
+        raise InputError(f"selection.classes: {other[0]} is no reference class with images to train on; {named} are")
     return list(numbers)
 
 
-def _check_sizes(cfg: DictConfig, normal: int) -> None:
-    left = normal - max(1, round(cfg.selection.normal_share * normal))
-    for make in makers(cfg).values():
-        make().check_size(left)
+def _check_scorers(cfg: DictConfig, data: MetradDataModule) -> None:
+    normal = len(data.split.indices["normal"])
+    left = normal - to_test_on(normal, cfg.selection.normal_share)
+    for name, make in makers(cfg).items():
+        key, scorer = OWN if name == OWN else f"selection.scorers.{name}", make()
+        if scorer.needs_head and len(data.classes.reference) == 1 and data.turns == 1:
+            raise InputError(
+                f"selection: {key}=head takes classes in training that are not normal, and there are none while the "
+                "only reference class is held out; choose another scorer"
+            )
+        try:
+            scorer.check_size(left)
+        except InputError as error:
+            tested = f"of {normal} normal images {normal - left} are tested on while choosing"
+            raise InputError(f"selection: {key}: {error}; {tested}") from error
 
 
 def _kept(path: Path, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what ``path`` holds, or else what ``find`` finds, and keep it there."""
-    if ranks.same(path.exists()):
-        kept: dict[str, Any] = read_json(path)
+    kept = ranks.same(_read(path) if ranks.rank() == 0 else None)
+    if kept is not None:
         return kept
     found = ranks.same(find())
     if ranks.rank() == 0:
         path.parent.mkdir(exist_ok=True)
         write_json(path, found)
     return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return what a fold found; None if it did not end, or a machine that went down left it cut off."""
+    try:
+        found = read_json(path)
+    except InputError:
+        return None
+    return found if isinstance(found, dict) and found.keys() == {"seconds", "rows"} else None
 
 
 def _fold(cfg: DictConfig, run: Run, settings: Mapping[str, Any], held_out: str) -> dict[str, Any]:
@@ -215,22 +255,33 @@ def _fold(cfg: DictConfig, run: Run, settings: Mapping[str, Any], held_out: str)
     embedder = build_embedder(changed)
     data = build_data(changed, embedder.size, (held_out, cfg.selection.normal_share))
     data.setup()
-    learner = build_learner(changed, embedder, classes_of_head(changed, data))
+    try:
+        learner = build_learner(changed, embedder, classes_of_head(changed, data))
+    except InputError as error:
+        raise InputError(f"selection, with class {held_out} held out: {error}") from error
     epochs, scorers = EpochLog(), makers(cfg)
     study = Study(data, epochs, scorers, told="selection")
     pace = ranks.same(choose_pace(changed, embedder, data.epoch_images) if ranks.rank() == 0 else None)
     assert pace is not None
     trainer = build_trainer(changed, run, pace, epochs, study, keeping=False)
-    trainer.fit(learner, datamodule=data)
-    return {"seconds": time.perf_counter() - start, "rows": list(_long(study.history, scorers))}
+    try:
+        trainer.fit(learner, datamodule=data)
+    except TrainingError as error:
+        if ranks.several():  # the others wait for this rank
+            raise
+        log.warning("selection: %s; what comes after counts as unfit", error)
+    rows = list(_long(study.history, scorers, changed.trainer.max_epochs))
+    return {"seconds": time.perf_counter() - start, "rows": rows}
 
 
-def _long(history: Sequence[Mapping[str, Any]], scorers: Mapping[str, Callable[[], Any]]) -> Iterator[Row]:
-    for noted in history:
+def _long(history: Sequence[Mapping[str, Any]], scorers: Mapping[str, Callable[[], Any]], epochs: int) -> Iterator[Row]:
+    """Give a row an epoch, those that training did not reach among them, and a scorer."""
+    noted = {row["epoch"]: row for row in history}
+    for epoch in range(epochs + 1):
         for i, (name, make) in enumerate(scorers.items()):
-            if noted["epoch"] or not make().needs_head:  # a head that is not trained knows nothing
-                auroc = noted[f"auroc {name}" if i else "auroc"]
-                yield {"epoch": noted["epoch"], "scorer": name, "auroc": auroc}
+            if epoch or not make().needs_head:  # a head that is not trained knows nothing
+                auroc = noted.get(epoch, {}).get(f"auroc {name}" if i else "auroc")
+                yield {"epoch": epoch, "scorer": name, "auroc": auroc}
 
 
 def _figures(choice: Choice, candidates: Sequence[Mapping[str, Any]], held_out: list[str]) -> dict[str, Any]:

@@ -119,16 +119,21 @@ def hold_out(
         raise InputError(f"class {held_out} has no reference images that could stand in for anomalous ones")
     if len(normal) < 2:
         raise InputError("there must be at least 2 normal images, one of them to test on")
-    tested: dict[str, Size] = {"test_normal": min(max(1, round(share * len(normal))), len(normal) - 1), "normal": None}
+    sizes: dict[str, Size] = {"test_normal": to_test_on(len(normal), share), "normal": None}
     by_class = [normal[labels[normal] == c] for c in classes.normal]
     indices = {
         "reference": reference[~held],
         "calibration": np.empty(0, dtype=np.int64),
         "test_anomalous": reference[held],
-        **_share_out(by_class, tested, seed, classes.normal, purpose="hold out"),
+        **_share_out(by_class, sizes, seed, classes.normal, purpose="hold out"),
     }
     left = tuple(c for c in classes.reference if c != held_out)
     return Split({role: indices[role] for role in ROLES}, 0), Classes(left, classes.normal, (held_out,))
+
+
+def to_test_on(normal: int, share: float) -> int:
+    """Return how many of so many normal images ``hold_out`` tests on: at least 1, and not all where there are 2."""
+    return max(1, min(round(share * normal), normal - 1))
 
 
 def head_labels(labels: np.ndarray, classes: Classes) -> np.ndarray:

@@ -1,11 +1,11 @@
 """What is shown of a sweep while it goes on: a live view on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import typer
 from rich.console import Console, Group
@@ -64,7 +64,7 @@ class View:
         open_runs = [run for run in self.todo if run.path not in self.ended]
         noted = {run: run.noted() for run in open_runs}
         running = {run: status for run, status in noted.items() if status.get("state") == "running"}
-        shares = {run: status.get("epoch", 0) / (status.get("epochs") or 1) for run, status in running.items()}
+        shares = {run: _share(status) for run, status in running.items()}
         failed = sum(state != "finished" for state in self.ended.values())
         words = [
             f"{len(self.ended) - failed} finished",
@@ -76,8 +76,7 @@ class View:
         head = Text("  ".join([*words, *([f"{left} left"] if left else [])]))
         table = Table.grid(padding=(0, 2))
         for run, status in list(running.items())[:SHOWN]:
-            told = f"epoch {status['epoch']}/{status['epochs']}" if "epoch" in status else "getting ready"
-            table.add_row(Text(run.path.name), told)
+            table.add_row(Text(run.path.name), _told(status))
         bar = ProgressBar(self.total, self.skipped + len(self.ended) + sum(shares.values()), width=20)
         header = Table.grid(padding=(0, 2))
         header.add_row(bar, head)
@@ -94,6 +93,20 @@ class View:
             return ""
         seconds = (time.monotonic() - self.start) / done * (len(self.todo) - done)
         return str(timedelta(seconds=round(seconds)))
+
+
+def _share(status: Mapping[str, Any]) -> float:
+    """Return how much of a run is done, its epochs and the trainings by which it chooses them, in 0 to 1."""
+    begun = status.get("epoch", 0) / (status.get("epochs") or 1)
+    return float((status.get("training", 0) + begun) / status.get("trainings", 1))
+
+
+def _told(status: Mapping[str, Any]) -> str:
+    if "epoch" in status:
+        return f"epoch {status['epoch']}/{status['epochs']}"
+    if status.get("training", 0) + 1 < status.get("trainings", 1):
+        return f"choosing: training {status['training'] + 1}/{status['trainings'] - 1}"
+    return "getting ready"
 
 
 def _relative(path: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from metrad import parallel, sweep
+from metrad import parallel, sweep, sweep_view
 from metrad.errors import HeldError, InputError, TrainingError
 from metrad.names import differences, identity, sweep_name
 from metrad.runs import Run, write_json
@@ -132,6 +132,19 @@ def test_clearing_keeps_what_training_goes_on_from(tmp_path):
     assert [path.name for path in run.path.iterdir()] == ["mine.txt"]
 
 
+def test_clearing_keeps_what_a_selection_found(tmp_path):
+    run = make(tmp_path / "x", "interrupted")
+    run.selection.mkdir()
+    found, partial = run.selection / "0-3.json", run.selection / ".0-4.json.7.partial.json"
+    for path in (found, partial, run.log, run.selection_table, run.pictures["selection"]):
+        path.touch()
+    run.clear(keep_training=False, keep_selection=True)
+    assert sorted(path.name for path in run.path.iterdir()) == ["run.log", "selection"]
+    assert list(run.selection.iterdir()) == [found]
+    run.clear(keep_training=False)
+    assert list(run.path.iterdir()) == []
+
+
 def test_a_plan_tells_how_runs_stand_and_leaves_out_those_that_need_nothing(tmp_path, config, held, caplog):
     alike = {"identity": identity(config)}
     states = {"a": "finished", "b": "interrupted", "c": "running", "d": "failed", "e": None}
@@ -158,6 +171,18 @@ def shown(view: View) -> list[str]:
     with console.capture() as capture:
         console.print(view.picture())
     return capture.get().splitlines()
+
+
+def test_the_view_shows_how_far_a_run_is_that_chooses_its_epochs(tmp_path):
+    run = make(tmp_path / "a", None)
+    view = View([run], [run])
+    run.note(state="running", training=2, trainings=5)
+    assert shown(view)[1].split() == ["a", "choosing:", "training", "3/4"]
+    run.note(training=4)
+    assert shown(view)[1].split() == ["a", "getting", "ready"]
+    run.note(epoch=1, epochs=2)
+    assert shown(view)[1].split() == ["a", "epoch", "1/2"]
+    assert sweep_view._share(run.noted()) == (4 + 1 / 2) / 5
 
 
 def test_the_view_shows_runs_epochs_and_the_time_left(tmp_path, monkeypatch, capsys):
