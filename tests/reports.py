@@ -5,8 +5,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from metrad.comparison import compare
+from metrad.files import write_json, write_rows
 from metrad.metrics import summary
-from metrad.runs import Run, write_json, write_rows
+from metrad.runs import Run
 
 EVIL = "<script>alert(1)</script>"
 STATISTICS = {"angle_median": 60, "largest_wrong_cosine": 0.2, "scale": 8.0, "accuracy": 0.5, "loss": 2.0}

@@ -14,7 +14,8 @@ from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.datamodule import ImageRecord
 from metrad.errors import InputError
 from metrad.evaluation import ROLES, Embedded
-from metrad.runs import Run, replacing, write_rows
+from metrad.files import replacing, write_rows
+from metrad.runs import Run
 from metrad.scorers import Scorer
 
 

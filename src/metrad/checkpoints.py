@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from metrad.errors import InputError
-from metrad.runs import replacing
+from metrad.files import replacing
 
 
 class WholeCheckpoints(TorchCheckpointIO):

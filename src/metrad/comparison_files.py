@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from metrad.comparison_plots import figures, study
 from metrad.comparison_tables import Comparison
 from metrad.errors import InputError
+from metrad.files import replacing
 from metrad.report_data import cells, studies_of
-from metrad.runs import replacing
 
 FORMATS = ("svg", "png")
 LONG = ("summary", "pairs")  # tables that are folded or left to the files where conditions are many

@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from metrad.errors import InputError
+from metrad.files import read_json
 from metrad.names import LATER, WITHOUT_IDENTITY
-from metrad.runs import Run, read_json
+from metrad.runs import Run
 
 FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
 OWN = ("folder", "run", "state", "error", "seed", "split", "seconds", *FIGURES)

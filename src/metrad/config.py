@@ -4,7 +4,6 @@ import inspect
 import math
 import pkgutil
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,8 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metrad.catalogue import choices, folder, suggestion
+from metrad.catalogue import suggestion
 from metrad.errors import InputError
+from metrad.explaining import explain
 from metrad.names import WITHOUT_IDENTITY, run_name, sweep_name
 from metrad.schema import Config
 
@@ -152,50 +152,6 @@ def build(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
 def build_partial(cfg: DictConfig, key: str) -> Any:
     """Return the part at ``key`` as a function yet to be called, whatever its YAML says."""
     return build(cfg, key, _partial_=True)
-
-
-def explain(error: BaseException) -> str:
-    """Return an error of Hydra's or OmegaConf's as one line that names the key and what is allowed."""
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    added = re.match(r"Key '[^']+' not in '\w+' full_key: (\S+)", text)
-    if added:
-        return f"unknown configuration key {added[1]}; {_siblings(added[1], OmegaConf.structured(Config))}"
-    unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
-    if unknown and re.search(r"Key '[^']+'(?: is)? not in", text):
-        of_hydra = unknown[1].startswith("hydra.")
-        return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1], _composed(of_hydra=of_hydra))}"
-    choice = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
-    available = re.search(r"Available options in '[^']+': (.*?) Config search path", text + " Config search path")
-    if choice and available:
-        return f"{choice[1]}={choice[2]} is no choice; {suggestion(choice[2], available[1].split())}"
-    wrong = re.search(r"(Value '.*) full_key: (\S+)", text)
-    return f"{wrong[2]}: {wrong[1]}" if wrong else text
-
-
-def _composed(*, of_hydra: bool = False) -> DictConfig:
-    """Return the configuration with nothing but the choices of the command line, and Hydra's own where asked."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
-    groups = (*choices(), "hydra/launcher", "hydra/sweeper")
-    chosen = [item for item in sys.argv[1:] if re.fullmatch(r"[\w/]+=\w+", item) and item.split("=")[0] in groups]
-    own = re.search(r"\0(?:--config-dir|-cd)[\0=]([^\0]+)", "\0".join(sys.argv))
-    if own:
-        chosen.append(f"hydra.searchpath=['file://{Path(own[1]).resolve()}']")
-    with initialize_config_dir(str(folder()), version_base="1.3"):
-        try:
-            return compose("config", chosen, return_hydra_config=of_hydra)
-        except HydraException:  # what was chosen is at fault itself
-            return compose("config", return_hydra_config=of_hydra)
-
-
-def _siblings(key: str, node: DictConfig) -> str:
-    """Return what is allowed in place of the last part of ``key`` that ``node`` does not know."""
-    parent, _, name = key.rpartition(".")
-    while parent and not isinstance(OmegaConf.select(node, parent), DictConfig):
-        parent, _, name = parent.rpartition(".")
-    found = OmegaConf.select(node, parent) if parent else node
-    return suggestion(name, [str(item) for item in found])
 
 
 def _check_ranges(cfg: dict[str, Any]) -> None:

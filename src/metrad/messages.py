@@ -61,7 +61,7 @@ def one_line(error: BaseException) -> str:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from metrad.config import explain
+    from metrad.explaining import explain
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error)

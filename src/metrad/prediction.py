@@ -25,9 +25,10 @@ from metrad.datamodule import MetradDataModule
 from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation import Embedded, attach_head, embed, evaluate
+from metrad.files import read_json, replacing
 from metrad.names import folder_name
 from metrad.reporting import save_evaluation, save_evidence, split_figures
-from metrad.runs import Run, read_json, replacing
+from metrad.runs import Run
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from metrad.environment import processor
 from metrad.errors import InputError
-from metrad.runs import read_json, write_json
+from metrad.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,12 @@ import pandas as pd
 from metrad import comparison_plots, report_plots
 from metrad.comparison_tables import Comparison
 from metrad.errors import InputError
+from metrad.files import read_json
 from metrad.report_data import Cell, cells, condition_name
 from metrad.report_page import Fold, Group, Picture, Section, opened, write_page
 from metrad.report_sections import by_condition, named, of_runs, of_settings, styles_of, unfinished
 from metrad.report_tables import COLUMNS, Table, rate, table
-from metrad.runs import Run, read_json
+from metrad.runs import Run
 
 MOST_NOTES = 20  # before the reader asks for more
 MOST_BOXES = 12  # that a phone shows without scrolling

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from metrad.errors import InputError
+from metrad.files import read_json
 from metrad.metrics import roc_curve
-from metrad.runs import Run, read_json
+from metrad.runs import Run
 
 RATES = np.linspace(0, 1, 201)
 EVIDENCE_BYTES = 2_500_000  # of all panels in one report

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from metrad import __version__
 from metrad.errors import InputError
+from metrad.files import replacing
 from metrad.report_plots import svg
 from metrad.report_tables import Table
-from metrad.runs import replacing
 
 MOST_ROWS = 60  # of a table that stands open
 

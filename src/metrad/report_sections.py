@@ -11,10 +11,11 @@ from tqdm import tqdm
 from metrad import plots, report_plots
 from metrad.comparison_plots import Styles
 from metrad.errors import InputError
+from metrad.files import read_json
 from metrad.report_data import Cell, Flat, Reading, configuration_of, environment_of, hardest, read
 from metrad.report_page import Fold, Group, Picture, Section, opened
 from metrad.report_tables import Table, settings_tables, table
-from metrad.runs import Run, read_json
+from metrad.runs import Run
 
 HARDEST = 6
 STUDY = (

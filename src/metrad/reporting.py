@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from metrad import plots
 from metrad.datamodule import MetradDataModule
 from metrad.evaluation import Embedded, Evaluation
-from metrad.runs import Run, replacing, write_json, write_rows
+from metrad.files import replacing, write_json, write_rows
+from metrad.runs import Run
 
 EVIDENCE = 8
 

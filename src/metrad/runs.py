@@ -1,8 +1,6 @@
 """The run directory: the only owner of its file names."""
 
 import contextlib
-import csv
-import json
 import logging
 import os
 import shutil
@@ -17,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from metrad.errors import HeldError, InputError
+from metrad.files import read_json, replacing, write_json
 
 SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
 STATES = ("running", "interrupted", "failed", "finished")
@@ -280,46 +279,6 @@ def _read_config(path: Path) -> DictConfig:
     if not isinstance(cfg, DictConfig):
         raise InputError(f"{path} holds no configuration")
     return cfg
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and put it in the place of ``path`` if all went well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as JSON, all or nothing."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write ``rows``, which share their keys, as CSV, all or nothing."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        InputError: it is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({str(error).splitlines()[0]})") from error
 
 
 def _now() -> str:

@@ -30,8 +30,9 @@ from metrad.assembly import (
 from metrad.datamodule import MetradDataModule
 from metrad.epochs import EpochLog
 from metrad.errors import InputError, TrainingError
+from metrad.files import read_json, write_json
 from metrad.roles import class_numbers
-from metrad.runs import Run, read_json, write_json
+from metrad.runs import Run
 from metrad.splits import to_test_on
 from metrad.study import Study
 

@@ -79,7 +79,7 @@ def _tell_sweep(sweep: Any) -> bool:
         Whether it could be written.
     """
     from metrad.comparison import as_text, collect, summarise
-    from metrad.runs import write_rows
+    from metrad.files import write_rows
 
     assert sweep.folder is not None
     rows, kept = collect(sweep.folder), True

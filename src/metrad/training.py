@@ -35,11 +35,12 @@ from metrad.environment import environment
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
 from metrad.evaluation import Embedded, attach_head, embed, evaluate, fit_whitening
+from metrad.files import read_json, write_json
 from metrad.module import MetricLearner
 from metrad.names import differences, identity
 from metrad.reporting import save_evaluation, save_evidence, save_history, save_selection, split_figures
 from metrad.resuming import epochs_behind
-from metrad.runs import Run, read_json, write_json
+from metrad.runs import Run
 from metrad.selection import Selected, scorers_studied, select
 from metrad.study import Study
 

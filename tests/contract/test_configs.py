@@ -7,12 +7,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from metrad import config
+from metrad import catalogue, config
 from metrad.assembly import build_augmentation
 from metrad.backbones import Backbone
 from metrad.training import expected_warnings
 
-ALL = [(group, name) for group, names in config.choices().items() for name in names]
+ALL = [(group, name) for group, names in catalogue.choices().items() for name in names]
 MANDATORY = {
     ("backbone", "torchvision"): ["backbone.name=mobilenet_v3_small"],
     ("dataset", "image_folder"): ["dataset.source.root=here", "dataset.normal=[a]", "dataset.anomalous=[b]"],
@@ -23,7 +23,7 @@ NEEDS_A_GPU = {("trainer", "gpu")}
 
 def composed(*overrides: str):
     config.register()
-    with initialize_config_dir(str(config.folder()), version_base="1.3"):
+    with initialize_config_dir(str(catalogue.folder()), version_base="1.3"):
         return compose("config", list(overrides))
 
 
@@ -38,10 +38,10 @@ def test_every_choice_composes_and_passes_the_checks(group, name):
 
 @pytest.mark.parametrize(("group", "name"), ALL)
 def test_every_choice_says_what_it_is(group, name):
-    assert len(config.choices()[group][name]) > 10
+    assert len(catalogue.choices()[group][name]) > 10
 
 
-@pytest.mark.parametrize("name", sorted(config.choices()["backbone"]))
+@pytest.mark.parametrize("name", sorted(catalogue.choices()["backbone"]))
 @pytest.mark.parametrize("size", [32, 96])
 def test_every_backbone_builds_and_its_width_is_measured(name, size):
     cfg = composed(f"backbone={name}", *MANDATORY.get(("backbone", name), []), "backbone.weights=null")
@@ -51,8 +51,8 @@ def test_every_backbone_builds_and_its_width_is_measured(name, size):
     assert features.shape[1] == backbone.out_features
 
 
-@pytest.mark.parametrize("name", sorted(config.choices()["optimizer"]))
-@pytest.mark.parametrize("schedule", sorted(config.choices()["scheduler"]))
+@pytest.mark.parametrize("name", sorted(catalogue.choices()["optimizer"]))
+@pytest.mark.parametrize("schedule", sorted(catalogue.choices()["scheduler"]))
 def test_every_optimiser_and_scheduler_steps(name, schedule):
     cfg = composed(f"optimizer={name}", f"scheduler={schedule}")
     weight = torch.nn.Parameter(torch.ones(3))
@@ -70,7 +70,7 @@ def test_every_optimiser_and_scheduler_steps(name, schedule):
     assert (rates[-1] < rates[0]) == (scheduler is not None)
 
 
-@pytest.mark.parametrize("name", sorted(config.choices()["augmentation"]))
+@pytest.mark.parametrize("name", sorted(catalogue.choices()["augmentation"]))
 @pytest.mark.parametrize("shape", [(16, 28, 28, 1), (16, 24, 32, 3)], ids=["grey", "colour"])
 def test_every_augmentation_builds_and_changes_images_each_in_its_own_way(name, shape):
     augmentation = build_augmentation(composed(f"augmentation={name}"))
@@ -94,14 +94,14 @@ def test_augmentation_is_off_unless_chosen():
     assert build_augmentation(composed()) is None
 
 
-@pytest.mark.parametrize("name", sorted(config.choices()["dataset"]))
+@pytest.mark.parametrize("name", sorted(catalogue.choices()["dataset"]))
 def test_every_dataset_names_a_source_that_can_be_called(name):
     cfg = composed(f"dataset={name}", *MANDATORY.get(("dataset", name), []))
     source = config.build_partial(cfg, "dataset.source")
     assert isinstance(source, functools.partial)
 
 
-@pytest.mark.parametrize("name", sorted(config.choices()["logger"]))
+@pytest.mark.parametrize("name", sorted(catalogue.choices()["logger"]))
 def test_every_logger_builds(name, tmp_path):
     if ("logger", name) in OPTIONAL_PACKAGES:
         pytest.importorskip(OPTIONAL_PACKAGES["logger", name], reason="an optional extra")
@@ -113,7 +113,7 @@ def test_every_logger_builds(name, tmp_path):
         assert name == "none"
 
 
-@pytest.mark.parametrize("name", sorted(config.choices()["trainer"]))
+@pytest.mark.parametrize("name", sorted(catalogue.choices()["trainer"]))
 def test_every_trainer_builds(name, tmp_path):
     if ("trainer", name) in NEEDS_A_GPU and not torch.cuda.is_available():
         pytest.skip("no GPU here")

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
 
-from metrad import config
+from metrad import catalogue, config
 from metrad.errors import InputError
 from metrad.heads import CosineHead, Head
 
 WIDTH, CLASSES, BATCH = 16, 9, 32
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-SHIPPED = {path.stem: path for path in sorted((config.folder() / "head").glob("*.yaml"))}
+SHIPPED = {path.stem: path for path in sorted((catalogue.folder() / "head").glob("*.yaml"))}
 
 
 def of_the_user() -> dict[str, Path]:

@@ -6,11 +6,11 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from metrad import config
+from metrad import catalogue, config
 from metrad.errors import InputError
 from metrad.scorers import KNN, NoNeighboursError, NotAttachedError, NotFittedError, Scorer
 
-SCORERS = sorted(config.choices()["scorer"])
+SCORERS = sorted(catalogue.choices()["scorer"])
 GENERATOR = np.random.default_rng(0)
 TOWARDS = np.array([1, 1, 1, 1, 1, 1, 1, 1])
 ASIDE = np.array([1, 1, 1, 1, -1, -1, -1, -1])
@@ -42,7 +42,10 @@ class Head(nn.Module):
 
 
 def detached(name: str) -> Scorer:
-    cfg = OmegaConf.create({"scorer": OmegaConf.load(config.folder() / "scorer" / f"{name}.yaml"), "allow_targets": []})
+    scorer = OmegaConf.load(catalogue.folder() / "scorer" / f"{name}.yaml")
+    cfg = OmegaConf.create({"scorer": scorer, "allow_targets": []})
+        {"scorer": OmegaConf.load(catalogue.folder() / "scorer" / f"{name}.yaml"), "allow_targets": []}
+    )
     return config.build(cfg, "scorer")
 
 

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from metrad import cli
-from metrad.runs import Run, read_json
+from metrad.files import read_json
+from metrad.runs import Run
 
 
 def folder(name, *more):

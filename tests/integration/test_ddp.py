@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from metrad.runs import Run, read_json
+from metrad.files import read_json
+from metrad.runs import Run
 from tests.integration.conftest import DIGITS
 from tests.integration.test_run import rows
 

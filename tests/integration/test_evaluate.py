@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 
 from metrad import prediction
 from metrad.catalogue import choices
+from metrad.files import read_json
 from metrad.prediction import evaluate_run
-from metrad.runs import Run, read_json
+from metrad.runs import Run
 from tests.integration.test_run import rows
 
 

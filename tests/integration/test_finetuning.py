@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from metrad.files import read_json
 from metrad.names import identity
-from metrad.runs import read_json
 
 HELD = [
     "finetuning.layer_decay=0.8",

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from metrad.runs import Run, read_json
+from metrad.files import read_json
+from metrad.runs import Run
 from tests.integration.test_run import rows
 
 

@@ -6,7 +6,8 @@ import pytest
 from metrad import comparison_files
 from metrad.comparison import compare
 from metrad.comparison_plots import figures
-from metrad.runs import Run, read_json
+from metrad.files import read_json
+from metrad.runs import Run
 from tests.integration.test_run import rows
 
 DIGITS = ["dataset=digits", "backbone=convnet", "backbone.channels=[4]", "image_size=8", "trainer.precision=32-true"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metrad.runs import read_json
+from metrad.files import read_json
 from tests.integration.test_run import rows
 
 pytestmark = pytest.mark.real_data

@@ -22,7 +22,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from metrad.artifacts import load_weights
 from metrad.assembly import build_embedder
-from metrad.runs import read_json
+from metrad.files import read_json
 
 ROOT = Path(__file__).parents[2]
 

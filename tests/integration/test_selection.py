@@ -14,7 +14,8 @@ from PIL import Image
 
 from metrad import cli, selection
 from metrad.datasets import Digits
-from metrad.runs import Run, read_json
+from metrad.files import read_json
+from metrad.runs import Run
 from tests.integration.conftest import DIGITS, isolated
 from tests.integration.test_run import rows
 

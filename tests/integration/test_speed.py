@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metrad.runs import read_json
+from metrad.files import read_json
 
 
 @pytest.fixture(autouse=True)

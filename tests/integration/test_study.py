@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 from metrad import study
 from metrad.errors import InputError
 from metrad.evaluation import Embedded
+from metrad.files import read_json
 from metrad.names import identity
-from metrad.runs import Run, read_json
+from metrad.runs import Run
 from metrad.spectrum import spread_rank
 from tests.integration.test_run import rows
 

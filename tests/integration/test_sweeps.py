@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from metrad.runs import Run, read_json
+from metrad.files import read_json
+from metrad.runs import Run
 from tests.integration.conftest import DIGITS
 from tests.integration.test_run import rows
 

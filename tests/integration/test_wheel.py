@@ -46,7 +46,7 @@ def python(installed, tmp_path):
 
 
 def test_the_wheel_is_what_is_imported(python, installed):
-    answer = python("import metrad, metrad.config; print(metrad.__file__); print(metrad.config.folder())")
+    answer = python("import metrad, metrad.config; print(metrad.__file__); print(metrad.catalogue.folder())")
     assert answer.stdout.splitlines() == [str(installed / "metrad/__init__.py"), str(installed / "metrad/conf")]
 
 

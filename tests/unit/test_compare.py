@@ -16,7 +16,8 @@ from metrad.cli import app
 from metrad.comparison import compare, compare_csv
 from metrad.comparison_plots import figures
 from metrad.errors import InputError
-from metrad.runs import Run, write_json
+from metrad.files import write_json
+from metrad.runs import Run
 
 HEADS = {"adacos": {"_target_": "metrad.heads.AdaCos"}, "arcface": {"_target_": "metrad.heads.ArcFace", "margin": 0.05}}
 HEADER = "head,dataset,seed,auroc\n"

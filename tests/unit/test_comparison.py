@@ -3,7 +3,8 @@ import math
 import pytest
 
 from metrad.comparison import as_text, collect, summarise
-from metrad.runs import Run, write_json
+from metrad.files import write_json
+from metrad.runs import Run
 
 FIGURES = {"average_precision": 0.5, "fpr_at_95_tpr": 0.5, "partial_auroc": 0.5}
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metrad import config
+from metrad import catalogue, config
 from metrad.errors import InputError
+from metrad.explaining import explain
 from metrad.names import differences, identity
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -47,9 +48,9 @@ def changed(cfg, key, value):
 
 
 def test_the_choices_are_the_files():
-    found = {(group, name) for group, members in config.choices().items() for name in members}
+    found = {(group, name) for group, members in catalogue.choices().items() for name in members}
     assert found == {(path.parent.name, path.stem) for path in CONF.glob("*/*.yaml")}
-    assert all(text for members in config.choices().values() for text in members.values())
+    assert all(text for members in catalogue.choices().values() for text in members.values())
 
 
 CHOICES = [
@@ -210,7 +211,7 @@ def test_build_passes_what_is_known_at_run_time(cfg):
 def test_hydras_errors_become_one_line(overrides, says):
     with pytest.raises((HydraException, OmegaConfBaseException)) as error:
         composed(*overrides)
-    line = config.explain(error.value)
+    line = explain(error.value)
     assert "\n" not in line
     assert [word for word in says if word not in line] == [], line
 

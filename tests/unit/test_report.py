@@ -16,13 +16,14 @@ from metrad import comparison_files, report_data, report_page
 from metrad.comparison import compare, compare_csv
 from metrad.comparison_plots import study
 from metrad.errors import InputError
+from metrad.files import write_rows
 from metrad.plots import style
 from metrad.report import write_report, write_run_report
 from metrad.report_data import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
 from metrad.report_page import write_page
 from metrad.report_plots import svg
 from metrad.report_tables import settings_tables, table
-from metrad.runs import Run, write_rows
+from metrad.runs import Run
 from tests.reports import EVIL, finished_run, sweep
 
 

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from metrad.errors import InputError, TrainingError
-from metrad.runs import Run, read_json, replacing, write_json, write_rows
+from metrad.files import read_json, replacing, write_json, write_rows
+from metrad.runs import Run
 
 
 @pytest.fixture

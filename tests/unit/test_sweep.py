@@ -14,8 +14,9 @@ from rich.console import Console
 
 from metrad import parallel, sweep, sweep_view
 from metrad.errors import HeldError, InputError, TrainingError
+from metrad.files import write_json
 from metrad.names import differences, identity, sweep_name
-from metrad.runs import Run, write_json
+from metrad.runs import Run
 from metrad.sweep import Ended, Job
 from metrad.sweep_view import View
 
