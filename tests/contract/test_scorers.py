@@ -44,8 +44,6 @@ class Head(nn.Module):
 def detached(name: str) -> Scorer:
     scorer = OmegaConf.load(catalogue.folder() / "scorer" / f"{name}.yaml")
     cfg = OmegaConf.create({"scorer": scorer, "allow_targets": []})
-        {"scorer": OmegaConf.load(catalogue.folder() / "scorer" / f"{name}.yaml"), "allow_targets": []}
-    )
     return config.build(cfg, "scorer")
 
 
