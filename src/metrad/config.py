@@ -5,6 +5,7 @@ import math
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -254,7 +255,7 @@ def _locate(key: str, target: Any, extra: list[str]) -> Any:
 
 def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
     """Check the settings in ``node`` against the signature of what it builds: names first, then types."""
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic import PydanticUserError, ValidationError
 
     found = _locate(key, node["_target_"], extra)
     parameters = inspect.signature(found).parameters
@@ -271,22 +272,33 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
         given = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in _RUN_TIME_ARGUMENTS
         if parameter.default is parameter.empty and not given and name not in settings:
             raise InputError(f"{key}.{name} must be set: {node['_target_']} cannot do without")
-    try:
-        hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)
-    except (NameError, TypeError):  # annotations that exist for type checkers alone
-        return
     for name, value in settings.items():
-        if name not in hints or (isinstance(value, dict) and "_target_" in value) or (key, name) in _OWN_VALUES:
+        if (isinstance(value, dict) and "_target_" in value) or (key, name) in _OWN_VALUES:
             continue
+        adapter = _adapter(found, name)
         try:
-            adapter = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
-            # Without strictness true would pass for the number 1.
-            adapter.validate_python(value, strict=isinstance(value, bool))
+            if adapter is not None:  # without strictness true would pass for the number 1
+                adapter.validate_python(value, strict=isinstance(value, bool))
         except ValidationError as error:
             wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
             raise InputError(f"{key}.{name}={value} has a wrong type or value: {wanted}") from error
         except PydanticUserError:  # no schema for this annotation: the class itself has the last word
             continue
+
+
+@cache
+def _adapter(found: Any, name: str) -> Any:
+    """Return what checks the type of the argument ``name`` of ``found``; None where its annotation cannot tell.
+
+    A sweep checks the same classes for each run, and making this takes longer than using it.
+    """
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+
+    try:
+        hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)
+        return TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)) if name in hints else None
+    except (NameError, TypeError, PydanticUserError):  # annotations for type checkers alone, or without a schema
+        return None
 
 
 # auto is metrad's own word for these; Lightning checks the rest
