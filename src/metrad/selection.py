@@ -91,11 +91,11 @@ def scorers_of(cfg: DictConfig) -> dict[str, Any]:
     return {OWN: own, **{str(name): node for name, node in others.items() if node != own}}
 
 
-def makers(cfg: DictConfig) -> dict[str, Callable[[], Any]]:
-    """Return what makes each of ``scorers_of``, not fitted."""
+def makers(cfg: DictConfig, candidate: DictConfig | None = None) -> dict[str, Callable[[], Any]]:
+    """Return what makes each of ``scorers_of``, not fitted, for the settings of a candidate; None for those of all."""
     made: dict[str, Callable[[], Any]] = {}
     for name, node in scorers_of(cfg).items():
-        changed = cfg.copy()
+        changed = (candidate or cfg).copy()
         changed.scorer = node
         made[name] = partial(build_scorer, changed)
     return made
@@ -167,7 +167,9 @@ def best(rows: Sequence[Row], *, last_only: Sequence[bool]) -> Choice:
     Raises:
         InputError: none has an AUROC for each class held out.
     """
-    last = {row["candidate"]: max(other["epoch"] for other in rows) for row in rows}
+    last: dict[int, int] = {}
+    for row in rows:
+        last[row["candidate"]] = max(row["epoch"], last.get(row["candidate"], 0))
     found: dict[tuple[int, int, str], list[float | None]] = {}
     for row in rows:
         if not last_only[row["candidate"]] or row["epoch"] in (0, last[row["candidate"]]):
@@ -214,7 +216,8 @@ def _held_out(cfg: DictConfig, data: MetradDataModule) -> list[int]:
 def _check_scorers(cfg: DictConfig, data: MetradDataModule) -> None:
     normal = len(data.split.indices["normal"])
     left = normal - to_test_on(normal, cfg.selection.normal_share)
-    for name, make in makers(cfg).items():
+    candidates = [config.with_settings(cfg, settings) for settings in cfg.selection.candidates]
+    for name, make in (pair for candidate in candidates for pair in makers(cfg, candidate).items()):
         key, scorer = OWN if name == OWN else f"selection.scorers.{name}", make()
         if scorer.needs_head and len(data.classes.reference) == 1 and data.turns == 1:
             raise InputError(
@@ -260,7 +263,7 @@ def _fold(cfg: DictConfig, run: Run, settings: Mapping[str, Any], held_out: str)
         learner = build_learner(changed, embedder, classes_of_head(changed, data))
     except InputError as error:
         raise InputError(f"selection, with class {held_out} held out: {error}") from error
-    epochs, scorers = EpochLog(), makers(cfg)
+    epochs, scorers = EpochLog(), makers(cfg, changed)
     study = Study(data, epochs, scorers, told="selection")
     pace = ranks.same(choose_pace(changed, embedder, data.epoch_images) if ranks.rank() == 0 else None)
     assert pace is not None

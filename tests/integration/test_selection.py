@@ -323,6 +323,7 @@ def test_two_ranks_choose_as_one_process_does(metrad, digits, tmp_path):
         (["dataset.reference=[0,3]"], ["selection, with class 0 held out: ", "AdaCos"]),
         (["trainer.max_epochs=0", "scorer=head"], ["scorer=head asks the trained head"]),
         (["dataset.reference=[3]", "head=arcface", "scorer=head"], ["selection: scorer=head", "only reference class"]),
+        (["selection.candidates=[{whiten: true}]", "+scorer@selection.scorers.head=head"], ["scorer=head", "whitened"]),
         (["trainer.max_epochs=null"], ["trainer.max_epochs", "at least 0"]),
         (["trainer.max_epochs=-1"], ["trainer.max_epochs", "at least 0"]),
         (["+selection.scorers.mine={k: 3}"], ["selection.scorers.mine", "+scorer@selection.scorers.mine=knn"]),

@@ -126,6 +126,12 @@ def test_with_a_scheduler_the_last_epoch_alone_may_be_chosen_or_none():
     assert best([row(0, 0.9), row(1, 0.8), row(2, 0.7)], last_only=[True]).epochs == 0
 
 
+def test_the_last_epoch_is_that_of_the_candidate():
+    rows = [row(0, 0.5), row(1, 0.9), row(0, 0.5, candidate=1), row(1, 0.95, candidate=1), row(2, 0.8, candidate=1)]
+    choice = best(rows, last_only=[True, True])
+    assert (choice.candidate, choice.epochs, choice.recipes) == (0, 1, 4)
+
+
 aurocs = st.one_of(st.none(), st.sampled_from([0.25, 0.5, 0.75, 1.0]))
 
 
