@@ -9,12 +9,11 @@ from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
-from yaml import YAMLError
 
 from metrad.errors import InputError
 from metrad.files import read_json
 from metrad.names import LATER, WITHOUT_IDENTITY
-from metrad.runs import Run
+from metrad.runs import Run, read_yaml
 
 FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
 OWN = ("folder", "run", "state", "error", "seed", "split", "seconds", *FIGURES)
@@ -147,10 +146,7 @@ def _yaml(path: Path, missing: Any) -> Any:
     """Return what a YAML file holds; ``missing``, whose type the content must have, if there is none."""
     if not path.is_file():
         return missing
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    content = OmegaConf.to_container(read_yaml(path))
     if not isinstance(content, type(missing)):
         raise InputError(f"{path} does not hold what Hydra writes there")
     return content

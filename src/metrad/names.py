@@ -4,10 +4,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from metrad.errors import InputError
+from metrad.finetuning import Finetuning
 
 _UNNAMED = ("paths", "hydra", "logger", "allow_targets", "study", "sweep")
 # What a run's figures do not depend on, or only by rounding: where things lie, what it runs on, what is told of it.
@@ -21,10 +23,7 @@ WITHOUT_IDENTITY = (
 LATER: dict[str, Any] = {
     "augmentation": {},
     "backbone.layers": None,
-    "finetuning.layer_decay": 1.0,
-    "finetuning.batch_norm": True,
-    "finetuning.distillation": 0.0,
-    "finetuning.ema": None,
+    **{f"finetuning.{name}": value for name, value in asdict(Finetuning()).items()},
     "selection": None,
     "whiten": False,
 }
@@ -74,8 +73,11 @@ def settings(cfg: Any) -> dict[str, Any]:
     own = OmegaConf.create({**{key: plain[key] for key in plain if key != "hydra"}, "paths": {"data": _DATA}})
     resolved: Any = OmegaConf.to_container(own, resolve=True)
     left_out = tuple(f"{key}." for key in WITHOUT_IDENTITY)
-    found = {key: value for key, value in _leaves(resolved) if not f"{key}.".startswith(left_out)}
-    return {key: value for key, value in found.items() if key not in LATER or value != LATER[key]}
+    return {
+        key: value
+        for key, value in _leaves(resolved)
+        if not f"{key}.".startswith(left_out) and (key not in LATER or value != LATER[key])
+    }
 
 
 def identity(cfg: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
 from metrad.errors import HeldError, InputError
@@ -271,11 +271,20 @@ class Run:
         return split
 
 
-def _read_config(path: Path) -> DictConfig:
+def read_yaml(path: Path) -> DictConfig | ListConfig:
+    """Return the content of a YAML file, its interpolations as they are written.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        cfg = OmegaConf.load(path)
+        return OmegaConf.load(path)
     except (OSError, ValueError, YAMLError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _read_config(path: Path) -> DictConfig:
+    cfg = read_yaml(path)
     if not isinstance(cfg, DictConfig):
         raise InputError(f"{path} holds no configuration")
     return cfg

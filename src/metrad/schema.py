@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from metrad.finetuning import Finetuning
+
 
 @dataclass
 class Sizes:
@@ -48,16 +50,6 @@ class Study:
     """What is measured beside a run for studies; nothing of the run depends on it."""
 
     epochs: bool = False
-
-
-@dataclass
-class Finetuning:
-    """What holds the backbone back while it is trained; see ``metrad.finetuning``."""
-
-    layer_decay: float = 1.0
-    batch_norm: bool = True
-    distillation: float = 0.0
-    ema: float | None = None
 
 
 @dataclass
