@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from metrad import ranks
-from metrad.images import Indexable
+from metrad.images import Indexable, OnDemand
 
 GPU_SHARE = 0.25  # of a GPU's free memory, up to which training images are kept there
 _ROWS = 4096  # images copied to a GPU at once
@@ -71,9 +71,9 @@ def fits(batches: ImageBatches, device: torch.device) -> bool:
     They are on the GPU of a single rank, if they take at most ``GPU_SHARE`` of its free memory and need not be decoded
     on demand.
     """
-    if device.type != "cuda" or ranks.several() or not isinstance(batches.images, np.ndarray):
+    if device.type != "cuda" or ranks.several() or isinstance(batches.images, OnDemand):
         return False
-    needed: int = len(batches.indices) * batches.images[0].nbytes
+    needed: int = len(batches.indices) * batches.images[batches.indices[:1]].nbytes
     free, _ = torch.cuda.mem_get_info(device)
     return needed <= GPU_SHARE * free
 

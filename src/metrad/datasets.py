@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 
 from metrad.errors import InputError
-from metrad.images import Decoded, corrupt_image, decode_file, digest, to_rgb
+from metrad.images import Decoded, Joined, corrupt_image, decode_file, digest, to_rgb
 
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "ppm", "pgm", "pbm")
 # Below this mean size, in bytes, most of the decoding is Python's, and threads only get into each other's way:
@@ -29,7 +29,7 @@ class Source:
         labels: (N,) integers.
         names: path or number of each image, for people.
         in_test_part: (N,) booleans, True for images of the source's own test part; None if it has none.
-        pixels: (N, height, width, channels) uint8 if the source is an array already, else None.
+        pixels: the images, (N, height, width, channels) uint8, if the source has them all at hand, else None.
         size: height and width that images are kept at; None for the input size of the model.
         identity: hashable value that changes when the content does; None where that cannot be told.
         threads: whether decoding several images at a time is faster.
@@ -39,7 +39,7 @@ class Source:
     labels: np.ndarray
     names: list[str]
     in_test_part: np.ndarray | None = None
-    pixels: np.ndarray | None = None
+    pixels: np.ndarray | Joined | None = None
     size: int | None = None
     identity: tuple[Any, ...] | None = None
     threads: bool = False
@@ -185,9 +185,9 @@ class TorchvisionDataset(Source):
         first = self.parts[0]
         classes = getattr(first, "classes", None) or range(int(self.labels.max()) + 1)
         self.classes = [name if isinstance(name, str) else str(name) for name in classes]
-        arrays = [_uint8_array(part) for part in self.parts]
-        if all(array is not None for array in arrays):
-            self.pixels = np.concatenate([array for array in arrays if array is not None])
+        arrays = [array for part in self.parts if (array := _uint8_array(part)) is not None]
+        if len(arrays) == len(self.parts):
+            self.pixels = Joined(arrays)
         titles = ("train", "test") if len(self.parts) == 2 else ("all",)
         self.names = [f"{title}/{i}" for title, length in zip(titles, lengths, strict=True) for i in range(length)]
 

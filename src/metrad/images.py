@@ -2,11 +2,12 @@
 
 import hashlib
 import io
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -135,6 +136,30 @@ class OnDemand:
         images = np.empty((len(index), self.size, self.size, 3), dtype=np.uint8)
         for image, i in zip(images, index, strict=True):
             image[:] = resize(self.read(int(i)).pixels, self.size)
+        return images
+
+
+class Joined:
+    """Arrays of images one behind the other, as they are: one array of them all would take as much memory again.
+
+    Args:
+        arrays: each (n, height, width, channels) uint8, all of the same height, width and channels.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = arrays
+        self.starts = [0, *accumulate(map(len, arrays))]
+
+    def __getitem__(self, index: np.ndarray | int) -> np.ndarray:
+        """Return the images at ``index`` (B,) as (B, height, width, channels), or the one at a single position."""
+        if isinstance(index, int):
+            part = bisect_right(self.starts, index) - 1
+            image: np.ndarray = self.arrays[part][index - self.starts[part]]
+            return image
+        images = np.empty((len(index), *self.arrays[0].shape[1:]), dtype=np.uint8)
+        for array, start in zip(self.arrays, self.starts[:-1], strict=True):
+            here = (index >= start) & (index < start + len(array))
+            images[here] = array[index[here] - start]
         return images
 
 

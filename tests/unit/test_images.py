@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from metrad.images import CorruptImageError, Decoded, OnDemand, content_numbers, decode_file, digest, resize, scan
+from metrad.images import (
+    CorruptImageError,
+    Decoded,
+    Joined,
+    OnDemand,
+    content_numbers,
+    decode_file,
+    digest,
+    resize,
+    scan,
+)
 
 GREY = np.array([[0, 1, 127], [128, 254, 255]], dtype=np.uint8)
 COLOUR = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [0, 0, 0], [255, 255, 255]]], dtype=np.uint8)
@@ -339,3 +349,18 @@ def test_content_numbers_are_equal_exactly_for_equal_rows(spots):
     assert numbers.shape == (len(spots),)
     same = (digests[:, None] == digests[None]).all(axis=2)
     assert np.array_equal(numbers[:, None] == numbers[None], same)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(any), st.randoms())
+def test_joined_arrays_are_read_as_one_that_they_would_make(lengths, random):
+    images = np.arange(sum(lengths) * 6, dtype=np.uint8).reshape(-1, 2, 3, 1)
+    joined = Joined(np.split(images, np.cumsum(lengths)[:-1]))
+    index = [random.randrange(len(images)) for _ in range(random.randrange(8))]
+    assert np.array_equal(joined[np.array(index, dtype=np.int64)], images[index])
+    assert all(np.array_equal(joined[i], images[i]) for i in index)
+
+
+def test_joined_arrays_are_not_copied():
+    arrays = [np.zeros((3, 2, 2, 1), np.uint8), np.ones((2, 2, 2, 1), np.uint8)]
+    joined = Joined(arrays)
+    assert np.shares_memory(joined[4], arrays[1])
