@@ -47,6 +47,8 @@ class SweepLauncher(Launcher):
         from metrad import sweep
         from metrad.sweep_view import View
 
+        if sweep.current.stopped:  # by an earlier batch
+            return []
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         os.environ["TQDM_DISABLE"] = "1"  # bars of single runs would run through the view of them all
@@ -57,7 +59,8 @@ class SweepLauncher(Launcher):
             for ended in made:
                 view.tell(ended)
                 sweep.current.failures += ended.state == "failed"
-                if ended.state == "failed" and self.config.sweep.fail_fast:
+                sweep.current.stopped = bool(sweep.current.failures and self.config.sweep.fail_fast)
+                if sweep.current.stopped:
                     break
         return []
 
@@ -90,9 +93,14 @@ class SweepLauncher(Launcher):
             yield from map(maker.make, jobs)
             return
         gpus = parallel.visible_gpus()
-        workers = min(self.n_jobs or len(gpus) * self.jobs_per_gpu or launch.cores(), max(len(jobs), 1))
+        room = len(gpus) * self.jobs_per_gpu or self.n_jobs or launch.cores()
+        workers = min(self.n_jobs or room, room, max(len(jobs), 1))
         locks = Path(self.config.hydra.sweep.dir).absolute() / ".gpus"
         share = parallel.Share(self.jobs_per_gpu, max(1, launch.cores() // workers), locks)
+        if workers == 1:  # another process would gain nothing
+            share.take()
+            yield from map(maker.make, jobs)
+            return
         worker = parallel.Worker(maker, share, Singleton.get_state(), os.getpid())
         yield from parallel.side_by_side(jobs, worker, workers)
 

@@ -20,7 +20,6 @@ from hydra.types import HydraContext, TaskFunction
 from tqdm import tqdm
 
 from metrad.config import register
-from metrad.errors import TrainingError
 from metrad.sweep import Ended, Job, quiet
 
 GPU_DEVICES = ("nvidia*", "kfd", "dxg", "nvmap")  # of NVIDIA, AMD, Windows' Linux, Jetson
@@ -49,7 +48,7 @@ class Maker:
             )
         except OSError as error:  # there cannot be a folder in its place
             return Ended(job.run, "failed", " ".join(str(error).split()))
-        ended: Ended = result.return_value  # raises what the run raised, where that is asked for
+        ended: Ended = result.return_value
         return ended
 
 
@@ -70,8 +69,7 @@ class Share:
     def take(self) -> None:
         """Let this process use its share, and see one GPU alone; that stays its own as long as it lives.
 
-        Raises:
-            TrainingError: all GPUs are taken.
+        Where other commands have all GPUs, it waits until one of them has ended.
         """
         import faiss
         import torch
@@ -82,6 +80,10 @@ class Share:
         if _devices or not gpus:
             return
         self.locks.mkdir(parents=True, exist_ok=True)
+        while not self._takes_one_of(gpus):
+            time.sleep(1)
+
+    def _takes_one_of(self, gpus: Sequence[str]) -> bool:
         for place in range(self.jobs_per_gpu):
             for gpu in gpus:
                 lock = FileLock(self.locks / f"{gpu}-{place}.lock")
@@ -89,8 +91,8 @@ class Share:
                     lock.acquire(timeout=0)
                     _devices.append(lock)
                     os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-                    return
-        raise TrainingError(f"all {len(gpus)} GPUs have {self.jobs_per_gpu} jobs each; lower hydra.launcher.n_jobs")
+                    return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,10 @@ class Worker:
         register()
         self.share.take()
         with quiet():
-            return self.maker.make(job)
+            try:
+                return self.maker.make(job)
+            except SystemExit:  # this process alone was told to stop; the others and its next run go on
+                return Ended(job.run, "interrupted", job.run.noted().get("error", "stopped"))
 
 
 def _end_with(launcher: int) -> None:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
-from metrad.errors import HeldError, InputError
+from metrad.errors import HeldError, InputError, told_to_stop
 from metrad.files import read_json, replacing, write_json
 
 SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
@@ -201,8 +201,9 @@ class Run:
             # To the file alone: the terminal gets one line.
             handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
             refused = isinstance(error, InputError | OSError) and not keep_refused and not self.checkpoints.exists()
-            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-            self._end("interrupted" if stopped else "failed", str(error) or type(error).__name__)
+            stopped = told_to_stop(error)
+            reason = f"stopped by {stopped[0]}" if stopped else str(error) or type(error).__name__
+            self._end("interrupted" if stopped else "failed", reason)
             raise
         else:
             self._end("finished")
@@ -222,7 +223,9 @@ class Run:
         self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
-        """Remove the directory if nothing but its lock is in it."""
+        """Remove the directory if nothing but its lock is in it, and nobody else holds that."""
+        if self.is_held():
+            return
         with contextlib.suppress(OSError):
             if not any(path != self.lock for path in self.path.glob("*")):
                 self.lock.unlink(missing_ok=True)

@@ -5,11 +5,12 @@ import logging
 import os
 import re
 import sys
+import traceback
 from typing import Any
 
 import typer
 
-from metrad.errors import HeldError, InputError, MetradError
+from metrad.errors import HeldError, InputError, MetradError, told_to_stop
 from metrad.messages import (
     BAD_INPUT,
     FAILED_RUNS,
@@ -102,7 +103,11 @@ def _tell_sweep(sweep: Any) -> bool:
 
 
 def _task(cfg: Any) -> Any:
-    """Train one run. In a sweep, return how it ended; a single one tells it, and ends the process if it failed."""
+    """Train one run. In a sweep, return how it ended; a single one tells it, and ends the process if it failed.
+
+    Raises:
+        SystemExit: a single run failed, or the process was told to stop.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -121,11 +126,18 @@ def _task(cfg: Any) -> Any:
         if cfg.sweep.name is not None and not sweeping:
             raise InputError(f"sweep={cfg.sweep.name} names a sweep, and this is one run; add -m")
         metrics = _importing_train()(cfg, run, OmegaConf.create({"hydra": hydra}), sweeping=sweeping)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stopped = told_to_stop(stop)
+        assert stopped is not None
+        raise SystemExit(stopped[1]) from None
     except Exception as error:
         run.remove_if_empty()
-        if os.environ.get(WANTS_TRACEBACK) or not (sweeping or isinstance(error, MetradError | OSError)):
+        told = os.environ.get(WANTS_TRACEBACK)
+        if not sweeping and (told or not isinstance(error, MetradError | OSError)):
             raise
         if sweeping:
+            if told:
+                traceback.print_exc()
             return Ended(run, "running" if isinstance(error, HeldError) else "failed", one_line(error))
         typer.echo(f"error: {one_line(error)}", err=True)
         raise SystemExit(BAD_INPUT) from None

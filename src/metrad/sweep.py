@@ -53,11 +53,13 @@ class Sweep:
         folder: its folder; None before one was started.
         runs: all its runs.
         failures: how many runs failed in this command.
+        stopped: no more runs are to be made, since one failed and ``sweep.fail_fast`` asks for that.
     """
 
     folder: Path | None = None
     runs: list[Run] = field(default_factory=list)
     failures: int = 0
+    stopped: bool = False
 
     def unfinished(self) -> Counter[str]:
         """Return how many runs did not finish, by state."""

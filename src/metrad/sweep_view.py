@@ -1,6 +1,7 @@
 """What is shown of a sweep while it goes on: a live view on a terminal, plain lines elsewhere."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -65,12 +66,14 @@ class View:
         noted = {run: run.noted() for run in open_runs}
         running = {run: status for run, status in noted.items() if status.get("state") == "running"}
         shares = {run: _share(status) for run, status in running.items()}
-        failed = sum(state != "finished" for state in self.ended.values())
+        ended = Counter(self.ended.values())
         words = [
-            f"{len(self.ended) - failed} finished",
+            f"{ended['finished']} finished",
             f"{len(running)} running",
-            f"{failed} failed",
+            f"{ended['failed']} failed",
             f"{self.skipped} skipped",
+            *([f"{ended['interrupted']} interrupted"] if ended["interrupted"] else []),
+            *([f"{ended['running']} of another process"] if ended["running"] else []),
         ]
         left = self.time_left(sum(shares.values()))
         head = Text("  ".join([*words, *([f"{left} left"] if left else [])]))

@@ -100,7 +100,7 @@ def test_ctrl_c_ends_a_sweep_within_seconds_and_the_same_command_goes_on(launche
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
-    assert process.returncode != 0
+    assert process.returncode == 130
     assert "Traceback" not in out + err
     assert "Warning" not in out + err
     assert "the same command with sweep=x goes on" in out
@@ -114,6 +114,41 @@ def test_ctrl_c_ends_a_sweep_within_seconds_and_the_same_command_goes_on(launche
     assert [run.state for run in runs_of(folder).values()] == ["finished"] * 6
     logs = [run.log.read_text() for run in runs_of(folder).values()]
     assert any("going on after epoch" in text for text in logs)
+
+
+def test_sigterm_ends_a_sweep_with_an_exit_code_that_says_so(start, tmp_path):
+    process = start("head=adacos,softmax", "trainer.max_epochs=100", "sweep=x")
+    folder = tmp_path / "multirun/x"
+    wait_for(lambda: any(run.last_checkpoint.exists() for run in runs_of(folder).values()), process)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, out + err
+    assert "not finished: 2 of 2 runs" in out
+    assert [run.noted()["error"] for run in runs_of(folder).values()] == ["stopped by SIGTERM"]
+
+
+def test_a_worker_that_is_told_to_end_costs_one_run(start, tmp_path):
+    process = start(
+        "seed=range(3)", "trainer.max_epochs=12", "sweep=x", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"
+    )
+    folder = tmp_path / "multirun/x"
+    wait_for(lambda: any(run.last_checkpoint.exists() for run in runs_of(folder).values()), process)
+    victim = next(run for run in runs_of(folder).values() if run.last_checkpoint.exists())
+    os.kill(victim.noted()["pid"], signal.SIGTERM)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, out + err
+    assert "interrupted: stopped by SIGTERM" in err
+    assert sorted(run.state for run in runs_of(folder).values()) == ["finished", "finished", "interrupted"]
+
+
+def test_one_run_is_enough_for_several_jobs(start, tmp_path):
+    command = ["trainer.max_epochs=1", "sweep=x", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    for seeds, told in (("seed=1", "1 to begin"), ("seed=1,2", "1 finished, 1 to begin")):
+        process = start(*command, seeds)
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, err) == (0, ""), out
+        assert told in out
+    assert [run.state for run in runs_of(tmp_path / "multirun/x").values()] == ["finished"] * 2
 
 
 def test_two_launches_of_one_sweep_share_its_runs(start, tmp_path):

@@ -5,6 +5,8 @@ import logging
 import os
 
 import pytest
+from filelock import FileLock
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from metrad.errors import InputError, TrainingError
 from metrad.files import read_json, replacing, write_json, write_rows
@@ -169,8 +171,6 @@ def test_finished_refuses_a_status_that_says_nothing(content, run):
         (TrainingError("the loss became nan\nat step 1"), "failed"),
         (ValueError("anything"), "failed"),
         (ZeroDivisionError(), "failed"),
-        (KeyboardInterrupt(), "interrupted"),
-        (SystemExit(1), "interrupted"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
@@ -183,6 +183,27 @@ def test_the_status_tells_how_a_run_ended(error, state, run):
     assert status["started"] <= status["ended"]
     with pytest.raises(InputError):
         Run.finished(run.path)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(KeyboardInterrupt(), "Ctrl-C"), (SystemExit(1), "Ctrl-C"), (SIGTERMException(), "SIGTERM")],
+    ids=["Ctrl-C", "Ctrl-C in training", "SIGTERM in training"],
+)
+def test_the_status_tells_what_stopped_a_run(error, reason, run):
+    with pytest.raises(type(error)):
+        end(run, error)
+    status = read_json(run.status)
+    assert (status["state"], status["error"]) == ("interrupted", f"stopped by {reason}")
+
+
+def test_a_folder_whose_lock_another_process_holds_stays(run):
+    run.path.mkdir(parents=True)
+    with FileLock(run.lock):
+        Run(run.path).remove_if_empty()
+        assert run.lock.exists()
+    Run(run.path).remove_if_empty()
+    assert not run.path.exists()
 
 
 def test_a_refused_run_vanishes(run):
