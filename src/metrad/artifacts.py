@@ -12,6 +12,7 @@ from torch import nn
 
 from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.datamodule import ImageRecord
+from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation import ROLES, Embedded
 from metrad.files import replacing, write_rows
@@ -19,11 +20,11 @@ from metrad.runs import Run
 from metrad.scorers import Scorer
 
 
-def save_model(run: Run, embedder: nn.Module, head: nn.Module, scorer: Scorer, calibration_scores: np.ndarray) -> None:
+def save_model(run: Run, embedder: Embedder, head: nn.Module, scorer: Scorer, calibration_scores: np.ndarray) -> None:
     """Write weights, fitted scorer and calibration scores into the run's ``model`` folder, all or nothing."""
     with replacing(run.model) as partial:
         partial.mkdir()
-        _save_weights(embedder, partial / run.embedder.name)
+        _save_weights(embedder, partial / run.embedder.name, image_size=str(embedder.size))
         _save_weights(head, partial / run.head.name)
         safetensors.numpy.save_file({"scores": np.sort(calibration_scores)}, partial / run.calibration.name)
         scorer.save(partial)
@@ -53,6 +54,18 @@ def load_weights(run: Run, path: Path, module: nn.Module) -> None:
         module.load_state_dict(safetensors.torch.load_file(path))
     except Exception as error:  # safetensors and torch errors share no base
         raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def input_size(run: Run) -> int | None:
+    """Return the height and width that the run's backbone saw; None for a run from before this was noted.
+
+    Raises:
+        InputError: the embedder's file is missing or has changed.
+    """
+    require_unchanged(run.embedder, _digest(run.model, run.embedder.name))
+    with safetensors.safe_open(run.embedder, "pt") as file:
+        noted = (file.metadata() or {}).get("image_size")
+    return None if noted is None else int(noted)
 
 
 def fitted_with(run: Run) -> dict[str, Any] | None:
@@ -112,9 +125,9 @@ def load_embeddings(run: Run) -> Embedded:
     return Embedded(safetensors.numpy.load_file(run.embeddings / "embeddings.safetensors"), records)
 
 
-def _save_weights(module: nn.Module, path: Path) -> None:
+def _save_weights(module: nn.Module, path: Path, **about: str) -> None:
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-    safetensors.torch.save_file(weights, path)
+    safetensors.torch.save_file(weights, path, metadata=about)
 
 
 def _seal(folder: Path, names: list[str], **others: Any) -> None:

@@ -1,6 +1,7 @@
 """The LightningModule: embedder, head and optimiser. It does no scoring."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -59,12 +60,17 @@ class MetricLearner(pl.LightningModule):
         self.finetuning = finetuning or Finetuning()
         self.teacher = Teacher(embedder) if self.finetuning.distillation else None
         self.average = moving_average(embedder, self.finetuning.ema) if self.finetuning.ema else None
+        self._averaged = 0  # steps after which the average moved last
 
     @property
     def evaluated(self) -> Embedder:
         """The embedder to evaluate: the moving average, if there is one."""
         evaluated: Embedder = self.embedder if self.average is None else self.average.module
         return evaluated
+
+    def on_train_start(self) -> None:
+        """Note the steps that a resumed run has behind it."""
+        self._averaged = self.trainer.global_step
 
     def on_train_epoch_start(self) -> None:
         """Seed augmentation, dropout and the like by seed and epoch, and on several ranks by rank."""
@@ -110,13 +116,15 @@ class MetricLearner(pl.LightningModule):
         return augmented
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the average."""
-        if self.average is not None:
+        """Move the average, once a step: with accumulated gradients several batches make one."""
+        if self.average is not None and self.trainer.global_step > self._averaged:
             self.average.update_parameters(self.embedder)
+            self._averaged = self.trainer.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the head, which a state dict of the same shapes would not tell."""
+        """Note the head, which a state dict of the same shapes would not tell, and what holds the embedder back."""
         checkpoint["head"] = type(self.head).__qualname__
+        checkpoint["finetuning"] = asdict(self.finetuning)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, with the scheduler if there is one."""

@@ -18,7 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad import config
-from metrad.artifacts import fitted_with, load_embeddings, load_scorer, load_split, load_weights, save_embeddings
+from metrad.artifacts import (
+    fitted_with,
+    input_size,
+    load_embeddings,
+    load_scorer,
+    load_split,
+    load_weights,
+    save_embeddings,
+)
 from metrad.assembly import build_data, build_embedder, build_head, build_scorer, build_settings
 from metrad.catalogue import choices, folder, suggestion
 from metrad.datamodule import MetradDataModule
@@ -113,6 +121,8 @@ def evaluate_run(
     saved.merge_with({"ckpt_path": None, "allow_targets": []})
     if "weights" in saved.backbone:
         saved.backbone.weights = None
+    if saved.image_size is None:  # that of the run's weights, which are not read anew
+        saved.image_size = input_size(run)
     cfg = override(saved, overrides)
     config.check(cfg)
     target = _free_folder(run, overrides, name)

@@ -1,6 +1,7 @@
 """Whether training can go on from a checkpoint."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ def epochs_behind(
     if path is None:
         return 0
     checkpoint = read_checkpoint(path)
-    epochs, optimizer = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"][0]
+    epochs, groups = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"]
     log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
     misfit = _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
-    misfit = misfit or _other_optimizer(optimizer, learner)
+    misfit = misfit or _other_finetuning(checkpoint.get("finetuning"), learner) or _other_optimizer(groups, learner)
     if misfit:
         raise InputError(f"ckpt_path={path} {misfit}")
     if checkpoint.get(type(data).__qualname__) != data.state_dict():
@@ -51,11 +52,35 @@ def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLear
     return None if head == own_head else f"was made with head {head}; choose that one"
 
 
-def _other_optimizer(saved: dict[str, Any], learner: MetricLearner) -> str | None:
-    """Return that a checkpoint's optimiser has other settings than the learner's; None if it has the same."""
+def _other_finetuning(saved: dict[str, Any] | None, learner: MetricLearner) -> str | None:
+    """Return in what a checkpoint's finetuning differs from the learner's; None if in nothing, or it does not tell."""
+    own = asdict(learner.finetuning)
+    for key, value in (saved or {}).items():
+        if value != own.get(key):
+            return f"was made with finetuning.{key}={value}; choose that"
+    return None
+
+
+def _other_optimizer(saved: list[dict[str, Any]], learner: MetricLearner) -> str | None:
+    """Return in what a checkpoint's optimiser differs from the learner's; None if in nothing.
+
+    Its settings are restored from the checkpoint, so others that are asked for would count for nothing.
+    """
     made = learner.configure_optimizers()
-    own = made["optimizer"] if isinstance(made, dict) else made
-    scheduled = {"initial_lr"}  # there with a scheduler only, which may change
-    if set(own.param_groups[0]) | scheduled == set(saved) | scheduled:
-        return None
-    return "was made with another optimizer; choose the one it was made with"
+    own = (made["optimizer"] if isinstance(made, dict) else made).param_groups
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
+        return "was made with its parameters in other groups; choose the finetuning.layer_decay it was made with"
+    for mine, theirs in zip(map(_settings, own), map(_settings, saved), strict=True):
+        if set(mine) != set(theirs):
+            return "was made with another optimizer; choose the one it was made with"
+        for key, value in theirs.items():
+            if mine[key] != value:
+                return f"was made with {key}={value} for its optimizer, which has {mine[key]} now; choose that"
+    return None
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a parameter group; the rate is that before a scheduler, which may change."""
+    settings = {key: list(v) if isinstance(v, tuple) else v for key, v in group.items()}
+    rate = settings.pop("initial_lr", settings["lr"])
+    return {**settings, "lr": rate, "params": len(settings["params"])}

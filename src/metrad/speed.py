@@ -8,9 +8,9 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,13 @@ class Pace:
     images_per_second: Speeds
     compiled: bool
     compile_reason: str
+
+    def kept(self, callbacks: Sequence[pl.Callback]) -> "Pace":
+        """Return what came of it in a training with ``callbacks``: compiling may have failed."""
+        failures = [callback.failure for callback in callbacks if isinstance(callback, CompileEmbedder)]
+        if not any(failures):
+            return self
+        return replace(self, compiled=False, compile_reason=f"torch.compile failed ({failures[0]})")
 
     def describe(self) -> dict[str, Any]:
         """Return the choice as plain values."""
@@ -210,6 +217,7 @@ class Compiled:
         self.plain: Callable[[Tensor], Tensor] = module.forward
         self.fast: Callable[[Tensor], Tensor] = torch.compile(module.forward, dynamic=False)
         self.shape: torch.Size | None = None
+        self.failure = ""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return what the module's forward returns."""
@@ -226,7 +234,8 @@ class Compiled:
             with _quiet():
                 result = self.fast(images)
         except Exception as error:  # whatever a compiler may raise; what is wrong with the model itself raises again
-            log.warning("training goes on uncompiled, since torch.compile failed (%s)", _first_line(error))
+            self.failure = _first_line(error)
+            log.warning("training goes on uncompiled, since torch.compile failed (%s)", self.failure)
             self.fast = self.plain
             return self.plain(images)
         log.info("compiled the embedder's forward pass in %.0f s", time.perf_counter() - start)
@@ -254,7 +263,13 @@ class LeanMemory(pl.Callback):
 
 
 class CompileEmbedder(pl.Callback):
-    """Compiles the learner's embedder while it trains; the names of weights, in checkpoints too, stay as they are."""
+    """Compiles the learner's embedder while it trains; the names of weights, in checkpoints too, stay as they are.
+
+    Attributes:
+        failure: why that failed; empty where it did not.
+    """
+
+    failure = ""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the compiled forward in place."""
@@ -263,7 +278,10 @@ class CompileEmbedder(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the plain one back, and forget what was compiled: torch gives up after eight models in one process."""
-        del _embedder(pl_module).forward
+        embedder = _embedder(pl_module)
+        forward: Any = embedder.forward
+        self.failure = forward.failure
+        del embedder.forward
         torch.compiler.reset()
 
     @staticmethod

@@ -42,6 +42,7 @@ from metrad.reporting import save_evaluation, save_evidence, save_history, save_
 from metrad.resuming import epochs_behind
 from metrad.runs import Run
 from metrad.selection import Selected, scorers_studied, select
+from metrad.speed import Pace
 from metrad.study import Study
 
 log = logging.getLogger(__name__)
@@ -217,9 +218,10 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         if selected:
             cfg = selected.cfg
             data = _checked_data(cfg)
-            pl.seed_everything(cfg.seed, workers=True, verbose=False)
             if first:
                 run.save_choice(cfg)
+        # Whatever came before, the first weights are those of the seed.
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
         learner = build_learner(cfg, build_embedder(cfg), classes_of_head(cfg, data))
         epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first else None)
         study = Study(data, epochs, scorers_studied(cfg))
@@ -230,12 +232,12 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         split, device = data.describe_split(), trainer.strategy.root_device
         if first:
             write_json(run.split, split)
-            write_json(
-                run.environment, environment(str(device), str(trainer.precision), pace.describe(), ranks.world_size())
-            )
+            _note_environment(run, trainer, pace)
         prepared = time.perf_counter()
         trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trained = time.perf_counter()
+        if first and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
+            _note_environment(run, trainer, kept)
         embedder, precision = learner.evaluated, str(trainer.precision)
         fit_whitening(embedder, data, device=device, precision=precision)
         embedded = embed(embedder, data, device=device, precision=precision)
@@ -244,6 +246,11 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     if selected:
         seconds |= {"select": selected.seconds, "prepare": seconds["prepare"] - selected.here}
     return Trained(learner, data, split, embedded, epochs, study, cfg, selected, seconds, start, first)
+
+
+def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:
+    device, precision = str(trainer.strategy.root_device), str(trainer.precision)
+    write_json(run.environment, environment(device, precision, pace.describe(), ranks.world_size()))
 
 
 def _checked_data(cfg: DictConfig) -> MetradDataModule:

@@ -547,7 +547,17 @@ def test_a_folder_with_an_odd_name_works(metrad, small, image_folders, tmp_path)
     assert Path(read_json(run.split)["images"]["normal"][0]).parent.name == "a"
 
 
-@pytest.mark.parametrize(("change", "word"), [("seed=5", "other images"), ("head=normface", "head AdaCos")])
-def test_a_checkpoint_of_other_images_or_another_head_is_refused(change, word, refused, digits, finished_run):
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ("seed=5", "other images"),
+        ("head=normface", "head AdaCos"),
+        ("optimizer.lr=0.5", "lr=0.001"),
+        ("optimizer.weight_decay=0.5", "weight_decay=0"),
+        ("finetuning.distillation=1", "finetuning.distillation=0.0"),
+        ("finetuning.layer_decay=0.5", "finetuning.layer_decay=1.0"),
+    ],
+)
+def test_a_checkpoint_that_training_cannot_go_on_from_as_asked_is_refused(change, word, refused, digits, finished_run):
     checkpoint = finished_run.last_checkpoint
     refused("train", *digits, change, f"ckpt_path={checkpoint}", "trainer.max_epochs=3", words=("ckpt_path", word))

@@ -43,6 +43,16 @@ def test_after_an_edit_of_the_configuration_thresholds_are_of_what_is_scored(met
     assert edited["thresholds"] == asked["thresholds"]
 
 
+def test_embeddings_are_made_anew_at_the_size_that_the_weights_were_trained_at(metrad, run):
+    before = load_file(run.embeddings / "embeddings.safetensors")
+    shutil.rmtree(run.embeddings)
+    run.config.write_text(run.config.read_text().replace("\nimage_size: 16\n", "\nimage_size: null\n"))
+    assert OmegaConf.load(run.config).image_size is None
+    assert metrad("evaluate", run.path).code == 0
+    again = load_file(run.embeddings / "embeddings.safetensors")
+    assert all(np.array_equal(again[role], embeddings) for role, embeddings in before.items())
+
+
 def test_another_k_is_written_beside_and_changes_nothing(metrad, run):
     before = contents(run.path)
     result = metrad("evaluate", run.path, "scorer.k=3", "scorer.reduce=max")

@@ -42,6 +42,12 @@ def test_the_average_is_what_is_kept_scored_and_studied(train, digits):
     assert float(last[1]) == read_json(run.metrics)["auroc"]
 
 
+def test_the_average_moves_once_a_step(train, digits):
+    run = train(*digits, "finetuning.ema=0.9", "trainer.accumulate_grad_batches=2")
+    checkpoint = torch.load(run.last_checkpoint, weights_only=True)
+    assert checkpoint["state_dict"]["average.n_averaged"].item() == checkpoint["global_step"] > 1
+
+
 def test_training_that_is_done_is_scored_with_the_average_again(train, digits):
     held = [*digits, "finetuning.ema=0.9"]
     run = train(*held, name="run")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -269,6 +270,15 @@ def test_several_normal_and_anomalous_classes(train, digits):
     split = read_json(run.split)
     assert split["head_classes"] == ["0", "2", "3", "7", "8"]
     assert {row["class"] for row in rows(run.scores)} == {"7", "8", "9", "1"}
+
+
+def test_a_size_left_to_the_weights_is_that_size_told(train, digits):
+    left = train(*digits, "image_size=null", name="left")
+    with safe_open(left.embedder, "pt") as file:
+        size = file.metadata()["image_size"]
+    told = train(*digits, f"image_size={size}", name="told")
+    assert told.embedder.read_bytes() == left.embedder.read_bytes()
+    assert told.scores.read_bytes() == left.scores.read_bytes()
 
 
 @contextlib.contextmanager

@@ -357,7 +357,13 @@ def test_joined_arrays_are_read_as_one_that_they_would_make(lengths, random):
     joined = Joined(np.split(images, np.cumsum(lengths)[:-1]))
     index = [random.randrange(len(images)) for _ in range(random.randrange(8))]
     assert np.array_equal(joined[np.array(index, dtype=np.int64)], images[index])
-    assert all(np.array_equal(joined[i], images[i]) for i in index)
+    assert all(np.array_equal(joined[i], images[i]) and np.array_equal(joined[np.int64(i)], images[i]) for i in index)
+
+
+@pytest.mark.parametrize("index", [-1, 5, np.array([0, -1]), np.array([5])], ids=str)
+def test_joined_arrays_refuse_positions_that_they_do_not_have(index):
+    with pytest.raises(IndexError, match="there are 5 images"):
+        Joined([np.zeros((3, 2, 2, 1), np.uint8), np.ones((2, 2, 2, 1), np.uint8)])[index]
 
 
 def test_joined_arrays_are_not_copied():

@@ -228,6 +228,11 @@ def test_a_compiler_that_fails_is_told_once_and_training_goes_on(embedder, monke
         assert torch.equal(embedder(IMAGES), expected)
     told = [record.getMessage() for record in caplog.records]
     assert told == ["training goes on uncompiled, since torch.compile failed (no headers)"]
+    compiling = speed.CompileEmbedder()
+    compiling.on_fit_end(None, torch.nn.ModuleDict({"embedder": embedder}))
+    asked = speed.Pace("32-true", "given", {}, True, "given")
+    assert asked.kept([compiling]) == speed.Pace("32-true", "given", {}, False, "torch.compile failed (no headers)")
+    assert asked.kept([speed.CompileEmbedder()]) is asked
 
 
 def test_what_is_wrong_with_the_model_is_still_an_error(embedder, monkeypatch):
