@@ -59,30 +59,43 @@ def _of_pair(comparison: Comparison, row: dict[str, Any]) -> str:
 
 
 def _of_ranks(comparison: Comparison) -> Iterator[str]:
-    if comparison.overall is None or comparison.critical_difference is None or comparison.nemenyi is None:
+    if comparison.overall is None:
         return
-    N, values, by = comparison.ranked, comparison.compared, comparison.by
     ranks = comparison.overall.sort_values("mean_rank", kind="stable")
-    told = ", ".join(f"{row[by]} {row['mean_rank']:.2f}" for row in ranks.to_dict("records"))
-    yield f"Over {N} conditions the mean ranks are {told}, 1 being the best."
+    told = ", ".join(f"{row[comparison.by]} {row['mean_rank']:.2f}" for row in ranks.to_dict("records"))
+    yield f"Over {comparison.ranked} conditions the mean ranks are {told}, 1 being the best."
+    shows = "shows" if comparison.ranks_differ else "does not show"
     if comparison.friedman_p is None:
-        assert comparison.wilcoxon_p is not None
-        shows = "shows" if comparison.wilcoxon_p <= ALPHA else "does not show"
-        yield (
-            f"Friedman's test needs three values; with two, Wilcoxon's signed-rank test over the conditions {shows} "
-            f"that they differ (p = {comparison.wilcoxon_p:.2g})."
-        )
+        yield from _of_two_ranks(comparison, shows)
     else:
-        shows = "shows" if comparison.friedman_p <= ALPHA else "does not show"
-        yield f"Friedman's test {shows} that the ranks differ (p = {comparison.friedman_p:.2g})."
-        smallest = float(stats.chi2.sf(N * (len(values) - 1), len(values) - 1))
-        if smallest > ALPHA:
-            yield f"With {N} conditions and {len(values)} values p cannot be below {smallest:.2g}, whatever the runs."
-    critical = comparison.critical_difference
-    if critical > len(values) - 1:
-        yield f"Nemenyi's critical difference is {critical:.2f}, which ranks of {len(values)} values cannot be apart."
+        yield from _of_more_ranks(comparison, shows, list(ranks[comparison.by]))
+
+
+def _of_two_ranks(comparison: Comparison, shows: str) -> Iterator[str]:
+    yield (
+        f"Friedman's test needs three values; with two, Wilcoxon's signed-rank test over the conditions {shows} "
+        f"that they differ (p = {comparison.wilcoxon_p:.2g})."
+    )
+    smallest = smallest_wilcoxon_p(comparison.ranked)
+    if smallest > ALPHA:
+        yield f"With {comparison.ranked} conditions and two values p cannot be below {smallest:.2g}, whatever the runs."
+
+
+def _of_more_ranks(comparison: Comparison, shows: str, order: list[str]) -> Iterator[str]:
+    """Yield what Friedman's test shows of the values in the ``order`` of their ranks, and Nemenyi's where it may."""
+    assert comparison.critical_difference is not None
+    assert comparison.nemenyi is not None
+    N, k, critical = comparison.ranked, len(order), comparison.critical_difference
+    yield f"Friedman's test {shows} that the ranks differ (p = {comparison.friedman_p:.2g})."
+    smallest = float(stats.chi2.sf(N * (k - 1), k - 1))
+    if smallest > ALPHA:
+        yield f"With {N} conditions and {k} values p cannot be below {smallest:.2g}, whatever the runs."
+    if not comparison.ranks_differ:
+        yield "Nemenyi's test of each two comes only after a difference that Friedman's shows, so it is left out."
         return
-    order = list(ranks[by])
+    if critical > k - 1:
+        yield f"Nemenyi's critical difference is {critical:.2f}, which ranks of {k} values cannot be apart."
+        return
     apart = [
         f"{one} from {other}"
         for i, one in enumerate(order)

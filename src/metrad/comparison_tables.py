@@ -46,8 +46,9 @@ class Comparison:
             the smaller group, and wins, ties and losses those of all runs against all others.
         friedman_p: p-value that ranks differ at all; None without ``overall`` or with two values.
         wilcoxon_p: of two values, the p-value over the conditions that they differ; None otherwise.
-        critical_difference: mean ranks further apart differ (Nemenyi, 0.05); None without ``overall``.
-        nemenyi: p-values of Nemenyi's test, a row and a column per value; None without ``overall``.
+        critical_difference: mean ranks further apart differ (Nemenyi, 0.05), once Friedman's test has shown that ranks
+            differ at all; None without ``overall`` or with two values.
+        nemenyi: p-values of Nemenyi's test, a row and a column per value; None likewise.
         ranked: how many conditions ``overall`` is over.
     """
 
@@ -86,6 +87,12 @@ class Comparison:
             place = {key: row[key] for key in self.conditions}
             rows.setdefault(tuple(place.values()), place)[row[self.by]] = row["mean"]
         return pd.DataFrame(rows.values())
+
+    @property
+    def ranks_differ(self) -> bool:
+        """Whether the test over the conditions shows that mean ranks differ, which all else about them rests on."""
+        p = self.wilcoxon_p if self.friedman_p is None else self.friedman_p
+        return p is not None and p <= ALPHA
 
     @property
     def higher_is_better(self) -> bool:
@@ -252,13 +259,15 @@ def _overall(
     if len(means) < 2:
         return {"overall": None}
     ranks = ranking(np.array(means), higher_is_better=higher, alpha=ALPHA)
+    overall = pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks})
+    found: dict[str, Any] = {"overall": overall, "ranked": len(means)}
+    if len(values) == 2:  # Nemenyi's test would be a sign test, taken as normal, beside the exact one
+        return {**found, "wilcoxon_p": statistic.wilcoxon_p(np.diff(means)[:, 0])}
     return {
-        "overall": pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks}),
-        "friedman_p": None if math.isnan(ranks.p) else ranks.p,
-        "wilcoxon_p": statistic.wilcoxon_p(np.diff(means)[:, 0]) if len(values) == 2 else None,
+        **found,
+        "friedman_p": ranks.p,
         "critical_difference": ranks.critical_difference,
         "nemenyi": pd.DataFrame(ranks.nemenyi, index=values, columns=values),
-        "ranked": len(means),
     }
 
 

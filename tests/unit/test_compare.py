@@ -393,6 +393,58 @@ def test_a_csv_of_other_programs_is_read(tmp_path):
     assert result.runs["run"].tolist() == ["row 3", "row 4"]
 
 
+def bars(figure):
+    """Return the ends of each bar of a diagram of ranks, which joins what is not told apart."""
+    lines = [line for line in figure.axes[0].lines if line.get_color() in ("k", "black")]
+    return [[min(line.get_xdata()), max(line.get_xdata())] for line in lines]
+
+
+def test_two_values_over_few_conditions_get_no_test_that_contradicts_wilcoxon_s(tmp_path):
+    rows = [
+        f"{head},d{i},{s},{0.6 + 0.1 * j + 0.01 * s}" for j, head in enumerate("ab") for i in range(4) for s in (1, 2)
+    ]
+    result = compare_csv(csv(tmp_path, rows))
+    assert (result.wilcoxon_p, result.critical_difference, result.nemenyi) == (0.125, None, None)
+    notes = " ".join(result.notes)
+    assert "With 4 conditions and two values p cannot be below 0.12, whatever the runs." in notes
+    assert "Nemenyi" not in notes
+    drawn = figures(result)["ranks"]
+    assert "Wilcoxon's test does not show that they differ (p = 0.12)" in drawn.get_suptitle()
+    assert bars(drawn) == [[1, 2]]
+
+
+def test_two_values_that_differ_over_the_conditions_are_drawn_apart(tmp_path):
+    rows = [f"{head},d{i},0,{0.6 + 0.1 * j + 0.01 * i}" for j, head in enumerate("ab") for i in range(6)]
+    result = compare_csv(csv(tmp_path, rows))
+    drawn = figures(result)["ranks"]
+    assert "Wilcoxon's test shows that they differ (p = 0.031)" in drawn.get_suptitle()
+    assert bars(drawn) == []
+    assert not any("conditions and two values" in note for note in result.notes)
+
+
+def test_nemenyi_s_test_comes_only_after_friedman_s(tmp_path):
+    aurocs = np.random.default_rng(13).uniform(0, 0.5, (9, 6)) + np.array([0.25, 0.1, 0.1, 0.1, 0.1, 0])
+    rows = [f"h{j},d{i},0,{auroc:.3f}" for (i, j), auroc in np.ndenumerate(aurocs)]
+    result = compare_csv(csv(tmp_path, rows))
+    assert result.friedman_p > 0.05
+    assert result.nemenyi.min(axis=None) < 0.05
+    notes = " ".join(result.notes)
+    assert "Nemenyi's test of each two comes only after a difference that Friedman's shows, so it is left out." in notes
+    assert "tells apart" not in notes
+    drawn = figures(result)["ranks"]
+    assert "Friedman's test does not show that they differ (p = 0.055)" in drawn.get_suptitle()
+    assert bars(drawn) == [[result.overall["mean_rank"].min(), result.overall["mean_rank"].max()]]
+
+
+def test_nemenyi_s_test_tells_apart_after_friedman_s(tmp_path):
+    rows = [f"h{j},d{i},0,{0.5 + 0.1 * j + 0.01 * i:.2f}" for j in range(3) for i in range(4)]
+    result = compare_csv(csv(tmp_path, rows))
+    assert "Nemenyi's test, critical difference 1.66, tells apart h2 from h0." in result.notes
+    drawn = figures(result)["ranks"]
+    assert "critical difference 1.66; a bar joins" in drawn.get_suptitle()
+    assert bars(drawn) == [[1, 2], [2, 3]]
+
+
 def test_names_are_no_formulas_in_pictures(tmp_path):
     rows = [f"{head},{dataset},{seed},0.{seed}" for head in ("$x_$", "b") for dataset in "d$" for seed in (1, 2)]
     for figure in figures(compare_csv(csv(tmp_path, [row.replace(",$,", ",$y_$,") for row in rows]))).values():
