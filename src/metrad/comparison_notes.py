@@ -1,8 +1,8 @@
 """What a comparison says in plain words: its conclusions, and what it cannot show."""
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from scipy import stats
 
@@ -11,6 +11,17 @@ from metrad.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
 
 TOLD_IN_FULL = 12  # differences; of more, those that are shown
 FEW = 10
+# Percent of 95 % bootstrap intervals that hold the truth, of so many pairs, and of so many runs in the smaller group.
+HELD = {1: {2: 50, 3: 75, 4: 87}, 2: {2: 68, 3: 88, 4: 93}}
+NAMED = 3  # comparisons of too few runs, where that is not true of all
+
+
+class _Test(NamedTuple):
+    """A comparison of two values: what it is called, the runs of its groups (or its pairs), and its least p-value."""
+
+    name: str
+    sizes: tuple[int, ...]
+    smallest: float
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -106,39 +117,86 @@ def _of_more_ranks(comparison: Comparison, shows: str, order: list[str]) -> Iter
 
 
 def _of_few_runs(comparison: Comparison) -> Iterator[str]:
-    tested = comparison.pairs[comparison.pairs["pairs"] > 0]
-    if tested.empty:
+    tested = _tested(comparison)
+    if not tested:
         yield "No two finished runs can be compared: none share their condition and seed."
         return
-    n, tests = int(tested["pairs"].min()), len(tested)
-    if comparison.paired:
-        name, what, smallest, needed = "Wilcoxon", "pairs", smallest_wilcoxon_p(n), _needed(smallest_wilcoxon_p, tests)
-    else:
-        name, what, smallest = "Mann-Whitney", "runs each", smallest_mann_whitney_p(n, n)
-        needed = _needed(lambda m: smallest_mann_whitney_p(m, m), tests)
-    if smallest > ALPHA:
+    tests = len(tested)
+    hopeless = [test for test in tested if test.smallest > ALPHA]
+    weak = [test for test in tested if test.smallest * tests > ALPHA >= test.smallest]
+    name, needed = "Wilcoxon" if comparison.paired else "Mann-Whitney", _needed(comparison.paired, tests)
+    for_all = "one comparison" if tests == 1 else f"{tests} comparisons"
+    if hopeless:
+        smallest = min(test.smallest for test in hopeless)
+        below = f"{_sizes(hopeless)} the two-sided {name} p cannot be below {smallest:.4g}"
+        nothing = f"no difference, however large, can be significant at {ALPHA:g}"
         yield (
-            f"With {n} {what} the two-sided {name} p cannot be below {smallest:.4g}: no difference, however large, "
-            f"can be significant at {ALPHA:g}. For {tests} comparisons that takes {needed} {what}."
+            f"With {below}: {nothing}. For {for_all} that takes {needed}."
+            if len(hopeless) == tests
+            else f"In {_some(hopeless, tests)} {nothing}: with {below}. For {for_all} that takes {needed}."
         )
-    elif smallest * tests > ALPHA:
+    if weak:
+        smallest = min(test.smallest for test in weak)
+        some = "with" if len(weak) == tests else f"in {_some(weak, tests)}, with"
         yield (
-            f"With {n} {what} the {name} p cannot be below {smallest:.4g}, nor after Holm's correction for {tests} "
-            f"comparisons below {smallest * tests:.2g} unless others are as clear. {needed} {what} would do, or "
+            f"{some[0].upper()}{some[1:]} {_sizes(weak)} the {name} p cannot be below {smallest:.4g}, nor after Holm's "
+            f"correction for {for_all} below {smallest * tests:.2g} unless others are as clear. {needed} would do, or "
             "fewer comparisons, with a baseline."
         )
-    if n < FEW:
-        yield f"{n} {what} are few: spreads, intervals and the differences that could have shown are rough."
-    if 1 < n <= 4:
-        share = {2: 50, 3: 75, 4: 87}[n]
-        yield f"The 95 % bootstrap interval of {n} {what} holds the truth in about {share} % of such comparisons."
+    yield from _of_rough_figures(tested)
 
 
-def _needed(smallest: Any, tests: int) -> int:
+def _tested(comparison: Comparison) -> list[_Test]:
+    runs = comparison.summary.set_index([*comparison.conditions, comparison.by])["runs"].to_dict()
+    tests = []
+    for row in comparison.pairs[comparison.pairs["pairs"] > 0].to_dict("records"):
+        place = [row[key] for key in comparison.conditions]
+        one, other = row[comparison.by], row["against"]
+        name = ", ".join([*(f"{key}={row[key]}" for key in comparison.conditions), f"{one} and {other}"])
+        if comparison.paired:
+            tests.append(_Test(name, (row["pairs"],), smallest_wilcoxon_p(row["pairs"])))
+        else:
+            sizes = [int(runs[(*place, value) if place else value]) for value in (one, other)]
+            tests.append(_Test(name, tuple(sorted(sizes)), smallest_mann_whitney_p(*sizes)))
+    return tests
+
+
+def _sizes(tests: Sequence[_Test]) -> str:
+    """Return over how many runs ``tests`` are, from the fewest to the most."""
+    fewest, *_, most = sorted({test.sizes for test in tests}) * 2
+    if len(fewest) == 1:
+        return f"{fewest[0]} pairs" if fewest == most else f"{fewest[0]} to {most[0]} pairs"
+    if fewest == most:
+        return f"{fewest[0]} runs each" if fewest[0] == fewest[1] else f"{fewest[0]} and {fewest[1]} runs"
+    return f"{fewest[0]} and {fewest[1]} to {most[0]} and {most[1]} runs"
+
+
+def _some(tests: Sequence[_Test], of: int) -> str:
+    """Return how many ``tests`` these are of all, and which of them have the fewest runs."""
+    least = [test.name for test in tests if test.sizes == min(test.sizes for test in tests)]
+    named = "; ".join(least[:NAMED]) + (f" and {len(least) - NAMED} more" if len(least) > NAMED else "")
+    fewest = "" if len(least) == len(tests) else "the fewest runs: "
+    return f"{len(tests)} of {of} comparisons ({fewest}{named})"
+
+
+def _needed(paired: bool, tests: int) -> str:
+    """Return how many runs it takes for ``tests`` p-values that can all be significant after Holm's correction."""
     n = 1
-    while smallest(n) * tests > ALPHA:
+    while (smallest_wilcoxon_p(n) if paired else smallest_mann_whitney_p(n, n)) * tests > ALPHA:
         n += 1
-    return n
+    return f"{n} pairs" if paired else f"{n} runs each"
+
+
+def _of_rough_figures(tested: Sequence[_Test]) -> Iterator[str]:
+    rough = [test for test in tested if test.sizes[0] < FEW]
+    if rough:
+        some = "" if len(rough) == len(tested) else f", as in {len(rough)} of {len(tested)} comparisons,"
+        yield f"{_sizes(rough)}{some} are few: spreads, intervals and the differences that could have shown are rough."
+    fewest = [test for test in tested if test.sizes == min(test.sizes for test in tested)]
+    share = HELD[len(fewest[0].sizes)].get(fewest[0].sizes[0])
+    if share is not None:
+        what = _sizes(fewest)
+        yield f"The 95 % bootstrap interval of {what} holds the truth in about {share} % of such comparisons."
 
 
 def _of_unfinished(comparison: Comparison) -> Iterator[str]:

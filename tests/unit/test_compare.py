@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from metrad import comparison_files, paired
 from metrad.cli import app
 from metrad.comparison import compare, compare_csv
+from metrad.comparison_notes import HELD
 from metrad.comparison_plots import figures
 from metrad.errors import InputError
 from metrad.files import write_json
@@ -465,6 +466,58 @@ def test_few_seeds_are_warned_of_in_plain_words(sweep, seeds, said):
     result = compare(sweep.fill(["adacos", "arcface", "softmax"], seeds=seeds).path)
     assert any(said in note for note in result.notes)
     assert any(f"{seeds} pairs are few" in note for note in result.notes)
+
+
+def test_few_pairs_are_warned_of_where_they_are_few(tmp_path):
+    cells = [(i, head, s) for i, n in enumerate((12, 3, 12)) for head in "ab" for s in range(n)]
+    rows = [f"{head},d{i},{s},{0.6 + (0.1 + 0.001 * s) * (head == 'b') + 0.01 * s:.3f}" for i, head, s in cells]
+    result = compare_csv(csv(tmp_path, rows))
+    assert (result.pairs["p_holm"] <= 0.05).tolist() == [True, False, True]
+    assert (
+        "In 1 of 3 comparisons (dataset=d1, a and b) no difference, however large, can be significant at 0.05: with 3 "
+        "pairs the two-sided Wilcoxon p cannot be below 0.25. For 3 comparisons that takes 7 pairs."
+    ) in result.notes
+    assert any(note.startswith("3 pairs, as in 1 of 3 comparisons, are few") for note in result.notes)
+    assert not any(note.startswith("With 3 pairs") for note in result.notes)
+
+
+def test_what_holm_s_correction_takes_is_told_of_the_comparisons_with_few_pairs(tmp_path):
+    cells = [(i, head, s) for i, n in enumerate((12, 6, 5, 4)) for head in "ab" for s in range(n)]
+    rows = [f"{head},d{i},{s},{0.6 + 0.1 * (head == 'b') + 0.01 * s:.3f}" for i, head, s in cells]
+    notes = compare_csv(csv(tmp_path, rows)).notes
+    start = "In 2 of 4 comparisons (the fewest runs: dataset=d3, a and b) no difference, however large,"
+    assert any(note.startswith(start) and "with 4 to 5 pairs" in note for note in notes)
+    start = (
+        "In 1 of 4 comparisons (dataset=d1, a and b), with 6 pairs the Wilcoxon p cannot be below 0.03125, nor after"
+    )
+    assert any(note.startswith(start) and "comparisons below 0.12 unless" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ((3, 40), None),
+        ((2, 5), "With 2 and 5 runs the two-sided Mann-Whitney p cannot be below 0.09524: no difference"),
+        ((3, 3), "With 3 runs each the two-sided Mann-Whitney p cannot be below 0.1: no difference"),
+        ((3, 3, 2), "With 2 and 3 to 3 and 3 runs the two-sided Mann-Whitney p cannot be below 0.1: no difference"),
+    ],
+)
+def test_groups_of_unlike_size_have_the_least_p_of_both(tmp_path, sizes, said):
+    rows = [f"h{i},{s},{0.5 + 0.1 * i + 0.001 * s:.3f}" for i, n in enumerate(sizes) for s in range(n)]
+    result = compare_csv(csv(tmp_path, rows, "head,seed,auroc\n"), unpaired=True)
+    warned = [note for note in result.notes if "however large" in note]
+    assert warned == [] if said is None else warned[0].startswith(said)
+    if said is None:
+        assert result.pairs["p_holm"].item() == pytest.approx(2 / math.comb(43, 3))
+
+
+@pytest.mark.parametrize(("n", "m", "share"), [(3, 3, 88), (4, 20, 93)])
+def test_the_interval_of_two_small_groups_holds_the_truth_as_often_as_told(n, m, share):
+    generator = np.random.default_rng(n)
+    drawn = [(generator.normal(0, 1, n), generator.normal(0, 1, m)) for _ in range(600)]
+    ends = [paired.unpaired_bootstrap(one, other, resamples=500) for one, other in drawn]
+    assert HELD[2][n] == share
+    assert 100 * np.mean([low <= 0 <= high for low, high in ends]) == pytest.approx(share, abs=4)
 
 
 def test_enough_seeds_are_not_warned_of(sweep):
