@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from metrad.comparison_input import FIGURES, OWN, Table
+from metrad.comparison_input import FIGURES, OWN, Table, require_metric
 from metrad.errors import InputError
 
 BY_POSITION = (
     "The file does not say whether runs of one seed used the same images, so they are paired by their number alone; "
     "where the images were drawn anew for each run, the unpaired test is the right one (--unpaired)."
+)
+TAKEN = (  # columns of the tables that a comparison makes, which a condition of the same name would hide
+    *("table", "runs", "unfinished", "mean", "median", "std", "low", "high", "against", "pairs", "difference"),
+    *("p", "p_holm", "effect", "wins", "ties", "losses", "detectable", "mean_rank"),
 )
 ADVICE = "cells are parted by commas, and numbers have a point"
 WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
@@ -23,8 +27,10 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
     images used) are read where they are given. Every other column is a condition.
 
     Raises:
-        InputError: it cannot be read, lacks a column, has a figure that is no number, or names a run's images twice.
+        InputError: it cannot be read, lacks a column, has one that the comparison makes itself or a figure that is no
+            number, or names a run's images twice.
     """
+    require_metric(metric)
     rows = _read(file)
     for name in (by, metric):
         if name not in rows.columns:
@@ -60,6 +66,9 @@ def _read(file: Path) -> pd.DataFrame:
     lines = lines.fillna("").apply(lambda column: column.str.strip())
     lines.index += 1
     names = [name or f"column {1 + i}" for i, name in enumerate(lines.iloc[0])]
+    taken = [name for name in names if name in TAKEN]
+    if taken:
+        raise InputError(f"{file}: {taken[0]} is a column that the comparison makes itself; rename it or leave it out")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"{file} has two columns {twice[0]}; leave one out")

@@ -70,6 +70,12 @@ class _Saved:
         return self.settings.get(key, self.overrides.get(key, ABSENT))
 
 
+def require_metric(metric: str) -> None:
+    """Raise ``InputError`` if ``metric`` is none of the figures that runs have."""
+    if metric not in FIGURES:
+        raise InputError(f"metric={metric} is unknown; choose one of {', '.join(FIGURES)}")
+
+
 def read_sweep(folder: Path, by: str) -> Table:
     """Return the runs of the sweep in ``folder``, finished or not, that differ in ``by``.
 
@@ -222,7 +228,6 @@ def _conditions(runs: list[_Saved], by: str, names: list[str]) -> list[str]:
 
 def _row(run: _Saved, by: str, name: str, conditions: list[str]) -> dict[str, Any]:
     finished = run.state == "finished"
-    seconds = run.metrics.get("seconds", {}).get("total", math.nan) if finished else math.nan
     return {
         "folder": str(run.run.path.resolve()),
         "run": run.name,
@@ -232,7 +237,7 @@ def _row(run: _Saved, by: str, name: str, conditions: list[str]) -> dict[str, An
         **{key: _choice(run, key) for key in conditions},
         by: name,
         **{figure: _figure(run, figure) if finished else math.nan for figure in FIGURES},
-        "seconds": seconds,
+        "seconds": _seconds(run) if finished else math.nan,
     }
 
 
@@ -245,6 +250,14 @@ def _figure(run: _Saved, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InputError(f"{run.run.metrics}: {name} must be a number from 0 to 1, got {value!r}")
     return float(value)
+
+
+def _seconds(run: _Saved) -> float:
+    noted = run.metrics.get("seconds", {})
+    total = noted.get("total", math.nan) if isinstance(noted, dict) else None
+    if isinstance(total, bool) or not isinstance(total, int | float):
+        raise InputError(f"{run.run.metrics}: seconds must have a number as its total, got {noted!r}")
+    return float(total)
 
 
 def _refuse_unlike(runs: list[_Saved], rows: list[dict[str, Any]], by: str, conditions: list[str]) -> None:

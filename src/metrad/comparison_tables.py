@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from metrad import paired as statistic
-from metrad.comparison_input import FIGURES, Table
+from metrad.comparison_input import Table, require_metric
 from metrad.errors import InputError
 from metrad.ranking import ranking
 
@@ -130,8 +130,7 @@ def tabulate(table: Table, *, baseline: str | None, metric: str, unpaired: bool)
 
 def _require(table: Table, baseline: str | None, metric: str) -> None:
     runs, by = table.runs, table.by
-    if metric not in FIGURES:
-        raise InputError(f"metric={metric} is unknown; choose one of {', '.join(FIGURES)}")
+    require_metric(metric)
     values = list(runs[by].unique())
     if len(values) < 2:
         raise InputError(f"{by} has one value here, {values[0]}; a comparison takes two")

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from metrad import comparison_files, paired
 from metrad.cli import app
 from metrad.comparison import compare, compare_csv
+from metrad.comparison_csv import TAKEN
 from metrad.comparison_notes import HELD
 from metrad.comparison_plots import figures
 from metrad.errors import InputError
@@ -22,6 +23,7 @@ from metrad.runs import Run
 
 HEADS = {"adacos": {"_target_": "metrad.heads.AdaCos"}, "arcface": {"_target_": "metrad.heads.ArcFace", "margin": 0.05}}
 HEADER = "head,dataset,seed,auroc\n"
+FIGURES = '{"auroc": 1, "average_precision": 1, "fpr_at_95_tpr": 0, "partial_auroc": 1, "seconds": {"total": 3.0}}'
 
 
 class Sweep:
@@ -306,6 +308,8 @@ def test_two_runs_in_one_place_are_refused(sweep):
         ("metrics.json", "[]", "holds no figures"),
         ("metrics.json", '{"auroc": NaN}', "auroc must be a number from 0 to 1, got nan"),
         ("metrics.json", '{"auroc": "high"}', "got 'high'"),
+        ("metrics.json", FIGURES.replace("3.0", '"x"'), "seconds must have a number as its total, got {'total': 'x'}"),
+        ("metrics.json", FIGURES.replace('{"total": 3.0}', "null"), "seconds must have a number .* got None"),
         ("status.json", "[]", "does not tell the state"),
         (".hydra/config.yaml", "a: [", "config.yaml cannot be read"),
         (".hydra/overrides.yaml", "a: b", "does not hold what Hydra writes"),
@@ -384,6 +388,23 @@ def test_a_csv_without_seeds_is_unpaired(tmp_path):
 def test_a_csv_that_cannot_be_compared_is_refused(tmp_path, rows, header, named):
     with pytest.raises(InputError, match=named):
         compare_csv(csv(tmp_path, rows, header))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "head", "state", "seed"])
+def test_a_metric_of_a_csv_is_one_that_runs_have(tmp_path, metric):
+    file = csv(tmp_path, ["a,0,0.5,x,finished", "b,0,0.6,x,finished"], "head,seed,auroc,accuracy,state\n")
+    with pytest.raises(InputError, match=f"metric={metric} is unknown; choose one of auroc, "):
+        compare_csv(file, metric=metric)
+
+
+def test_columns_that_the_comparison_makes_itself_are_refused(tmp_path):
+    rows = [f"{head},{dataset},{seed},0.{seed}" for head in "ab" for dataset in "de" for seed in (1, 2)]
+    result = compare_csv(csv(tmp_path, rows))
+    made = {"table", *result.summary, *result.pairs, *result.overall} - {"head", "dataset"}
+    assert made == set(TAKEN)
+    for name in TAKEN:
+        with pytest.raises(InputError, match=f": {name} is a column that the comparison makes itself; rename it"):
+            compare_csv(csv(tmp_path, rows, HEADER.replace("dataset", name)))
 
 
 def test_a_csv_of_other_programs_is_read(tmp_path):
