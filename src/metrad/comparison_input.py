@@ -90,7 +90,7 @@ def read_sweep(folder: Path, by: str) -> Table:
         raise InputError(f"{folder} holds no runs; give the folder of a sweep, such as multirun/TIME")
     having = [run for run in placed if any(_below(key, by) for key in run.settings)]
     if not having:
-        raise InputError(f"by={by} is no setting of these runs; choose one that differs, such as {_differing(placed)}")
+        raise InputError(f"by={by} is no setting of these runs; what differs is {_differing(placed)}")
     without, placed = len(placed) - len(having), having
     names = _values_compared(placed, by)
     conditions = _conditions(placed, by, names)
@@ -203,9 +203,16 @@ def _choice(run: _Saved, group: str) -> str:
 
 
 def _differing(runs: list[_Saved]) -> str:
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if key != "seed")
-    differing = [key for key in keys if len({run.value(key) for run in runs}) > 1 and not _irrelevant(key)]
-    return ", ".join(differing) or "nothing but the seed"
+    """Return what can be compared by: keys swept over that the settings hold (experiment is none), or else choices."""
+    for kind in ("overrides", "choices", "settings"):
+        keys = dict.fromkeys(
+            key for run in runs for key in getattr(run, kind) if key != "seed" and not _irrelevant(key)
+        )
+        held = [key for key in keys if any(_below(setting, key) for run in runs for setting in run.settings)]
+        differing = [key for key in held if len({run.value(key) for run in runs}) > 1]
+        if differing:
+            return ", ".join(differing)
+    return "nothing but the seed"
 
 
 def _conditions(runs: list[_Saved], by: str, names: list[str]) -> list[str]:

@@ -273,7 +273,7 @@ def test_two_commands_into_one_folder_are_refused_where_their_settings_differ(sw
     ("options", "named"),
     [
         ({"baseline": "cosface"}, "head=cosface is not among the runs; choose one of adacos, arcface"),
-        ({"by": "scorer"}, "by=scorer is no setting of these runs; .* such as head"),
+        ({"by": "scorer"}, "by=scorer is no setting of these runs; what differs is head"),
         ({"by": "trainer.max_epochs"}, "by=trainer.max_epochs has one value here, 10; .* what differs is head"),
         ({"by": "seed"}, "runs are paired by their seed"),
         ({"metric": "accuracy"}, "metric=accuracy is unknown; choose one of auroc"),
@@ -283,6 +283,14 @@ def test_a_question_without_an_answer_is_refused(sweep, options, named):
     sweep.fill(["adacos", "arcface"], seeds=2)
     with pytest.raises(InputError, match=named):
         compare(sweep.path, **options)
+
+
+def test_only_what_can_be_compared_by_is_advised(sweep):
+    for experiment, epochs in (("demo", 10), ("tuning", 3)):
+        sweep.add([f"experiment={experiment}", "seed=0"], 0.9, config={"trainer.max_epochs": epochs})
+    with pytest.raises(InputError, match=r"by=experiment is no setting .* what differs is trainer.max_epochs$"):
+        compare(sweep.path, by="experiment")
+    assert compare(sweep.path, by="trainer.max_epochs").pairs["pairs"].tolist() == [1]
 
 
 def test_a_folder_without_runs_or_finished_runs_is_refused(sweep, tmp_path):
