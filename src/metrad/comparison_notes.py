@@ -60,13 +60,18 @@ def _of_pair(comparison: Comparison, row: dict[str, Any]) -> str:
         better = (difference > 0) != (comparison.metric in LOWER_IS_BETTER)
         verdict = "better" if better else "worse"
         return f"{start}{one} is {verdict} than {other} by {abs(difference):.4f} in {comparison.metric} ({found})."
-    could = "none could have shown with so few runs"
-    if math.isfinite(row["detectable"]):
-        could = f"{row['detectable']:.4f} would have shown in four of five such comparisons"
     return (
         f"{start}no difference in {comparison.metric} is shown between {one} and {other} "
-        f"(mean difference {difference:+.4f}, {found}; {could})."
+        f"(mean difference {difference:+.4f}, {found}; {_detectable(comparison, row)})."
     )
+
+
+def _detectable(comparison: Comparison, row: dict[str, Any]) -> str:
+    if math.isinf(row["detectable"]) or (comparison.paired and row["pairs"] == 1):
+        return "none could have shown with so few runs"
+    if math.isnan(row["detectable"]):
+        return "no spread was measured that would tell what could have shown"
+    return f"{row['detectable']:.4f} would have shown in four of five such comparisons"
 
 
 def _of_ranks(comparison: Comparison) -> Iterator[str]:

@@ -37,7 +37,7 @@ class Comparison:
         pairs: a row per condition and two values: conditions, by, against, pairs, difference (mean of by minus
             against), low, high (of its 95 % bootstrap interval), p, p_holm (over all rows), effect (rank-biserial
             correlation), wins, ties, losses, detectable (the smallest difference that would have shown with a chance
-            of 80 %, at the first step of Holm's procedure; infinite where no difference could).
+            of 80 %, at the first step of Holm's procedure; infinite where no difference could, NaN without a spread).
         overall: a row per value: by, mean_rank (1 is best), over the conditions in which every value has runs; None
             for fewer than two such conditions.
         holes: a line for each missing or unfinished run of the grid.

@@ -549,6 +549,12 @@ def test_the_interval_of_two_small_groups_holds_the_truth_as_often_as_told(n, m,
     assert 100 * np.mean([low <= 0 <= high for low, high in ends]) == pytest.approx(share, abs=4)
 
 
+def test_equal_figures_have_no_spread_that_would_tell_what_could_have_shown(tmp_path):
+    result = compare_csv(csv(tmp_path, [f"{head},d,{seed},1.0" for head in "ab" for seed in range(8)]))
+    assert "p = 1, 1 after Holm; no spread was measured that would tell what could have shown)" in result.notes[0]
+    assert result.pairs["detectable"].isna().all()
+
+
 def test_enough_seeds_are_not_warned_of(sweep):
     result = compare(sweep.fill(["adacos", "arcface"], seeds=12).path)
     assert len(result.notes) == 1
