@@ -7,6 +7,7 @@ import pandas as pd
 
 from metrad.comparison_input import FIGURES, OWN, Table, require_metric
 from metrad.errors import InputError
+from metrad.runs import STATES
 
 BY_POSITION = (
     "The file does not say whether runs of one seed used the same images, so they are paired by their number alone; "
@@ -16,6 +17,7 @@ TAKEN = (  # columns of the tables that a comparison makes, which a condition of
     *("table", "runs", "unfinished", "mean", "median", "std", "low", "high", "against", "pairs", "difference"),
     *("p", "p_holm", "effect", "wins", "ties", "losses", "detectable", "mean_rank"),
 )
+KNOWN_STATES = (*STATES, "new")  # a sweep's table has the last where status.json tells none
 ADVICE = "cells are parted by commas, and numbers have a point"
 WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
 
@@ -44,6 +46,7 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
     _require_groups(file, rows, by, conditions)
     runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {line}" for line in rows.index])}, rows.index)
     runs["state"] = rows.get("state", "finished")
+    _require_states(file, runs["state"])
     runs["error"] = rows.get("error", "")
     seeds = rows["seed"] if paired else rows.groupby([by, *below, *conditions]).cumcount()
     runs["seed"] = pd.to_numeric(seeds) if seeds.astype(str).str.fullmatch(r"-?\d+").all() else seeds
@@ -90,6 +93,13 @@ def _require_groups(file: Path, rows: pd.DataFrame, by: str, conditions: list[st
 
 def _named(row: dict[str, str], by: str, below: list[str]) -> str:
     return " ".join([row[by], *(f"{key.removeprefix(f'{by}.')}={row[key]}" for key in below if row[key])])
+
+
+def _require_states(file: Path, states: pd.Series) -> None:
+    unknown = ~states.isin(KNOWN_STATES)
+    if unknown.any():
+        line = unknown.idxmax()
+        raise InputError(f"{file}, line {line}: state must be one of {', '.join(KNOWN_STATES)}, got {states[line]!r}")
 
 
 def _require_figures(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:

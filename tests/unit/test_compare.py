@@ -391,6 +391,16 @@ def test_a_csv_without_seeds_is_unpaired(tmp_path):
         ([], HEADER, "has no rows"),
         ([], "", "cannot be read as CSV"),
         (["a,0,0.5,x", "b,0,0.5,y"], "head,seed,auroc,split\n", "have different split"),
+        (
+            ["a,0,0.5,finished", "b,0,0.5,Finished"],
+            "head,seed,auroc,state\n",
+            "line 3: state must be .* got 'Finished'",
+        ),
+        (
+            ["a,0,0.5,", "b,0,0.5,failed"],
+            "head,seed,auroc,state\n",
+            "line 2: state must be one of .*finished, .* got ''",
+        ),
     ],
 )
 def test_a_csv_that_cannot_be_compared_is_refused(tmp_path, rows, header, named):
