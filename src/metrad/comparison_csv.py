@@ -18,6 +18,8 @@ TAKEN = (  # columns of the tables that a comparison makes, which a condition of
     *("p", "p_holm", "effect", "wins", "ties", "losses", "detectable", "mean_rank"),
 )
 KNOWN_STATES = (*STATES, "new")  # a sweep's table has the last where status.json tells none
+BREAKS = r"[\t-\r\x85]+"
+CONTROLS = r"[\x00-\x1f\x7f-\x9f]"  # no font has them, and a terminal obeys them
 ADVICE = "cells are parted by commas, and numbers have a point"
 WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
 
@@ -66,8 +68,8 @@ def _read(file: Path) -> pd.DataFrame:
         lines = pd.read_csv(file, **form)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise InputError(f"{file} cannot be read as CSV ({' '.join(str(error).split())}); {ADVICE}") from error
-    lines = lines.fillna("").apply(lambda column: column.str.strip())
     lines.index += 1
+    lines = lines.fillna("").apply(lambda column: _printable(file, column))
     names = [name or f"column {1 + i}" for i, name in enumerate(lines.iloc[0])]
     taken = [name for name in names if name in TAKEN]
     if taken:
@@ -80,6 +82,18 @@ def _read(file: Path) -> pd.DataFrame:
     if rows.empty:
         raise InputError(f"{file} has no rows below its first line, which names the columns")
     return rows
+
+
+def _printable(file: Path, column: pd.Series) -> pd.Series:
+    """Return the cells of ``column`` on a line each; an error, which a program wrote, without control characters."""
+    cells = column.str.replace(BREAKS, " ", regex=True).str.strip()
+    if cells.iloc[0] == "error":
+        return cells.str.replace(CONTROLS, "", regex=True)
+    bad = cells.str.contains(CONTROLS, regex=True)
+    if bad.any():
+        line = bad.idxmax()
+        raise InputError(f"{file}, line {line}: {cells[line]!r} has a control character; leave it out")
+    return cells
 
 
 def _require_groups(file: Path, rows: pd.DataFrame, by: str, conditions: list[str]) -> None:

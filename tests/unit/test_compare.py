@@ -491,6 +491,23 @@ def test_names_are_no_formulas_in_pictures(tmp_path):
         figure.savefig(tmp_path / "x.svg")
 
 
+@pytest.mark.parametrize("character", ["\x00", "\x07", "\x1b", "\x7f", "\x9b"])
+def test_a_control_character_that_no_picture_can_show_is_refused(tmp_path, character):
+    for header, line in ((HEADER, 3), (HEADER.replace("dataset", f"data{character}set"), 1)):
+        file = csv(tmp_path, ["a,d,0,0.5", f"b{character},d,0,0.6"] if line == 3 else ["a,d,0,0.5"], header)
+        with pytest.raises(InputError, match=rf"line {line}: '.*\\x.*' has a control character; leave it out"):
+            compare_csv(file)
+
+
+def test_breaks_in_a_cell_are_spaces_and_an_error_may_hold_anything(tmp_path):
+    rows = ['"a\tb\n c",0,0.5,finished,', "d,0,0.6,finished,", "d,1,,failed,\x1b[31mbad"]
+    result = compare_csv(csv(tmp_path, rows, "head,seed,auroc,state,error\n"))
+    assert result.compared == ["a b  c", "d"]
+    assert result.holes[0] == "failed: head=d, seed=1 ([31mbad)"
+    for figure in figures(result).values():
+        figure.savefig(tmp_path / "x.svg")
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     file = tmp_path / "x.csv"
     file.write_bytes(b"\xff\xfe\x00\x80,\n\x81")
