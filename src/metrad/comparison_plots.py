@@ -154,7 +154,7 @@ def ranks(comparison: Comparison) -> Figure:
     axes.set_xlim(1 - margin, len(mean) + margin)
     axes.set_xticks(range(1, len(mean) + 1))
     figure.suptitle(
-        f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best); {_told_apart(comparison)}",
+        f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best)\n{_told_apart(comparison)}",
         fontsize=9,
     )
     return figure
@@ -172,7 +172,7 @@ def _told_apart(comparison: Comparison) -> str:
     test = "Wilcoxon's test" if comparison.friedman_p is None else "Friedman's test"
     p = comparison.wilcoxon_p if comparison.friedman_p is None else comparison.friedman_p
     if not comparison.ranks_differ:
-        return f"{test} does not show that they differ (p = {p:.2g})"
+        return f"{test} does not show that they differ (p = {p:.2g}): a bar joins all"
     if comparison.nemenyi is None:
         return f"{test} shows that they differ (p = {p:.2g})"
     return f"critical difference {comparison.critical_difference:.2f}; a bar joins what is not told apart"
