@@ -5,13 +5,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from metrad.comparison_input import FIGURES, OWN, Table
+from metrad.comparison_input import FIGURES, OWN, Table, require_metric
 from metrad.errors import InputError
+from metrad.runs import STATES
 
 BY_POSITION = (
     "The file does not say whether runs of one seed used the same images, so they are paired by their number alone; "
     "where the images were drawn anew for each run, the unpaired test is the right one (--unpaired)."
 )
+TAKEN = (  # columns of the tables that a comparison makes, which a condition of the same name would hide
+    *("table", "runs", "unfinished", "mean", "median", "std", "low", "high", "against", "pairs", "difference"),
+    *("p", "p_holm", "effect", "wins", "ties", "losses", "detectable", "mean_rank"),
+)
+KNOWN_STATES = (*STATES, "new")  # a sweep's table has the last where status.json tells none
+BREAKS = r"[\t-\r\x85]+"
+CONTROLS = r"[\x00-\x1f\x7f-\x9f]"  # no font has them, and a terminal obeys them
 ADVICE = "cells are parted by commas, and numbers have a point"
 WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
 
@@ -23,8 +31,10 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
     images used) are read where they are given. Every other column is a condition.
 
     Raises:
-        InputError: it cannot be read, lacks a column, has a figure that is no number, or names a run's images twice.
+        InputError: it cannot be read, lacks a column, has one that the comparison makes itself or a figure that is no
+            number, or names a run's images twice.
     """
+    require_metric(metric)
     rows = _read(file)
     for name in (by, metric):
         if name not in rows.columns:
@@ -38,6 +48,7 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
     _require_groups(file, rows, by, conditions)
     runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {line}" for line in rows.index])}, rows.index)
     runs["state"] = rows.get("state", "finished")
+    _require_states(file, runs["state"])
     runs["error"] = rows.get("error", "")
     seeds = rows["seed"] if paired else rows.groupby([by, *below, *conditions]).cumcount()
     runs["seed"] = pd.to_numeric(seeds) if seeds.astype(str).str.fullmatch(r"-?\d+").all() else seeds
@@ -57,9 +68,12 @@ def _read(file: Path) -> pd.DataFrame:
         lines = pd.read_csv(file, **form)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise InputError(f"{file} cannot be read as CSV ({' '.join(str(error).split())}); {ADVICE}") from error
-    lines = lines.fillna("").apply(lambda column: column.str.strip())
     lines.index += 1
+    lines = lines.fillna("").apply(lambda column: _printable(file, column))
     names = [name or f"column {1 + i}" for i, name in enumerate(lines.iloc[0])]
+    taken = [name for name in names if name in TAKEN]
+    if taken:
+        raise InputError(f"{file}: {taken[0]} is a column that the comparison makes itself; rename it or leave it out")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"{file} has two columns {twice[0]}; leave one out")
@@ -68,6 +82,18 @@ def _read(file: Path) -> pd.DataFrame:
     if rows.empty:
         raise InputError(f"{file} has no rows below its first line, which names the columns")
     return rows
+
+
+def _printable(file: Path, column: pd.Series) -> pd.Series:
+    """Return the cells of ``column`` on a line each; an error, which a program wrote, without control characters."""
+    cells = column.str.replace(BREAKS, " ", regex=True).str.strip()
+    if cells.iloc[0] == "error":
+        return cells.str.replace(CONTROLS, "", regex=True)
+    bad = cells.str.contains(CONTROLS, regex=True)
+    if bad.any():
+        line = bad.idxmax()
+        raise InputError(f"{file}, line {line}: {cells[line]!r} has a control character; leave it out")
+    return cells
 
 
 def _require_groups(file: Path, rows: pd.DataFrame, by: str, conditions: list[str]) -> None:
@@ -81,6 +107,13 @@ def _require_groups(file: Path, rows: pd.DataFrame, by: str, conditions: list[st
 
 def _named(row: dict[str, str], by: str, below: list[str]) -> str:
     return " ".join([row[by], *(f"{key.removeprefix(f'{by}.')}={row[key]}" for key in below if row[key])])
+
+
+def _require_states(file: Path, states: pd.Series) -> None:
+    unknown = ~states.isin(KNOWN_STATES)
+    if unknown.any():
+        line = unknown.idxmax()
+        raise InputError(f"{file}, line {line}: state must be one of {', '.join(KNOWN_STATES)}, got {states[line]!r}")
 
 
 def _require_figures(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:

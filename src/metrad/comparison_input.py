@@ -70,6 +70,12 @@ class _Saved:
         return self.settings.get(key, self.overrides.get(key, ABSENT))
 
 
+def require_metric(metric: str) -> None:
+    """Raise ``InputError`` if ``metric`` is none of the figures that runs have."""
+    if metric not in FIGURES:
+        raise InputError(f"metric={metric} is unknown; choose one of {', '.join(FIGURES)}")
+
+
 def read_sweep(folder: Path, by: str) -> Table:
     """Return the runs of the sweep in ``folder``, finished or not, that differ in ``by``.
 
@@ -84,7 +90,7 @@ def read_sweep(folder: Path, by: str) -> Table:
         raise InputError(f"{folder} holds no runs; give the folder of a sweep, such as multirun/TIME")
     having = [run for run in placed if any(_below(key, by) for key in run.settings)]
     if not having:
-        raise InputError(f"by={by} is no setting of these runs; choose one that differs, such as {_differing(placed)}")
+        raise InputError(f"by={by} is no setting of these runs; what differs is {_differing(placed)}")
     without, placed = len(placed) - len(having), having
     names = _values_compared(placed, by)
     conditions = _conditions(placed, by, names)
@@ -197,9 +203,16 @@ def _choice(run: _Saved, group: str) -> str:
 
 
 def _differing(runs: list[_Saved]) -> str:
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if key != "seed")
-    differing = [key for key in keys if len({run.value(key) for run in runs}) > 1 and not _irrelevant(key)]
-    return ", ".join(differing) or "nothing but the seed"
+    """Return what can be compared by: keys swept over that the settings hold (experiment is none), or else choices."""
+    for kind in ("overrides", "choices", "settings"):
+        keys = dict.fromkeys(
+            key for run in runs for key in getattr(run, kind) if key != "seed" and not _irrelevant(key)
+        )
+        held = [key for key in keys if any(_below(setting, key) for run in runs for setting in run.settings)]
+        differing = [key for key in held if len({run.value(key) for run in runs}) > 1]
+        if differing:
+            return ", ".join(differing)
+    return "nothing but the seed"
 
 
 def _conditions(runs: list[_Saved], by: str, names: list[str]) -> list[str]:
@@ -222,7 +235,6 @@ def _conditions(runs: list[_Saved], by: str, names: list[str]) -> list[str]:
 
 def _row(run: _Saved, by: str, name: str, conditions: list[str]) -> dict[str, Any]:
     finished = run.state == "finished"
-    seconds = run.metrics.get("seconds", {}).get("total", math.nan) if finished else math.nan
     return {
         "folder": str(run.run.path.resolve()),
         "run": run.name,
@@ -232,7 +244,7 @@ def _row(run: _Saved, by: str, name: str, conditions: list[str]) -> dict[str, An
         **{key: _choice(run, key) for key in conditions},
         by: name,
         **{figure: _figure(run, figure) if finished else math.nan for figure in FIGURES},
-        "seconds": seconds,
+        "seconds": _seconds(run) if finished else math.nan,
     }
 
 
@@ -245,6 +257,14 @@ def _figure(run: _Saved, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InputError(f"{run.run.metrics}: {name} must be a number from 0 to 1, got {value!r}")
     return float(value)
+
+
+def _seconds(run: _Saved) -> float:
+    noted = run.metrics.get("seconds", {})
+    total = noted.get("total", math.nan) if isinstance(noted, dict) else None
+    if isinstance(total, bool) or not isinstance(total, int | float):
+        raise InputError(f"{run.run.metrics}: seconds must have a number as its total, got {noted!r}")
+    return float(total)
 
 
 def _refuse_unlike(runs: list[_Saved], rows: list[dict[str, Any]], by: str, conditions: list[str]) -> None:

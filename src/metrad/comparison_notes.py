@@ -1,8 +1,8 @@
 """What a comparison says in plain words: its conclusions, and what it cannot show."""
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from scipy import stats
 
@@ -11,6 +11,17 @@ from metrad.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
 
 TOLD_IN_FULL = 12  # differences; of more, those that are shown
 FEW = 10
+# Percent of 95 % bootstrap intervals that hold the truth, of so many pairs, and of so many runs in the smaller group.
+HELD = {1: {2: 50, 3: 75, 4: 87}, 2: {2: 68, 3: 88, 4: 93}}
+NAMED = 3  # comparisons of too few runs, where that is not true of all
+
+
+class _Test(NamedTuple):
+    """A comparison of two values: what it is called, the runs of its groups (or its pairs), and its least p-value."""
+
+    name: str
+    sizes: tuple[int, ...]
+    smallest: float
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -49,40 +60,58 @@ def _of_pair(comparison: Comparison, row: dict[str, Any]) -> str:
         better = (difference > 0) != (comparison.metric in LOWER_IS_BETTER)
         verdict = "better" if better else "worse"
         return f"{start}{one} is {verdict} than {other} by {abs(difference):.4f} in {comparison.metric} ({found})."
-    could = "none could have shown with so few runs"
-    if math.isfinite(row["detectable"]):
-        could = f"{row['detectable']:.4f} would have shown in four of five such comparisons"
     return (
         f"{start}no difference in {comparison.metric} is shown between {one} and {other} "
-        f"(mean difference {difference:+.4f}, {found}; {could})."
+        f"(mean difference {difference:+.4f}, {found}; {_detectable(comparison, row)})."
     )
 
 
+def _detectable(comparison: Comparison, row: dict[str, Any]) -> str:
+    if math.isinf(row["detectable"]) or (comparison.paired and row["pairs"] == 1):
+        return "none could have shown with so few runs"
+    if math.isnan(row["detectable"]):
+        return "no spread was measured that would tell what could have shown"
+    return f"{row['detectable']:.4f} would have shown in four of five such comparisons"
+
+
 def _of_ranks(comparison: Comparison) -> Iterator[str]:
-    if comparison.overall is None or comparison.critical_difference is None or comparison.nemenyi is None:
+    if comparison.overall is None:
         return
-    N, values, by = comparison.ranked, comparison.compared, comparison.by
     ranks = comparison.overall.sort_values("mean_rank", kind="stable")
-    told = ", ".join(f"{row[by]} {row['mean_rank']:.2f}" for row in ranks.to_dict("records"))
-    yield f"Over {N} conditions the mean ranks are {told}, 1 being the best."
+    told = ", ".join(f"{row[comparison.by]} {row['mean_rank']:.2f}" for row in ranks.to_dict("records"))
+    yield f"Over {comparison.ranked} conditions the mean ranks are {told}, 1 being the best."
+    shows = "shows" if comparison.ranks_differ else "does not show"
     if comparison.friedman_p is None:
-        assert comparison.wilcoxon_p is not None
-        shows = "shows" if comparison.wilcoxon_p <= ALPHA else "does not show"
-        yield (
-            f"Friedman's test needs three values; with two, Wilcoxon's signed-rank test over the conditions {shows} "
-            f"that they differ (p = {comparison.wilcoxon_p:.2g})."
-        )
+        yield from _of_two_ranks(comparison, shows)
     else:
-        shows = "shows" if comparison.friedman_p <= ALPHA else "does not show"
-        yield f"Friedman's test {shows} that the ranks differ (p = {comparison.friedman_p:.2g})."
-        smallest = float(stats.chi2.sf(N * (len(values) - 1), len(values) - 1))
-        if smallest > ALPHA:
-            yield f"With {N} conditions and {len(values)} values p cannot be below {smallest:.2g}, whatever the runs."
-    critical = comparison.critical_difference
-    if critical > len(values) - 1:
-        yield f"Nemenyi's critical difference is {critical:.2f}, which ranks of {len(values)} values cannot be apart."
+        yield from _of_more_ranks(comparison, shows, list(ranks[comparison.by]))
+
+
+def _of_two_ranks(comparison: Comparison, shows: str) -> Iterator[str]:
+    yield (
+        f"Friedman's test needs three values; with two, Wilcoxon's signed-rank test over the conditions {shows} "
+        f"that they differ (p = {comparison.wilcoxon_p:.2g})."
+    )
+    smallest = smallest_wilcoxon_p(comparison.ranked)
+    if smallest > ALPHA:
+        yield f"With {comparison.ranked} conditions and two values p cannot be below {smallest:.2g}, whatever the runs."
+
+
+def _of_more_ranks(comparison: Comparison, shows: str, order: list[str]) -> Iterator[str]:
+    """Yield what Friedman's test shows of the values in the ``order`` of their ranks, and Nemenyi's where it may."""
+    assert comparison.critical_difference is not None
+    assert comparison.nemenyi is not None
+    N, k, critical = comparison.ranked, len(order), comparison.critical_difference
+    yield f"Friedman's test {shows} that the ranks differ (p = {comparison.friedman_p:.2g})."
+    smallest = float(stats.chi2.sf(N * (k - 1), k - 1))
+    if smallest > ALPHA:
+        yield f"With {N} conditions and {k} values p cannot be below {smallest:.2g}, whatever the runs."
+    if not comparison.ranks_differ:
+        yield "Nemenyi's test of each two comes only after a difference that Friedman's shows, so it is left out."
         return
-    order = list(ranks[by])
+    if critical > k - 1:
+        yield f"Nemenyi's critical difference is {critical:.2f}, which ranks of {k} values cannot be apart."
+        return
     apart = [
         f"{one} from {other}"
         for i, one in enumerate(order)
@@ -93,39 +122,86 @@ def _of_ranks(comparison: Comparison) -> Iterator[str]:
 
 
 def _of_few_runs(comparison: Comparison) -> Iterator[str]:
-    tested = comparison.pairs[comparison.pairs["pairs"] > 0]
-    if tested.empty:
+    tested = _tested(comparison)
+    if not tested:
         yield "No two finished runs can be compared: none share their condition and seed."
         return
-    n, tests = int(tested["pairs"].min()), len(tested)
-    if comparison.paired:
-        name, what, smallest, needed = "Wilcoxon", "pairs", smallest_wilcoxon_p(n), _needed(smallest_wilcoxon_p, tests)
-    else:
-        name, what, smallest = "Mann-Whitney", "runs each", smallest_mann_whitney_p(n, n)
-        needed = _needed(lambda m: smallest_mann_whitney_p(m, m), tests)
-    if smallest > ALPHA:
+    tests = len(tested)
+    hopeless = [test for test in tested if test.smallest > ALPHA]
+    weak = [test for test in tested if test.smallest * tests > ALPHA >= test.smallest]
+    name, needed = "Wilcoxon" if comparison.paired else "Mann-Whitney", _needed(comparison.paired, tests)
+    for_all = "one comparison" if tests == 1 else f"{tests} comparisons"
+    if hopeless:
+        smallest = min(test.smallest for test in hopeless)
+        below = f"{_sizes(hopeless)} the two-sided {name} p cannot be below {smallest:.4g}"
+        nothing = f"no difference, however large, can be significant at {ALPHA:g}"
         yield (
-            f"With {n} {what} the two-sided {name} p cannot be below {smallest:.4g}: no difference, however large, "
-            f"can be significant at {ALPHA:g}. For {tests} comparisons that takes {needed} {what}."
+            f"With {below}: {nothing}. For {for_all} that takes {needed}."
+            if len(hopeless) == tests
+            else f"In {_some(hopeless, tests)} {nothing}: with {below}. For {for_all} that takes {needed}."
         )
-    elif smallest * tests > ALPHA:
+    if weak:
+        smallest = min(test.smallest for test in weak)
+        some = "with" if len(weak) == tests else f"in {_some(weak, tests)}, with"
         yield (
-            f"With {n} {what} the {name} p cannot be below {smallest:.4g}, nor after Holm's correction for {tests} "
-            f"comparisons below {smallest * tests:.2g} unless others are as clear. {needed} {what} would do, or "
+            f"{some[0].upper()}{some[1:]} {_sizes(weak)} the {name} p cannot be below {smallest:.4g}, nor after Holm's "
+            f"correction for {for_all} below {smallest * tests:.2g} unless others are as clear. {needed} would do, or "
             "fewer comparisons, with a baseline."
         )
-    if n < FEW:
-        yield f"{n} {what} are few: spreads, intervals and the differences that could have shown are rough."
-    if 1 < n <= 4:
-        share = {2: 50, 3: 75, 4: 87}[n]
-        yield f"The 95 % bootstrap interval of {n} {what} holds the truth in about {share} % of such comparisons."
+    yield from _of_rough_figures(tested)
 
 
-def _needed(smallest: Any, tests: int) -> int:
+def _tested(comparison: Comparison) -> list[_Test]:
+    runs = comparison.summary.set_index([*comparison.conditions, comparison.by])["runs"].to_dict()
+    tests = []
+    for row in comparison.pairs[comparison.pairs["pairs"] > 0].to_dict("records"):
+        place = [row[key] for key in comparison.conditions]
+        one, other = row[comparison.by], row["against"]
+        name = ", ".join([*(f"{key}={row[key]}" for key in comparison.conditions), f"{one} and {other}"])
+        if comparison.paired:
+            tests.append(_Test(name, (row["pairs"],), smallest_wilcoxon_p(row["pairs"])))
+        else:
+            sizes = [int(runs[(*place, value) if place else value]) for value in (one, other)]
+            tests.append(_Test(name, tuple(sorted(sizes)), smallest_mann_whitney_p(*sizes)))
+    return tests
+
+
+def _sizes(tests: Sequence[_Test]) -> str:
+    """Return over how many runs ``tests`` are, from the fewest to the most."""
+    fewest, *_, most = sorted({test.sizes for test in tests}) * 2
+    if len(fewest) == 1:
+        return f"{fewest[0]} pairs" if fewest == most else f"{fewest[0]} to {most[0]} pairs"
+    if fewest == most:
+        return f"{fewest[0]} runs each" if fewest[0] == fewest[1] else f"{fewest[0]} and {fewest[1]} runs"
+    return f"{fewest[0]} and {fewest[1]} to {most[0]} and {most[1]} runs"
+
+
+def _some(tests: Sequence[_Test], of: int) -> str:
+    """Return how many ``tests`` these are of all, and which of them have the fewest runs."""
+    least = [test.name for test in tests if test.sizes == min(test.sizes for test in tests)]
+    named = "; ".join(least[:NAMED]) + (f" and {len(least) - NAMED} more" if len(least) > NAMED else "")
+    fewest = "" if len(least) == len(tests) else "the fewest runs: "
+    return f"{len(tests)} of {of} comparisons ({fewest}{named})"
+
+
+def _needed(paired: bool, tests: int) -> str:
+    """Return how many runs it takes for ``tests`` p-values that can all be significant after Holm's correction."""
     n = 1
-    while smallest(n) * tests > ALPHA:
+    while (smallest_wilcoxon_p(n) if paired else smallest_mann_whitney_p(n, n)) * tests > ALPHA:
         n += 1
-    return n
+    return f"{n} pairs" if paired else f"{n} runs each"
+
+
+def _of_rough_figures(tested: Sequence[_Test]) -> Iterator[str]:
+    rough = [test for test in tested if test.sizes[0] < FEW]
+    if rough:
+        some = "" if len(rough) == len(tested) else f", as in {len(rough)} of {len(tested)} comparisons,"
+        yield f"{_sizes(rough)}{some} are few: spreads, intervals and the differences that could have shown are rough."
+    fewest = [test for test in tested if test.sizes == min(test.sizes for test in tested)]
+    share = HELD[len(fewest[0].sizes)].get(fewest[0].sizes[0])
+    if share is not None:
+        what = _sizes(fewest)
+        yield f"The 95 % bootstrap interval of {what} holds the truth in about {share} % of such comparisons."
 
 
 def _of_unfinished(comparison: Comparison) -> Iterator[str]:

@@ -129,21 +129,21 @@ def _row_label(comparison: Comparison, row: dict[str, str]) -> str:
 def ranks(comparison: Comparison) -> Figure:
     """Draw the critical-difference diagram: mean ranks, a bar across those that Nemenyi's test does not tell apart.
 
+    Where the test over the conditions, which comes first, shows no difference, one bar is across all.
+
     Source:
         Demšar 2006, Journal of Machine Learning Research 7, section 3.2.4, by scikit-posthocs.
     """
     from scikit_posthocs import critical_difference_diagram  # takes seconds to import
 
     assert comparison.overall is not None
-    assert comparison.nemenyi is not None
     mean = comparison.overall.set_index(comparison.by)["mean_rank"].rename(_label)
-    nemenyi = comparison.nemenyi.rename(index=_label, columns=_label)
     figure = Figure(figsize=(7.5, 0.3 * len(mean) + 2), layout="constrained")
     axes = figure.subplots()
     margin = 0.1 * (len(mean) - 1)
     critical_difference_diagram(
         mean,
-        nemenyi,
+        _apart(comparison).rename(index=_label, columns=_label),
         alpha=ALPHA,
         ax=axes,
         label_fmt_left="{label} ({rank:.2f}) ",
@@ -154,11 +154,28 @@ def ranks(comparison: Comparison) -> Figure:
     axes.set_xlim(1 - margin, len(mean) + margin)
     axes.set_xticks(range(1, len(mean) + 1))
     figure.suptitle(
-        f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best); critical difference "
-        f"{comparison.critical_difference:.2f}; a bar joins what is not told apart",
+        f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best)\n{_told_apart(comparison)}",
         fontsize=9,
     )
     return figure
+
+
+def _apart(comparison: Comparison) -> pd.DataFrame:
+    """Return the p-value of each two of the compared values: 1 where the test over all shows nothing."""
+    if comparison.ranks_differ and comparison.nemenyi is not None:
+        return comparison.nemenyi
+    p, values = 0.0 if comparison.ranks_differ else 1.0, comparison.compared
+    return pd.DataFrame(p, index=values, columns=values).where(~np.eye(len(values), dtype=bool), 1.0)
+
+
+def _told_apart(comparison: Comparison) -> str:
+    test = "Wilcoxon's test" if comparison.friedman_p is None else "Friedman's test"
+    p = comparison.wilcoxon_p if comparison.friedman_p is None else comparison.friedman_p
+    if not comparison.ranks_differ:
+        return f"{test} does not show that they differ (p = {p:.2g}): a bar joins all"
+    if comparison.nemenyi is None:
+        return f"{test} shows that they differ (p = {p:.2g})"
+    return f"critical difference {comparison.critical_difference:.2f}; a bar joins what is not told apart"
 
 
 def of_classes(comparison: Comparison) -> dict[str, pd.DataFrame]:

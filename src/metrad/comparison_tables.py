@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from metrad import paired as statistic
-from metrad.comparison_input import FIGURES, Table
+from metrad.comparison_input import Table, require_metric
 from metrad.errors import InputError
 from metrad.ranking import ranking
 
@@ -37,7 +37,7 @@ class Comparison:
         pairs: a row per condition and two values: conditions, by, against, pairs, difference (mean of by minus
             against), low, high (of its 95 % bootstrap interval), p, p_holm (over all rows), effect (rank-biserial
             correlation), wins, ties, losses, detectable (the smallest difference that would have shown with a chance
-            of 80 %, at the first step of Holm's procedure; infinite where no difference could).
+            of 80 %, at the first step of Holm's procedure; infinite where no difference could, NaN without a spread).
         overall: a row per value: by, mean_rank (1 is best), over the conditions in which every value has runs; None
             for fewer than two such conditions.
         holes: a line for each missing or unfinished run of the grid.
@@ -46,8 +46,9 @@ class Comparison:
             the smaller group, and wins, ties and losses those of all runs against all others.
         friedman_p: p-value that ranks differ at all; None without ``overall`` or with two values.
         wilcoxon_p: of two values, the p-value over the conditions that they differ; None otherwise.
-        critical_difference: mean ranks further apart differ (Nemenyi, 0.05); None without ``overall``.
-        nemenyi: p-values of Nemenyi's test, a row and a column per value; None without ``overall``.
+        critical_difference: mean ranks further apart differ (Nemenyi, 0.05), once Friedman's test has shown that ranks
+            differ at all; None without ``overall`` or with two values.
+        nemenyi: p-values of Nemenyi's test, a row and a column per value; None likewise.
         ranked: how many conditions ``overall`` is over.
     """
 
@@ -88,6 +89,12 @@ class Comparison:
         return pd.DataFrame(rows.values())
 
     @property
+    def ranks_differ(self) -> bool:
+        """Whether the test over the conditions shows that mean ranks differ, which all else about them rests on."""
+        p = self.wilcoxon_p if self.friedman_p is None else self.friedman_p
+        return p is not None and p <= ALPHA
+
+    @property
     def higher_is_better(self) -> bool:
         """Whether a larger figure is the better one."""
         return self.metric not in LOWER_IS_BETTER
@@ -123,8 +130,7 @@ def tabulate(table: Table, *, baseline: str | None, metric: str, unpaired: bool)
 
 def _require(table: Table, baseline: str | None, metric: str) -> None:
     runs, by = table.runs, table.by
-    if metric not in FIGURES:
-        raise InputError(f"metric={metric} is unknown; choose one of {', '.join(FIGURES)}")
+    require_metric(metric)
     values = list(runs[by].unique())
     if len(values) < 2:
         raise InputError(f"{by} has one value here, {values[0]}; a comparison takes two")
@@ -252,13 +258,15 @@ def _overall(
     if len(means) < 2:
         return {"overall": None}
     ranks = ranking(np.array(means), higher_is_better=higher, alpha=ALPHA)
+    overall = pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks})
+    found: dict[str, Any] = {"overall": overall, "ranked": len(means)}
+    if len(values) == 2:  # Nemenyi's test would be a sign test, taken as normal, beside the exact one
+        return {**found, "wilcoxon_p": statistic.wilcoxon_p(np.diff(means)[:, 0])}
     return {
-        "overall": pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks}),
-        "friedman_p": None if math.isnan(ranks.p) else ranks.p,
-        "wilcoxon_p": statistic.wilcoxon_p(np.diff(means)[:, 0]) if len(values) == 2 else None,
+        **found,
+        "friedman_p": ranks.p,
         "critical_difference": ranks.critical_difference,
         "nemenyi": pd.DataFrame(ranks.nemenyi, index=values, columns=values),
-        "ranked": len(means),
     }
 
 

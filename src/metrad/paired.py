@@ -192,7 +192,8 @@ def detectable_difference(differences: np.ndarray, *, alpha: float = 0.05, power
 
     To show is to get p <= ``alpha`` in the Wilcoxon test, with normal differences that spread like the ones measured,
     ``differences`` (N,). It is infinite where the test has no p-value that small (5 pairs at 0.05), and NaN for a
-    single pair. The spread is itself an estimate: with 10 pairs it is off by a fifth as a rule.
+    single pair or where all differences are equal: without a spread nothing tells. The spread is itself an estimate:
+    with 10 pairs it is off by a fifth as a rule.
 
     Source:
         simulation; Cohen 1988, Statistical Power Analysis, chapter 1, for the idea.
@@ -214,7 +215,9 @@ def unpaired_detectable_difference(
 
 
 def _times(spread: float, effect: float) -> float:
-    return effect if math.isinf(effect) else spread * effect
+    if math.isinf(effect):
+        return effect
+    return spread * effect if round(spread, DECIMALS) else math.nan
 
 
 @lru_cache(maxsize=256)

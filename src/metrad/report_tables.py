@@ -55,6 +55,11 @@ def probability(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def detectable(value: float) -> str:
+    """Write a difference that would have shown: none where no difference could have."""
+    return "none" if math.isinf(value) else rate(value)
+
+
 def seconds(value: float) -> str:
     """Write a time in seconds."""
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
@@ -96,7 +101,7 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
     "wins": ("Wins", None),
     "ties": ("Ties", None),
     "losses": ("Losses", None),
-    "detectable": ("Detectable difference", rate),
+    "detectable": ("Detectable difference", detectable),
     "mean_rank": ("Mean rank", lambda value: f"{value:.2f}"),
 }
 
@@ -151,7 +156,7 @@ def _entry(values: list[Any], form: Format | None) -> Entry:
     if any(value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) for value in values):
         return Entry("–")
     if any(isinstance(value, float) and math.isinf(value) for value in values):
-        return Entry("∞")
+        return Entry("none" if form is detectable else "∞", float(values[0]))
     number = _number(values[0])
     if number is None:
         return Entry(" ".join(str(values[0]).split()))

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from metrad import comparison_files, paired
 from metrad.cli import app
 from metrad.comparison import compare, compare_csv
+from metrad.comparison_csv import TAKEN
+from metrad.comparison_notes import HELD
 from metrad.comparison_plots import figures
 from metrad.errors import InputError
 from metrad.files import write_json
@@ -21,6 +23,7 @@ from metrad.runs import Run
 
 HEADS = {"adacos": {"_target_": "metrad.heads.AdaCos"}, "arcface": {"_target_": "metrad.heads.ArcFace", "margin": 0.05}}
 HEADER = "head,dataset,seed,auroc\n"
+FIGURES = '{"auroc": 1, "average_precision": 1, "fpr_at_95_tpr": 0, "partial_auroc": 1, "seconds": {"total": 3.0}}'
 
 
 class Sweep:
@@ -270,7 +273,7 @@ def test_two_commands_into_one_folder_are_refused_where_their_settings_differ(sw
     ("options", "named"),
     [
         ({"baseline": "cosface"}, "head=cosface is not among the runs; choose one of adacos, arcface"),
-        ({"by": "scorer"}, "by=scorer is no setting of these runs; .* such as head"),
+        ({"by": "scorer"}, "by=scorer is no setting of these runs; what differs is head"),
         ({"by": "trainer.max_epochs"}, "by=trainer.max_epochs has one value here, 10; .* what differs is head"),
         ({"by": "seed"}, "runs are paired by their seed"),
         ({"metric": "accuracy"}, "metric=accuracy is unknown; choose one of auroc"),
@@ -280,6 +283,14 @@ def test_a_question_without_an_answer_is_refused(sweep, options, named):
     sweep.fill(["adacos", "arcface"], seeds=2)
     with pytest.raises(InputError, match=named):
         compare(sweep.path, **options)
+
+
+def test_only_what_can_be_compared_by_is_advised(sweep):
+    for experiment, epochs in (("demo", 10), ("tuning", 3)):
+        sweep.add([f"experiment={experiment}", "seed=0"], 0.9, config={"trainer.max_epochs": epochs})
+    with pytest.raises(InputError, match=r"by=experiment is no setting .* what differs is trainer.max_epochs$"):
+        compare(sweep.path, by="experiment")
+    assert compare(sweep.path, by="trainer.max_epochs").pairs["pairs"].tolist() == [1]
 
 
 def test_a_folder_without_runs_or_finished_runs_is_refused(sweep, tmp_path):
@@ -305,6 +316,8 @@ def test_two_runs_in_one_place_are_refused(sweep):
         ("metrics.json", "[]", "holds no figures"),
         ("metrics.json", '{"auroc": NaN}', "auroc must be a number from 0 to 1, got nan"),
         ("metrics.json", '{"auroc": "high"}', "got 'high'"),
+        ("metrics.json", FIGURES.replace("3.0", '"x"'), "seconds must have a number as its total, got {'total': 'x'}"),
+        ("metrics.json", FIGURES.replace('{"total": 3.0}', "null"), "seconds must have a number .* got None"),
         ("status.json", "[]", "does not tell the state"),
         (".hydra/config.yaml", "a: [", "config.yaml cannot be read"),
         (".hydra/overrides.yaml", "a: b", "does not hold what Hydra writes"),
@@ -378,11 +391,38 @@ def test_a_csv_without_seeds_is_unpaired(tmp_path):
         ([], HEADER, "has no rows"),
         ([], "", "cannot be read as CSV"),
         (["a,0,0.5,x", "b,0,0.5,y"], "head,seed,auroc,split\n", "have different split"),
+        (
+            ["a,0,0.5,finished", "b,0,0.5,Finished"],
+            "head,seed,auroc,state\n",
+            "line 3: state must be .* got 'Finished'",
+        ),
+        (
+            ["a,0,0.5,", "b,0,0.5,failed"],
+            "head,seed,auroc,state\n",
+            "line 2: state must be one of .*finished, .* got ''",
+        ),
     ],
 )
 def test_a_csv_that_cannot_be_compared_is_refused(tmp_path, rows, header, named):
     with pytest.raises(InputError, match=named):
         compare_csv(csv(tmp_path, rows, header))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "head", "state", "seed"])
+def test_a_metric_of_a_csv_is_one_that_runs_have(tmp_path, metric):
+    file = csv(tmp_path, ["a,0,0.5,x,finished", "b,0,0.6,x,finished"], "head,seed,auroc,accuracy,state\n")
+    with pytest.raises(InputError, match=f"metric={metric} is unknown; choose one of auroc, "):
+        compare_csv(file, metric=metric)
+
+
+def test_columns_that_the_comparison_makes_itself_are_refused(tmp_path):
+    rows = [f"{head},{dataset},{seed},0.{seed}" for head in "ab" for dataset in "de" for seed in (1, 2)]
+    result = compare_csv(csv(tmp_path, rows))
+    made = {"table", *result.summary, *result.pairs, *result.overall} - {"head", "dataset"}
+    assert made == set(TAKEN)
+    for name in TAKEN:
+        with pytest.raises(InputError, match=f": {name} is a column that the comparison makes itself; rename it"):
+            compare_csv(csv(tmp_path, rows, HEADER.replace("dataset", name)))
 
 
 def test_a_csv_of_other_programs_is_read(tmp_path):
@@ -393,9 +433,78 @@ def test_a_csv_of_other_programs_is_read(tmp_path):
     assert result.runs["run"].tolist() == ["row 3", "row 4"]
 
 
+def bars(figure):
+    """Return the ends of each bar of a diagram of ranks, which joins what is not told apart."""
+    lines = [line for line in figure.axes[0].lines if line.get_color() in ("k", "black")]
+    return [[min(line.get_xdata()), max(line.get_xdata())] for line in lines]
+
+
+def test_two_values_over_few_conditions_get_no_test_that_contradicts_wilcoxon_s(tmp_path):
+    rows = [
+        f"{head},d{i},{s},{0.6 + 0.1 * j + 0.01 * s}" for j, head in enumerate("ab") for i in range(4) for s in (1, 2)
+    ]
+    result = compare_csv(csv(tmp_path, rows))
+    assert (result.wilcoxon_p, result.critical_difference, result.nemenyi) == (0.125, None, None)
+    notes = " ".join(result.notes)
+    assert "With 4 conditions and two values p cannot be below 0.12, whatever the runs." in notes
+    assert "Nemenyi" not in notes
+    drawn = figures(result)["ranks"]
+    assert "Wilcoxon's test does not show that they differ (p = 0.12)" in drawn.get_suptitle()
+    assert bars(drawn) == [[1, 2]]
+
+
+def test_two_values_that_differ_over_the_conditions_are_drawn_apart(tmp_path):
+    rows = [f"{head},d{i},0,{0.6 + 0.1 * j + 0.01 * i}" for j, head in enumerate("ab") for i in range(6)]
+    result = compare_csv(csv(tmp_path, rows))
+    drawn = figures(result)["ranks"]
+    assert "Wilcoxon's test shows that they differ (p = 0.031)" in drawn.get_suptitle()
+    assert bars(drawn) == []
+    assert not any("conditions and two values" in note for note in result.notes)
+
+
+def test_nemenyi_s_test_comes_only_after_friedman_s(tmp_path):
+    aurocs = np.random.default_rng(13).uniform(0, 0.5, (9, 6)) + np.array([0.25, 0.1, 0.1, 0.1, 0.1, 0])
+    rows = [f"h{j},d{i},0,{auroc:.3f}" for (i, j), auroc in np.ndenumerate(aurocs)]
+    result = compare_csv(csv(tmp_path, rows))
+    assert result.friedman_p > 0.05
+    assert result.nemenyi.min(axis=None) < 0.05
+    notes = " ".join(result.notes)
+    assert "Nemenyi's test of each two comes only after a difference that Friedman's shows, so it is left out." in notes
+    assert "tells apart" not in notes
+    drawn = figures(result)["ranks"]
+    assert "Friedman's test does not show that they differ (p = 0.055)" in drawn.get_suptitle()
+    assert bars(drawn) == [[result.overall["mean_rank"].min(), result.overall["mean_rank"].max()]]
+
+
+def test_nemenyi_s_test_tells_apart_after_friedman_s(tmp_path):
+    rows = [f"h{j},d{i},0,{0.5 + 0.1 * j + 0.01 * i:.2f}" for j in range(3) for i in range(4)]
+    result = compare_csv(csv(tmp_path, rows))
+    assert "Nemenyi's test, critical difference 1.66, tells apart h2 from h0." in result.notes
+    drawn = figures(result)["ranks"]
+    assert "critical difference 1.66; a bar joins" in drawn.get_suptitle()
+    assert bars(drawn) == [[1, 2], [2, 3]]
+
+
 def test_names_are_no_formulas_in_pictures(tmp_path):
     rows = [f"{head},{dataset},{seed},0.{seed}" for head in ("$x_$", "b") for dataset in "d$" for seed in (1, 2)]
     for figure in figures(compare_csv(csv(tmp_path, [row.replace(",$,", ",$y_$,") for row in rows]))).values():
+        figure.savefig(tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x07", "\x1b", "\x7f", "\x9b"])
+def test_a_control_character_that_no_picture_can_show_is_refused(tmp_path, character):
+    for header, line in ((HEADER, 3), (HEADER.replace("dataset", f"data{character}set"), 1)):
+        file = csv(tmp_path, ["a,d,0,0.5", f"b{character},d,0,0.6"] if line == 3 else ["a,d,0,0.5"], header)
+        with pytest.raises(InputError, match=rf"line {line}: '.*\\x.*' has a control character; leave it out"):
+            compare_csv(file)
+
+
+def test_breaks_in_a_cell_are_spaces_and_an_error_may_hold_anything(tmp_path):
+    rows = ['"a\tb\n c",0,0.5,finished,', "d,0,0.6,finished,", "d,1,,failed,\x1b[31mbad"]
+    result = compare_csv(csv(tmp_path, rows, "head,seed,auroc,state,error\n"))
+    assert result.compared == ["a b  c", "d"]
+    assert result.holes[0] == "failed: head=d, seed=1 ([31mbad)"
+    for figure in figures(result).values():
         figure.savefig(tmp_path / "x.svg")
 
 
@@ -413,6 +522,64 @@ def test_few_seeds_are_warned_of_in_plain_words(sweep, seeds, said):
     result = compare(sweep.fill(["adacos", "arcface", "softmax"], seeds=seeds).path)
     assert any(said in note for note in result.notes)
     assert any(f"{seeds} pairs are few" in note for note in result.notes)
+
+
+def test_few_pairs_are_warned_of_where_they_are_few(tmp_path):
+    cells = [(i, head, s) for i, n in enumerate((12, 3, 12)) for head in "ab" for s in range(n)]
+    rows = [f"{head},d{i},{s},{0.6 + (0.1 + 0.001 * s) * (head == 'b') + 0.01 * s:.3f}" for i, head, s in cells]
+    result = compare_csv(csv(tmp_path, rows))
+    assert (result.pairs["p_holm"] <= 0.05).tolist() == [True, False, True]
+    assert (
+        "In 1 of 3 comparisons (dataset=d1, a and b) no difference, however large, can be significant at 0.05: with 3 "
+        "pairs the two-sided Wilcoxon p cannot be below 0.25. For 3 comparisons that takes 7 pairs."
+    ) in result.notes
+    assert any(note.startswith("3 pairs, as in 1 of 3 comparisons, are few") for note in result.notes)
+    assert not any(note.startswith("With 3 pairs") for note in result.notes)
+
+
+def test_what_holm_s_correction_takes_is_told_of_the_comparisons_with_few_pairs(tmp_path):
+    cells = [(i, head, s) for i, n in enumerate((12, 6, 5, 4)) for head in "ab" for s in range(n)]
+    rows = [f"{head},d{i},{s},{0.6 + 0.1 * (head == 'b') + 0.01 * s:.3f}" for i, head, s in cells]
+    notes = compare_csv(csv(tmp_path, rows)).notes
+    start = "In 2 of 4 comparisons (the fewest runs: dataset=d3, a and b) no difference, however large,"
+    assert any(note.startswith(start) and "with 4 to 5 pairs" in note for note in notes)
+    start = (
+        "In 1 of 4 comparisons (dataset=d1, a and b), with 6 pairs the Wilcoxon p cannot be below 0.03125, nor after"
+    )
+    assert any(note.startswith(start) and "comparisons below 0.12 unless" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ((3, 40), None),
+        ((2, 5), "With 2 and 5 runs the two-sided Mann-Whitney p cannot be below 0.09524: no difference"),
+        ((3, 3), "With 3 runs each the two-sided Mann-Whitney p cannot be below 0.1: no difference"),
+        ((3, 3, 2), "With 2 and 3 to 3 and 3 runs the two-sided Mann-Whitney p cannot be below 0.1: no difference"),
+    ],
+)
+def test_groups_of_unlike_size_have_the_least_p_of_both(tmp_path, sizes, said):
+    rows = [f"h{i},{s},{0.5 + 0.1 * i + 0.001 * s:.3f}" for i, n in enumerate(sizes) for s in range(n)]
+    result = compare_csv(csv(tmp_path, rows, "head,seed,auroc\n"), unpaired=True)
+    warned = [note for note in result.notes if "however large" in note]
+    assert warned == [] if said is None else warned[0].startswith(said)
+    if said is None:
+        assert result.pairs["p_holm"].item() == pytest.approx(2 / math.comb(43, 3))
+
+
+@pytest.mark.parametrize(("n", "m", "share"), [(3, 3, 88), (4, 20, 93)])
+def test_the_interval_of_two_small_groups_holds_the_truth_as_often_as_told(n, m, share):
+    generator = np.random.default_rng(n)
+    drawn = [(generator.normal(0, 1, n), generator.normal(0, 1, m)) for _ in range(600)]
+    ends = [paired.unpaired_bootstrap(one, other, resamples=500) for one, other in drawn]
+    assert HELD[2][n] == share
+    assert 100 * np.mean([low <= 0 <= high for low, high in ends]) == pytest.approx(share, abs=4)
+
+
+def test_equal_figures_have_no_spread_that_would_tell_what_could_have_shown(tmp_path):
+    result = compare_csv(csv(tmp_path, [f"{head},d,{seed},1.0" for head in "ab" for seed in range(8)]))
+    assert "p = 1, 1 after Holm; no spread was measured that would tell what could have shown)" in result.notes[0]
+    assert result.pairs["detectable"].isna().all()
 
 
 def test_enough_seeds_are_not_warned_of(sweep):

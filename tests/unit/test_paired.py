@@ -216,4 +216,10 @@ def test_with_five_pairs_no_difference_can_show_and_with_six_a_large_one():
     six = np.array([0.1, 0.2, 0.1, 0.3, 0.2, 0.1])
     assert paired.detectable_difference(six) == pytest.approx(1.78 * six.std(ddof=1), rel=0.02)
     assert paired.unpaired_detectable_difference(np.arange(3.0), np.arange(3.0)) == math.inf
-    assert paired.detectable_difference(np.ones(8)) == 0
+
+
+@pytest.mark.parametrize("differences", [np.zeros(8), np.array([0.1 + 0.1 * i - 0.1 * i for i in range(8)])])
+def test_without_a_spread_nothing_tells_what_would_show(differences):
+    assert math.isnan(paired.detectable_difference(differences))
+    assert math.isnan(paired.unpaired_detectable_difference(1 + differences, 1 - differences))
+    assert paired.detectable_difference(differences[:5]) == math.inf

@@ -20,7 +20,7 @@ from metrad.files import write_rows
 from metrad.plots import style
 from metrad.report import write_report, write_run_report
 from metrad.report_data import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
-from metrad.report_page import write_page
+from metrad.report_page import Group, Section, write_page
 from metrad.report_plots import svg
 from metrad.report_tables import settings_tables, table
 from metrad.runs import Run
@@ -295,10 +295,21 @@ def test_figures_in_a_table_are_short_and_sort_by_their_value():
     )
     written = table("caption", frame)
     assert written.columns[:3] == ["Head", "Mean", "Interval of the mean"]
-    assert [entry.text for entry in written.rows[0]] == ["a", "0.9877", "0.9000 to 1.0000", "< 0.001", "12.3", "∞"]
+    assert [entry.text for entry in written.rows[0]] == ["a", "0.9877", "0.9000 to 1.0000", "< 0.001", "12.3", "none"]
     assert [entry.text for entry in written.rows[1]] == ["b", "–", "–", "0.040", "1,234", "0.1000"]
-    assert [entry.number for entry in written.rows[0]] == [None, 0.98765, 0.9, 0.0001, 12.34, None]
+    assert [entry.number for entry in written.rows[0]] == [None, 0.98765, 0.9, 0.0001, 12.34, math.inf]
     assert written.numeric == [False, True, True, True, True, True]
+
+
+def test_no_detectable_difference_sorts_above_all_others_and_is_called_as_elsewhere(tmp_path):
+    frame = pd.DataFrame({"head": ["a", "b", "c"], "detectable": [math.inf, 0.1, math.nan]})
+    group = Group("Differences", tables=[table("caption", frame)])
+    write_page(tmp_path / "report.html", "title", [], [Section("results", "Results", "", [group])])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<td class="number" data-number="Infinity">none</td>' in page
+    assert '<td class="number" data-number="0.1">0.1000</td>' in page
+    assert '<td class="number">–</td>' in page
+    assert comparison_files.as_text(frame)["detectable"].tolist() == ["none", "0.1000", "-"]
 
 
 def test_a_figure_takes_its_colours_from_the_page():
