@@ -8,6 +8,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics.pairwise import paired_cosine_distances
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from metrad.backbones import JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
 from metrad.embedder import Embedder
@@ -182,6 +183,92 @@ def test_joined_layers_have_the_weights_of_the_model_and_a_width_that_is_measure
     assert plain.out_features == 96 + 1280
     assert plain.module.training
     assert pool(plain.module(torch.rand(2, 3, 32, 32))).shape == (2, 1376)
+
+
+def layers_by_hooks(module, layers, images):
+    """Return each layer's output, copied the moment it is there."""
+    found = {}
+    hooks = [
+        module.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: found.update({name: out.clone()})
+        )
+        for name in layers
+    ]
+    with torch.no_grad():
+        module(images)
+    for hook in hooks:
+        hook.remove()
+    return [found[name] for name in layers]
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_joined_layers_average_channels_last_maps_over_the_image(size):
+    layers = ["features.1", "features.3.0.attn", "features.5"]
+    plain = torchvision_model("swin_t", weights=None).module.eval()
+    images = torch.rand(2, 3, size, size)
+    found = layers_by_hooks(plain, layers, images)
+    joined = JoinedLayers(plain, layers).eval()
+    with torch.no_grad():
+        vectors = joined(images)
+    assert vectors.shape == (2, 96 + 192 + 384)
+    expected = [nn.functional.normalize(value.mean((1, 2))) for value in found]
+    torch.testing.assert_close(vectors, torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("name", ["swin_t", "mobilenet_v3_small", "convnext_tiny"])
+def test_the_width_of_joined_layers_is_the_same_for_all_image_sizes(name):
+    backbone = torchvision_model(name, weights=None, layers=["features.3", "features.5"])
+    widths = {Embedder(backbone, image_size=size).eval()(IMAGES).shape[1] for size in (64, 96, 128)}
+    assert widths == {backbone.out_features}
+
+
+def test_joined_layers_average_a_transformer_over_its_tokens():
+    layers = ["conv_proj", "encoder.layers.encoder_layer_0", "encoder.ln"]
+    args = {"image_size": 64, "patch_size": 32, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    plain = VisionTransformer(**args).eval()
+    joined, images = JoinedLayers(plain, layers, size=64).eval(), torch.rand(3, 3, 64, 64)
+    first, second, third = layers_by_hooks(plain, layers, images)
+    parts = [first.mean((2, 3)), second.mean(1), third.mean(1)]
+    with torch.no_grad():
+        torch.testing.assert_close(joined(images), torch.cat([nn.functional.normalize(part) for part in parts], 1))
+
+
+def test_a_transformer_of_another_size_is_measured_and_used_at_its_own():
+    backbone = torchvision_model("vit_b_32", weights=None, args={"image_size": 64}, layers=["encoder.ln"])
+    assert (backbone.input_spec.size, backbone.out_features) == (64, 768)
+    assert Embedder(backbone).eval()(IMAGES).shape == (6, 768)
+
+
+class Odd(nn.Module):
+    """Gives what joined layers cannot average."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 1)
+        self.flat = nn.Flatten()
+        self.windows = nn.Unflatten(2, (4, -1))
+        self.apart = nn.Flatten(0, 1)
+        self.pair = nn.MaxPool2d(2, return_indices=True)
+
+    def forward(self, images):
+        features = self.convolution(images)
+        return self.flat(features), self.windows(features), self.apart(features), self.pair(features)
+
+
+@pytest.mark.parametrize(
+    ("layer", "came"),
+    [
+        ("flat", r"\(2, 36864\)"),
+        ("windows", r"\(2, 4, 4, 24, 96\)"),
+        ("apart", r"\(8, 96, 96\)"),
+        ("pair", "no tensor"),
+    ],
+)
+def test_a_layer_that_gives_no_features_of_an_image_is_refused(layer, came):
+    odd = Odd()
+    with pytest.raises(InputError, match=rf"backbone\.layers: {layer} gives {came} .*choose another layer"):
+        JoinedLayers(odd, ["convolution", layer])
+    assert odd.training
 
 
 @pytest.mark.parametrize("layers", [["features.99"], [], ["nothing"]])
