@@ -120,6 +120,7 @@ class JoinedLayers(nn.Module):
             self.module = create_feature_extractor(module, {name: name for name in dict.fromkeys(layers)})
         except Exception as error:  # torch.fx raises whatever the module's own code does
             raise InputError(f"backbone.layers={layers} cannot be taken out of the model ({error})") from error
+        _overwrite_nothing(self.module)
         self.channel_axes = _channel_axes(self.module, size)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -136,8 +137,7 @@ def pool(features: Tensor) -> Tensor:
     """
     if features.ndim < 3:
         return features
-    dims = tuple(range(2, features.ndim))
-    return features.mean(dim=dims, dtype=torch.promote_types(features.dtype, torch.float32))
+    return features.mean(dim=tuple(range(2, features.ndim)), dtype=torch.promote_types(features.dtype, torch.float32))
 
 
 class _ConvNet(nn.Sequential):
@@ -170,12 +170,19 @@ def convnet(*, channels: list[int], weights: str | None = None) -> Backbone:
     return Backbone(module, measure_features(module, max(spec.size, 2 ** len(channels))), spec)
 
 
-def _channel_axes(module: nn.Module, size: int) -> list[int]:
-    """Return which axis holds the channels, for each layer that ``module`` gives of square images.
+def _overwrite_nothing(module: Any) -> None:
+    """Have no activation of a traced ``module`` work in place, on what a layer before it gave."""
+    for part in module.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False
+    for node in [*module.train_graph.nodes, *module.eval_graph.nodes]:  # such as DenseNet's last ReLU, a function
+        if node.kwargs.get("inplace"):
+            node.update_kwarg("inplace", False)
+    module.recompile()
 
-    Raises:
-        InputError: a layer gives no features of an image whose width is the same for images of another size.
-    """
+
+def _channel_axes(module: nn.Module, size: int) -> list[int]:
+    """Return which axis holds the channels, for each layer that ``module`` gives of square images."""
     probes = [_probe(module, size)]
     with suppress(RuntimeError, AssertionError, ValueError):  # some models take images of one size alone
         probes.append(_probe(module, size + 32))  # one step more after the usual strides

@@ -201,6 +201,27 @@ def layers_by_hooks(module, layers, images):
     return [found[name] for name in layers]
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("resnet18", ["bn1", "layer3.0.bn1", "layer3.1.bn2"]),
+        ("vgg11", ["16", "18"]),
+        ("densenet121", ["features.denseblock4.denselayer16.norm1", "features.norm5", "classifier"]),
+    ],
+)
+def test_joined_layers_are_those_before_an_activation_in_place(name, layers, training):
+    module = torchvision_model(name, weights=None).module
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.bias)
+    joined = copy.deepcopy(JoinedLayers(copy.deepcopy(module), layers)).train(training)
+    images = torch.rand(2, 3, 64, 64)
+    expected = [nn.functional.normalize(pool(v)) for v in layers_by_hooks(module.train(training), layers, images)]
+    with torch.no_grad():
+        torch.testing.assert_close(joined(images), torch.cat(expected, 1))
+
+
 @pytest.mark.parametrize("size", [64, 96])
 def test_joined_layers_average_channels_last_maps_over_the_image(size):
     layers = ["features.1", "features.3.0.attn", "features.5"]
