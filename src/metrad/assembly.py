@@ -151,6 +151,8 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     )
     try:
         learner.configure_optimizers()
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer or scheduler: {str(error).splitlines()[0]}") from error
     return learner

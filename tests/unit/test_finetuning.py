@@ -10,7 +10,7 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from metrad.backbones import JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
+from metrad.backbones import Backbone, InputSpec, JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
 from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.finetuning import Finetuning
@@ -53,20 +53,46 @@ def state(module):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "count"),
+    ("backbone", "count", "last"),
     [
-        (lambda: mobilenet_v2(weights=None), 19),
-        (lambda: mobilenet_v2(weights=None, layers=["features.3", "features.18"]), 19),
-        (lambda: torchvision_model("resnet18", weights=None), 6),
-        (lambda: convnet(channels=[4, 8, 8]), 6),
+        (lambda: mobilenet_v2(weights=None), 19, "features.18."),
+        (lambda: mobilenet_v2(weights=None, layers=["features.3", "features.18"]), 19, "module.features.18."),
+        (lambda: torchvision_model("resnet18", weights=None), 6, "layer4."),
+        (lambda: torchvision_model("convnext_tiny", weights=None), 8, "features.7."),
+        (lambda: torchvision_model("efficientnet_b0", weights=None), 9, "features.8."),
+        (lambda: convnet(channels=[4, 8, 8]), 6, "9."),
+        (lambda: convnet(channels=[2, 400]), 4, "5."),
+        (lambda: torchvision_model("swin_t", weights=None), 8, ("features.7.", "norm.")),
+        (lambda: torchvision_model("densenet121", weights=None), 9, ("features.denseblock4.", "features.norm5.")),
+        (lambda: torchvision_model("regnet_y_400mf", weights=None), 5, "trunk_output.block4."),
     ],
 )
-def test_blocks_hold_each_parameter_once_and_in_order(backbone, count):
+def test_blocks_hold_each_parameter_once_and_in_order(backbone, count, last):
     module = backbone().module
-    parts = list(blocks(module))
+    parts = blocks(module)
     assert len(parts) == count
-    found = [id(parameter) for part in parts for parameter in part.parameters()]
+    found = [id(parameter) for part in parts for parameter in part]
     assert found == [id(parameter) for parameter in module.parameters()]
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    wanted = [id(parameter) for name, parameter in module.named_parameters() if name.startswith(last)]
+    assert [names[id(parameter)] for parameter in parts[-1]] == [names[parameter] for parameter in wanted]
+
+
+@pytest.mark.parametrize("layers", [None, ["encoder.ln"]])
+def test_the_layers_of_a_transformer_are_blocks_behind_those_that_embed(layers):
+    module = torchvision_model("vit_b_32", weights=None, args={"image_size": 64}, layers=layers).module
+    names = {id(parameter): name.removeprefix("module.") for name, parameter in module.named_parameters()}
+    found = [[names[id(parameter)] for parameter in part] for part in blocks(module)]
+    assert len(found) == 15
+    assert [part[0] for part in found[:3]] == ["class_token", "conv_proj.weight", "encoder.pos_embedding"]
+    assert all({name.split(".")[2] for name in part[:12]} == {f"encoder_layer_{i}"} for i, part in enumerate(found[3:]))
+    assert found[-1][12:] == ["encoder.ln.weight", "encoder.ln.bias"]
+
+
+def test_a_decay_over_a_backbone_of_one_block_is_refused():
+    made = learner(Embedder(Backbone(nn.Conv2d(3, 4, 3), 4, InputSpec())), layer_decay=0.5)
+    with pytest.raises(InputError, match=r"finetuning\.layer_decay=0\.5 .* Conv2d; set finetuning\.layer_decay=1"):
+        made.configure_optimizers()
 
 
 def test_learning_rates_fall_by_the_same_factor_from_block_to_block(embedder):
@@ -88,9 +114,9 @@ def test_a_decay_of_zero_trains_the_last_block_and_the_head_alone(embedder):
     optimizer, before, head = made.configure_optimizers(), state(embedder), state(made.head)
     assert len(parameter_groups(embedder, made.head, 0.0)) == 2
     step(made, optimizer)
-    last = list(blocks(embedder.backbone))[-1]
+    last = blocks(embedder.backbone)[-1]
     moved = {name for name, parameter in embedder.named_parameters() if not torch.equal(parameter, before[name])}
-    assert moved == {name for name, p in embedder.named_parameters() if any(p is other for other in last.parameters())}
+    assert moved == {name for name, p in embedder.named_parameters() if any(p is other for other in last)}
     assert not torch.equal(made.head.state_dict()["weight"], head["weight"])
 
 
