@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from metrad import catalogue, config
-from metrad.assembly import build_learner
+from metrad.assembly import build_embedder, build_learner
 from metrad.backbones import Backbone, InputSpec
 from metrad.embedder import Embedder
 from metrad.errors import InputError
@@ -282,3 +282,10 @@ def test_a_decay_over_a_backbone_of_one_block_names_its_own_key(cfg):
     embedder = Embedder(Backbone(nn.Conv2d(3, 4, 3), 4, InputSpec()))
     with pytest.raises(InputError, match=r"^finetuning\.layer_decay=0 takes"):
         build_learner(changed(cfg, "finetuning.layer_decay", 0), embedder, 3)
+
+
+def test_a_transformer_of_another_size_is_refused_by_name():
+    name = ["backbone=torchvision", "backbone.name=vit_b_32", "backbone.weights=null", "+backbone.args.image_size=64"]
+    with pytest.raises(InputError, match=r"^image_size=96 does not suit the backbone \(.*Expected 64 but got 96"):
+        build_embedder(composed(*name))
+    assert build_embedder(composed(*name, "image_size=64")).out_features == 768
