@@ -86,8 +86,8 @@ def build_embedder(cfg: DictConfig) -> Embedder:
     try:
         with torch.inference_mode():
             embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, ValueError) as error:  # vision transformers assert their size
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"image_size={embedder.size} does not suit the backbone ({reason})") from error
     embedder.train()
     return embedder
@@ -151,6 +151,8 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     )
     try:
         learner.configure_optimizers()
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer or scheduler: {str(error).splitlines()[0]}") from error
     return learner

@@ -1,5 +1,6 @@
 """Backbones: factories of modules that turn images into feature maps or vectors."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def torchvision_model(
             f"backbone.name={name} is no classification model of torchvision; there are {', '.join(known)}"
         )
     model = _construct(name, args or {})
-    spec = InputSpec()
+    spec = InputSpec(size=getattr(model, "image_size", InputSpec.size))  # vision transformers see one size alone
     if weights is not None:
         enum = torchvision.models.get_model_weights(name).DEFAULT
         preset = enum.transforms()
@@ -86,7 +87,7 @@ def torchvision_model(
         state = _downloaded(enum) if weights == "imagenet" else read_weights(Path(weights))
         _fit(model, state, weights)
     module = model.get_submodule("features") if name.startswith(_FEATURES_ONLY) else _without_classifier(model)
-    module = module if layers is None else JoinedLayers(module, layers)
+    module = module if layers is None else JoinedLayers(module, layers, size=spec.size)
     return Backbone(module, measure_features(module, spec.size), spec)
 
 
@@ -95,17 +96,18 @@ class JoinedLayers(nn.Module):
 
     So each layer has the same weight in a distance: the cosine of two joined vectors is the mean of the layers' own.
     Layers early in a network keep what a classifier has no use for, which is where anomalies may show (Rippel 2021,
-    arXiv 2005.14140).
+    arXiv 2005.14140). Feature maps (N, D, h, w) and (N, h, w, D) and the tokens (N, L, D) of a transformer serve.
 
     Args:
         module: images to features.
         layers: names of modules inside it.
+        size: height and width of images that suit the module, to see what its layers give.
 
     Raises:
-        InputError: there is no such layer, or the module cannot be traced.
+        InputError: there is no such layer, the module cannot be traced, or a layer gives something else.
     """
 
-    def __init__(self, module: nn.Module, layers: list[str]) -> None:
+    def __init__(self, module: nn.Module, layers: list[str], *, size: int = InputSpec.size) -> None:
         super().__init__()
         known = [name for name, _ in module.named_modules() if name]
         unknown = [name for name in layers if name not in known]
@@ -118,21 +120,24 @@ class JoinedLayers(nn.Module):
             self.module = create_feature_extractor(module, {name: name for name in dict.fromkeys(layers)})
         except Exception as error:  # torch.fx raises whatever the module's own code does
             raise InputError(f"backbone.layers={layers} cannot be taken out of the model ({error})") from error
+        _overwrite_nothing(self.module)
+        self.channel_axes = _channel_axes(self.module, size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return vectors (N, sum of the layers' widths) of images (N, 3, height, width)."""
-        parts = [pool(features) for features in self.module(images).values()]
+        features = zip(self.module(images).values(), self.channel_axes, strict=True)
+        parts = [pool(values.movedim(axis, 1)) for values, axis in features]
         return torch.cat([nn.functional.normalize(part) for part in parts], dim=1)
 
 
 def pool(features: Tensor) -> Tensor:
-    """Return vectors (N, D) from a feature map (N, D, h, w) by global average, or vectors as they are.
+    """Return vectors (N, D) from a feature map (N, D, h, w) or (N, D, L) by global average, or vectors as they are.
 
     The average is float32 at least: in half precision its rounding would be most of that of the whole embedding.
     """
-    if features.ndim != 4:
-        return features.flatten(1)
-    return features.mean(dim=(2, 3), dtype=torch.promote_types(features.dtype, torch.float32))
+    if features.ndim < 3:
+        return features
+    return features.mean(dim=tuple(range(2, features.ndim)), dtype=torch.promote_types(features.dtype, torch.float32))
 
 
 class _ConvNet(nn.Sequential):
@@ -163,6 +168,56 @@ def convnet(*, channels: list[int], weights: str | None = None) -> Backbone:
         _fit(module, read_weights(Path(weights)), weights)
     spec = InputSpec(size=32)
     return Backbone(module, measure_features(module, max(spec.size, 2 ** len(channels))), spec)
+
+
+def _overwrite_nothing(module: Any) -> None:
+    """Have no activation of a traced ``module`` work in place, on what a layer before it gave."""
+    for part in module.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False
+    for node in [*module.train_graph.nodes, *module.eval_graph.nodes]:  # such as DenseNet's last ReLU, a function
+        if node.kwargs.get("inplace"):
+            node.update_kwarg("inplace", False)
+    module.recompile()
+
+
+def _channel_axes(module: nn.Module, size: int) -> list[int]:
+    """Return which axis holds the channels, for each layer that ``module`` gives of square images."""
+    probes = [_probe(module, size)]
+    with suppress(RuntimeError, AssertionError, ValueError):  # some models take images of one size alone
+        probes.append(_probe(module, size + 32))  # one step more after the usual strides
+    axes = []
+    for name, shape in probes[0].items():
+        axis = _channel_axis([probe[name] for probe in probes])
+        if axis is None:
+            raise InputError(
+                f"backbone.layers: {name} gives {tuple(shape) if shape else 'no tensor'} for two images, not a "
+                "feature map or tokens of one width for images of any size; choose another layer"
+            )
+        axes.append(axis)
+    return axes
+
+
+def _probe(module: nn.Module, size: int) -> dict[str, torch.Size | None]:
+    """Return the shape of each layer's features of two images of ``size`` pixels; None for what is no tensor."""
+    was_training = module.training
+    try:
+        with torch.inference_mode():
+            found = module.eval()(torch.zeros(2, 3, size, size))
+    finally:
+        module.train(was_training)
+    return {name: value.shape if isinstance(value, Tensor) else None for name, value in found.items()}
+
+
+def _channel_axis(shapes: list[torch.Size | None]) -> int | None:
+    """Return the axis of the same size in all ``shapes``, of a layer for square images, between equal other ones."""
+    known = [shape for shape in shapes if shape is not None and shape[0] == 2]
+    candidates = {2: [1], 3: [2], 4: [1, 3]}.get(len(known[0]), []) if len(known) == len(shapes) else []
+    for axis in candidates:
+        others = [{*shape[1:axis], *shape[axis + 1 :]} for shape in known]
+        if len({shape[axis] for shape in known}) == 1 and all(len(sizes) < 2 for sizes in others):
+            return axis
+    return None
 
 
 def measure_features(module: nn.Module, size: int) -> int:

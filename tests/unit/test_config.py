@@ -13,8 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from metrad import catalogue, config
+from metrad.assembly import build_embedder, build_learner
+from metrad.backbones import Backbone, InputSpec
+from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.explaining import explain
 from metrad.names import differences, identity
@@ -272,3 +276,16 @@ def test_suggestions_name_the_closest_first():
     assert config.suggestion("margn", ["scale", "margin"]) == "did you mean margin? allowed: margin, scale"
     assert config.suggestion("zzz", []) == "allowed: no settings here"
     assert "_target_" not in config.suggestion("target", ["_target_", "k"])
+
+
+def test_a_decay_over_a_backbone_of_one_block_names_its_own_key(cfg):
+    embedder = Embedder(Backbone(nn.Conv2d(3, 4, 3), 4, InputSpec()))
+    with pytest.raises(InputError, match=r"^finetuning\.layer_decay=0 takes"):
+        build_learner(changed(cfg, "finetuning.layer_decay", 0), embedder, 3)
+
+
+def test_a_transformer_of_another_size_is_refused_by_name():
+    name = ["backbone=torchvision", "backbone.name=vit_b_32", "backbone.weights=null", "+backbone.args.image_size=64"]
+    with pytest.raises(InputError, match=r"^image_size=96 does not suit the backbone \(.*Expected 64 but got 96"):
+        build_embedder(composed(*name))
+    assert build_embedder(composed(*name, "image_size=64")).out_features == 768

@@ -8,8 +8,9 @@ import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics.pairwise import paired_cosine_distances
 from torch import nn
+from torchvision.models import VisionTransformer
 
-from metrad.backbones import JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
+from metrad.backbones import Backbone, InputSpec, JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
 from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.finetuning import Finetuning
@@ -52,20 +53,46 @@ def state(module):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "count"),
+    ("backbone", "count", "last"),
     [
-        (lambda: mobilenet_v2(weights=None), 19),
-        (lambda: mobilenet_v2(weights=None, layers=["features.3", "features.18"]), 19),
-        (lambda: torchvision_model("resnet18", weights=None), 6),
-        (lambda: convnet(channels=[4, 8, 8]), 6),
+        (lambda: mobilenet_v2(weights=None), 19, "features.18."),
+        (lambda: mobilenet_v2(weights=None, layers=["features.3", "features.18"]), 19, "module.features.18."),
+        (lambda: torchvision_model("resnet18", weights=None), 6, "layer4."),
+        (lambda: torchvision_model("convnext_tiny", weights=None), 8, "features.7."),
+        (lambda: torchvision_model("efficientnet_b0", weights=None), 9, "features.8."),
+        (lambda: convnet(channels=[4, 8, 8]), 6, "9."),
+        (lambda: convnet(channels=[2, 400]), 4, "5."),
+        (lambda: torchvision_model("swin_t", weights=None), 8, ("features.7.", "norm.")),
+        (lambda: torchvision_model("densenet121", weights=None), 9, ("features.denseblock4.", "features.norm5.")),
+        (lambda: torchvision_model("regnet_y_400mf", weights=None), 5, "trunk_output.block4."),
     ],
 )
-def test_blocks_hold_each_parameter_once_and_in_order(backbone, count):
+def test_blocks_hold_each_parameter_once_and_in_order(backbone, count, last):
     module = backbone().module
-    parts = list(blocks(module))
+    parts = blocks(module)
     assert len(parts) == count
-    found = [id(parameter) for part in parts for parameter in part.parameters()]
+    found = [id(parameter) for part in parts for parameter in part]
     assert found == [id(parameter) for parameter in module.parameters()]
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    wanted = [id(parameter) for name, parameter in module.named_parameters() if name.startswith(last)]
+    assert [names[id(parameter)] for parameter in parts[-1]] == [names[parameter] for parameter in wanted]
+
+
+@pytest.mark.parametrize("layers", [None, ["encoder.ln"]])
+def test_the_layers_of_a_transformer_are_blocks_behind_those_that_embed(layers):
+    module = torchvision_model("vit_b_32", weights=None, args={"image_size": 64}, layers=layers).module
+    names = {id(parameter): name.removeprefix("module.") for name, parameter in module.named_parameters()}
+    found = [[names[id(parameter)] for parameter in part] for part in blocks(module)]
+    assert len(found) == 15
+    assert [part[0] for part in found[:3]] == ["class_token", "conv_proj.weight", "encoder.pos_embedding"]
+    assert all({name.split(".")[2] for name in part[:12]} == {f"encoder_layer_{i}"} for i, part in enumerate(found[3:]))
+    assert found[-1][12:] == ["encoder.ln.weight", "encoder.ln.bias"]
+
+
+def test_a_decay_over_a_backbone_of_one_block_is_refused():
+    made = learner(Embedder(Backbone(nn.Conv2d(3, 4, 3), 4, InputSpec())), layer_decay=0.5)
+    with pytest.raises(InputError, match=r"finetuning\.layer_decay=0\.5 .* Conv2d; set finetuning\.layer_decay=1"):
+        made.configure_optimizers()
 
 
 def test_learning_rates_fall_by_the_same_factor_from_block_to_block(embedder):
@@ -87,9 +114,9 @@ def test_a_decay_of_zero_trains_the_last_block_and_the_head_alone(embedder):
     optimizer, before, head = made.configure_optimizers(), state(embedder), state(made.head)
     assert len(parameter_groups(embedder, made.head, 0.0)) == 2
     step(made, optimizer)
-    last = list(blocks(embedder.backbone))[-1]
+    last = blocks(embedder.backbone)[-1]
     moved = {name for name, parameter in embedder.named_parameters() if not torch.equal(parameter, before[name])}
-    assert moved == {name for name, p in embedder.named_parameters() if any(p is other for other in last.parameters())}
+    assert moved == {name for name, p in embedder.named_parameters() if any(p is other for other in last)}
     assert not torch.equal(made.head.state_dict()["weight"], head["weight"])
 
 
@@ -182,6 +209,113 @@ def test_joined_layers_have_the_weights_of_the_model_and_a_width_that_is_measure
     assert plain.out_features == 96 + 1280
     assert plain.module.training
     assert pool(plain.module(torch.rand(2, 3, 32, 32))).shape == (2, 1376)
+
+
+def layers_by_hooks(module, layers, images):
+    """Return each layer's output, copied the moment it is there."""
+    found = {}
+    hooks = [
+        module.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: found.update({name: out.clone()})
+        )
+        for name in layers
+    ]
+    with torch.no_grad():
+        module(images)
+    for hook in hooks:
+        hook.remove()
+    return [found[name] for name in layers]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("resnet18", ["bn1", "layer3.0.bn1", "layer3.1.bn2"]),
+        ("vgg11", ["16", "18"]),
+        ("densenet121", ["features.denseblock4.denselayer16.norm1", "features.norm5", "classifier"]),
+    ],
+)
+def test_joined_layers_are_those_before_an_activation_in_place(name, layers, training):
+    module = torchvision_model(name, weights=None).module
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.bias)
+    joined = copy.deepcopy(JoinedLayers(copy.deepcopy(module), layers)).train(training)
+    images = torch.rand(2, 3, 64, 64)
+    expected = [nn.functional.normalize(pool(v)) for v in layers_by_hooks(module.train(training), layers, images)]
+    with torch.no_grad():
+        torch.testing.assert_close(joined(images), torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_joined_layers_average_channels_last_maps_over_the_image(size):
+    layers = ["features.1", "features.3.0.attn", "features.5"]
+    plain = torchvision_model("swin_t", weights=None).module.eval()
+    images = torch.rand(2, 3, size, size)
+    found = layers_by_hooks(plain, layers, images)
+    joined = JoinedLayers(plain, layers).eval()
+    with torch.no_grad():
+        vectors = joined(images)
+    assert vectors.shape == (2, 96 + 192 + 384)
+    expected = [nn.functional.normalize(value.mean((1, 2))) for value in found]
+    torch.testing.assert_close(vectors, torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("name", ["swin_t", "mobilenet_v3_small", "convnext_tiny"])
+def test_the_width_of_joined_layers_is_the_same_for_all_image_sizes(name):
+    backbone = torchvision_model(name, weights=None, layers=["features.3", "features.5"])
+    widths = {Embedder(backbone, image_size=size).eval()(IMAGES).shape[1] for size in (64, 96, 128)}
+    assert widths == {backbone.out_features}
+
+
+def test_joined_layers_average_a_transformer_over_its_tokens():
+    layers = ["conv_proj", "encoder.layers.encoder_layer_0", "encoder.ln"]
+    args = {"image_size": 64, "patch_size": 32, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    plain = VisionTransformer(**args).eval()
+    joined, images = JoinedLayers(plain, layers, size=64).eval(), torch.rand(3, 3, 64, 64)
+    first, second, third = layers_by_hooks(plain, layers, images)
+    parts = [first.mean((2, 3)), second.mean(1), third.mean(1)]
+    with torch.no_grad():
+        torch.testing.assert_close(joined(images), torch.cat([nn.functional.normalize(part) for part in parts], 1))
+
+
+def test_a_transformer_of_another_size_is_measured_and_used_at_its_own():
+    backbone = torchvision_model("vit_b_32", weights=None, args={"image_size": 64}, layers=["encoder.ln"])
+    assert (backbone.input_spec.size, backbone.out_features) == (64, 768)
+    assert Embedder(backbone).eval()(IMAGES).shape == (6, 768)
+
+
+class Odd(nn.Module):
+    """Gives what joined layers cannot average."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 1)
+        self.flat = nn.Flatten()
+        self.windows = nn.Unflatten(2, (4, -1))
+        self.apart = nn.Flatten(0, 1)
+        self.pair = nn.MaxPool2d(2, return_indices=True)
+
+    def forward(self, images):
+        features = self.convolution(images)
+        return self.flat(features), self.windows(features), self.apart(features), self.pair(features)
+
+
+@pytest.mark.parametrize(
+    ("layer", "came"),
+    [
+        ("flat", r"\(2, 36864\)"),
+        ("windows", r"\(2, 4, 4, 24, 96\)"),
+        ("apart", r"\(8, 96, 96\)"),
+        ("pair", "no tensor"),
+    ],
+)
+def test_a_layer_that_gives_no_features_of_an_image_is_refused(layer, came):
+    odd = Odd()
+    with pytest.raises(InputError, match=rf"backbone\.layers: {layer} gives {came} .*choose another layer"):
+        JoinedLayers(odd, ["convolution", layer])
+    assert odd.training
 
 
 @pytest.mark.parametrize("layers", [["features.99"], [], ["nothing"]])
