@@ -160,10 +160,18 @@ def test_the_teacher_agrees_with_itself(embedder):
     assert Teacher(embedder).loss(IMAGES, embedder(IMAGES)).item() == pytest.approx(0, abs=1e-6)
 
 
+class Steps:
+    """A trainer that counts steps, and does nothing else."""
+
+    global_step = 0
+
+
 def test_the_moving_average_is_that_of_a_plain_loop(embedder):
-    made = learner(embedder, ema=0.8)
+    made, steps = learner(embedder, ema=0.8), Steps()
+    made.trainer = steps
     optimizer, averaged = made.configure_optimizers(), None
-    for _ in range(4):
+    for number in range(1, 5):
+        steps.global_step = number
         step(made, optimizer)
         now = {key: value.double() for key, value in state(embedder).items()}
         averaged = averaged or now  # the average begins with the weights after the first step
