@@ -18,10 +18,13 @@ class HeldError(InputError):
 
 
 def told_to_stop(error: BaseException) -> tuple[str, int] | None:
-    """Return what told the process to stop, and the exit code for that; None if ``error`` is of another kind.
+    """Return why the process is to stop, and the exit code for that; None if ``error`` is of another kind.
 
-    Lightning makes ``SystemExit`` of Ctrl-C during training, and of SIGTERM a kind of its own.
+    Lightning makes ``SystemExit`` of Ctrl-C during training, and of SIGTERM a kind of its own; one with words has its
+    reason in them.
     """
     if type(error).__name__ == "SIGTERMException":
-        return "SIGTERM", 143
-    return ("Ctrl-C", 130) if isinstance(error, KeyboardInterrupt | SystemExit) else None
+        return "stopped by SIGTERM", 143
+    if isinstance(error, SystemExit) and isinstance(error.code, str):
+        return error.code, 1
+    return ("stopped by Ctrl-C", 130) if isinstance(error, KeyboardInterrupt | SystemExit) else None

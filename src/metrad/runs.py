@@ -202,7 +202,7 @@ class Run:
             handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
             refused = isinstance(error, InputError | OSError) and not keep_refused and not self.checkpoints.exists()
             stopped = told_to_stop(error)
-            reason = f"stopped by {stopped[0]}" if stopped else str(error) or type(error).__name__
+            reason = stopped[0] if stopped else str(error) or type(error).__name__
             self._end("interrupted" if stopped else "failed", reason)
             raise
         else:

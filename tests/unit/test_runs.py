@@ -187,14 +187,19 @@ def test_the_status_tells_how_a_run_ended(error, state, run):
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(KeyboardInterrupt(), "Ctrl-C"), (SystemExit(1), "Ctrl-C"), (SIGTERMException(), "SIGTERM")],
-    ids=["Ctrl-C", "Ctrl-C in training", "SIGTERM in training"],
+    [
+        (KeyboardInterrupt(), "stopped by Ctrl-C"),
+        (SystemExit(1), "stopped by Ctrl-C"),
+        (SIGTERMException(), "stopped by SIGTERM"),
+        (SystemExit("out of time"), "out of time"),
+    ],
+    ids=["Ctrl-C", "Ctrl-C in training", "SIGTERM in training", "in words"],
 )
 def test_the_status_tells_what_stopped_a_run(error, reason, run):
     with pytest.raises(type(error)):
         end(run, error)
     status = read_json(run.status)
-    assert (status["state"], status["error"]) == ("interrupted", f"stopped by {reason}")
+    assert (status["state"], status["error"]) == ("interrupted", reason)
 
 
 def test_a_folder_whose_lock_another_process_holds_stays(run):
