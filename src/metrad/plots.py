@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from metrad.metrics import roc_curve
 
@@ -76,6 +76,10 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, threshold
     if scores.min() > 0 and scores.max() > 30 * scores.min():
         bins = np.geomspace(scores.min(), scores.max(), 51)
         axes.set_xscale("log")
+        labelled = (1, 3) if scores.max() < 1000 * scores.min() else (1,)
+        axes.xaxis.set_major_locator(LogLocator(subs=labelled, numticks=9))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         label = "anomaly score (logarithmic axis)"
     for group, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
         title = f"{name} ({int(group.sum()):,} test images)"

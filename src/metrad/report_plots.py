@@ -108,7 +108,9 @@ def smaller(figure: Figure) -> Figure:
     legend = axes.get_legend()
     if legend is not None:
         legend.remove()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=9)
+    below = 0.17 + 0.062 * len(labels)
+    axes.set_position((0.18, below, 0.79, 0.97 - below))
+    figure.legend(handles, labels, loc="lower center", frameon=False, fontsize=9)
     return figure
 
 

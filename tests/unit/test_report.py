@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import itertools
 import math
 import re
 from importlib import resources
@@ -10,9 +11,10 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metrad import comparison_files, report_data, report_page
+from metrad import comparison_files, plots, report_data, report_page, report_plots
 from metrad.comparison import compare, compare_csv
 from metrad.comparison_plots import study
 from metrad.errors import InputError
@@ -391,3 +393,20 @@ def test_a_broken_study_is_told(tmp_path, content):
     run.study.write_text(content)
     with pytest.raises(InputError, match=r"study\.csv (cannot be read|holds no study)"):
         write_run_report(run.path)
+
+
+@pytest.mark.parametrize("spread", [0.2, 1, 2.5], ids=["linear", "two decades", "five decades"])
+def test_nothing_of_a_small_histogram_lies_over_anything_else(spread):
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.lognormal(-4, spread, 60), rng.lognormal(-3, spread, 100)])
+    figure = report_plots.smaller(plots.histogram(scores, np.arange(160) >= 60, 0.9, {0.01: 0.02, 0.05: 0.01}))
+    FigureCanvasAgg(figure).draw()
+    (axes,), (legend,) = figure.axes, figure.legends
+    label = axes.xaxis.label.get_window_extent()
+    low, high = axes.get_xlim()
+    ticks = [tick.label1 for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    places = [text.get_window_extent() for text in ticks if text.get_text()]
+    assert legend.get_window_extent().y1 <= label.y0
+    assert label.y1 <= min(place.y0 for place in places)
+    assert len(places) > 1
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(places))
