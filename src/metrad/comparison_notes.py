@@ -168,7 +168,7 @@ def _tested(comparison: Comparison) -> list[_Test]:
 
 def _sizes(tests: Sequence[_Test]) -> str:
     """Return over how many runs ``tests`` are, from the fewest to the most."""
-    fewest, *_, most = sorted({test.sizes for test in tests}) * 2
+    fewest, most = min(test.sizes for test in tests), max(test.sizes for test in tests)
     if len(fewest) == 1:
         return f"{fewest[0]} pairs" if fewest == most else f"{fewest[0]} to {most[0]} pairs"
     if fewest == most:

@@ -1,5 +1,7 @@
 """The errors that metrad raises on purpose; the command line prints each in one line."""
 
+INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and SIGTERM
+
 
 class MetradError(Exception):
     """Base of every error that metrad raises on purpose."""
@@ -24,7 +26,7 @@ def told_to_stop(error: BaseException) -> tuple[str, int] | None:
     reason in them.
     """
     if type(error).__name__ == "SIGTERMException":
-        return "stopped by SIGTERM", 143
+        return "stopped by SIGTERM", TERMINATED
     if isinstance(error, SystemExit) and isinstance(error.code, str):
         return error.code, 1
-    return ("stopped by Ctrl-C", 130) if isinstance(error, KeyboardInterrupt | SystemExit) else None
+    return ("stopped by Ctrl-C", INTERRUPTED) if isinstance(error, KeyboardInterrupt | SystemExit) else None

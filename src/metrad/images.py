@@ -156,13 +156,13 @@ class Joined:
         Raises:
             IndexError: a position is none of 0 to N - 1; none counts from the end.
         """
-        if np.any(np.less(index, 0)) or np.any(np.greater_equal(index, self.starts[-1])):
+        low, high = (index.min(initial=0), index.max(initial=0)) if isinstance(index, np.ndarray) else (index, index)
+        if low < 0 or high >= self.starts[-1]:
             raise IndexError(f"there are {self.starts[-1]} images, and a position is below 0 or past them")
-        if np.ndim(index) == 0:
+        if not isinstance(index, np.ndarray):
             part = bisect_right(self.starts, index) - 1
             image: np.ndarray = self.arrays[part][index - self.starts[part]]
             return image
-        assert isinstance(index, np.ndarray)
         images = np.empty((len(index), *self.arrays[0].shape[1:]), dtype=np.uint8)
         for array, start in zip(self.arrays, self.starts[:-1], strict=True):
             here = (index >= start) & (index < start + len(array))

@@ -14,7 +14,7 @@ from metrad.errors import InputError, MetradError
 
 log = logging.getLogger("metrad")
 
-BAD_INPUT, FAILED_RUNS, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED_RUNS = 2, 1
 WANTS_TRACEBACK = "METRAD_FULL_ERROR"
 
 

@@ -60,17 +60,12 @@ class MetricLearner(pl.LightningModule):
         self.finetuning = finetuning or Finetuning()
         self.teacher = Teacher(embedder) if self.finetuning.distillation else None
         self.average = moving_average(embedder, self.finetuning.ema) if self.finetuning.ema else None
-        self._averaged = 0  # steps after which the average moved last
 
     @property
     def evaluated(self) -> Embedder:
         """The embedder to evaluate: the moving average, if there is one."""
         evaluated: Embedder = self.embedder if self.average is None else self.average.module
         return evaluated
-
-    def on_train_start(self) -> None:
-        """Note the steps that a resumed run has behind it."""
-        self._averaged = self.trainer.global_step
 
     def on_train_epoch_start(self) -> None:
         """Seed augmentation, dropout and the like by seed and epoch, and on several ranks by rank."""
@@ -115,11 +110,11 @@ class MetricLearner(pl.LightningModule):
             augmented: Tensor = self.augmentation(images)
         return augmented
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the average, once a step: with accumulated gradients several batches make one."""
-        if self.average is not None and self.trainer.global_step > self._averaged:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make a step, for which several batches may have gathered gradients, and move the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
             self.average.update_parameters(self.embedder)
-            self._averaged = self.trainer.global_step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the head, which a state dict of the same shapes would not tell, and what holds the embedder back."""

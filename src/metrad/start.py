@@ -10,11 +10,10 @@ from typing import Any
 
 import typer
 
-from metrad.errors import HeldError, InputError, MetradError, told_to_stop
+from metrad.errors import INTERRUPTED, HeldError, InputError, MetradError, told_to_stop
 from metrad.messages import (
     BAD_INPUT,
     FAILED_RUNS,
-    INTERRUPTED,
     WANTS_TRACEBACK,
     one_line,
     relative,
