@@ -27,7 +27,7 @@ from metrad.runs import Run
 
 ORIGIN = Path(__file__).parents[1] / "docs" / "results" / "origin" / "origin.csv"
 HEADS = ["l2_softmax", "arcface", "adacos", "softmax", FROZEN]
-TITLES = {"fmnist": "Fashion-MNIST, sneaker and ankle boot", "cifar10": "CIFAR-10, deer and horse"}
+TITLES = {"fmnist": "Fashion-MNIST, sneaker and ankle boot", "cifar10": "CIFAR-10 (here as JPEGs), deer and horse"}
 ARTICLE, HERE = "article", "metrad"
 COLUMNS = ["dataset", "head", "seed", "state", "auroc", "average_precision", "fpr_at_95_tpr", "split"]
 
