@@ -13,14 +13,13 @@ nor the features as the weights come (frozen).
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from _measure import table
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metrad import plots
 from metrad.comparison_input import FROZEN, read_sweep
+from metrad.comparison_plots import boxes
 from metrad.errors import InputError
 from metrad.files import read_json
 from metrad.runs import Run
@@ -58,37 +57,19 @@ def beside(figures: pd.DataFrame) -> Figure:
         members = figures[figures["dataset"] == dataset]
         for number, source in enumerate((ARTICLE, HERE)):
             colour = plots.style(number)["color"]
-            for place, head in enumerate(HEADS):
-                chosen = members[(members["head"] == head) & (members["measured"] == source)]
-                _box(axes, place + 0.4 * number - 0.2, chosen["auroc"].to_numpy(), colour)
-            axes.plot([], [], "o", color=colour, label=f"{source}, {_runs(members, source)}")
-        axes.set_xticks(range(len(HEADS)), HEADS)
+            own = members[members["measured"] == source]
+            groups = [own.loc[own["head"] == head, "auroc"] for head in HEADS]
+            boxes(axes, groups, shift=0.4 * number - 0.2, share=0.64, colour=colour)
+            axes.plot([], [], "o", color=colour, label=f"{source}, {_runs(own)}")
+        axes.set_xticks(range(1, len(HEADS) + 1), HEADS)
         axes.set(title=title, ylabel="AUROC")
         axes.grid(axis="y", color="0.9")
         axes.legend(frameon=False, fontsize=9)
     return figure
 
 
-def _box(axes: Axes, place: float, values: np.ndarray, colour: str) -> None:
-    if not len(values):
-        return
-    line = {"color": colour}
-    axes.boxplot(
-        [values],
-        positions=[place],
-        widths=0.32,
-        showfliers=False,
-        boxprops=line,
-        whiskerprops=line,
-        capprops=line,
-        medianprops={"color": colour, "linewidth": 2.5},
-    )
-    spread = place + 0.2 * ((np.arange(len(values)) + 0.5) / len(values) - 0.5)
-    axes.plot(spread, values, "o", color=colour, markersize=4, alpha=0.6)
-
-
-def _runs(members: pd.DataFrame, source: str) -> str:
-    counts = sorted(set(members[members["measured"] == source].groupby("head").size()))
+def _runs(own: pd.DataFrame) -> str:
+    counts = sorted(set(own.groupby("head").size()))
     return f"{' or '.join(map(str, counts)) or 'no'} runs a head"
 
 

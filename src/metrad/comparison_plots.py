@@ -68,29 +68,40 @@ def draw_seeds(axes: Axes, comparison: Comparison, place: Sequence[object]) -> N
     finished, values = comparison.runs[comparison.runs["state"] == "finished"], comparison.compared
     members = finished[(finished[comparison.conditions] == list(place)).all(axis=1)]
     groups = [members.loc[members[comparison.by] == value, comparison.metric] for value in values]
-    _boxes(axes, groups)
+    boxes(axes, groups)
     axes.set_xticks(range(1, len(values) + 1), [_label(value) for value in values], rotation=30, ha="right")
 
 
-def _boxes(axes: Axes, groups: list[pd.Series]) -> None:
-    grey, median = {"color": "0.35"}, {"color": ANOMALOUS, "linewidth": 2}
-    drawn = [(i + 1, group.to_numpy()) for i, group in enumerate(groups) if len(group) > 1]
+def boxes(
+    axes: Axes, groups: Sequence[pd.Series], *, shift: float = 0.0, share: float = 1.0, colour: str | None = None
+) -> None:
+    """Draw a box for each group, and a dot for each of its values, at 1, 2, … of the x axis.
+
+    Args:
+        axes: drawn into.
+        groups: values by place; one value is a dot alone, and none leaves the place empty.
+        shift: how far right of their places they stand.
+        share: of the usual width.
+        colour: of box and dots; None for those of a picture with one box a place.
+    """
+    line, median = {"color": colour or "0.35"}, {"color": colour or ANOMALOUS, "linewidth": 2}
+    drawn = [(i + 1 + shift, group.to_numpy()) for i, group in enumerate(groups) if len(group) > 1]
     if drawn:
         places, data = zip(*drawn, strict=True)
         axes.boxplot(
             list(data),
             positions=places,
-            widths=0.5,
+            widths=0.5 * share,
             showfliers=False,
-            boxprops=grey,
-            whiskerprops=grey,
-            capprops=grey,
+            boxprops=line,
+            whiskerprops=line,
+            capprops=line,
             medianprops=median,
         )
     for i, group in enumerate(groups):
         # Dots of like figures would hide each other: they stand side by side in the order of their seeds.
-        spread = [i + 1 + 0.3 * ((j + 0.5) / len(group) - 0.5) for j in range(len(group))]
-        axes.plot(spread, group.to_numpy(), "o", color=NORMAL, markersize=4, alpha=0.7, zorder=3)
+        spread = [i + 1 + shift + 0.3 * share * ((j + 0.5) / len(group) - 0.5) for j in range(len(group))]
+        axes.plot(spread, group.to_numpy(), "o", color=colour or NORMAL, markersize=4, alpha=0.7, zorder=3)
     axes.set_xlim(0.4, len(groups) + 0.6)
 
 
