@@ -118,7 +118,7 @@ def _compare_command(
 ) -> None:
     """Compare the runs of a sweep that differ in one choice, over seeds and datasets: tests, figures, report.html."""
 
-    def job() -> None:
+    def job() -> str:
         from metrad import comparison, comparison_files
         from metrad.report import write_report
 
@@ -135,10 +135,10 @@ def _compare_command(
         with comparison_files.folder(target):
             page = write_report(result, target / "report.html")  # reads the runs' files, and may find a broken one
             files = [*comparison_files.write(result, target), page]
-        typer.echo(comparison_files.report(result))
-        typer.echo(f"\nwritten: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})")
+        written = f"written: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})"
+        return f"{comparison_files.report(result)}\n\n{written}"
 
-    reporting_errors(job)
+    typer.echo(reporting_errors(job))
 
 
 @app.command("report")
@@ -151,12 +151,12 @@ def _report_command(
     The report of a sweep is part of 'metrad compare SWEEP'.
     """
 
-    def job() -> None:
+    def job() -> str:
         from metrad.report import write_run_report
 
-        typer.echo(f"report: {relative(write_run_report(run, out))}")
+        return f"report: {relative(write_run_report(run, out))}"
 
-    reporting_errors(job)
+    typer.echo(reporting_errors(job))
 
 
 def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:

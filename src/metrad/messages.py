@@ -6,26 +6,27 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
 from metrad.errors import InputError, MetradError
 
 log = logging.getLogger("metrad")
+T = TypeVar("T")
 
 BAD_INPUT, FAILED_RUNS = 2, 1
 WANTS_TRACEBACK = "METRAD_FULL_ERROR"
 
 
-def reporting_errors(job: Callable[[], None]) -> None:
-    """Run ``job`` and end with one line and exit code 2 if it was given something it cannot use."""
+def reporting_errors(job: Callable[[], T]) -> T:
+    """Run ``job`` and return what it returns; end with one line and exit code 2 if it was given what it cannot use."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     if before == "1":
         os.environ[WANTS_TRACEBACK] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing several lines of each
     try:
-        job()
+        return job()
     except Exception as error:
         if before == "1" or not is_told(error):
             raise

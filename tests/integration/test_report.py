@@ -1,5 +1,9 @@
 """The reports that commands write: of a trained run, of a sweep, of a CSV."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests import reports
@@ -26,6 +30,18 @@ def test_a_csv_has_a_report_too(metrad, tmp_path):
     (tmp_path / "table.csv").write_text("head,seed,auroc\na,0,0.9\na,1,0.8\nb,0,0.7\nb,1,0.6\n")
     assert metrad("compare", "--csv", "table.csv").code == 0
     assert '<section id="results"' in (tmp_path / "table-comparison/report.html").read_text()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("head,seed,auroc\na,0,0.9\na,1,0.8\nb,0,0.7\nb,1,0.6\n")
+    reader, writer = os.pipe()
+    os.close(reader)  # as after `| head`
+    command = [sys.executable, "-c", "from metrad.cli import main; main()", "compare", "--csv", table]
+    with os.fdopen(writer) as closed:
+        ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert (tmp_path / "table-comparison/report.html").exists()
 
 
 @pytest.mark.parametrize(
