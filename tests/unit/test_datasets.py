@@ -213,6 +213,13 @@ def test_names_that_are_not_utf8_can_still_be_written_and_printed(tmp_path):
         assert text.encode("utf-8")
 
 
+def test_images_come_in_the_order_of_paths(tmp_path):
+    names = ["c/a/1.png", "c/a-b/1.png", "c/a.png", "c/a/-.png", "c/a b/1.png", "c/é/1.png"]
+    source = ImageFolder(put(tmp_path, *names))
+    assert source.names == [str(path) for path in sorted(map(Path, names))]
+    assert source.names != sorted(names)  # as text, "a-b/1.png" comes before "a/1.png"
+
+
 def test_one_image_a_class_keeps_labels_and_classes_in_step(tmp_path):
     names = [f"c{i}/only.png" for i in range(12)]
     source = ImageFolder(put(tmp_path, *names))
