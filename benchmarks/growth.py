@@ -9,9 +9,10 @@ streamed   the images that the run takes, as a folder of PNGs that are decoded e
 
 run s        from the start of the command to its end: start-up, an epoch, embedding, scoring and pictures.
 epoch s      seconds of an epoch, and images/s in it.
-peak MB      resident memory of the largest process at most.
-all MB       that of all processes of the run together, what they share counted once; looked at twice a second, and on
-             Linux alone.
+peak MB      resident memory of the largest process at most, pages of the libraries' files included. How many of these
+             count varies from run to run by some hundred MB, with what the system has of the files at hand.
+own MB       what all processes of the run hold together beside files, at most, what they share counted once; looked at
+             ten times a second, and on Linux alone.
 array MB     the uint8 array that the images are kept in.
 
 A short run before all others warms up. The lines below the table are straight lines through its rows.
@@ -46,7 +47,7 @@ class Cost:
     seconds: float
     epoch: float
     peak: float
-    together: float
+    own: float
     array: float
 
 
@@ -83,18 +84,15 @@ class Watch:
         self.peak = 0.0
 
     def __call__(self, process: int) -> None:
-        """Look twice a second until it ends."""
+        """Look ten times a second until it ends."""
         while now := together(process):
             self.peak = max(self.peak, now)
-            time.sleep(0.5)
+            time.sleep(0.1)
 
 
 def together(process: int) -> float:
-    """Return the memory of a process and of those below it, in MB; 0 once it has ended."""
-    looked = [entries for one in family(process) if (entries := memory_of(one))]
-    # Pages of files are mostly the same libraries, in other jobs on the machine too, so a share of them tells nothing.
-    files = max((entries["Rss"] - entries["Anonymous"] for entries in looked), default=0)
-    return (files + sum(entries["Pss_Anon"] for entries in looked)) * 1024 / 1e6
+    """Return the memory of a process and of those below it beside files, in MB; 0 once it has ended."""
+    return sum(memory_of(one).get("Pss_Anon", 0) for one in family(process)) * 1024 / 1e6
 
 
 def family(process: int) -> list[int]:
@@ -168,9 +166,9 @@ class Runs:
 def fitted(kept: str, costs: list[Cost], trained: list[int]) -> str:
     """Return what the rows of one kind are, told as straight lines."""
     an_image, constant = np.polyfit(trained, [cost.seconds for cost in costs], 1)
-    a_thousand, least = np.polyfit(trained, [cost.peak - cost.array for cost in costs], 1)
+    a_thousand, least = np.polyfit(trained, [cost.own - cost.array for cost in costs], 1)
     return (
-        f"{kept}: a run takes {constant:.1f} s and {an_image * 1e3:.2f} ms an image; its largest process takes "
+        f"{kept}: a run takes {constant:.1f} s and {an_image * 1e3:.2f} ms an image; its processes take "
         f"{least:.0f} MB and {a_thousand * 1e3:+.2f} MB a thousand images, beside the array"
     )
 
@@ -179,14 +177,14 @@ def report(measured: dict[tuple[str, int], list[Cost]], runs: Runs) -> None:
     """Print the table and the lines through its rows."""
     rows, middle = [], {}
     for (kept, factor), costs in measured.items():
-        names = ("seconds", "epoch", "peak", "together", "array")
+        names = ("seconds", "epoch", "peak", "own", "array")
         cost = middle[kept, factor] = Cost(*(statistics.median(getattr(one, name) for one in costs) for name in names))
         times = [f"{cost.seconds:.1f}", f"{cost.epoch:.1f}", f"{runs.trained(factor) / cost.epoch:.0f}"]
-        memory = [f"{value:.0f}" for value in (cost.peak, cost.together, cost.array, cost.peak - cost.array)]
+        memory = [f"{value:.0f}" for value in (cost.peak, cost.own, cost.array, cost.own - cost.array)]
         each = " ".join(f"{one.seconds:.1f}" for one in costs)
         rows.append([kept, factor, runs.trained(factor), *times, *memory, each])
     columns = ["kept", "factor", "images", "run s", "epoch s", "images/s"]
-    print(table([*columns, "peak MB", "all MB", "array MB", "peak - array MB", "rounds, run s"], rows))
+    print(table([*columns, "peak MB", "own MB", "array MB", "own - array MB", "rounds, run s"], rows))
     for kept in dict.fromkeys(kept for kept, _ in measured):
         factors = [factor for name, factor in measured if name == kept]
         if len(factors) > 1:

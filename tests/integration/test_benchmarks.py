@@ -189,7 +189,7 @@ def test_repeated_images_are_all_different_and_the_first_copy_is_as_it_was(tmp_p
 def test_growth_is_told_as_a_line(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     growth = runpy.run_path(str(FOLDER / "growth.py"))
-    costs = [growth["Cost"](20 + n / 100, n / 200, 700 + 2 * n / 1000 + n / 10, 0, n / 10) for n in (1000, 2000, 8000)]
+    costs = [growth["Cost"](20 + n / 100, n / 200, 0, 700 + 2 * n / 1000 + n / 10, n / 10) for n in (1000, 2000, 8000)]
     told = growth["fitted"]("memory", costs, [1000, 2000, 8000])
     assert "20.0 s and 10.00 ms an image" in told
     assert "700 MB and +2.00 MB a thousand images" in told
