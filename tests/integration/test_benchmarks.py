@@ -55,7 +55,7 @@ SMALL = {
     "growth.py": Small(
         ["--data={data}", "--factors=1", "--kept=streamed", "--backbone=convnet", "--image-size=16", *SMALL_RUN[2:]],
         ["streamed"],
-        {"images": True, "run s": True, "epoch s": True, "images/s": True, "peak MB": True, "peak - array MB": True},
+        {"images": True, "run s": True, "epoch s": True, "images/s": True, "peak MB": True, "own - array MB": True},
     ),
     "heads.py": Small(
         ["--sizes=small", "--rounds=1", "--device=cpu"], HEADS, {"ms": True, "MB": True, "time ratio": False}
