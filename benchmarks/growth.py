@@ -92,7 +92,7 @@ class Watch:
 
 def together(process: int) -> float:
     """Return the memory of a process and of those below it beside files, in MB; 0 once it has ended."""
-    return sum(memory_of(one).get("Pss_Anon", 0) for one in family(process)) * 1024 / 1e6
+    return sum(map(own, family(process))) * 1024 / 1e6
 
 
 def family(process: int) -> list[int]:
@@ -104,13 +104,13 @@ def family(process: int) -> list[int]:
     return [process, *(one for child in below for one in family(int(child)))]
 
 
-def memory_of(process: int) -> dict[str, int]:
-    """Return what the system tells of a process's memory, in KiB; nothing once it has ended."""
+def own(process: int) -> int:
+    """Return a process's memory beside files, its part of what it shares, in KiB; 0 once it has ended."""
     try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
-    except OSError:  # it has ended
-        return {}
-    return {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")), 0)
 
 
 class Runs:

@@ -104,8 +104,7 @@ class ImageFolder(Source):
         self.labels = np.searchsorted(self.classes, names)
         self.names = [_readable(Path(path).relative_to(self.root).as_posix()) for path in self.paths]
         self.in_test_part = np.array(in_test) if has_parts else None
-        files = repr((self.paths, signature)).encode("utf-8", "surrogateescape")
-        self.identity = digest(files)
+        self.identity = digest(repr((self.paths, signature)).encode("utf-8", "surrogateescape"))
         self.threads = sum(size for size, *_ in signature) / len(found) > _WORTH_A_THREAD
 
     def read(self, position: int) -> Decoded:
@@ -120,7 +119,8 @@ def _walk(part: Path, patterns: list[str], *, in_test: bool) -> list[Found]:
     lowered = [pattern.lower() for pattern in patterns]
     found: list[Found] = []
     for class_folder in sorted(entry for entry in part.iterdir() if entry.is_dir() and entry.name[0] != "."):
-        seen, class_name = set(), _readable(class_folder.name)
+        class_name = _readable(class_folder.name)
+        seen = set()
         for folder, folders, files in os.walk(class_folder, followlinks=True):
             real = os.path.realpath(folder)
             if real in seen:  # a link back to a folder above

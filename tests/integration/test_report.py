@@ -9,6 +9,8 @@ import pytest
 from tests import reports
 from tests.reports import sweep
 
+TABLE = "head,seed,auroc\na,0,0.9\na,1,0.8\nb,0,0.7\nb,1,0.6\n"
+
 
 def test_the_report_of_a_trained_run(metrad, finished_run, tmp_path):
     result = metrad("report", finished_run.path, "--out", tmp_path / "own.html")
@@ -27,14 +29,14 @@ def test_a_comparison_ends_in_a_report(metrad, tmp_path):
 
 
 def test_a_csv_has_a_report_too(metrad, tmp_path):
-    (tmp_path / "table.csv").write_text("head,seed,auroc\na,0,0.9\na,1,0.8\nb,0,0.7\nb,1,0.6\n")
+    (tmp_path / "table.csv").write_text(TABLE)
     assert metrad("compare", "--csv", "table.csv").code == 0
     assert '<section id="results"' in (tmp_path / "table-comparison/report.html").read_text()
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     table = tmp_path / "table.csv"
-    table.write_text("head,seed,auroc\na,0,0.9\na,1,0.8\nb,0,0.7\nb,1,0.6\n")
+    table.write_text(TABLE)
     reader, writer = os.pipe()
     os.close(reader)  # as after `| head`
     command = [sys.executable, "-c", "from metrad.cli import main; main()", "compare", "--csv", table]
