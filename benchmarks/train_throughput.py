@@ -1,4 +1,4 @@
-"""Images per second of training MobileNetV2 at 96 pixels, three ways, side by side in one process.
+"""Images per second of training MobileNetV2 at 96 pixels, three ways, side by side.
 
 - Hand-written Lightning: what a user writes first. A LightningModule, torchvision's FashionMNIST with transforms an
   image, a DataLoader with two workers, float32, contiguous.
@@ -7,8 +7,10 @@
 - metrad: its own batches, embedder, head and trainer in the same settings.
 
 All train on the same images. The sides take turns, forwards in one round and backwards in the next, so that what else
-the machine does falls on all of them. The first step of each turn warms up and is not timed. On a GPU the bare loop has
-its images there, as metrad does, and the clock is read when the GPU has done what it was given.
+the machine does falls on all of them. Each setting has a process of its own, as a training has: with sixteen other
+models in the process, how their memory lies moves a side by a tenth. The hand-written version is measured beside each.
+The first step of each turn warms up and is not timed. On a GPU the bare loop has its images there, as metrad does, and
+the clock is read when the GPU has done what it was given.
 
     OMP_NUM_THREADS=2 python benchmarks/train_throughput.py [--steps 6] [--rounds 5] [--no-compile] [--quick]
     python benchmarks/train_throughput.py --steps 100      on a GPU
@@ -17,12 +19,15 @@ its images there, as metrad does, and the clock is read when the GPU has done wh
 import argparse
 import itertools
 import logging
+import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,8 +151,8 @@ class HandWritten(pl.LightningModule):
         return optimizer(self.parameters())
 
 
-def hand_written(work: Work, setting: Setting) -> Side:
-    """Return the side that a user writes first; its setting is always the plain one."""
+def hand_written(work: Work) -> Side:
+    """Return the side that a user writes first, always in float32 and contiguous."""
     transform = transforms.Compose(
         [
             transforms.Resize((work.size, work.size)),
@@ -160,7 +165,7 @@ def hand_written(work: Work, setting: Setting) -> Side:
     loader = DataLoader(data, work.batch, shuffle=True, num_workers=work.workers, persistent_workers=work.workers > 0)
     module = HandWritten()
     # False, since what is not given stays as the side before had it
-    return lambda: fit(module, loader, work, precision=setting.precision, deterministic=False)
+    return lambda: fit(module, loader, work, precision=Setting().precision, deterministic=False)
 
 
 class Network(nn.Module):
@@ -223,47 +228,62 @@ def ours(work: Work, setting: Setting) -> Side:
     return lambda: fit(learner, loader, work, LeanMemory(), precision=setting.precision, deterministic=True)
 
 
-def chosen_by_auto(work: Work) -> str:
+def chosen_by_auto(size: int, device: str) -> str:
     """Return the precision that ``auto`` picks."""
-    embedder = Embedder(mobilenet_v2(weights=None), image_size=work.size)
-    accelerator = "gpu" if work.device.type == "cuda" else "cpu"
+    embedder = Embedder(mobilenet_v2(weights=None), image_size=size)
+    accelerator = "gpu" if device.startswith("cuda") else "cpu"
     precision, reason, speeds = choose_precision("auto", accelerator, 10**9, lambda: probe(embedder))
     print(f"auto picks {precision} ({reason}) {speeds}")
     return str(precision)
 
 
-def measure(sides: dict[tuple[str, Setting], Side], rounds: int) -> dict[tuple[str, Setting], list[float]]:
+def quiet() -> None:
+    """Leave out what libraries say."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def measure(setting: Setting, chosen: argparse.Namespace) -> dict[str, list[float]]:
     """Return images per second of each side in each round, after a turn that warms up and compiles."""
-    for (name, setting), side in sides.items():
-        start = time.perf_counter()
-        side()
-        print(f"ready: {name} {setting} after {time.perf_counter() - start:.0f} s", flush=True)
-    return in_turns(sides, rounds)
+    quiet()
+    batch, size, steps, rounds = (4, 32, 1, 1) if chosen.quick else (128, 96, chosen.steps, chosen.rounds)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (batch * (steps + 1), PIXELS, PIXELS, 1), dtype=np.uint8)
+    labels = torch.from_numpy(generator.integers(0, CLASSES, len(images)))
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), dict.fromkeys(("train", "test"), (images[..., 0], labels.numpy().astype(np.uint8))))
+        workers = 0 if chosen.quick else 2
+        work = Work(images, labels, batch, size, torch.device(chosen.device), Path(folder), workers)
+        sides = {HAND: hand_written(work), BARE: bare(work, setting), OURS: ours(work, setting)}
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            print(f"{setting}: {name} ready after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        return in_turns(sides, rounds)
 
 
-def report(speeds: dict[tuple[str, Setting], list[float]], precision: str) -> None:
-    """Print the sides with their ratios to the hand-written version and to the bare loop of the same setting."""
+def report(speeds: dict[Setting, dict[str, list[float]]], precision: str) -> None:
+    """Print what each setting gives, with metrad's ratios to the hand-written version and to the bare loop."""
+    to_hand = {setting: ratio(values[OURS], values[HAND]) for setting, values in speeds.items()}
     rows = []
-    for (name, setting), values in speeds.items():
-        same = f"{ratio(values, speeds[BARE, setting]):.3f}" if name == OURS else ""
-        plain = f"{ratio(values, speeds[HAND, Setting()]):.2f}"
-        each = " ".join(f"{value:.0f}" for value in values)
-        rows.append([name, str(setting), f"{statistics.median(values):.1f}", plain, same, each])
-    columns = ["side", "setting", "images/s, median", "÷ hand-written", f"÷ {BARE}, same setting", "rounds"]
-    print(table(columns, rows))
-    settings = [setting for name, setting in speeds if name == OURS]
-    middle = {setting: statistics.median(speeds[OURS, setting]) for setting in settings}
-    best = max(settings, key=middle.__getitem__)
+    for setting, values in speeds.items():
+        medians = [f"{statistics.median(one):.1f}" for one in values.values()]
+        each = [" ".join(f"{value:.0f}" for value in one) for one in values.values()]
+        ratios = f"{to_hand[setting]:.2f}", f"{ratio(values[OURS], values[BARE]):.3f}"
+        rows.append([setting, *medians, *ratios, " / ".join(each)])
+    print(table(["setting", HAND, BARE, OURS, "÷ hand-written", f"÷ {BARE}", "rounds"], rows))
+    best = max(to_hand, key=to_hand.__getitem__)
     print(f"best setting of {OURS}: {best}")
     # auto compiles where that was measured to be faster, given that the training is long enough
-    those = [one for one in settings if one.precision == precision and one.channels_last]
+    those = [one for one in speeds if one.precision == precision and one.channels_last]
     if those:
-        auto = max(those, key=middle.__getitem__)
-        print(f"auto in a long training: {auto}: {ratio(speeds[OURS, auto], speeds[OURS, best]):.3f} of the best")
+        auto = max(those, key=to_hand.__getitem__)
+        print(f"auto in a long training: {auto}: {to_hand[auto] / to_hand[best]:.3f} of the best")
 
 
 def main() -> None:
-    """Measure all sides in turns and print the table."""
+    """Measure all settings, one after another, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6, help="timed steps a round and side")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side is measured")
@@ -272,25 +292,15 @@ def main() -> None:
     parser.add_argument("--precisions", default=precisions(), help="32-true and others that are fast here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    batch, size, steps, rounds = (4, 32, 1, 1) if chosen.quick else (128, 96, chosen.steps, chosen.rounds)
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (batch * (steps + 1), PIXELS, PIXELS, 1), dtype=np.uint8)
-    labels = torch.from_numpy(generator.integers(0, CLASSES, len(images)))
+    quiet()
     compiling = [False] if chosen.quick or chosen.no_compile else [False, True]
     grid = [Setting(*one) for one in itertools.product(chosen.precisions.split(","), [False, True], compiling)]
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), dict.fromkeys(("train", "test"), (images[..., 0], labels.numpy().astype(np.uint8))))
-        workers = 0 if chosen.quick else 2
-        work = Work(images, labels, batch, size, torch.device(chosen.device), Path(folder), workers)
-        print(f"MobileNetV2 {size}x{size}, batch {batch}, {chosen.device}, {torch.get_num_threads()} threads, ", end="")
-        print(f"torch {torch.__version__}, {rounds} rounds of {steps} steps in turns")
-        auto = chosen_by_auto(work)
-        sides = {(HAND, Setting()): hand_written(work, Setting())}
-        sides |= {(name, one): make(work, one) for one in grid for name, make in ((BARE, bare), (OURS, ours))}
-        report(measure(sides, rounds), auto)
+    print(f"MobileNetV2, {chosen.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
+    print(f"{chosen.rounds} rounds of {chosen.steps} steps in turns; images/s, medians", flush=True)
+    auto = chosen_by_auto(32 if chosen.quick else 96, chosen.device)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        report({setting: pool.submit(measure, setting, chosen).result() for setting in grid}, auto)
 
 
 if __name__ == "__main__":
