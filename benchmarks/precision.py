@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def main() -> None:
         auto = "" if chosen.no_warm_up else told_by_auto(Path(folder, "auto"), settings)
         sweeps = Path(folder, "sweep")
         for seed in range(chosen.seeds):
+            print(f"seed {seed + 1} of {chosen.seeds}: {chosen.precisions}", file=sys.stderr, flush=True)
             sweep(sweeps, seed, precisions, [*settings, *training])
         made = rows(sweeps, chosen.seeds, precisions)
     print(f"Fashion-MNIST, {chosen.seeds} seeds, {chosen.epochs} epochs, {machine()}\n{auto}".rstrip())
