@@ -16,27 +16,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from _measure import table
-from scipy.stats import bootstrap, norm, rankdata, wilcoxon
+from scipy.stats import norm
 
 from metrad.comparison import collect
 from metrad.errors import InputError
 from metrad.files import read_json
+from metrad.paired import paired_bootstrap, wilcoxon_p
 from metrad.runs import Run
+from metrad.statistics import structural_components
 
 PAIR = ["dataset.normal", "dataset.anomalous"]
 
 
-def placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return for each of ``scores`` (N,) the share of ``others`` (M,) below it, ties by half: (N,) from 0 to 1."""
-    among_all = rankdata(np.concatenate([scores, others]))[: len(scores)]
-    return (among_all - rankdata(scores)) / len(others)
-
-
 def difference(one: np.ndarray, other: np.ndarray, anomalous: np.ndarray) -> tuple[float, float]:
     """Return the AUROC of the scores ``other`` (N,) less that of ``one`` (N,), and DeLong's standard error of it."""
-    of_anomalous, of_normal = (
-        placements(other[kind], other[~kind]) - placements(one[kind], one[~kind]) for kind in (anomalous, ~anomalous)
-    )
+    pairs = zip(structural_components(one, anomalous), structural_components(other, anomalous), strict=True)
+    of_anomalous, of_normal = (b - a for a, b in pairs)
     variance = sum(values.var(ddof=1) / len(values) for values in (of_anomalous, of_normal))
     return float(of_anomalous.mean()), float(np.sqrt(variance))
 
@@ -86,10 +81,8 @@ def told(name: str, gains: np.ndarray) -> str:
     said = f"{name}: {gains.mean():+.4f} over {len(gains)} pairs, ahead in {(gains > 0).sum()}"
     if len(gains) < 2:
         return said
-    interval = bootstrap(
-        (gains,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return f"{said}, 95 %: {interval.low:+.4f} to {interval.high:+.4f}, p = {wilcoxon(gains).pvalue:.2g}"
+    low, high = paired_bootstrap(gains)
+    return f"{said}, 95 %: {low:+.4f} to {high:+.4f}, p = {wilcoxon_p(gains):.2g}"
 
 
 def main() -> None:

@@ -55,6 +55,7 @@ from metrad.module import MetricLearner
 from metrad.speed import CompileEmbedder, LeanMemory, choose_precision, probe
 
 CLASSES, PIXELS = 9, 28
+BATCH_AND_SIZE = {False: (128, 96), True: (4, 32)}  # by --quick
 HAND, BARE, OURS = "hand-written Lightning", "bare loop", "metrad"
 
 
@@ -247,9 +248,9 @@ def quiet() -> None:
 def measure(setting: Setting, chosen: argparse.Namespace) -> dict[str, list[float]]:
     """Return images per second of each side in each round, after a turn that warms up and compiles."""
     quiet()
-    batch, size, steps, rounds = (4, 32, 1, 1) if chosen.quick else (128, 96, chosen.steps, chosen.rounds)
+    batch, size = BATCH_AND_SIZE[chosen.quick]
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (batch * (steps + 1), PIXELS, PIXELS, 1), dtype=np.uint8)
+    images = generator.integers(0, 256, (batch * (chosen.steps + 1), PIXELS, PIXELS, 1), dtype=np.uint8)
     labels = torch.from_numpy(generator.integers(0, CLASSES, len(images)))
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), dict.fromkeys(("train", "test"), (images[..., 0], labels.numpy().astype(np.uint8))))
@@ -260,7 +261,7 @@ def measure(setting: Setting, chosen: argparse.Namespace) -> dict[str, list[floa
             start = time.perf_counter()
             side()
             print(f"{setting}: {name} ready after {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-        return in_turns(sides, rounds)
+        return in_turns(sides, chosen.rounds)
 
 
 def report(speeds: dict[Setting, dict[str, list[float]]], precision: str) -> None:
@@ -293,11 +294,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     chosen = parser.parse_args()
     quiet()
+    if chosen.quick:
+        chosen.steps = chosen.rounds = 1
     compiling = [False] if chosen.quick or chosen.no_compile else [False, True]
     grid = [Setting(*one) for one in itertools.product(chosen.precisions.split(","), [False, True], compiling)]
     print(f"MobileNetV2, {chosen.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
     print(f"{chosen.rounds} rounds of {chosen.steps} steps in turns; images/s, medians", flush=True)
-    auto = chosen_by_auto(32 if chosen.quick else 96, chosen.device)
+    auto = chosen_by_auto(BATCH_AND_SIZE[chosen.quick][1], chosen.device)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
         report({setting: pool.submit(measure, setting, chosen).result() for setting in grid}, auto)

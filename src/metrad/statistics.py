@@ -28,7 +28,7 @@ def delong_variance(scores: np.ndarray, anomalous: np.ndarray) -> tuple[float, f
     Source:
         DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); Sun and Xu 2014, IEEE Signal Processing Letters 21(11).
     """
-    V10, V01 = _structural_components(scores, anomalous)
+    V10, V01 = structural_components(scores, anomalous)
     if min(len(V10), len(V01)) < 2:
         raise ValueError(
             f"DeLong's variance needs two images of each kind, got {len(V01)} normal and {len(V10)} anomalous"
@@ -59,7 +59,7 @@ def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.
         Annals of Mathematical Statistics 29(2) (disjoint pairs); Clopper and Pearson 1934, Biometrika 26(4).
     """
     tail = _tail(level)
-    V10, V01 = _structural_components(scores, anomalous)
+    V10, V01 = structural_components(scores, anomalous)
     auroc, fewest = float(V10.mean()), min(len(V10), len(V01))
     variance = _variance_of_mean(V10) + _variance_of_mean(V01) if fewest > 1 else 0.0
     if variance == 0:
@@ -70,7 +70,7 @@ def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.
     return float(special.expit(centre - reach)), float(special.expit(centre + reach))
 
 
-def _structural_components(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def structural_components(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return V10 of each anomalous image and V01 of each normal one: its share of pairs in the right order."""
     normal, positive = _by_kind(scores, anomalous)
     return _placements(positive, normal), 1 - _placements(normal, positive)
