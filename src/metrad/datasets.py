@@ -1,14 +1,16 @@
 """Where images come from: image folders, torchvision's datasets, scikit-learn's digits."""
 
+import contextlib
 import fnmatch
 import inspect
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from torchvision.datasets import VisionDataset
 
@@ -250,7 +252,8 @@ def _settings(dataset: Any) -> set[str]:
 
 def _open_torchvision(factory: partial[VisionDataset]) -> VisionDataset:
     try:
-        return factory()
+        with _alone(factory):
+            return factory()
     except Exception as error:  # torchvision's readers raise whatever their formats' readers do
         reason = (str(error) or type(error).__name__).splitlines()[0]
         hint = ""
@@ -259,6 +262,19 @@ def _open_torchvision(factory: partial[VisionDataset]) -> VisionDataset:
         raise InputError(
             f"dataset.source cannot be read or downloaded ({reason}); place {_files_to_place(factory)}{hint}"
         ) from error
+
+
+@contextlib.contextmanager
+def _alone(factory: partial[VisionDataset]) -> Iterator[None]:
+    """Let one process at a time download and unpack a dataset; the others would read files that are half written."""
+    settings: dict[str, Any] = factory.keywords
+    with contextlib.ExitStack() as held:
+        if settings.get("download") and "root" in settings:
+            lock = Path(settings["root"], f".{factory.func.__name__}.lock")
+            with contextlib.suppress(OSError):  # where nothing can be written nothing is going to be
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(lock))
+        yield
 
 
 def _files_to_place(factory: partial[VisionDataset]) -> str:

@@ -4,6 +4,8 @@ import gzip
 import pickle
 import struct
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -287,6 +289,40 @@ class Odd(VisionDataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         return Image.new("L", (4, 5), 255).convert(self.modes[index + self.shift]), self.label(5 * index)
+
+
+class Unpacking(VisionDataset):
+    """Unpacks something whenever it is opened, and fails where another is at it."""
+
+    targets = (0, 1)
+
+    def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+        super().__init__(root)
+        half_written = Path(root, "half-written")
+        half_written.touch(exist_ok=False)
+        time.sleep(0.02)
+        half_written.unlink()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def test_one_at_a_time_downloads_and_unpacks(tmp_path):
+    root = tmp_path / "new"
+
+    def opened(_: int) -> np.ndarray:
+        return open_source(partial(Unpacking, root=str(root), download=True)).labels
+
+    with ThreadPoolExecutor(4) as several:
+        assert [labels.tolist() for labels in several.map(opened, range(8))] == [[0, 1, 0, 1]] * 8
+
+
+def test_a_root_where_no_lock_can_be_is_read_all_the_same(tmp_path, monkeypatch):
+    def refuse(*args: object, **settings: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("metrad.datasets.FileLock", refuse)
+    assert open_source(partial(Unpacking, root=str(tmp_path), download=True)).labels.tolist() == [0, 1, 0, 1]
 
 
 def test_two_parts_of_other_names_can_be_chosen():
