@@ -81,8 +81,8 @@ def build_embedder(cfg: DictConfig) -> Embedder:
     backbone = config.build(cfg, "backbone")
     if not isinstance(backbone, Backbone):
         raise InputError(f"backbone._target_ must make a metrad.backbones.Backbone, got {type(backbone).__name__}")
-    whiten = cfg.get("whiten", False)  # older runs do not say
-    embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last, whiten=whiten)
+    later = {name: cfg.get(name, False) for name in ("whiten", "test_time_flip")}  # older runs do not say
+    embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last, **later)
     try:
         with torch.inference_mode():
             embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8))

@@ -27,7 +27,7 @@ ALLOWED_TARGETS = (
 PARTS = ("head", "backbone", "scorer", "augmentation", "optimizer", "scheduler", "trainer", "logger")
 SELECTABLE = (  # by selection.candidates
     *("augmentation", "backbone", "batch_size", "finetuning", "head", "image_size", "optimizer", "scheduler"),
-    *("trainer", "whiten"),
+    *("test_time_flip", "trainer", "whiten"),
 )
 MAY_BE_EMPTY = ("augmentation", "scheduler", "logger")
 EXTRAS = {

@@ -9,7 +9,7 @@ from metrad.backbones import Backbone, pool
 
 
 class Embedder(nn.Module):
-    """Resizing, normalisation, backbone, pooling and whitening in one module.
+    """Resizing, normalisation, backbone, pooling, the mean over flips, and whitening in one module.
 
     Mean, standard deviation and whitening are buffers, so that they travel with the weights.
 
@@ -19,6 +19,8 @@ class Embedder(nn.Module):
         channels_last: keep images and weights in channels-last order, which convolutions on CPUs and recent GPUs are
             fastest with.
         whiten: whether embeddings are whitened, but in training mode; until ``set_whitening`` they stay as they are.
+        test_time_flip: whether an embedding is the mean of those of the image and its mirror image, but in training
+            mode. It comes before whitening. Source: Krizhevsky, Sutskever and Hinton 2012, NeurIPS, average over flips.
     """
 
     mean: Tensor
@@ -27,12 +29,19 @@ class Embedder(nn.Module):
     whitening: Tensor | None
 
     def __init__(
-        self, backbone: Backbone, *, image_size: int | None = None, channels_last: bool = True, whiten: bool = False
+        self,
+        backbone: Backbone,
+        *,
+        image_size: int | None = None,
+        channels_last: bool = True,
+        whiten: bool = False,
+        test_time_flip: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone.module
         self.out_features = backbone.out_features
         self.size = image_size or backbone.input_spec.size
+        self.test_time_flip = test_time_flip
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.backbone.to(memory_format=self.memory_format)
         self.register_buffer("mean", torch.tensor(backbone.input_spec.mean).view(1, 3, 1, 1))
@@ -42,8 +51,13 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings (N, out_features) of uint8 images (N, height, width, channels), channels 1 or 3."""
-        embeddings = pool(self.backbone(self.preprocess(images)))
-        if self.training or self.whitening is None:
+        batch = self.preprocess(images)
+        embeddings = pool(self.backbone(batch))
+        if self.training:
+            return embeddings
+        if self.test_time_flip:
+            embeddings = (embeddings + pool(self.backbone(batch.flip(-1)))) / 2
+        if self.whitening is None:
             return embeddings
         with torch.autocast(embeddings.device.type, enabled=False):
             return (embeddings.to(self.centre.dtype) - self.centre) @ self.whitening.T

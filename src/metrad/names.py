@@ -25,6 +25,7 @@ LATER: dict[str, Any] = {
     "backbone.layers": None,
     **{f"finetuning.{name}": value for name, value in asdict(Finetuning()).items()},
     "selection": None,
+    "test_time_flip": False,
     "whiten": False,
 }
 _DATA = "data"  # stands for paths.data wherever a setting is made with it

@@ -82,6 +82,7 @@ class Teacher:
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = copy.deepcopy(embedder).eval().requires_grad_(False)
+        self.embedder.test_time_flip = False  # what learns sees each image once
 
     def loss(self, images: Tensor, embeddings: Tensor) -> Tensor:
         """Return the mean over images of 1 - cos of the angle between ``embeddings`` (N, D) and its own."""

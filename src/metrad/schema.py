@@ -87,6 +87,7 @@ class Config:
     batch_size: int = 128
     channels_last: bool = True
     whiten: bool = False
+    test_time_flip: bool = False
     compile: Any = "auto"
     ckpt_path: str | None = None
     allow_targets: list[str] = field(default_factory=list)

@@ -105,6 +105,17 @@ def test_a_whitened_run_is_evaluated_again_from_the_images(train, metrad, digits
     assert "whitened" in metrad("evaluate", run.path, "scorer=head").err
 
 
+def test_flips_are_part_of_a_run_and_of_what_is_embedded_again(train, metrad, digits):
+    plain = train(*digits, name="plain")
+    run = train(*digits, "test_time_flip=true", "whiten=true", name="flipped")
+    assert identity(run.load_config()) != identity(plain.load_config())
+    before = embeddings(run)
+    shutil.rmtree(run.embeddings)
+    assert metrad("evaluate", run.path).code == 0
+    for role, values in embeddings(run).items():
+        np.testing.assert_allclose(values, before[role], rtol=1e-4, atol=1e-4)
+
+
 def test_two_ranks_whiten_as_one_process_does(train, digits):
     plain = [*digits, "whiten=true", "trainer.max_epochs=0"]
     one = embeddings(train(*plain, name="one"))
@@ -141,6 +152,7 @@ def test_settings_that_hold_nothing_back_make_no_other_run(train, digits):
         ("finetuning.batch_norm=frozen", ("finetuning.batch_norm",)),
         ("+backbone.layers=[a]", ("backbone.layers",)),
         ("whiten=maybe", ("whiten",)),
+        ("test_time_flip=maybe", ("test_time_flip",)),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line(setting, words, refused, digits):

@@ -366,5 +366,23 @@ def test_embeddings_are_whitened_in_evaluation_alone():
     assert torch.equal(again.whitening, torch.tensor(whitening))
 
 
+def test_an_image_and_its_mirror_image_have_one_embedding_in_evaluation_alone(embedder):
+    plain, mirrored = embedder.eval()(IMAGES), embedder(IMAGES.flip(2))
+    assert not torch.allclose(plain, mirrored)
+    embedder.test_time_flip = True
+    torch.testing.assert_close(embedder(IMAGES), (plain + mirrored) / 2)
+    torch.testing.assert_close(embedder(IMAGES.flip(2)), embedder(IMAGES))
+    training = copy.deepcopy(embedder)
+    training.test_time_flip = False
+    assert torch.equal(embedder.train()(IMAGES), training.train()(IMAGES))
+
+
+def test_a_teacher_sees_each_image_once(embedder):
+    embedder.test_time_flip = True
+    plain = copy.deepcopy(embedder).eval()
+    plain.test_time_flip = False
+    assert Teacher(embedder).loss(IMAGES, plain(IMAGES)).item() == pytest.approx(0, abs=1e-6)
+
+
 def test_without_whitening_there_is_nothing_of_it_among_the_weights(embedder):
     assert not {"centre", "whitening"} & embedder.state_dict().keys()
