@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from metrad.embedder import Embedder
 from metrad.embedding import Forward, half_type
 from metrad.errors import InputError
 from metrad.heads import Head
+from metrad.memory import lean_memory
 from metrad.metrics import summary
 from metrad.scorers import KNN, HeadScorer, Scorer
 from metrad.statistics import (
@@ -176,7 +178,9 @@ def _embeddings(
     spans = ranks.spans(len(indices), size)
     mine = slice(*spans[ranks.rank()])
     batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
-    return ranks.gather(_filled(forward, batches, len(indices[mine])), spans)
+    with lean_memory() if forward.device.type == "cpu" else nullcontext():
+        found = _filled(forward, batches, len(indices[mine]))
+    return ranks.gather(found, spans)
 
 
 def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""How memory is handed out while training on a CPU."""
+"""How memory is handed out while training and embedding on a CPU."""
 
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ import torch
 # Names and numbers of glibc's malloc.h; the usual values are those that its documentation gives.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MIB = 2**20
+
+_open: list[ExitStack] = []  # the block that others lie within, while there is one
 
 
 @contextmanager
@@ -20,9 +22,21 @@ def lean_memory() -> Iterator[None]:
     A step frees and asks again for some gigabytes. The C library gives large blocks back to the system at once, and the
     system clears each page anew: up to a third of a step of MobileNetV2. Deterministic algorithms, as torch means
     them, also fill fresh memory so that reading it uninitialised gives the same each time, which nothing here does.
-    Neither changes a result. Memory is given back at the end. Only glibc has these settings; elsewhere only the
-    filling is left out.
+    Neither changes a result. Memory is given back at the end, of a block within another at that of the outer one. Only
+    glibc has these settings; elsewhere only the filling is left out.
     """
+    if _open:
+        yield
+        return
+    with ExitStack() as block:
+        _open.append(block)
+        block.callback(_open.clear)
+        block.enter_context(_lean())
+        yield
+
+
+@contextmanager
+def _lean() -> Iterator[None]:
     settings: Any = torch.utils.deterministic  # typed as a plain module
     filling, libc = settings.fill_uninitialized_memory, _glibc()
     settings.fill_uninitialized_memory = False

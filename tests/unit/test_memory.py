@@ -44,6 +44,15 @@ def test_freed_memory_is_used_again_and_given_back_at_the_end():
     assert usual > 10 * max(kept, 1)
 
 
+def test_a_block_within_another_ends_nothing_of_it():
+    settings = torch.utils.deterministic
+    with lean_memory():
+        with pytest.raises(ZeroDivisionError), lean_memory():
+            raise ZeroDivisionError
+        assert not settings.fill_uninitialized_memory
+    assert settings.fill_uninitialized_memory
+
+
 def test_values_are_the_same():
     def step():
         torch.manual_seed(0)
