@@ -110,7 +110,7 @@ def main() -> None:
     images = torch.randint(0, 256, (chosen.batch, SIZE, SIZE, 3), dtype=torch.uint8).to(chosen.device)
     step, settings = training_step(images.device), sides()
     measured: dict[tuple[str, str], list[float]] = {}
-    with lean_memory():
+    with lean_memory(torch.device("cpu")):
         for number in range(chosen.rounds + 1):
             turns = {(name, side): change for name, each in settings.items() for side, change in each.items()}
             turns["step", ""] = step

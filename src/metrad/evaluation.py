@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,7 +177,7 @@ def _embeddings(
     spans = ranks.spans(len(indices), size)
     mine = slice(*spans[ranks.rank()])
     batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
-    with lean_memory() if forward.device.type == "cpu" else nullcontext():
+    with lean_memory(forward.device):
         found = _filled(forward, batches, len(indices[mine]))
     return ranks.gather(found, spans)
 

@@ -193,7 +193,7 @@ def _fastest(sides: Mapping[str, Callable[[Tensor], None]], size: int, batch: in
     values = torch.arange(batch * size**2, dtype=torch.int64) * 2_654_435_761 % 2**32 // 2**24
     images = values.to(torch.uint8).view(batch, size, size, 1)
     best = dict.fromkeys(sides, math.inf)
-    with torch.random.fork_rng(devices=[]), lean_memory():
+    with torch.random.fork_rng(devices=[]), lean_memory(torch.device("cpu")):
         for done in range(rounds + 1):
             for name, step in sides.items():
                 start = time.perf_counter()
@@ -243,15 +243,14 @@ class Compiled:
 
 
 class LeanMemory(pl.Callback):
-    """Trains on the CPU with ``lean_memory``."""
+    """Trains with ``lean_memory``."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin."""
-        if trainer.strategy.root_device.type == "cpu":
-            self._open.enter_context(lean_memory())
+        self._open.enter_context(lean_memory(trainer.strategy.root_device))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End."""

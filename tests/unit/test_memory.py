@@ -9,6 +9,7 @@ import torch
 from metrad.memory import lean_memory
 
 SIZE = 64 * 2**20
+CPU = torch.device("cpu")
 
 
 def faults_of_a_step():
@@ -21,20 +22,20 @@ def faults_of_a_step():
 def test_torch_does_not_fill_fresh_memory_meanwhile():
     settings = torch.utils.deterministic
     assert settings.fill_uninitialized_memory
-    with lean_memory():
+    with lean_memory(CPU):
         assert not settings.fill_uninitialized_memory
     assert settings.fill_uninitialized_memory
 
 
 def test_settings_come_back_after_an_error():
-    with pytest.raises(ZeroDivisionError), lean_memory():
+    with pytest.raises(ZeroDivisionError), lean_memory(CPU):
         raise ZeroDivisionError
     assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings")
 def test_freed_memory_is_used_again_and_given_back_at_the_end():
-    with lean_memory():
+    with lean_memory(CPU):
         # Aligned blocks leave a sliver beside them that glibc caches, up to seven, and each moves the next block on.
         for _ in range(16):
             faults_of_a_step()
@@ -46,11 +47,16 @@ def test_freed_memory_is_used_again_and_given_back_at_the_end():
 
 def test_a_block_within_another_ends_nothing_of_it():
     settings = torch.utils.deterministic
-    with lean_memory():
-        with pytest.raises(ZeroDivisionError), lean_memory():
+    with lean_memory(CPU):
+        with pytest.raises(ZeroDivisionError), lean_memory(CPU):
             raise ZeroDivisionError
         assert not settings.fill_uninitialized_memory
     assert settings.fill_uninitialized_memory
+
+
+def test_nothing_is_done_for_other_devices():
+    with lean_memory(torch.device("meta")):
+        assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_values_are_the_same():
@@ -60,5 +66,5 @@ def test_values_are_the_same():
         return torch.nn.functional.conv2d(images, torch.rand(16, 3, 3, 3)).sum(dim=(2, 3))
 
     plain = step()
-    with lean_memory():
+    with lean_memory(CPU):
         assert torch.equal(step(), plain)
