@@ -1,6 +1,7 @@
 """The model and the embeddings of a run on disk: no pickle, each file with a checksum."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +95,19 @@ def load_scorer(run: Run, scorer: Scorer) -> np.ndarray:
 
 
 def save_embeddings(run: Run, embedded: Embedded) -> None:
-    """Write embeddings and what the images are into the run's ``embeddings`` folder, all or nothing."""
-    rows = [{"role": role, **record._asdict()} for role in ROLES for record in embedded.records[role]]
+    """Write embeddings and what the images are into the run's ``embeddings`` folder, all or nothing.
+
+    What lies there already, of fewer roles, is replaced.
+    """
+    rows = [{"role": role, **record._asdict()} for role, records in embedded.records.items() for record in records]
     with replacing(run.embeddings) as partial:
         partial.mkdir()
-        arrays = {role: np.ascontiguousarray(embedded.arrays[role]) for role in ROLES}
+        arrays = {role: np.ascontiguousarray(array) for role, array in embedded.arrays.items()}
         safetensors.numpy.save_file(arrays, partial / "embeddings.safetensors")
         write_rows(partial / "images.csv", rows)
         _seal(partial, ["embeddings.safetensors", "images.csv"], embedder=_digest(run.model, run.embedder.name))
+        if run.embeddings.exists():
+            shutil.rmtree(run.embeddings)
 
 
 def load_embeddings(run: Run) -> Embedded:
@@ -121,7 +127,9 @@ def load_embeddings(run: Run) -> Embedded:
     records: dict[str, list[ImageRecord]] = {role: [] for role in ROLES}
     with (run.embeddings / "images.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            records[row["role"]].append(ImageRecord(row["image"], row["class_name"], int(row["position"])))
+            records.setdefault(row["role"], []).append(
+                ImageRecord(row["image"], row["class_name"], int(row["position"]))
+            )
     return Embedded(safetensors.numpy.load_file(run.embeddings / "embeddings.safetensors"), records)
 
 

@@ -31,6 +31,7 @@ from metrad.statistics import (
 from metrad.whitening import within_class_whitening
 
 ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
+REFERENCE = "reference"
 DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
 
 
@@ -39,8 +40,8 @@ class Embedded:
     """The embeddings of a run's images and what the images are.
 
     Attributes:
-        arrays: for each of ``ROLES`` its embeddings, (N, D) float32.
-        records: for each of ``ROLES`` its images, in the same order.
+        arrays: for each of ``ROLES`` its embeddings, (N, D) float32, and for the reference role where a scorer asked.
+        records: for each of these roles its images, in the same order.
     """
 
     arrays: dict[str, np.ndarray]
@@ -50,6 +51,11 @@ class Embedded:
     def normal_classes(self) -> np.ndarray:
         """Number of the normal class of each normal embedding, (N,)."""
         return np.unique([record.class_name for record in self.records["normal"]], return_inverse=True)[1]
+
+    @property
+    def reference(self) -> np.ndarray | None:
+        """The reference embeddings, (N, D); None if they were not computed."""
+        return self.arrays.get(REFERENCE)
 
     @property
     def test(self) -> np.ndarray:
@@ -116,24 +122,35 @@ class Evaluation:
     seconds: dict[str, float]
 
 
+def roles_for(scorers: Iterable[Scorer]) -> tuple[str, ...]:
+    """Return the roles whose images must be embedded so that each of ``scorers`` can be fitted and measured."""
+    return (*ROLES, REFERENCE) if any(scorer.needs_reference for scorer in scorers) else ROLES
+
+
 def embed(
-    embedder: Embedder, data: MetradDataModule, *, device: torch.device | str = "cpu", precision: str = "32-true"
+    embedder: Embedder,
+    data: MetradDataModule,
+    roles: Sequence[str] = ROLES,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "32-true",
 ) -> Embedded:
-    """Return the embeddings of all images of ``ROLES``, as float32.
+    """Return the embeddings of all images of ``roles``, as float32.
 
     Each of several ranks computes a part, and only the first returns them; the others return no rows.
 
     Args:
         embedder: images to embeddings; put into evaluation mode and, its weights, into float32.
         data: where the images are.
+        roles: see ``roles_for``.
         device: where to compute.
         precision: as Lightning names it; layers run in its half precision, if it has one, and all else in float32.
     """
-    indices = np.concatenate([data.split.indices[role] for role in ROLES])
+    indices = np.concatenate([data.split.indices[role] for role in roles])
     embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
-    ends = np.cumsum([len(data.split.indices[role]) for role in ROLES])
-    arrays = dict(zip(ROLES, np.split(embeddings, ends[:-1]), strict=True))
-    return Embedded(arrays, {role: data.records(role) for role in ROLES})
+    ends = np.cumsum([len(data.split.indices[role]) for role in roles])
+    arrays = dict(zip(roles, np.split(embeddings, ends[:-1]), strict=True))
+    return Embedded(arrays, {role: data.records(role) for role in roles})
 
 
 def fit_whitening(
@@ -211,7 +228,7 @@ def evaluate(
     arrays, start = embedded.arrays, time.perf_counter()
     rates = settings.rates(len(arrays["calibration"]))
     if calibration is None:
-        scorer.fit(arrays["normal"], embedded.normal_classes)
+        scorer.fit(arrays["normal"], embedded.normal_classes, reference=embedded.reference)
     fitted = time.perf_counter()
     if calibration is None:
         calibration = scorer.score(arrays["calibration"])

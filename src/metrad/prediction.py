@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from metrad.catalogue import choices, folder, suggestion
 from metrad.datamodule import MetradDataModule
 from metrad.embedder import Embedder
 from metrad.errors import InputError
-from metrad.evaluation import Embedded, attach_head, embed, evaluate
+from metrad.evaluation import Embedded, attach_head, embed, evaluate, roles_for
 from metrad.files import read_json, replacing
 from metrad.names import folder_name
 from metrad.reporting import save_evaluation, save_evidence, split_figures
@@ -127,10 +128,13 @@ def evaluate_run(
     config.check(cfg)
     target = _free_folder(run, overrides, name)
     scorer, settings, split = build_scorer(cfg), build_settings(cfg), load_split(run)
-    embedder = None if run.embeddings.exists() and not evidence else build_embedder(cfg)
+    scorer.check_size(len(split["images"]["normal"]))
+    scorer.check_reference(len(split["images"]["reference"]))
+    kept = load_embeddings(run) if run.embeddings.exists() else Embedded({}, {})
+    lacking = [role for role in roles_for([scorer]) if role not in kept.arrays]
+    embedder = build_embedder(cfg) if lacking or evidence else None
     data = None if embedder is None else _data(cfg, embedder.size, split)
-    embedded = load_embeddings(run) if run.embeddings.exists() else _embed_again(run, embedder, data)
-    scorer.check_size(len(embedded.arrays["normal"]))
+    embedded = _embed_again(run, kept, lacking, embedder, data) if lacking else kept
     if scorer.needs_head:
         head = build_head(cfg, embedded.arrays["normal"].shape[1], len(split["head_classes"]))
         load_weights(run, run.head, head)
@@ -163,14 +167,18 @@ def _data(cfg: DictConfig, image_size: int, split: dict[str, Any]) -> MetradData
     return data
 
 
-def _embed_again(run: Run, embedder: Embedder | None, data: MetradDataModule | None) -> Embedded:
-    """Return the embeddings of a run that has lost them, and keep them."""
+def _embed_again(
+    run: Run, kept: Embedded, roles: Sequence[str], embedder: Embedder | None, data: MetradDataModule | None
+) -> Embedded:
+    """Return what a run has kept and the embeddings of the roles it has not, and keep these too."""
     assert embedder is not None
     assert data is not None
-    log.info("%s is gone; computing it from the images", run.embeddings)
+    lost = f"{run.embeddings} is gone" if not kept.arrays else f"no embeddings of {' or '.join(roles)} images were kept"
+    log.info("%s; computing them from the images", lost)
     load_weights(run, run.embedder, embedder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    embedded = embed(embedder, data, device=device, precision=_precision(run))
+    found = embed(embedder, data, roles, device=device, precision=_precision(run))
+    embedded = Embedded(kept.arrays | found.arrays, kept.records | found.records)
     save_embeddings(run, embedded)
     return embedded
 

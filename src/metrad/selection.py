@@ -128,7 +128,7 @@ def select(cfg: DictConfig, run: Run, data: MetradDataModule) -> Selected:
     """
     start = time.perf_counter()
     held_out, candidates = _held_out(cfg, data), list(cfg.selection.candidates)
-    _check_scorers(cfg, data)
+    _check_scorers(cfg, data, held_out)
     jobs = [(i, number) for i in range(len(candidates)) for number in held_out]
     log.info(
         "selection: %d candidates, %d classes held out in turn: %d trainings of up to %s epochs before the run's own",
@@ -213,9 +213,11 @@ def _held_out(cfg: DictConfig, data: MetradDataModule) -> list[int]:
     return list(numbers)
 
 
-def _check_scorers(cfg: DictConfig, data: MetradDataModule) -> None:
+def _check_scorers(cfg: DictConfig, data: MetradDataModule, held_out: list[int]) -> None:
     normal = len(data.split.indices["normal"])
     left = normal - to_test_on(normal, cfg.selection.normal_share)
+    by_class = np.bincount(data.data.pool.labels[data.split.indices["reference"]])
+    reference = int(by_class.sum() - by_class[held_out].max())
     candidates = [config.with_settings(cfg, settings) for settings in cfg.selection.candidates]
     for name, make in (pair for candidate in candidates for pair in makers(cfg, candidate).items()):
         key, scorer = OWN if name == OWN else f"selection.scorers.{name}", make()
@@ -226,9 +228,12 @@ def _check_scorers(cfg: DictConfig, data: MetradDataModule) -> None:
             )
         try:
             scorer.check_size(left)
+            scorer.check_reference(reference)
         except InputError as error:
-            tested = f"of {normal} normal images {normal - left} are tested on while choosing"
-            raise InputError(f"selection: {key}: {error}; {tested}") from error
+            fitted = f"while choosing, a scorer is fitted on {left} of {normal} normal images"
+            if scorer.needs_reference:
+                fitted += f", and on as few as {reference} reference images"
+            raise InputError(f"selection: {key}: {error}; {fitted}") from error
 
 
 def _kept(path: Path, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from metrad import ranks
 from metrad.datamodule import MetradDataModule
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
-from metrad.evaluation import Embedded, attach_head, embed, fit_whitening
+from metrad.evaluation import Embedded, attach_head, embed, fit_whitening, roles_for
 from metrad.heads import Head
 from metrad.metrics import summary
 from metrad.module import MetricLearner
@@ -87,7 +87,8 @@ class Study(pl.Callback):
             embedder = copy.deepcopy(learner.evaluated)
             device, precision = trainer.strategy.root_device, str(trainer.precision)
             fit_whitening(embedder, self.data, device=device, precision=precision)
-            embedded = embed(embedder, self.data, device=device, precision=precision)
+            roles = roles_for(make() for make in self.scorers.values())
+            embedded = embed(embedder, self.data, roles, device=device, precision=precision)
             if ranks.rank() == 0:
                 found = self._figures(copy.deepcopy(learner.head).cpu(), embedded)
                 trained = {"accuracy": epoch["accuracy"], "loss": epoch["loss"]}
@@ -124,7 +125,7 @@ class Study(pl.Callback):
 def _measured(scorer: Scorer, embedded: Embedded) -> dict[str, float | None]:
     """Return ``FIGURES`` by a scorer; None for both where it cannot serve the embeddings, which ends no training."""
     try:
-        scorer.fit(embedded.arrays["normal"], embedded.normal_classes)
+        scorer.fit(embedded.arrays["normal"], embedded.normal_classes, reference=embedded.reference)
         found = summary(scorer.score(embedded.test), embedded.anomalous)
     except InputError as error:
         log.warning("nothing to note of this epoch: %s", error)

@@ -34,7 +34,7 @@ from metrad.datamodule import MetradDataModule
 from metrad.environment import environment
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
-from metrad.evaluation import Embedded, attach_head, embed, evaluate, fit_whitening
+from metrad.evaluation import Embedded, attach_head, embed, evaluate, fit_whitening, roles_for
 from metrad.files import read_json, write_json
 from metrad.module import MetricLearner
 from metrad.names import differences, identity
@@ -240,7 +240,7 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
             _note_environment(run, trainer, kept)
         embedder, precision = learner.evaluated, str(trainer.precision)
         fit_whitening(embedder, data, device=device, precision=precision)
-        embedded = embed(embedder, data, device=device, precision=precision)
+        embedded = embed(embedder, data, roles_for([build_scorer(cfg)]), device=device, precision=precision)
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
     if selected:
@@ -260,6 +260,7 @@ def _checked_data(cfg: DictConfig) -> MetradDataModule:
     data.setup()
     log_images(data)
     scorer.check_size(len(data.split.indices["normal"]))
+    scorer.check_reference(len(data.split.indices["reference"]))
     if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
         raise InputError(
             "scorer=head asks how little an image looks like the normal classes, which takes others in training, and "

@@ -1,5 +1,7 @@
 """The contract that every scorer in conf/scorer keeps."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ def around(centre: np.ndarray, size: int) -> np.ndarray:
 
 NORMAL, NEAR, FAR = around(TOWARDS, 60), around(TOWARDS, 20), around(-TOWARDS, 20)
 SECOND, NEAR_SECOND = around(ASIDE, 60), around(ASIDE, 20)
+REFERENCE = around(np.array([1, -1, 1, -1, 1, -1, 1, -1]), 60)
 
 
 class Head(nn.Module):
@@ -47,8 +50,15 @@ def detached(name: str) -> Scorer:
     return config.build(cfg, "scorer")
 
 
-def make(name: str) -> Scorer:
+def headless(name: str) -> Scorer:
     scorer = detached(name)
+    if scorer.needs_reference:
+        scorer.fit = partial(scorer.fit, reference=REFERENCE)
+    return scorer
+
+
+def make(name: str) -> Scorer:
+    scorer = headless(name)
     return scorer.attach(Head(), [0, 1]) if scorer.needs_head else scorer
 
 
@@ -60,7 +70,7 @@ every_scorer = pytest.mark.parametrize("name", SCORERS)
 
 
 def test_every_scorer_class_has_a_configuration():
-    assert {"centre", "gmm", "head", "knn", "local_knn", "lof", "mahalanobis"} <= set(SCORERS)
+    assert {"centre", "contrast", "gmm", "head", "knn", "local_knn", "lof", "mahalanobis"} <= set(SCORERS)
     import metrad.scorers
 
     public = [getattr(metrad.scorers, name) for name in metrad.scorers.__all__]
@@ -269,7 +279,7 @@ def test_neighbours_are_positions_or_one_named_error(name):
 def test_a_scorer_that_needs_a_head_says_so_without_one(name, tmp_path):
     if not detached(name).needs_head:
         np.testing.assert_array_equal(
-            detached(name).fit(NORMAL).score(NEAR), detached(name).fit(NORMAL).score(NEAR)
+            headless(name).fit(NORMAL).score(NEAR), headless(name).fit(NORMAL).score(NEAR)
         )  # and says no more when there is none
         return
     with pytest.raises(NotAttachedError, match="call attach"):
@@ -280,6 +290,24 @@ def test_a_scorer_that_needs_a_head_says_so_without_one(name, tmp_path):
         loaded.score(NEAR)
     expected = make(name).fit(NORMAL).score(NEAR)
     np.testing.assert_array_equal(loaded.attach(Head(), [0, 1]).score(NEAR), expected)
+
+
+@every_scorer
+def test_a_scorer_that_needs_reference_images_says_so_without_them(name):
+    scorer = detached(name)
+    if scorer.needs_head:
+        scorer.attach(Head(), [0, 1])
+    if not scorer.needs_reference:
+        expected = scorer.fit(NORMAL).score(NEAR)
+        np.testing.assert_array_equal(scorer.fit(NORMAL, reference=REFERENCE).score(NEAR), expected)
+        return
+    for reference in (None, REFERENCE[:0]):
+        with pytest.raises(InputError, match="compares with reference images, and there are none"):
+            scorer.fit(NORMAL, reference=reference)
+    with pytest.raises(InputError, match=r"reference embeddings must be .* of width 8"):
+        scorer.fit(NORMAL, reference=REFERENCE[:, :5])
+    with pytest.raises(NotFittedError):
+        scorer.score(NEAR)
 
 
 @every_scorer

@@ -63,6 +63,15 @@ def local_knn_scores(normal: ArrayLike, queries: ArrayLike, k: int, metric: str,
     return np.array([score / max(own[row[-1]], floor) for score, row in zip(scores, neighbours.tolist(), strict=True)])
 
 
+def contrast_scores(
+    normal: ArrayLike, reference: ArrayLike, queries: ArrayLike, k: int, metric: str, reduce: str, weight: float
+) -> np.ndarray:
+    """Reduced distance of each query to its k nearest normals, less weight times that to its k nearest references."""
+    near, _ = knn_scores(normal, queries, k, metric, reduce)
+    known, _ = knn_scores(reference, queries, k, metric, reduce)
+    return np.array([a - weight * b for a, b in zip(near.tolist(), known.tolist(), strict=True)])
+
+
 def centre_scores(normal: ArrayLike, classes: ArrayLike, queries: ArrayLike) -> np.ndarray:
     """Smallest cosine distance of each query to the mean of the unit vectors of a class.
 

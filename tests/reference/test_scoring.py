@@ -14,7 +14,7 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import nn
 
 from metrad.metrics import roc_curve, summary
-from metrad.scorers import GMM, KNN, LOF, Centre, HeadScorer, LocalKNN, Mahalanobis
+from metrad.scorers import GMM, KNN, LOF, Centre, Contrast, HeadScorer, LocalKNN, Mahalanobis
 from tests.reference import scoring as slow
 
 GENERATOR = np.random.default_rng(0)
@@ -65,6 +65,19 @@ def test_local_knn_equals_its_twin(metric, reduce, k, copies):
     scores = LocalKNN(k=k, metric=metric, reduce=reduce).fit(normal).score(QUERIES)
     expected = slow.local_knn_scores(normal, QUERIES, k, metric, reduce)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("k", [1, 5, 40])
+@pytest.mark.parametrize("reduce", ["mean", "max", "min", "sum"])
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_contrast_equals_its_twin_and_is_knn_without_weight(metric, reduce, k, weight):
+    reference = GENERATOR.normal(size=(40, 8)).astype(np.float32) + 1
+    scores = Contrast(k=k, metric=metric, reduce=reduce, weight=weight).fit(NORMAL, reference=reference).score(QUERIES)
+    expected = slow.contrast_scores(NORMAL, reference, QUERIES, k, metric, reduce, weight)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+    if not weight:
+        np.testing.assert_array_equal(scores, KNN(k=k, metric=metric, reduce=reduce).fit(NORMAL).score(QUERIES))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])

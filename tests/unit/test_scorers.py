@@ -9,7 +9,7 @@ from torch import nn
 
 from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.errors import InputError
-from metrad.scorers import GMM, KNN, LOF, Centre, HeadScorer, LocalKNN, Mahalanobis, NotFittedError, indexes
+from metrad.scorers import GMM, KNN, LOF, Centre, Contrast, HeadScorer, LocalKNN, Mahalanobis, NotFittedError, indexes
 from metrad.scorers.distances import prepared
 from metrad.scorers.indexes import IndexSettings, build, recall, search, search_others
 
@@ -77,6 +77,18 @@ def test_too_few_normal_images_are_told_before_training_and_at_fit(scorer, size,
         assert "\n" not in str(caught.value)
     with pytest.raises(NotFittedError):
         scorer.score(QUERIES)
+
+
+def test_too_few_reference_images_are_told_before_training_and_at_fit():
+    scorer = Contrast(k=9)
+    for use in (lambda: scorer.check_reference(8), lambda: scorer.fit(NORMAL, reference=NORMAL[:8])):
+        with pytest.raises(InputError, match=r"scorer\.k=9 is larger than the number of reference images, 8; lower"):
+            use()
+    with pytest.raises(NotFittedError):
+        scorer.score(QUERIES)
+    scorer.fit(NORMAL, reference=NORMAL[:9]).score(QUERIES)
+    with pytest.raises(InputError, match=r"scorer\.weight must be at least 0 and finite, got -1"):
+        Contrast(weight=-1)
 
 
 def test_as_many_neighbours_as_there_are_will_do():

@@ -2,6 +2,7 @@
 
 from metrad.scorers.base import NoNeighboursError, NotFittedError, Scorer
 from metrad.scorers.centre import Centre
+from metrad.scorers.contrast import Contrast
 from metrad.scorers.gaussian import GMM, Mahalanobis
 from metrad.scorers.head import ClassHead, HeadScorer, NotAttachedError
 from metrad.scorers.knn import KNN
@@ -14,6 +15,7 @@ __all__ = [
     "LOF",
     "Centre",
     "ClassHead",
+    "Contrast",
     "HeadScorer",
     "LocalKNN",
     "Mahalanobis",

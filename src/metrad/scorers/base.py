@@ -34,31 +34,39 @@ class Scorer(ABC):
     Attributes:
         has_neighbours: whether ``neighbours`` has an answer.
         needs_head: whether ``attach`` must give the scorer the trained head before ``fit`` and ``score``.
+        needs_reference: whether ``fit`` must be given the embeddings of reference images too.
         files: names of the files of a saved scorer beside its record.
     """
 
     has_neighbours: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
     files: ClassVar[tuple[str, ...]] = (ARRAYS,)
 
     width_: int
 
-    def fit(self, normal: np.ndarray, classes: np.ndarray | None = None) -> Self:
+    def fit(
+        self, normal: np.ndarray, classes: np.ndarray | None = None, *, reference: np.ndarray | None = None
+    ) -> Self:
         """Learn what normal looks like.
 
         Args:
             normal: the normal embeddings (N, D).
             classes: number of the normal class of each, (N,) integers; None for a single class. Scorers that do not
                 work per class pay no heed to it.
+            reference: the reference embeddings (M, D); only scorers that need them look at them.
 
         Raises:
-            InputError: no embeddings, values that are not finite, or a setting that does not suit them.
+            InputError: no embeddings, no reference embeddings where they are needed, values that are not finite, or a
+                setting that does not suit them.
         """
         normal = self._checked(normal, None)
         self.check_size(len(normal))
         numbers = self._checked_classes(classes, len(normal))
         with self._unchanged_on_error():
             self._fit(normal, numbers)
+            if self.needs_reference:
+                self._fit_reference(self._checked_reference(reference, normal.shape[1]))
             self.width_ = normal.shape[1]
         return self
 
@@ -107,6 +115,14 @@ class Scorer(ABC):
         if normal_images < 1:
             raise InputError(f"scorer {type(self).__name__}: no normal images to fit")
 
+    def check_reference(self, reference_images: int) -> None:
+        """Raise ``InputError`` if so many reference images are too few to fit; told before training begins."""
+        if self.needs_reference and reference_images < 1:
+            raise InputError(
+                f"scorer {type(self).__name__} compares with reference images, and there are none; choose another "
+                "scorer, or name classes in dataset.reference"
+            )
+
     @property
     def fitted_width(self) -> int:
         """Width of the embeddings the scorer was fitted on.
@@ -149,6 +165,10 @@ class Scorer(ABC):
 
     @abstractmethod
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None: ...
+
+    def _fit_reference(self, reference: np.ndarray) -> None:
+        """Learn what reference images look like, after ``_fit``; of scorers that need them."""
+        raise NotImplementedError
 
     @abstractmethod
     def _score(self, embeddings: np.ndarray) -> np.ndarray: ...
@@ -200,22 +220,28 @@ class Scorer(ABC):
         if set(record["files"]) != set(self.files):
             raise InputError(f"{path} was saved by another version of metrad; fit again")
 
-    def _checked(self, embeddings: np.ndarray, width: int | None) -> np.ndarray:
+    def _checked(self, embeddings: np.ndarray, width: int | None, name: str = "embeddings") -> np.ndarray:
         """Return the embeddings as C-ordered float32, which is what FAISS reads."""
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
             embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
         if embeddings.ndim != 2 or embeddings.shape[1] == 0 or (width is not None and embeddings.shape[1] != width):
             wanted = "any width" if width is None else f"width {width}"
             raise InputError(
-                f"scorer {type(self).__name__}: embeddings must be (N, D) of {wanted}, got shape {embeddings.shape}"
+                f"scorer {type(self).__name__}: {name} must be (N, D) of {wanted}, got shape {embeddings.shape}"
             )
         bad = ~np.isfinite(embeddings).all(axis=1)
         if bad.any():
             raise InputError(
-                f"scorer {type(self).__name__}: {bad.sum()} of {len(embeddings)} embeddings hold NaN or infinite "
+                f"scorer {type(self).__name__}: {bad.sum()} of {len(embeddings)} {name} hold NaN or infinite "
                 f"values, the first at row {bad.argmax()}; the model has diverged"
             )
         return embeddings
+
+    def _checked_reference(self, reference: np.ndarray | None, width: int) -> np.ndarray:
+        given = np.empty((0, width), np.float32) if reference is None else reference
+        checked = self._checked(given, width, "reference embeddings")
+        self.check_reference(len(checked))
+        return checked
 
     def _checked_classes(self, classes: np.ndarray | None, size: int) -> np.ndarray:
         if classes is None:

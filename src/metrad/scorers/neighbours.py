@@ -94,18 +94,30 @@ class NeighbourScorer(Scorer):
 
     def _write(self, folder: Path) -> None:
         super()._write(folder)
-        # Written aside first: this very file may be where a memory-mapped index reads from.
-        partial = folder / f".{INDEX}.partial"
-        faiss.write_index(self.index_, str(partial))
-        partial.replace(folder / INDEX)
+        write_index(self.index_, folder / INDEX)
 
     def _read(self, folder: Path, *, mmap: bool) -> None:
         super()._read(folder, mmap=mmap)
-        path = folder / INDEX
-        try:
-            # Only this flag leaves the codes of a flat index on disk; IO_FLAG_MMAP reads them all the same.
-            self.index_ = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-        except RuntimeError as error:
-            raise InputError(f"{path} cannot be read as a FAISS index") from error
+        self.index_ = read_index(folder / INDEX, mmap=mmap)
         self._forget_screen()
         self.check_size(self.index_.ntotal)
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Write an index to ``path``, aside first: this very file may be where a memory-mapped index reads from."""
+    partial = path.with_name(f".{path.name}.partial")
+    faiss.write_index(index, str(partial))
+    partial.replace(path)
+
+
+def read_index(path: Path, *, mmap: bool) -> Any:
+    """Return the index that ``write_index`` wrote, its vectors left on disk with ``mmap``.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        # Only this flag leaves the codes of a flat index on disk; IO_FLAG_MMAP reads them all the same.
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as a FAISS index") from error
