@@ -131,10 +131,10 @@ def evaluate_run(
     scorer.check_size(len(split["images"]["normal"]))
     scorer.check_reference(len(split["images"]["reference"]))
     kept = load_embeddings(run) if run.embeddings.exists() else Embedded({}, {})
-    lacking = [role for role in roles_for([scorer]) if role not in kept.arrays]
-    embedder = build_embedder(cfg) if lacking or evidence else None
+    missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
+    embedder = build_embedder(cfg) if missing or evidence else None
     data = None if embedder is None else _data(cfg, embedder.size, split)
-    embedded = _embed_again(run, kept, lacking, embedder, data) if lacking else kept
+    embedded = _embed_again(run, kept, missing, embedder, data) if missing else kept
     if scorer.needs_head:
         head = build_head(cfg, embedded.arrays["normal"].shape[1], len(split["head_classes"]))
         load_weights(run, run.head, head)

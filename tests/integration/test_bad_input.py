@@ -152,6 +152,11 @@ DATA = [
         *("dataset.reference=[]", "dataset.normal=[0,1,2]", "scorer=head"),
         says=["scorer=head", "dataset.reference names none"],
     ),
+    case(
+        "reference images as part of the score without any",
+        *("dataset.reference=[]", "dataset.normal=[0,1,2]", "scorer=contrast"),
+        says=["scorer Contrast compares with reference images", "dataset.reference"],
+    ),
     case("no folder given", "dataset=image_folder", says=["dataset.source.root", "must be set"]),
     case("folder not there", *folder("nowhere"), says=["dataset.source.root", "FILES/nowhere", "METRAD_DATA"]),
     case("folder a file", *folder("one.pth"), says=["dataset.source.root", "FILES/one.pth"]),

@@ -160,6 +160,27 @@ def test_lost_embeddings_are_made_again(metrad, run):
     assert contents(run.embeddings) == before
 
 
+def test_reference_images_are_embedded_when_a_scorer_first_needs_them(metrad, run, train, digits):
+    before, described = load_file(run.embeddings / "embeddings.safetensors"), rows(run.embeddings / "images.csv")
+    result = metrad("evaluate", run.path, "scorer=contrast")
+    assert (result.code, result.err) == (0, "")
+    assert "no embeddings of reference images were kept" in result.out
+    kept = load_file(run.embeddings / "embeddings.safetensors")
+    assert kept.keys() == {*before, "reference"}
+    assert all(np.array_equal(kept[role], embeddings) for role, embeddings in before.items())
+    assert len(kept["reference"]) == len(read_json(run.split)["images"]["reference"])
+    reference = [row["image"] for row in rows(run.embeddings / "images.csv")[len(described) :]]
+    assert reference == read_json(run.split)["images"]["reference"]
+    assert "computing" not in metrad("evaluate", run.path, "scorer=contrast", "scorer.k=3").out
+    # As in a run that is trained with this scorer, which has its index saved.
+    trained = train(*digits, "scorer=contrast", name="trained")
+    first = run.evaluations / "scorer=contrast"
+    assert (first / "scores.csv").read_bytes() == trained.scores.read_bytes()
+    assert load_file(trained.embeddings / "embeddings.safetensors").keys() == kept.keys()
+    assert metrad("evaluate", trained.path).code == 0
+    assert (trained.evaluations / "repeated/scores.csv").read_bytes() == trained.scores.read_bytes()
+
+
 SCORERS = sorted(choices()["scorer"])
 
 

@@ -157,6 +157,13 @@ def test_a_head_is_among_the_scorers_where_it_is_trained(train, digits):
     assert {row["scorer"] for row in found} == {"scorer", "knn", "knn_5", "local_knn", "head"}
 
 
+def test_a_scorer_that_needs_reference_images_is_among_the_scorers(train, digits):
+    run = train(*digits, *CHOOSING, "trainer.max_epochs=1", "+scorer@selection.scorers.contrast=contrast")
+    found = [row for row in rows(run.selection_table) if row["scorer"] == "contrast"]
+    assert {(row["held_out"], row["epoch"]) for row in found} == {(name, e) for name in "03" for e in "01"}
+    assert all(0 < float(row["auroc"]) <= 1 for row in found)
+
+
 def test_with_a_scheduler_the_last_epoch_or_none_is_chosen(train, digits):
     run = train(*digits, *CHOOSING, "scheduler=cosine", "dataset.rotations=true", "dataset.normal=[7,5]")
     figures = read_json(run.metrics)["selection"]
@@ -318,8 +325,12 @@ def test_two_ranks_choose_as_one_process_does(metrad, digits, tmp_path):
         (["dataset.reference=[]"], ["selection: there are no reference images"]),
         (["selection.normal_share=1"], ["selection.normal_share must be between 0 and 1"]),
         (["selection.normal_share=many"], ["selection.normal_share"]),
-        (["selection.scorers.knn_5.k=70", "dataset.sizes.normal=80"], ["selection.scorers.knn_5", "70", "80", "16"]),
+        (["selection.scorers.knn_5.k=70", "dataset.sizes.normal=80"], ["selection.scorers.knn_5", "70", "80", "64"]),
         (["dataset.sizes.normal=1"], ["selection: ", "no normal images"]),
+        (
+            ["scorer=contrast", "scorer.k=20", "dataset.sizes.reference=20"],
+            ["selection: scorer: ", "scorer.k=20", "as few"],
+        ),
         (["dataset.reference=[0,3]"], ["selection, with class 0 held out: ", "AdaCos"]),
         (["trainer.max_epochs=0", "scorer=head"], ["scorer=head asks the trained head"]),
         (["dataset.reference=[3]", "head=arcface", "scorer=head"], ["selection: scorer=head", "only reference class"]),

@@ -17,9 +17,10 @@ REFERENCE = "reference.faiss"
 class Contrast(NeighbourScorer):
     """How far the nearest normal embeddings are, less a share of how far the nearest reference embeddings are.
 
-    s(x) = r(x, normal) - weight * r(x, reference), with r the distances to the k nearest, reduced as ``KNN`` does. Of two images that are as
-    far from all that is normal, the one that looks like something else that is known is the more anomalous; and an
-    unusual normal image, which looks like nothing else either, is less so. Scores may be below 0.
+    s(x) = r(x, normal) - weight * r(x, reference), with r(x, ·) = reduce over j = 1..k of the distance to the j-th
+    nearest. Of two images that are as far from all that is normal, the one that looks like something else that is known
+    is the more anomalous; and an unusual normal image, which looks like nothing else either, is less so. Scores may be
+    below 0.
 
     Source: Ren 2021, arXiv 2106.09022, takes the distance to a Gaussian of all classes off that to a class; here both
     distances are those of ``KNN``. The default weight was chosen on stand-ins for anomalies (docs/studies.md).
