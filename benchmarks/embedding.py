@@ -19,9 +19,10 @@ import torch
 from metrad.artifacts import load_split, load_weights
 from metrad.assembly import build_data, build_embedder, build_scorer
 from metrad.datamodule import MetradDataModule
+from metrad.embedded import embed
 from metrad.embedder import Embedder
 from metrad.embedding import Forward, half_type
-from metrad.evaluation import Settings, embed, evaluate
+from metrad.evaluation import Settings, evaluate
 from metrad.runs import Run
 
 BATCHES = (32, 64, 128, 256, 512, 1024)

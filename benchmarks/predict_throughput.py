@@ -42,8 +42,8 @@ from metrad import imageset
 from metrad.backbones import InputSpec, mobilenet_v2
 from metrad.datamodule import MetradDataModule, Roles
 from metrad.datasets import ImageFolder
+from metrad.embedded import embed
 from metrad.embedder import Embedder
-from metrad.evaluation import embed
 from metrad.imageset import GIB, Storage
 
 BATCH = 128

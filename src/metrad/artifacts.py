@@ -13,9 +13,9 @@ from torch import nn
 
 from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.datamodule import ImageRecord
+from metrad.embedded import ROLES, Embedded
 from metrad.embedder import Embedder
 from metrad.errors import InputError
-from metrad.evaluation import ROLES, Embedded
 from metrad.files import replacing, write_rows
 from metrad.runs import Run
 from metrad.scorers import Scorer

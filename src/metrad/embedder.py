@@ -57,6 +57,10 @@ class Embedder(nn.Module):
             return embeddings
         if self.test_time_flip:
             embeddings = (embeddings + pool(self.backbone(batch.flip(-1)))) / 2
+        return self.whitened(embeddings)
+
+    def whitened(self, embeddings: Tensor) -> Tensor:
+        """Return W(e - c) of embeddings e (N, D), or them as they are if this embedder does not whiten."""
         if self.whitening is None:
             return embeddings
         with torch.autocast(embeddings.device.type, enabled=False):

@@ -1,22 +1,16 @@
-"""Embed, fit, score, measure."""
+"""Fit, score, measure."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from metrad import ranks
-from metrad.batches import Batch
-from metrad.datamodule import ImageRecord, MetradDataModule
-from metrad.embedder import Embedder
-from metrad.embedding import Forward, half_type
+from metrad.datamodule import ImageRecord
+from metrad.embedded import Embedded
 from metrad.errors import InputError
 from metrad.heads import Head
-from metrad.memory import lean_memory
 from metrad.metrics import summary
 from metrad.scorers import KNN, HeadScorer, Scorer
 from metrad.statistics import (
@@ -28,45 +22,8 @@ from metrad.statistics import (
     exact_interval,
     require_calibration,
 )
-from metrad.whitening import within_class_whitening
 
-ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
-REFERENCE = "reference"
 DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """The embeddings of a run's images and what the images are.
-
-    Attributes:
-        arrays: for each of ``ROLES`` its embeddings, (N, D) float32, and for the reference role where a scorer asked.
-        records: for each of these roles its images, in the same order.
-    """
-
-    arrays: dict[str, np.ndarray]
-    records: dict[str, list[ImageRecord]]
-
-    @property
-    def normal_classes(self) -> np.ndarray:
-        """Number of the normal class of each normal embedding, (N,)."""
-        return np.unique([record.class_name for record in self.records["normal"]], return_inverse=True)[1]
-
-    @property
-    def reference(self) -> np.ndarray | None:
-        """The reference embeddings, (N, D); None if they were not computed."""
-        return self.arrays.get(REFERENCE)
-
-    @property
-    def test(self) -> np.ndarray:
-        """Embeddings of the test images, normal ones first, (N, D)."""
-        return np.concatenate([self.arrays["test_normal"], self.arrays["test_anomalous"]])
-
-    @property
-    def anomalous(self) -> np.ndarray:
-        """The truth about them, (N,) booleans."""
-        normal, anomalous = len(self.arrays["test_normal"]), len(self.arrays["test_anomalous"])
-        return np.arange(normal + anomalous) >= normal
 
 
 @dataclass(frozen=True)
@@ -120,95 +77,6 @@ class Evaluation:
     calibration_scores: np.ndarray
     figures: dict[str, Any]
     seconds: dict[str, float]
-
-
-def roles_for(scorers: Iterable[Scorer]) -> tuple[str, ...]:
-    """Return the roles whose images must be embedded so that each of ``scorers`` can be fitted and measured."""
-    return (*ROLES, REFERENCE) if any(scorer.needs_reference for scorer in scorers) else ROLES
-
-
-def embed(
-    embedder: Embedder,
-    data: MetradDataModule,
-    roles: Sequence[str] = ROLES,
-    *,
-    device: torch.device | str = "cpu",
-    precision: str = "32-true",
-) -> Embedded:
-    """Return the embeddings of all images of ``roles``, as float32.
-
-    Each of several ranks computes a part, and only the first returns them; the others return no rows.
-
-    Args:
-        embedder: images to embeddings; put into evaluation mode and, its weights, into float32.
-        data: where the images are.
-        roles: see ``roles_for``.
-        device: where to compute.
-        precision: as Lightning names it; layers run in its half precision, if it has one, and all else in float32.
-    """
-    indices = np.concatenate([data.split.indices[role] for role in roles])
-    embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
-    ends = np.cumsum([len(data.split.indices[role]) for role in roles])
-    arrays = dict(zip(roles, np.split(embeddings, ends[:-1]), strict=True))
-    return Embedded(arrays, {role: data.records(role) for role in roles})
-
-
-def fit_whitening(
-    embedder: Embedder, data: MetradDataModule, *, device: torch.device | str = "cpu", precision: str = "32-true"
-) -> None:
-    """Fit the whitening of ``embedder``, if it has one, to the images it was trained on, those of all ranks.
-
-    Angles are seen from the mean of the class means, and embeddings whitened within the classes. The arguments are
-    those of ``embed``.
-
-    Raises:
-        InputError: within the classes the embeddings are alike.
-    """
-    if embedder.whitening is None:
-        return
-    width = embedder.out_features
-    embedder.set_whitening(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
-    indices = data.train_indices
-    embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
-    found = None
-    if ranks.rank() == 0:
-        found = _whitening(embeddings, data.data.pool.labels[indices])
-    embedder.set_whitening(*ranks.same(found))  # type: ignore[misc]
-
-
-def _whitening(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        centre, whitening = within_class_whitening(embeddings, labels)
-        return centre.astype(np.float32), whitening.astype(np.float32)
-    except ValueError as error:
-        raise InputError(f"whiten=true: {error}; give more images, or whiten=false") from error
-
-
-def _embeddings(
-    embedder: Embedder, data: MetradDataModule, indices: np.ndarray, device: torch.device, precision: str
-) -> np.ndarray:
-    """Return the embeddings (N, D) of the images at ``indices``; on other ranks than the first no rows."""
-    embedder = embedder.to(device, torch.float32).eval()
-    forward = Forward(embedder, device, half_type(precision))
-    size = ranks.same(forward.largest_batch(data.images(indices[:1], 1), len(indices)))
-    spans = ranks.spans(len(indices), size)
-    mine = slice(*spans[ranks.rank()])
-    batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
-    with lean_memory(forward.device):
-        found = _filled(forward, batches, len(indices[mine]))
-    return ranks.gather(found, spans)
-
-
-def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:
-    """Return the embeddings of all batches, ``count`` images, in one array that is made once."""
-    embeddings, done = np.empty((0, 0), dtype=np.float32), 0
-    for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
-        found = forward(images)
-        if not done:
-            embeddings = np.empty((count, found.shape[1]), dtype=np.float32)
-        embeddings[done : done + len(found)] = found
-        done += len(found)
-    return embeddings
 
 
 def evaluate(

@@ -31,9 +31,10 @@ from metrad.artifacts import (
 from metrad.assembly import build_data, build_embedder, build_head, build_scorer, build_settings
 from metrad.catalogue import choices, folder, suggestion
 from metrad.datamodule import MetradDataModule
+from metrad.embedded import Embedded, embed, roles_for
 from metrad.embedder import Embedder
 from metrad.errors import InputError
-from metrad.evaluation import Embedded, attach_head, embed, evaluate, roles_for
+from metrad.evaluation import attach_head, evaluate
 from metrad.files import read_json, replacing
 from metrad.names import folder_name
 from metrad.reporting import save_evaluation, save_evidence, split_figures

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from metrad import plots
 from metrad.datamodule import MetradDataModule
-from metrad.evaluation import Embedded, Evaluation
+from metrad.embedded import Embedded
+from metrad.evaluation import Evaluation
 from metrad.files import replacing, write_json, write_rows
 from metrad.runs import Run
 

@@ -11,9 +11,10 @@ from pytorch_lightning.utilities.seed import isolate_rng
 
 from metrad import ranks
 from metrad.datamodule import MetradDataModule
+from metrad.embedded import Embedded, fit_and_embed, roles_for
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
-from metrad.evaluation import Embedded, attach_head, embed, fit_whitening, roles_for
+from metrad.evaluation import attach_head
 from metrad.heads import Head
 from metrad.metrics import summary
 from metrad.module import MetricLearner
@@ -86,9 +87,8 @@ class Study(pl.Callback):
         with isolate_rng():
             embedder = copy.deepcopy(learner.evaluated)
             device, precision = trainer.strategy.root_device, str(trainer.precision)
-            fit_whitening(embedder, self.data, device=device, precision=precision)
             roles = roles_for(make() for make in self.scorers.values())
-            embedded = embed(embedder, self.data, roles, device=device, precision=precision)
+            embedded = fit_and_embed(embedder, self.data, roles, device=device, precision=precision)
             if ranks.rank() == 0:
                 found = self._figures(copy.deepcopy(learner.head).cpu(), embedded)
                 trained = {"accuracy": epoch["accuracy"], "loss": epoch["loss"]}

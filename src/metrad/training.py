@@ -31,10 +31,11 @@ from metrad.assembly import (
 )
 from metrad.checkpoints import read_checkpoint
 from metrad.datamodule import MetradDataModule
+from metrad.embedded import Embedded, fit_and_embed, roles_for
 from metrad.environment import environment
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
-from metrad.evaluation import Embedded, attach_head, embed, evaluate, fit_whitening, roles_for
+from metrad.evaluation import attach_head, evaluate
 from metrad.files import read_json, write_json
 from metrad.module import MetricLearner
 from metrad.names import differences, identity
@@ -239,8 +240,8 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         if first and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
             _note_environment(run, trainer, kept)
         embedder, precision = learner.evaluated, str(trainer.precision)
-        fit_whitening(embedder, data, device=device, precision=precision)
-        embedded = embed(embedder, data, roles_for([build_scorer(cfg)]), device=device, precision=precision)
+        roles = roles_for([build_scorer(cfg)])
+        embedded = fit_and_embed(embedder, data, roles, device=device, precision=precision)
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
     if selected:

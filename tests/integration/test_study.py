@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from metrad import study
+from metrad.embedded import Embedded
 from metrad.errors import InputError
-from metrad.evaluation import Embedded
 from metrad.files import read_json
 from metrad.names import identity
 from metrad.runs import Run
@@ -114,7 +114,7 @@ def test_the_head_itself_can_be_the_scorer(train, stateful):
 def test_embeddings_that_cannot_be_scored_end_no_training(caplog):
     embedded = Embedded({"normal": np.ones((3, 2), np.float32)}, {"normal": []})
 
-    def refuse(*given):
+    def refuse(*given, **reference):
         raise InputError("too few")
 
     with caplog.at_level("WARNING"):

@@ -1,0 +1,159 @@
+"""The embeddings of a run's images: computed once, whitened where that is asked for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from metrad import ranks
+from metrad.batches import Batch
+from metrad.datamodule import ImageRecord, MetradDataModule
+from metrad.embedder import Embedder
+from metrad.embedding import Forward, half_type
+from metrad.errors import InputError
+from metrad.memory import lean_memory
+from metrad.scorers import Scorer
+from metrad.whitening import within_class_whitening
+
+ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The embeddings of a run's images and what the images are.
+
+    Attributes:
+        arrays: for each of ``ROLES`` its embeddings, (N, D) float32, and for the reference role where a scorer asked.
+        records: for each of these roles its images, in the same order.
+    """
+
+    arrays: dict[str, np.ndarray]
+    records: dict[str, list[ImageRecord]]
+
+    @property
+    def normal_classes(self) -> np.ndarray:
+        """Number of the normal class of each normal embedding, (N,)."""
+        return np.unique([record.class_name for record in self.records["normal"]], return_inverse=True)[1]
+
+    @property
+    def reference(self) -> np.ndarray | None:
+        """The reference embeddings, (N, D); None if they were not computed."""
+        return self.arrays.get(REFERENCE)
+
+    @property
+    def test(self) -> np.ndarray:
+        """Embeddings of the test images, normal ones first, (N, D)."""
+        return np.concatenate([self.arrays["test_normal"], self.arrays["test_anomalous"]])
+
+    @property
+    def anomalous(self) -> np.ndarray:
+        """The truth about them, (N,) booleans."""
+        normal, anomalous = len(self.arrays["test_normal"]), len(self.arrays["test_anomalous"])
+        return np.arange(normal + anomalous) >= normal
+
+
+def roles_for(scorers: Iterable[Scorer]) -> tuple[str, ...]:
+    """Return the roles whose images must be embedded so that each of ``scorers`` can be fitted and measured."""
+    return (*ROLES, REFERENCE) if any(scorer.needs_reference for scorer in scorers) else ROLES
+
+
+def embed(
+    embedder: Embedder,
+    data: MetradDataModule,
+    roles: Sequence[str] = ROLES,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "32-true",
+) -> Embedded:
+    """Return the embeddings of all images of ``roles``, as float32.
+
+    Each of several ranks computes a part, and only the first returns them; the others return no rows.
+
+    Args:
+        embedder: images to embeddings; put into evaluation mode and, its weights, into float32.
+        data: where the images are.
+        roles: see ``roles_for``.
+        device: where to compute.
+        precision: as Lightning names it; layers run in its half precision, if it has one, and all else in float32.
+    """
+    indices = np.concatenate([data.split.indices[role] for role in roles])
+    embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
+    ends = np.cumsum([len(data.split.indices[role]) for role in roles])
+    arrays = dict(zip(roles, np.split(embeddings, ends[:-1]), strict=True))
+    return Embedded(arrays, {role: data.records(role) for role in roles})
+
+
+def fit_and_embed(
+    embedder: Embedder,
+    data: MetradDataModule,
+    roles: Sequence[str] = ROLES,
+    *,
+    device: torch.device | str = "cpu",
+    precision: str = "32-true",
+) -> Embedded:
+    """Fit the whitening of ``embedder``, if it has one, and return what ``embed`` does, each image seen once for both.
+
+    It is fitted to the images trained on, reference and normal, of all ranks: angles are seen from the mean of the
+    class means, and embeddings whitened within the classes. The arguments are those of ``embed``.
+
+    Raises:
+        InputError: within the classes the embeddings are alike.
+    """
+    if embedder.whitening is None:
+        return embed(embedder, data, roles, device=device, precision=precision)
+    width = embedder.out_features
+    embedder.set_whitening(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
+    plain = embed(embedder, data, (*ROLES, REFERENCE), device=device, precision=precision)
+    first = ranks.rank() == 0
+    embedder.set_whitening(*ranks.same(_whitening(plain, data) if first else None))  # type: ignore[misc]
+    if not first:
+        return plain
+    with torch.inference_mode():
+        arrays = {role: _whitened(embedder, plain.arrays[role]) for role in roles}
+    return Embedded(arrays, {role: plain.records[role] for role in roles})
+
+
+def _whitening(plain: Embedded, data: MetradDataModule) -> tuple[np.ndarray, np.ndarray]:
+    trained = (REFERENCE, "normal")
+    embeddings = np.concatenate([plain.arrays[role] for role in trained])
+    labels = np.concatenate([data.data.pool.labels[data.split.indices[role]] for role in trained])
+    try:
+        centre, whitening = within_class_whitening(embeddings, labels)
+        return centre.astype(np.float32), whitening.astype(np.float32)
+    except ValueError as error:
+        raise InputError(f"whiten=true: {error}; give more images, or whiten=false") from error
+
+
+def _whitened(embedder: Embedder, embeddings: np.ndarray) -> np.ndarray:
+    found: np.ndarray = embedder.whitened(torch.from_numpy(embeddings).to(embedder.mean.device)).cpu().numpy()
+    return found
+
+
+def _embeddings(
+    embedder: Embedder, data: MetradDataModule, indices: np.ndarray, device: torch.device, precision: str
+) -> np.ndarray:
+    """Return the embeddings (N, D) of the images at ``indices``; on other ranks than the first no rows."""
+    embedder = embedder.to(device, torch.float32).eval()
+    forward = Forward(embedder, device, half_type(precision))
+    size = ranks.same(forward.largest_batch(data.images(indices[:1], 1), len(indices)))
+    spans = ranks.spans(len(indices), size)
+    mine = slice(*spans[ranks.rank()])
+    batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
+    with lean_memory(forward.device):
+        found = _filled(forward, batches, len(indices[mine]))
+    return ranks.gather(found, spans)
+
+
+def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:
+    """Return the embeddings of all batches, ``count`` images, in one array that is made once."""
+    embeddings, done = np.empty((0, 0), dtype=np.float32), 0
+    for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
+        found = forward(images)
+        if not done:
+            embeddings = np.empty((count, found.shape[1]), dtype=np.float32)
+        embeddings[done : done + len(found)] = found
+        done += len(found)
+    return embeddings
