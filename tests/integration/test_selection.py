@@ -225,7 +225,7 @@ def test_a_choice_that_was_interrupted_goes_on_with_the_class_it_was_at(chosen, 
 
 def test_a_run_interrupted_after_its_choice_chooses_nothing_again(chosen, metrad, tmp_path, folds, monkeypatch):
     with monkeypatch.context() as patched:
-        interrupt(patched, sys.modules["metrad.training"], "embed", at=1)
+        interrupt(patched, sys.modules["metrad.training"], "fit_and_embed", at=1)
         assert metrad(*SWEEP).code != 0
     run = the_run(tmp_path)
     assert (run.state, len(folds), run.asked.exists()) == ("interrupted", 4, True)
