@@ -9,6 +9,8 @@ from safetensors.numpy import load_file
 
 from metrad.files import read_json
 from metrad.names import identity
+from metrad.whitening import within_class_whitening
+from tests.integration.test_run import rows
 
 HELD = [
     "finetuning.layer_decay=0.8",
@@ -86,8 +88,16 @@ def test_joined_layers_train_and_are_evaluated_again_from_the_images(train, metr
 
 
 def test_whitened_embeddings_are_those_of_the_training_images_map(train, digits):
+    digits = [*digits, "scorer=contrast", "scorer.k=5"]  # which keeps the reference embeddings
     plain, run = train(*digits, name="plain"), train(*digits, "whiten=true", "study.epochs=true", name="whitened")
     kept = load_file(run.embedder)
+    trained = np.concatenate([embeddings(plain)[role] for role in ("reference", "normal")])
+    described = rows(plain.embeddings / "images.csv")
+    labels = [row["class_name"] for role in ("reference", "normal") for row in described if row["role"] == role]
+    centre, whitening = within_class_whitening(trained, np.array(labels))
+    np.testing.assert_allclose(kept["centre"], centre, rtol=1e-3, atol=1e-5 * np.abs(centre).max())
+    np.testing.assert_allclose(kept["whitening"], whitening, atol=1e-3 * np.abs(whitening).max())
+    assert len(embeddings(plain)) == 5
     for role, values in embeddings(plain).items():
         expected = (values - kept["centre"]) @ kept["whitening"].T
         np.testing.assert_allclose(embeddings(run)[role], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())

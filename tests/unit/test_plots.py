@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metrad.plots import cost, study
+from metrad.plots import Evidence, cost, neighbours, study
 
 
 def test_cost_has_a_panel_for_each_kind_and_a_line_for_each_side():
@@ -30,3 +30,34 @@ def test_a_study_has_gaps_where_nothing_could_be_measured():
     ]
     for axes in study(rows).axes:
         np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), [0.5, np.nan, 1])
+
+
+def test_neighbours_has_an_image_a_group_with_each_test_image_above_its_nearest():
+    groups = {
+        "two": [evidence(10, 20, "normal"), evidence(30, 40, "anomalous")],
+        "one, in colour": [evidence((1, 2, 3), (4, 5, 6), "normal")],
+        "none": [],
+    }
+    for title, rows in groups.items():
+        figure = neighbours({title: rows, "again": rows} if rows else {title: rows, "two": groups["two"]})
+        axes = figure.axes[0]
+        assert axes.get_title().startswith(f"{title}: ")
+        assert [text.get_text() for text in axes.texts] == [row.title for row in rows]
+        for image in axes.get_images():
+            left, right, bottom, top = image.get_extent()
+            pixels = np.asarray(image.get_array())
+            height, width = pixels.shape[0] / (bottom - top), pixels.shape[1] / (right - left)
+            for i, row in enumerate(rows):
+                for j, value in enumerate((row.image, row.nearest)):
+                    cell = pixels[
+                        round(j * height) : round((j + 1) * height), round(i * width) : round((i + 1) * width)
+                    ]
+                    np.testing.assert_array_equal(cell[1:-1, 1:-1], np.broadcast_to(value, (6, 4, 3)))
+                    frame = np.concatenate([cell[0], cell[-1], cell[:, 0], cell[:, -1]])
+                    assert (frame == 255).all()
+        assert len(axes.get_images()) == bool(rows)
+
+
+def evidence(image, nearest, title):
+    made = (np.broadcast_to(np.uint8(value), (6, 4, np.size(value))) for value in (image, nearest))
+    return Evidence(*made, title=title, anomalous=title == "anomalous")
