@@ -1,7 +1,7 @@
 """The distance to the nearest normal images, held against that to the nearest reference images."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from metrad.scorers.distances import Metric, Reduce, prepared, reduced
 from metrad.scorers.indexes import IndexSettings, build, search
 from metrad.scorers.neighbours import INDEX, NeighbourScorer, read_index, write_index
 
-REFERENCE = "reference.faiss"
+REFERENCE_INDEX = "reference.faiss"
 
 
 class Contrast(NeighbourScorer):
@@ -33,7 +33,7 @@ class Contrast(NeighbourScorer):
     """
 
     needs_reference: ClassVar[bool] = True
-    files: ClassVar[tuple[str, ...]] = (ARRAYS, INDEX, REFERENCE)
+    files: ClassVar[tuple[str, ...]] = (ARRAYS, INDEX, REFERENCE_INDEX)
 
     def __init__(self, *, k: int = 20, metric: Metric = "cosine", reduce: Reduce = "mean", weight: float = 0.5) -> None:
         super().__init__(k=k, metric=metric)
@@ -63,17 +63,11 @@ class Contrast(NeighbourScorer):
         scores: np.ndarray = reduced(normal, self.reduce) - self.weight * reduced(reference, self.reduce)
         return scores
 
-    def _state(self) -> dict[str, Any]:
-        return {}
-
-    def _restore(self, state: dict[str, np.ndarray]) -> None:
-        pass
-
     def _write(self, folder: Path) -> None:
         super()._write(folder)
-        write_index(self.reference_, folder / REFERENCE)
+        write_index(self.reference_, folder / REFERENCE_INDEX)
 
     def _read(self, folder: Path, *, mmap: bool) -> None:
         super()._read(folder, mmap=mmap)
-        self.reference_ = read_index(folder / REFERENCE, mmap=mmap)
+        self.reference_ = read_index(folder / REFERENCE_INDEX, mmap=mmap)
         self.check_reference(self.reference_.ntotal)

@@ -92,6 +92,12 @@ class NeighbourScorer(Scorer):
     def _shaping(self) -> dict[str, Any]:
         return {"metric": self.metric}
 
+    def _state(self) -> dict[str, Any]:
+        return {}  # all there is lies in the index
+
+    def _restore(self, state: dict[str, np.ndarray]) -> None:
+        """Take back nothing, as the index is read by itself."""
+
     def _write(self, folder: Path) -> None:
         super()._write(folder)
         write_index(self.index_, folder / INDEX)
