@@ -34,6 +34,7 @@ from metrad.speed import (
     COMPILED,
     EAGER,
     PROBED,
+    REVISION,
     CompileEmbedder,
     LeanMemory,
     Pace,
@@ -197,6 +198,7 @@ def choose_pace(cfg: DictConfig, embedder: Embedder, train_images: int) -> Pace:
         "backbone": {key: value for key, value in backbone.items() if key != "weights"},
         "image_size": embedder.size,
         "channels_last": cfg.channels_last,
+        "revision": REVISION,
     }
     accelerator, images = cfg.trainer.accelerator, train_images * max(cfg.trainer.get("max_epochs") or 0, 0)
     parameters = sum(parameter.numel() for parameter in embedder.parameters())

@@ -1,9 +1,16 @@
 """Precision and compiling in a whole run."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from metrad.backbones import Backbone, InputSpec
+from metrad.embedder import Embedder
 from metrad.files import read_json
+from metrad.speed import CompileEmbedder
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +45,7 @@ def test_auto_is_measured_once_and_changes_no_figure(train, digits, comparable, 
 
 
 def test_compiled_training_repeats_bit_for_bit_and_saves_the_same_model(train, digits, comparable):
-    """The only test that compiles: a small network, with a last batch that is smaller than the others."""
+    """One of two tests that compile: a small network, with a last batch that is smaller than the others."""
     plain = train(*digits, "compile=false", name="plain")
     compiled = [train(*digits, "compile=true", name=name) for name in ("one", "two")]
     assert all(read_json(run.environment)["speed"]["compiled"] for run in compiled)
@@ -64,3 +71,35 @@ def test_a_compiled_run_goes_on_uncompiled_and_the_other_way_round(train, digits
 @pytest.mark.parametrize("value", ["perhaps", "1", "null"])
 def test_compile_is_true_false_or_auto(value, refused, digits):
     refused("train", *digits, f"compile={value}", words=("compile", "auto, true or false", "got"))
+
+
+class Watch(TorchDispatchMode):
+    """Notes the inputs of convolutions whose gradients are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.inputs = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Note, and go on."""
+        if func is torch.ops.aten.convolution_backward.default:
+            self.inputs.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+def test_compiled_gradients_of_depthwise_convolutions_stay_in_channels_last():
+    """Without being told, torch copies the second convolution's input to another order (see ``CPU_OPTIONS``)."""
+    first, second = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.Conv2d(16, 16, 3, 1, 1, groups=16, bias=False)
+    network = nn.Sequential(first, nn.BatchNorm2d(16), nn.ReLU6(inplace=True), second, nn.BatchNorm2d(16))
+    embedder = Embedder(Backbone(network, 16, InputSpec()), image_size=16).train()
+    plain = copy.deepcopy(embedder)
+    CompileEmbedder.put(embedder)
+    images = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
+    embeddings, watch = embedder(images), Watch()
+    with watch:
+        embeddings.square().sum().backward()
+    assert [images.shape[1] for images in watch.inputs] == [16, 3]
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in watch.inputs)
+    plain(images).square().sum().backward()
+    for ours, theirs in zip(embedder.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)

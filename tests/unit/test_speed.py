@@ -12,6 +12,7 @@ from metrad.backbones import convnet, mobilenet_v2
 from metrad.embedder import Embedder
 from metrad.speed import (
     COMPILED,
+    CPU_OPTIONS,
     EAGER,
     Compiled,
     choose_compile,
@@ -169,8 +170,9 @@ def pretended(embedder, monkeypatch):
     """A compiler that compiles nothing and counts the batches that it would have run."""
     ran = []
 
-    def compile_(function, *, dynamic):
+    def compile_(function, *, dynamic, options):
         assert dynamic is False
+        assert options == CPU_OPTIONS
         return lambda images: ran.append(len(images)) or function(images)
 
     monkeypatch.setattr(torch, "compile", compile_)
@@ -193,7 +195,7 @@ def test_only_training_batches_of_the_first_shape_run_compiled(pretended):
 def test_trying_a_compiler_changes_nothing(embedder, monkeypatch):
     ran = []
 
-    def compile_(function, *, dynamic):
+    def compile_(function, *, dynamic, options):
         return lambda images: ran.append(len(images)) or function(images)
 
     monkeypatch.setattr(torch, "compile", compile_)
@@ -220,7 +222,7 @@ def test_a_compiler_that_fails_is_told_once_and_training_goes_on(embedder, monke
     def broken(images):
         raise RuntimeError("no headers\nand a long story")
 
-    monkeypatch.setattr(torch, "compile", lambda function, *, dynamic: broken)
+    monkeypatch.setattr(torch, "compile", lambda function, *, dynamic, options: broken)
     expected = embedder.train()(IMAGES)
     embedder.forward = Compiled(embedder)
     with caplog.at_level(logging.WARNING):
@@ -236,7 +238,7 @@ def test_a_compiler_that_fails_is_told_once_and_training_goes_on(embedder, monke
 
 
 def test_what_is_wrong_with_the_model_is_still_an_error(embedder, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, *, dynamic: function)
+    monkeypatch.setattr(torch, "compile", lambda function, *, dynamic, options: function)
     embedder.forward = Compiled(embedder)
     with pytest.raises(RuntimeError, match="expanded size"):
         embedder(IMAGES.expand(-1, -1, -1, 5))
