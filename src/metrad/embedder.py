@@ -1,5 +1,7 @@
 """The deployable model: images in, embeddings out."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,11 +20,11 @@ class StridedDepthwise(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         autocast = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
+        convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = super()._conv_forward
         if dtype == torch.float32 or input.device.type != "cpu" or not input.requires_grad:
-            return super()._conv_forward(input, weight, bias)
+            return convolve(input, weight, bias)
         with torch.autocast("cpu", enabled=False):
-            wide = None if bias is None else bias.float()
-            return super()._conv_forward(input.float(), weight.float(), wide).to(dtype)
+            return convolve(input.float(), weight.float(), None if bias is None else bias.float()).to(dtype)
 
 
 def quicken(module: nn.Module) -> None:

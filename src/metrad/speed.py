@@ -38,7 +38,7 @@ SECONDS_PER_VALUE = 1.0e-8
 TRIAL_SHARE = 0.1
 # torch keeps a graph in channels-last where it finds a convolution in it, and finds none in a backward graph, whose
 # nodes have another name: inputs of depthwise convolutions were copied to another order and back (docs/performance.md).
-CPU_OPTIONS: dict[str, str | int | bool] = {"force_layout_optimization": True}
+CPU_OPTIONS: dict[str, Any] = {"force_layout_optimization": True}
 EAGER, COMPILED = "as written", "compiled"
 
 
@@ -219,7 +219,7 @@ class Compiled:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.plain: Callable[[Tensor], Tensor] = module.forward
-        self.fast = self.plain
+        self.fast: Callable[[Tensor], Tensor] = self.plain
         self.shape: torch.Size | None = None
         self.failure = ""
 

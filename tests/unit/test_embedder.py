@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from metrad.backbones import Backbone, InputSpec, mobilenet_v2
+from metrad.backbones import mobilenet_v2
 from metrad.embedder import Embedder, StridedDepthwise, quicken
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -107,7 +107,7 @@ def test_mobilenet_embeds_and_learns_as_torchvisions_does_to_the_bit():
     torch.manual_seed(0)
     backbone = mobilenet_v2(weights=None)
     plain = copy.deepcopy(backbone.module).train()
-    embedder = Embedder(Backbone(backbone.module, backbone.out_features, InputSpec()), image_size=32, channels_last=False)
+    embedder = Embedder(backbone, image_size=32, channels_last=False)
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8, generator=GENERATOR)
     batch = embedder.preprocess(images)
     ours, theirs = embedder.train()(images), plain(batch)
