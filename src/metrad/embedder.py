@@ -14,14 +14,14 @@ class StridedDepthwise(nn.Conv2d):
     """A depthwise convolution with a stride, whose gradients a CPU computes in float32 where the rest is in bfloat16.
 
     oneDNN has no kernel of its own for the gradient of its input in bfloat16 and takes one for dense convolutions, 20
-    to 40 times as slow as float32: three such layers were half of a step of MobileNetV2 (docs/performance.md).
+    to 40 times as slow as float32: the four of MobileNetV2 were half of a training step (docs/performance.md).
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         autocast = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
         convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = super()._conv_forward
-        if dtype == torch.float32 or input.device.type != "cpu" or not input.requires_grad:
+        if dtype not in (torch.bfloat16, torch.float16) or input.device.type != "cpu" or not input.requires_grad:
             return convolve(input, weight, bias)
         with torch.autocast("cpu", enabled=False):
             return convolve(input.float(), weight.float(), None if bias is None else bias.float()).to(dtype)
