@@ -18,7 +18,7 @@ class StridedDepthwise(nn.Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        autocast = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        autocast = input.device.type == "cpu" and torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
         dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
         convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = super()._conv_forward
         if dtype not in (torch.bfloat16, torch.float16) or input.device.type != "cpu" or not input.requires_grad:
@@ -31,13 +31,16 @@ def quicken(module: nn.Module) -> None:
     """Have ``module`` train faster on a CPU, with the same weights under the same names.
 
     Depthwise convolutions with a stride become ``StridedDepthwise``. Activations whose gradient needs their input no
-    longer work in place, for which torch copies that input first.
+    longer work in place, for which torch copies that input first; those alone that follow another layer of a
+    ``Sequential``, where nothing else can mean their input.
     """
     for part in module.modules():
         if type(part) is nn.Conv2d and 1 < part.groups == part.in_channels and max(part.stride) > 1:
             part.__class__ = StridedDepthwise
-        elif isinstance(part, nn.Hardtanh | nn.Hardswish | nn.SiLU):
-            part.inplace = False
+        elif isinstance(part, nn.Sequential):
+            for after in list(part)[1:]:
+                if isinstance(after, nn.Hardtanh | nn.Hardswish | nn.SiLU):
+                    after.inplace = False
 
 
 class Embedder(nn.Module):

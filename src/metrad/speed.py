@@ -235,8 +235,8 @@ class Compiled:
     def _first(self, images: Tensor) -> Tensor:
         start = time.perf_counter()
         options = CPU_OPTIONS if images.device.type == "cpu" else None
-        self.fast = torch.compile(self.plain, dynamic=False, options=options)
         try:
+            self.fast = torch.compile(self.plain, dynamic=False, options=options)
             with _quiet():
                 result = self.fast(images)
         except Exception as error:  # whatever a compiler may raise; what is wrong with the model itself raises again

@@ -96,6 +96,7 @@ def test_compiled_gradients_of_depthwise_convolutions_stay_in_channels_last():
     CompileEmbedder.put(embedder)
     images = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
     embeddings, watch = embedder(images), Watch()
+    assert not embedder.forward.failure
     with watch:
         embeddings.square().sum().backward()
     assert [images.shape[1] for images in watch.inputs] == [16, 3]

@@ -41,7 +41,7 @@ def test_a_strided_depthwise_convolution_is_the_same_to_the_bit_in_float32(bias)
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_in_bfloat16_it_gives_bfloat16_with_gradients_at_least_as_near_to_float64(bias):
+def test_in_bfloat16_it_gives_bfloat16_with_gradients_about_as_near_to_float64_as_torchs(bias):
     plain, quick = depthwise(bias=bias)
     exact = gradients(copy.deepcopy(plain).double(), x=X.double())
     ours, theirs = (gradients(one, torch.bfloat16) for one in (quick, plain))
@@ -57,6 +57,13 @@ def test_weights_in_bfloat16_work_too():
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.dtype == other.dtype == torch.bfloat16
         torch.testing.assert_close(mine, other, rtol=0.05, atol=0.05)
+
+
+def test_float64_stays_float64_under_autocast():
+    plain, quick = depthwise()
+    results = [gradients(one.double(), torch.bfloat16, X.double())[0] for one in (quick, plain)]
+    assert results[0].dtype == torch.float64
+    assert torch.equal(*results)
 
 
 def test_without_gradients_bfloat16_stays_as_it_is():
@@ -103,7 +110,29 @@ def test_activations_that_need_their_input_work_on_a_result_of_their_own(activat
     assert torch.equal(network[0].weight.grad, plain[0].weight.grad)
 
 
-def test_mobilenet_embeds_and_learns_as_torchvisions_does_to_the_bit():
+class Overwrites(nn.Module):
+    """Means by its input what an activation made of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.SiLU(inplace=True))
+        self.second = nn.Hardswish(inplace=True)
+
+    def forward(self, x):
+        """Return the input, overwritten twice."""
+        self.first(x)
+        self.second(x)
+        return x
+
+
+def test_activations_whose_input_others_may_mean_stay_in_place():
+    network = Overwrites()
+    expected = network(X.clone())
+    quicken(network)
+    assert torch.equal(network(X.clone()), expected)
+
+
+def test_mobilenet_embeds_and_learns_as_torchvisions_does():
     torch.manual_seed(0)
     backbone = mobilenet_v2(weights=None)
     plain = copy.deepcopy(backbone.module).train()

@@ -237,6 +237,17 @@ def test_a_compiler_that_fails_is_told_once_and_training_goes_on(embedder, monke
     assert asked.kept([speed.CompileEmbedder()]) is asked
 
 
+def test_an_option_that_torch_no_longer_knows_is_told_and_training_goes_on(embedder, monkeypatch, caplog):
+    monkeypatch.setattr(speed, "CPU_OPTIONS", {"no_such_option": True})
+    embedder.train().forward = Compiled(embedder)
+    with caplog.at_level(logging.WARNING):
+        assert embedder(IMAGES).shape == (4, 16)
+    assert "no_such_option" in embedder.forward.failure
+    assert [record.getMessage() for record in caplog.records] == [
+        f"training goes on uncompiled, since torch.compile failed ({embedder.forward.failure})"
+    ]
+
+
 def test_what_is_wrong_with_the_model_is_still_an_error(embedder, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, *, dynamic, options: function)
     embedder.forward = Compiled(embedder)
