@@ -18,10 +18,12 @@ class StridedDepthwise(nn.Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        autocast = input.device.type == "cpu" and torch.is_autocast_enabled("cpu") and input.dtype != torch.float64
-        dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
         convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = super()._conv_forward
-        if dtype not in (torch.bfloat16, torch.float16) or input.device.type != "cpu" or not input.requires_grad:
+        if input.device.type != "cpu" or not input.requires_grad:
+            return convolve(input, weight, bias)
+        autocast = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64  # which it leaves alone
+        dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
+        if dtype not in (torch.bfloat16, torch.float16):
             return convolve(input, weight, bias)
         with torch.autocast("cpu", enabled=False):
             return convolve(input.float(), weight.float(), None if bias is None else bias.float()).to(dtype)
