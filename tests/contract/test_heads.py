@@ -292,6 +292,7 @@ def test_the_scale_is_a_buffer_or_there_is_none(name):
     assert not hasattr(head, "scale") or "scale" in dict(head.named_buffers())
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", sorted(set(HEADS) - {"pml"}))  # the library's losses are not written for the compiler
 def test_it_compiles_without_a_graph_break(name):
     torch.compiler.reset()  # the compiler counts how often Head.forward is compiled, over all heads

@@ -81,6 +81,7 @@ def test_a_head_of_ones_own_is_found_and_trained(train, refused, digits, tmp_pat
     sys.modules.pop("additive_margin")
 
 
+@pytest.mark.compiles
 def test_a_head_of_ones_own_is_held_to_the_contract(tmp_path):
     answer = contract(tmp_path, own_heads(tmp_path, "sound_head", SOUND, mine="AdditiveMargin"))
     passed = re.search(r"(\d+) passed", answer.stdout)

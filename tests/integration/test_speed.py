@@ -44,6 +44,7 @@ def test_auto_is_measured_once_and_changes_no_figure(train, digits, comparable, 
     assert auto.scores.read_bytes() == again.scores.read_bytes() == given.scores.read_bytes()
 
 
+@pytest.mark.compiles
 def test_compiled_training_repeats_bit_for_bit_and_saves_the_same_model(train, digits, comparable):
     """One of two tests that compile: a small network, with a last batch that is smaller than the others."""
     plain = train(*digits, "compile=false", name="plain")
@@ -60,6 +61,7 @@ def weights(checkpoint):
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
+@pytest.mark.compiles
 def test_a_compiled_run_goes_on_uncompiled_and_the_other_way_round(train, digits):
     """Names in checkpoints are the same, so either can take up the other's; augmentation stands outside of both."""
     digits = [*digits, "augmentation=all"]
@@ -87,6 +89,7 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.compiles
 def test_compiled_gradients_of_depthwise_convolutions_stay_in_channels_last():
     """Without being told, torch copies the second convolution's input to another order (see ``CPU_OPTIONS``)."""
     first, second = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.Conv2d(16, 16, 3, 1, 1, groups=16, bias=False)
