@@ -21,7 +21,7 @@ check:          ## lint, types, import floors, tests with coverage (in an enviro
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	# a process a core, each with one thread: in models this small, threads only wait for each other;
-	# slipcover, since tracing every call made the tests 1.7 times as long on Python 3.11
+	# slipcover, since tracing every call makes those of configuration take 1.7 times as long on Python 3.11
 	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --branch --skip-covered --source src/metrad \
 	  -m pytest -n auto --dist worksteal -m "not compiles"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m compiles
