@@ -12,11 +12,11 @@ from typing import Any, get_type_hints
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from metrad.catalogue import suggestion
 from metrad.errors import InputError
-from metrad.explaining import explain
+from metrad.explaining import explain, siblings
 from metrad.names import WITHOUT_IDENTITY, run_name, sweep_name
 from metrad.schema import Config
 
@@ -93,6 +93,9 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
             )
         try:
             OmegaConf.update(changed, key, value, merge=True)
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            told = f"unknown configuration key {key}; {siblings(key, cfg)}"
+            raise InputError(f"selection.candidates: {told}") from error
         except OmegaConfBaseException as error:
             raise InputError(f"selection.candidates: {explain(error)}") from error
     return changed
@@ -112,8 +115,15 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
         ),
     }
     _require(rules, resolved)
+    twice = [settings for i, settings in enumerate(selection["candidates"]) if settings in selection["candidates"][:i]]
+    if twice:
+        raise InputError(f"selection.candidates names {twice[0]} twice; each is trained with once")
     for name, node in selection["scorers"].items():
         key = f"selection.scorers.{name}"
+        if name == "scorer":
+            raise InputError(
+                f"{key} cannot be set: scorer is the run's own, which is compared anyway; take another name"
+            )
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
         _check_call(key, node, resolved["allow_targets"])

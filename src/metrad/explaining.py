@@ -15,17 +15,41 @@ def explain(error: BaseException) -> str:
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     added = re.match(r"Key '[^']+' not in '\w+' full_key: (\S+)", text)
     if added:
-        return f"unknown configuration key {added[1]}; {_siblings(added[1], OmegaConf.structured(Config))}"
+        return f"unknown configuration key {added[1]}; {siblings(added[1], OmegaConf.structured(Config))}"
     unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
     if unknown and re.search(r"Key '[^']+'(?: is)? not in", text):
         of_hydra = unknown[1].startswith("hydra.")
-        return f"unknown configuration key {unknown[1]}; {_siblings(unknown[1], _composed(of_hydra=of_hydra))}"
+        return f"unknown configuration key {unknown[1]}; {siblings(unknown[1], _composed(of_hydra=of_hydra))}"
     choice = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
     available = re.search(r"Available options in '[^']+': (.*?) Config search path", text + " Config search path")
     if choice and available:
         return f"{choice[1]}={choice[2]} is no choice; {suggestion(choice[2], available[1].split())}"
+    return _of_a_value(text)
+
+
+def _of_a_value(text: str) -> str:
+    """Return what an error says of a value that some part cannot take, without what surrounds it."""
+    raised = re.search(r"Error in call to target '[^']+': \w+\((['\"])(.*?)\1\)", text)
+    if raised:
+        return raised[2]
+    no_list = re.search(r"Invalid value assigned: (\w+) is not a ListConfig, list or tuple\. full_key: (\S+)", text)
+    if no_list:
+        return f"{no_list[2]} must be a list, such as [A,B], not a single value ({no_list[1]})"
     wrong = re.search(r"(Value '.*) full_key: (\S+)", text)
-    return f"{wrong[2]}: {wrong[1]}" if wrong else text
+    if not wrong:
+        return text
+    return f"{wrong[2]}: {wrong[1]}" + ("; true and false are" if "is not a valid bool" in wrong[1] else "")
+
+
+def explain_null(overrides: list[str]) -> str | None:
+    """Return a line on the first override of a setting in a part that is null as it is configured, if there is one."""
+    composed = _composed()
+    for item in overrides:
+        key = item.partition("=")[0].lstrip("+")
+        part = key.partition(".")[0]
+        if part != key and part in composed and composed[part] is None:
+            return f"{key} cannot be set: {part} is null; choose {part}=, one of {', '.join(choices().get(part, ()))}"
+    return None
 
 
 def _composed(*, of_hydra: bool = False) -> DictConfig:
@@ -45,8 +69,8 @@ def _composed(*, of_hydra: bool = False) -> DictConfig:
             return compose("config", return_hydra_config=of_hydra)
 
 
-def _siblings(key: str, node: DictConfig) -> str:
-    """Return what is allowed in place of the last part of ``key`` that ``node`` does not know."""
+def siblings(key: str, node: DictConfig) -> str:
+    """Return what is allowed in place of the last part of ``key`` that ``node`` does not know, as a suggestion."""
     parent, _, name = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(node, parent), DictConfig):
         parent, _, name = parent.rpartition(".")

@@ -62,11 +62,13 @@ def one_line(error: BaseException) -> str:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from metrad.explaining import explain
+    from metrad.explaining import explain, explain_null
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error)
     text = " ".join(str(error).split()) or type(error).__name__
+    if "NoneType" in text and (null := explain_null(sys.argv[1:])):
+        return null
     return f"{text} (given: {' '.join(sys.argv[1:])})"
 
 

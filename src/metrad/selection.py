@@ -196,7 +196,10 @@ def _held_out(cfg: DictConfig, data: MetradDataModule) -> list[int]:
     there = set(data.data.pool.labels[data.split.indices["reference"]].tolist())
     reference, wanted = [number for number in data.classes.reference if number in there], cfg.selection.classes
     if not reference:
-        raise InputError("selection: there are no reference images whose class could stand in for anomalies")
+        raise InputError(
+            "selection: there are no reference images whose class could stand in for anomalies; name classes in "
+            "dataset.reference, or take selection=none"
+        )
     if wanted is None:
         return reference
     if isinstance(wanted, int):
@@ -220,7 +223,11 @@ def _check_scorers(cfg: DictConfig, data: MetradDataModule, held_out: list[int])
     reference = int(by_class.sum() - by_class[held_out].max())
     candidates = [config.with_settings(cfg, settings) for settings in cfg.selection.candidates]
     for name, make in (pair for candidate in candidates for pair in makers(cfg, candidate).items()):
-        key, scorer = OWN if name == OWN else f"selection.scorers.{name}", make()
+        key = OWN if name == OWN else f"selection.scorers.{name}"
+        try:
+            scorer = make()
+        except InputError as error:
+            raise InputError(f"selection: {key}: {error}") from error
         if scorer.needs_head and len(data.classes.reference) == 1 and data.turns == 1:
             raise InputError(
                 f"selection: {key}=head takes classes in training that are not normal, and there are none while the "

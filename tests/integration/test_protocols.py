@@ -102,3 +102,9 @@ def test_turned_images_resume(train, comparable):
     resumed = train(*turned, "trainer.max_epochs=2", f"ckpt_path={half.last_checkpoint}", name="resumed")
     assert comparable(resumed) == comparable(whole)
     assert resumed.scores.read_bytes() == whole.scores.read_bytes()
+
+
+def test_one_class_makes_no_pair(refused):
+    said = refused("train", "experiment=all_pairs", "dataset=digits", "hydra.sweeper.pairs=1", words=("at least 2",))
+    assert said.startswith("error: hydra.sweeper.pairs must be a number of classes of at least 2, or list them, got 1")
+    assert "GridSweeper" not in said

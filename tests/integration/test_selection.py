@@ -307,7 +307,20 @@ def test_two_ranks_choose_as_one_process_does(metrad, digits, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["selection.candidates=[{optimizer.rl: 1}]"], ["selection.candidates", "optimizer.rl"]),
+        (
+            ["selection.candidates=[{optimizer.rl: 1}]"],
+            ["selection.candidates", "unknown configuration key optimizer.rl"],
+        ),
+        (["selection.candidates=[{optimizer.lrr: 1}]"], ["optimizer.lrr; did you mean lr?"]),
+        (["selection.candidates=foo"], ["selection.candidates must be a list, such as [A,B]"]),
+        (["selection.candidates=[{},{}]"], ["selection.candidates names {} twice"]),
+        (["selection.apply=maybe"], ["selection.apply", "'maybe'", "true and false are"]),
+        (["+scorer@selection.scorers.scorer=lof"], ["selection.scorers.scorer cannot be set", "another name"]),
+        (["selection.scorers.knn_5.k=-3"], ["selection.scorers.knn_5", "k must be at least 1, got -3"]),
+        (
+            ["selection=none", "selection.apply=false"],
+            ["selection.apply cannot be set: selection is null", "pseudo_anomaly"],
+        ),
         (["selection.candidates=[{optimizer.lr: fast}]"], ["optimizer.lr", "fast"]),
         (["selection.candidates=[{dataset.test_share: 0.5}]"], ["dataset.test_share is nothing to choose"]),
         (["selection.candidates=[{scorer.k: 5}]"], ["scorer.k is nothing to choose"]),
@@ -322,7 +335,7 @@ def test_two_ranks_choose_as_one_process_does(metrad, digits, tmp_path):
         (["selection.classes=0"], ["selection.classes must be", "got 0"]),
         (["selection.classes=-1"], ["selection.classes must be", "got -1"]),
         (["selection.classes=9"], ["selection.classes=9", "8 reference classes"]),
-        (["dataset.reference=[]"], ["selection: there are no reference images"]),
+        (["dataset.reference=[]"], ["selection: there are no reference images", "dataset.reference", "selection=none"]),
         (["selection.normal_share=1"], ["selection.normal_share must be between 0 and 1"]),
         (["selection.normal_share=many"], ["selection.normal_share"]),
         (["selection.scorers.knn_5.k=70", "dataset.sizes.normal=80"], ["selection.scorers.knn_5", "70", "80", "64"]),
