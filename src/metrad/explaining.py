@@ -65,7 +65,7 @@ def _composed(*, of_hydra: bool = False) -> DictConfig:
     with initialize_config_dir(str(folder()), version_base="1.3"):
         try:
             return compose("config", chosen, return_hydra_config=of_hydra)
-        except HydraException:  # what was chosen is at fault itself
+        except (HydraException, ValueError):  # what was chosen is at fault itself
             return compose("config", return_hydra_config=of_hydra)
 
 
