@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from metrad.catalogue import suggestion
 from metrad.errors import InputError
-from metrad.explaining import explain, siblings
+from metrad.explaining import explain, unknown_key
 from metrad.names import WITHOUT_IDENTITY, run_name, sweep_name
 from metrad.schema import Config
 
@@ -94,8 +94,7 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
         try:
             OmegaConf.update(changed, key, value, merge=True)
         except (ConfigAttributeError, ConfigKeyError) as error:
-            told = f"unknown configuration key {key}; {siblings(key, cfg)}"
-            raise InputError(f"selection.candidates: {told}") from error
+            raise InputError(f"selection.candidates: {unknown_key(key, cfg)}") from error
         except OmegaConfBaseException as error:
             raise InputError(f"selection.candidates: {explain(error)}") from error
     return changed

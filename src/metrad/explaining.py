@@ -15,11 +15,11 @@ def explain(error: BaseException) -> str:
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     added = re.match(r"Key '[^']+' not in '\w+' full_key: (\S+)", text)
     if added:
-        return f"unknown configuration key {added[1]}; {siblings(added[1], OmegaConf.structured(Config))}"
+        return unknown_key(added[1], OmegaConf.structured(Config))
     unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
     if unknown and re.search(r"Key '[^']+'(?: is)? not in", text):
         of_hydra = unknown[1].startswith("hydra.")
-        return f"unknown configuration key {unknown[1]}; {siblings(unknown[1], _composed(of_hydra=of_hydra))}"
+        return unknown_key(unknown[1], _composed(of_hydra=of_hydra))
     choice = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
     available = re.search(r"Available options in '[^']+': (.*?) Config search path", text + " Config search path")
     if choice and available:
@@ -69,10 +69,10 @@ def _composed(*, of_hydra: bool = False) -> DictConfig:
             return compose("config", return_hydra_config=of_hydra)
 
 
-def siblings(key: str, node: DictConfig) -> str:
-    """Return what is allowed in place of the last part of ``key`` that ``node`` does not know, as a suggestion."""
+def unknown_key(key: str, node: DictConfig) -> str:
+    """Return a line on a ``key`` that ``node`` does not know, with what is allowed in its place."""
     parent, _, name = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(node, parent), DictConfig):
         parent, _, name = parent.rpartition(".")
     found = OmegaConf.select(node, parent) if parent else node
-    return suggestion(name, [str(item) for item in found])
+    return f"unknown configuration key {key}; {suggestion(name, [str(item) for item in found])}"
