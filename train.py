@@ -2,7 +2,7 @@
 
 import sys
 
-from metrad.cli import train
+from metrad.app.cli import train
 
 if __name__ == "__main__":
     train(sys.argv[1:])

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from metrad.app.build import build_data, build_embedder, build_scorer
 from metrad.artifacts import load_split, load_weights
-from metrad.assembly import build_data, build_embedder, build_scorer
 from metrad.datamodule import MetradDataModule
 from metrad.embedded import embed
 from metrad.embedder import Embedder

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from scipy.stats import bootstrap, spearmanr
 
 from metrad import plots
+from metrad.app.select import OWN
 from metrad.comparison_input import read_sweep
 from metrad.errors import InputError
 from metrad.runs import Run
-from metrad.selection import OWN
 
 
 def of_run(run: Run) -> pd.DataFrame:

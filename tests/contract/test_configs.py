@@ -8,9 +8,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from metrad import catalogue, config
-from metrad.assembly import build_augmentation
+from metrad.app.build import build_augmentation
+from metrad.app.train import expected_warnings
 from metrad.backbones import Backbone
-from metrad.training import expected_warnings
 
 ALL = [(group, name) for group, names in catalogue.choices().items() for name in names]
 MANDATORY = {

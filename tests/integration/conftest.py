@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from PIL import Image
 
-from metrad import cli
+from metrad.app import cli
 from metrad.runs import Run
 
 SMALL = [

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from metrad import cli
+from metrad.app import cli
 from metrad.files import read_json
 from metrad.runs import Run
 
@@ -334,7 +334,7 @@ def test_an_image_that_breaks_while_it_is_streamed_is_named(refused, small, imag
         (root / "c/3.png").write_text("hello")
         return 0  # epochs behind
 
-    monkeypatch.setattr("metrad.training.epochs_behind", break_one)
+    monkeypatch.setattr("metrad.app.train.epochs_behind", break_one)
     overrides = [item.replace("FILES", str(tmp_path)) for item in folder("images")]
     limits = ("dataset.memory_limit_gib=0", "dataset.disk_limit_gib=0")
     refused("train", *small, *overrides, *limits, words=("images/c/3.png", "not an image"))
@@ -520,7 +520,7 @@ def test_parts_of_another_run_are_refused(refused, train, digits, finished_run, 
     [
         "{_target_: shutil.copyfile, src: RUN/hubconf.py, dst: HERE}",
         "{_target_: torch.nn.modules.module.torch.hub.load, repo_or_dir: RUN, model: m, source: local}",
-        "{_target_: metrad.cli.train, argv: ['--help']}",
+        "{_target_: metrad.app.cli.train, argv: ['--help']}",
     ],
     ids=["allowed by the run itself", "by a detour", "the command line"],
 )

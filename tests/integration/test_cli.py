@@ -22,7 +22,7 @@ except SystemExit as ended:
 assert not {{"torch", "torchvision", "pytorch_lightning", "faiss", "matplotlib"}} & set(sys.modules)
 """
 TRAIN_PY = f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
-INSTALLED = "from metrad.cli import main; main()"
+INSTALLED = "from metrad.app.cli import main; main()"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_manual_lists_every_group_and_choice_with_what_it_is(arguments, metr
 
 
 def examples():
-    from metrad.cli import manual
+    from metrad.app.cli import manual
 
     lines = [line.strip() for line in manual().split("Examples:")[1].splitlines()]
     return [shlex.split(line.split("   ")[0])[2:] for line in lines if line.startswith("python train.py")]

@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.numpy import load_file
 
-from metrad import prediction
+from metrad.app import evaluate
+from metrad.app.evaluate import evaluate_run
 from metrad.catalogue import choices
 from metrad.files import read_json
-from metrad.prediction import evaluate_run
 from metrad.runs import Run
 from tests.integration.test_run import rows
 
@@ -96,7 +96,7 @@ def test_the_run_needs_neither_todays_conf_nor_the_weights_it_began_with(train, 
     run = train(*digits, f"backbone.weights={weights}", "scorer.metric=l2")
     weights.unlink()
     (tmp_path / "conf").mkdir()
-    monkeypatch.setattr(prediction, "folder", lambda: tmp_path / "conf")
+    monkeypatch.setattr(evaluate, "folder", lambda: tmp_path / "conf")
     folder, _ = evaluate_run(run.path, [])
     assert Run(folder).scores.read_bytes() == run.scores.read_bytes()
 
@@ -245,7 +245,7 @@ def test_the_thresholds_are_told(metrad, run):
 
 def test_two_evaluations_at_once_both_keep_their_results(metrad, run, monkeypatch):
     quicker = iter(["scorer=lof"])
-    save = prediction.save_evaluation
+    save = evaluate.save_evaluation
 
     def meanwhile(*arguments):
         for name in quicker:
@@ -253,7 +253,7 @@ def test_two_evaluations_at_once_both_keep_their_results(metrad, run, monkeypatc
             (run.evaluations / name / "of the other").touch()
         return save(*arguments)
 
-    monkeypatch.setattr(prediction, "save_evaluation", meanwhile)
+    monkeypatch.setattr(evaluate, "save_evaluation", meanwhile)
     assert metrad("evaluate", run.path, "scorer=lof").code == 0
     assert (run.evaluations / "scorer=lof/of the other").exists()
     assert (run.evaluations / "scorer=lof-2/metrics.json").exists()

@@ -39,7 +39,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     table.write_text(TABLE)
     reader, writer = os.pipe()
     os.close(reader)  # as after `| head`
-    command = [sys.executable, "-c", "from metrad.cli import main; main()", "compare", "--csv", table]
+    command = [sys.executable, "-c", "from metrad.app.cli import main; main()", "compare", "--csv", table]
     with os.fdopen(writer) as closed:
         ended = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (1, "")

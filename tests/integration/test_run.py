@@ -21,8 +21,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from metrad.app.build import build_embedder
 from metrad.artifacts import load_weights
-from metrad.assembly import build_embedder
 from metrad.files import read_json
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from metrad import cli, selection
+from metrad.app import cli, select
 from metrad.datasets import Digits
 from metrad.files import read_json
 from metrad.runs import Run
@@ -37,14 +37,14 @@ def chosen(tmp_path_factory) -> Run:
 @pytest.fixture
 def folds(monkeypatch) -> list[tuple[str, str]]:
     """What is trained to choose, one after the other."""
-    trained, fold = [], selection._fold
+    trained, fold = [], select._fold
 
     def noting(cfg, run, settings, held_out):
         found = fold(cfg, run, settings, held_out)
-        trained.append((selection.describe(settings), held_out))
+        trained.append((select.describe(settings), held_out))
         return found
 
-    monkeypatch.setattr(selection, "_fold", noting)
+    monkeypatch.setattr(select, "_fold", noting)
     return trained
 
 
@@ -88,7 +88,7 @@ def test_metrics_tell_the_choice_and_its_time(chosen):
             float(row["auroc"])
             for row in found
             if (int(row["epoch"]), row["scorer"]) == (figures["epochs"], figures["scorer"])
-            and row["settings"] == selection.describe(figures["settings"])
+            and row["settings"] == select.describe(figures["settings"])
         ]
     )
     assert figures["pseudo_anomaly_auroc"] == pytest.approx(mean)
@@ -203,7 +203,7 @@ def the_run(folder: Path) -> Run:
 
 def test_a_choice_that_was_interrupted_goes_on_with_the_class_it_was_at(chosen, metrad, tmp_path, folds, monkeypatch):
     with monkeypatch.context() as patched:
-        interrupt(patched, selection, "_fold", at=3)
+        interrupt(patched, select, "_fold", at=3)
         assert metrad(*SWEEP).code != 0
     run = the_run(tmp_path)
     kept = {path: path.read_bytes() for path in run.selection.iterdir()}
@@ -225,7 +225,7 @@ def test_a_choice_that_was_interrupted_goes_on_with_the_class_it_was_at(chosen, 
 
 def test_a_run_interrupted_after_its_choice_chooses_nothing_again(chosen, metrad, tmp_path, folds, monkeypatch):
     with monkeypatch.context() as patched:
-        interrupt(patched, sys.modules["metrad.training"], "fit_and_embed", at=1)
+        interrupt(patched, sys.modules["metrad.app.train"], "fit_and_embed", at=1)
         assert metrad(*SWEEP).code != 0
     run = the_run(tmp_path)
     assert (run.state, len(folds), run.asked.exists()) == ("interrupted", 4, True)

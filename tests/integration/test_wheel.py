@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-START = "from metrad.cli import main; main()"
+START = "from metrad.app.cli import main; main()"
 
 
 @pytest.fixture(scope="module")

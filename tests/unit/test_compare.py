@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from metrad import comparison_files, paired
-from metrad.cli import app
+from metrad.app.cli import app
 from metrad.comparison import compare, compare_csv
 from metrad.comparison_csv import TAKEN
 from metrad.comparison_notes import HELD

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from metrad import catalogue, config
-from metrad.assembly import build_embedder, build_learner
+from metrad.app.build import build_embedder, build_learner
 from metrad.backbones import Backbone, InputSpec
 from metrad.embedder import Embedder
 from metrad.errors import InputError

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from metrad import config, selection
+from metrad import config
+from metrad.app import select
+from metrad.app.select import AS_CONFIGURED, best, describe
 from metrad.errors import InputError
-from metrad.selection import AS_CONFIGURED, best, describe
 from metrad.splits import ROLES, Classes, Split, draw, hold_out, to_test_on
 from tests.unit.test_config import composed
 from tests.unit.test_splits import ALL, chosen_classes, classes_of, pools, seeds
@@ -174,7 +175,7 @@ def test_what_training_did_not_reach_has_no_auroc():
     class Plain:
         needs_head = False
 
-    found = list(selection._long(history, {"scorer": Plain, "knn": Plain}, 2))
+    found = list(select._long(history, {"scorer": Plain, "knn": Plain}, 2))
     assert [(one["epoch"], one["scorer"], one["auroc"]) for one in found] == [
         *((0, "scorer", 0.5), (0, "knn", 0.6), (1, "scorer", 0.7), (1, "knn", 0.8)),
         *((2, "scorer", None), (2, "knn", None)),
@@ -185,29 +186,29 @@ def test_a_head_that_is_not_trained_is_no_scorer():
     class Head:
         needs_head = True
 
-    found = selection._long([{"epoch": 0, "auroc": 0.9}, {"epoch": 1, "auroc": 0.8}], {"scorer": Head}, 1)
+    found = select._long([{"epoch": 0, "auroc": 0.9}, {"epoch": 1, "auroc": 0.8}], {"scorer": Head}, 1)
     assert [one["epoch"] for one in found] == [1]
 
 
 def test_scorers_are_compared_once_each_and_the_runs_own_first(cfg):
-    assert list(selection.scorers_of(cfg)) == ["scorer", "knn_5", "local_knn"]
+    assert list(select.scorers_of(cfg)) == ["scorer", "knn_5", "local_knn"]
     other = cfg.copy()
     other.scorer.k = 2
-    assert list(selection.scorers_of(other)) == ["scorer", "knn", "knn_5", "local_knn"]
-    assert selection.makers(other)["knn_5"]().k == 5
+    assert list(select.scorers_of(other)) == ["scorer", "knn", "knn_5", "local_knn"]
+    assert select.makers(other)["knn_5"]().k == 5
     assert other.scorer.k == 2
 
 
 def test_a_study_asks_no_head_that_is_not_trained(cfg):
-    assert selection.scorers_studied(cfg) == {}
+    assert select.scorers_studied(cfg) == {}
     other = cfg.copy()
     OmegaConf.update(other, "selection.scorers.head", {"_target_": "metrad.scorers.HeadScorer"}, force_add=True)
     other.study.epochs = True
-    assert list(selection.scorers_studied(other)) == ["scorer", "knn_5", "local_knn", "head"]
+    assert list(select.scorers_studied(other)) == ["scorer", "knn_5", "local_knn", "head"]
     other.trainer.max_epochs = 0
-    assert list(selection.scorers_studied(other)) == ["scorer", "knn_5", "local_knn"]
+    assert list(select.scorers_studied(other)) == ["scorer", "knn_5", "local_knn"]
     other.selection = None
-    assert list(selection.scorers_studied(other)) == ["scorer"]
+    assert list(select.scorers_studied(other)) == ["scorer"]
 
 
 def test_settings_go_into_a_copy(cfg):

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from metrad import config, ranks
-from metrad.assembly import (
+from metrad.app.build import (
     build_data,
     build_embedder,
     build_learner,

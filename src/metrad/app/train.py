@@ -16,8 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from metrad import config, distributed, launch, ranks
-from metrad.artifacts import save_embeddings, save_model
-from metrad.assembly import (
+from metrad.app.build import (
     build_data,
     build_embedder,
     build_learner,
@@ -29,6 +28,8 @@ from metrad.assembly import (
     log_images,
     log_thresholds,
 )
+from metrad.app.select import Selected, scorers_studied, select
+from metrad.artifacts import save_embeddings, save_model
 from metrad.checkpoints import read_checkpoint
 from metrad.datamodule import MetradDataModule
 from metrad.embedded import Embedded, fit_and_embed, roles_for
@@ -42,7 +43,6 @@ from metrad.names import differences, identity
 from metrad.reporting import save_evaluation, save_evidence, save_history, save_selection, split_figures
 from metrad.resuming import epochs_behind
 from metrad.runs import Run
-from metrad.selection import Selected, scorers_studied, select
 from metrad.speed import Pace
 from metrad.study import Study
 

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad import config
+from metrad.app.build import build_data, build_embedder, build_head, build_scorer, build_settings
 from metrad.artifacts import (
     fitted_with,
     input_size,
@@ -28,7 +29,6 @@ from metrad.artifacts import (
     load_weights,
     save_embeddings,
 )
-from metrad.assembly import build_data, build_embedder, build_head, build_scorer, build_settings
 from metrad.catalogue import choices, folder, suggestion
 from metrad.datamodule import MetradDataModule
 from metrad.embedded import Embedded, embed, roles_for

@@ -10,8 +10,7 @@ from typing import Any
 
 import typer
 
-from metrad.errors import INTERRUPTED, HeldError, InputError, MetradError, told_to_stop
-from metrad.messages import (
+from metrad.app.messages import (
     BAD_INPUT,
     FAILED_RUNS,
     WANTS_TRACEBACK,
@@ -21,6 +20,7 @@ from metrad.messages import (
     summary,
     tell_thresholds,
 )
+from metrad.errors import INTERRUPTED, HeldError, InputError, MetradError, told_to_stop
 
 log = logging.getLogger("metrad")
 
@@ -155,7 +155,7 @@ def _importing_train() -> Any:
     """
     gc.disable()
     try:
-        from metrad.training import train
+        from metrad.app.train import train
     finally:
         gc.enable()
     return train
@@ -163,7 +163,7 @@ def _importing_train() -> Any:
 
 def _follow(cfg: Any) -> None:
     """Help to train a run that is the first rank's."""
-    from metrad.training import follow
+    from metrad.app.train import follow
 
     try:
         follow(cfg)

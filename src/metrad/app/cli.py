@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from metrad.app.messages import FAILED_RUNS, is_told, one_line, relative, reporting_errors, summary, tell_thresholds
 from metrad.errors import InputError
-from metrad.messages import FAILED_RUNS, is_told, one_line, relative, reporting_errors, summary, tell_thresholds
 
 log = logging.getLogger("metrad")
 
@@ -91,7 +91,7 @@ def _evaluate_command(
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells at length which of its builds it loads
 
     def job() -> None:
-        from metrad.prediction import expand, runs_at
+        from metrad.app.evaluate import expand, runs_at
 
         runs, changes = runs_at(run), expand(overrides or [])
         if name is not None and len(changes) > 1:
@@ -161,8 +161,8 @@ def _report_command(
 
 def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:
     """Make each evaluation of a run with changes; of several, one that fails is told and the others go on."""
+    from metrad.app.evaluate import evaluate_run
     from metrad.comparison import as_text, evaluation_row
-    from metrad.prediction import evaluate_run
 
     rows, failed = [], 0
     for path, change in jobs:
@@ -190,7 +190,7 @@ def train(argv: list[str]) -> None:
     if {"--help", "-h"} & set(argv):
         typer.echo("Train and score one run, or a sweep of runs with -m.\n\n" + manual())
         return
-    from metrad.start import start
+    from metrad.app.start import start
 
     start(argv)
 
