@@ -18,10 +18,10 @@ from _measure import table
 from matplotlib.figure import Figure
 
 from metrad import plots
-from metrad.comparison_input import FROZEN, read_sweep
-from metrad.comparison_plots import boxes
 from metrad.errors import InputError
 from metrad.files import read_json
+from metrad.reports.comparison.input import FROZEN, read_sweep
+from metrad.reports.comparison.plots import boxes
 from metrad.runs import Run
 
 ORIGIN = Path(__file__).parents[1] / "docs" / "results" / "origin" / "origin.csv"

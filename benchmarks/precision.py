@@ -54,7 +54,7 @@ def metrics(folder: Path, seeds: int, precisions: list[str]) -> dict[str, list[d
 
 def differences(folder: Path, first: str) -> dict[str, list[str]]:
     """Return for each precision but the first the mean difference from it and the interval."""
-    from metrad.comparison import compare
+    from metrad.reports.comparison.compare import compare
 
     pairs = compare(folder, by="trainer.precision", baseline=first).pairs
     return {

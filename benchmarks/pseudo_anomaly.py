@@ -23,8 +23,8 @@ from scipy.stats import bootstrap, spearmanr
 
 from metrad import plots
 from metrad.app.select import OWN
-from metrad.comparison_input import read_sweep
 from metrad.errors import InputError
+from metrad.reports.comparison.input import read_sweep
 from metrad.runs import Run
 
 

@@ -18,10 +18,10 @@ import pandas as pd
 from _measure import table
 from scipy.stats import norm
 
-from metrad.comparison import collect
 from metrad.errors import InputError
 from metrad.files import read_json
-from metrad.paired import paired_bootstrap, wilcoxon_p
+from metrad.reports.comparison.compare import collect
+from metrad.reports.comparison.paired import paired_bootstrap, wilcoxon_p
 from metrad.runs import Run
 from metrad.statistics import structural_components
 

@@ -4,9 +4,9 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from metrad.comparison import compare
 from metrad.files import write_json, write_rows
 from metrad.metrics import summary
+from metrad.reports.comparison.compare import compare
 from metrad.runs import Run
 
 EVIL = "<script>alert(1)</script>"

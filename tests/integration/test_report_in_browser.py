@@ -7,7 +7,7 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
-from metrad.report import write_report, write_run_report
+from metrad.reports.report import write_report, write_run_report
 from tests.reports import EVIL, finished_run, sweep
 
 pytestmark = pytest.mark.browser

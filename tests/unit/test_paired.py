@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metrad import paired
-from metrad.ranking import critical_difference, ranking
+from metrad.reports.comparison import paired
+from metrad.reports.comparison.ranking import critical_difference, ranking
 from tests.reference import comparisons as slow
 
 # Demšar 2006, tables 2 and 6: AUC of C4.5, C4.5+m, C4.5+cf, C4.5+m+cf on 14 datasets. On voting the paper ranks the

@@ -14,17 +14,20 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metrad import comparison_files, plots, report_data, report_page, report_plots
-from metrad.comparison import compare, compare_csv
-from metrad.comparison_plots import study
+from metrad import plots
 from metrad.errors import InputError
 from metrad.files import write_rows
 from metrad.plots import style
-from metrad.report import write_report, write_run_report
-from metrad.report_data import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
-from metrad.report_page import Group, Section, write_page
-from metrad.report_plots import svg
-from metrad.report_tables import settings_tables, table
+from metrad.reports import cells
+from metrad.reports.cells import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
+from metrad.reports.comparison import files
+from metrad.reports.comparison.compare import compare, compare_csv
+from metrad.reports.comparison.plots import study
+from metrad.reports.page import html, plots
+from metrad.reports.page.html import Group, Section, write_page
+from metrad.reports.page.plots import svg
+from metrad.reports.page.tables import settings_tables, table
+from metrad.reports.report import write_report, write_run_report
 from metrad.runs import Run
 from tests.reports import EVIL, finished_run, sweep
 
@@ -181,7 +184,7 @@ def test_a_run_that_is_not_finished_has_no_report(tmp_path):
 def test_an_error_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("old")
-    monkeypatch.setattr(report_page, "render", lambda *_: 1 / 0)
+    monkeypatch.setattr(html, "render", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_page(path, "title", [], [])
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
@@ -264,7 +267,7 @@ def test_runs_without_scores_or_log_have_none(tmp_path):
 def test_many_panels_are_made_smaller(tmp_path, monkeypatch):
     run = finished_run(tmp_path / "run", size=(600, 1500))
     alone = evidence_of(run, 1)
-    monkeypatch.setattr(report_data, "EVIDENCE_BYTES", 400_000)
+    monkeypatch.setattr(cells, "EVIDENCE_BYTES", 400_000)
     assert len(evidence_of(run, 4)) < len(alone) / 2
     assert alone.startswith("data:image/webp;base64,")
 
@@ -311,7 +314,7 @@ def test_no_detectable_difference_sorts_above_all_others_and_is_called_as_elsewh
     assert '<td class="number" data-number="Infinity">none</td>' in page
     assert '<td class="number" data-number="0.1">0.1000</td>' in page
     assert '<td class="number">–</td>' in page
-    assert comparison_files.as_text(frame)["detectable"].tolist() == ["none", "0.1000", "-"]
+    assert files.as_text(frame)["detectable"].tolist() == ["none", "0.1000", "-"]
 
 
 def test_a_figure_takes_its_colours_from_the_page():
@@ -362,8 +365,8 @@ def test_runs_that_were_studied_show_it_epoch_by_epoch(tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert re.findall(r'<section id="(\w+)"', text)[4:6] == ["epochs", "study"]
     assert "First and last means: AdaCos 0.500 to 0.800; ArcFace 0.800 to 0.500." in text
-    assert comparison_files._studies(whole).keys() == {"study"}
-    assert {"study.svg", "study.png"} <= {path.name for path in comparison_files.write(whole, tmp_path / "out")}
+    assert files._studies(whole).keys() == {"study"}
+    assert {"study.svg", "study.png"} <= {path.name for path in files.write(whole, tmp_path / "out")}
 
 
 def test_a_study_is_drawn_as_the_mean_over_seeds_in_a_band_of_all():
@@ -399,7 +402,7 @@ def test_a_broken_study_is_told(tmp_path, content):
 def test_nothing_of_a_small_histogram_lies_over_anything_else(spread):
     rng = np.random.default_rng(0)
     scores = np.concatenate([rng.lognormal(-4, spread, 60), rng.lognormal(-3, spread, 100)])
-    figure = report_plots.smaller(plots.histogram(scores, np.arange(160) >= 60, 0.9, {0.01: 0.02, 0.05: 0.01}))
+    figure = plots.smaller(plots.histogram(scores, np.arange(160) >= 60, 0.9, {0.01: 0.02, 0.05: 0.01}))
     FigureCanvasAgg(figure).draw()
     (axes,), (legend,) = figure.axes, figure.legends
     label = axes.xaxis.label.get_window_extent()

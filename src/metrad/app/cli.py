@@ -119,24 +119,24 @@ def _compare_command(
     """Compare the runs of a sweep that differ in one choice, over seeds and datasets: tests, figures, report.html."""
 
     def job() -> str:
-        from metrad import comparison, comparison_files
-        from metrad.report import write_report
+        from metrad.reports.comparison import compare, files
+        from metrad.reports.report import write_report
 
         if (sweep is None) == (csv is None):
             raise InputError("give either the folder of a sweep or --csv=FILE")
         value = baseline.removeprefix(f"{by}=") if baseline else None
         options: dict[str, Any] = {"by": by, "baseline": value, "metric": metric, "unpaired": unpaired}
         if csv is not None:
-            result, folder = comparison.compare_csv(csv, **options), csv.with_name(f"{csv.stem}-comparison")
+            result, folder = compare.compare_csv(csv, **options), csv.with_name(f"{csv.stem}-comparison")
         else:
             assert sweep is not None
-            result, folder = comparison.compare(sweep, **options), sweep / "comparison"
+            result, folder = compare.compare(sweep, **options), sweep / "comparison"
         target = out or folder
-        with comparison_files.folder(target):
+        with files.folder(target):
             page = write_report(result, target / "report.html")  # reads the runs' files, and may find a broken one
-            files = [*comparison_files.write(result, target), page]
+            files = [*files.write(result, target), page]
         written = f"written: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})"
-        return f"{comparison_files.report(result)}\n\n{written}"
+        return f"{files.report(result)}\n\n{written}"
 
     typer.echo(reporting_errors(job))
 
@@ -152,7 +152,7 @@ def _report_command(
     """
 
     def job() -> str:
-        from metrad.report import write_run_report
+        from metrad.reports.report import write_run_report
 
         return f"report: {relative(write_run_report(run, out))}"
 
@@ -162,7 +162,7 @@ def _report_command(
 def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:
     """Make each evaluation of a run with changes; of several, one that fails is told and the others go on."""
     from metrad.app.evaluate import evaluate_run
-    from metrad.comparison import as_text, evaluation_row
+    from metrad.reports.comparison.compare import as_text, evaluation_row
 
     rows, failed = [], 0
     for path, change in jobs:

@@ -78,8 +78,8 @@ def _tell_sweep(sweep: Any) -> bool:
     Returns:
         Whether it could be written.
     """
-    from metrad.comparison import as_text, collect, summarise
     from metrad.files import write_rows
+    from metrad.reports.comparison.compare import as_text, collect, summarise
 
     assert sweep.folder is not None
     rows, kept = collect(sweep.folder), True

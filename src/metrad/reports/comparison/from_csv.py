@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from metrad.comparison_input import FIGURES, OWN, Table, require_metric
 from metrad.errors import InputError
+from metrad.reports.comparison.input import FIGURES, OWN, Table, require_metric
 from metrad.runs import STATES
 
 BY_POSITION = (

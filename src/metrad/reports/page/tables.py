@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from metrad.report_data import Flat, common
+from metrad.reports.cells import Flat, common
 
 Format = Callable[[float], str]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from metrad.paired import DECIMALS
+from metrad.reports.comparison.paired import DECIMALS
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metrad.comparison_plots import STUDIED, Styles, Tables, draw_classes, draw_epochs, draw_seeds
-from metrad.comparison_tables import Comparison
 from metrad.plots import PALETTE
-from metrad.report_data import RATES, Band, Cell
+from metrad.reports.cells import RATES, Band, Cell
+from metrad.reports.comparison.plots import STUDIED, Styles, Tables, draw_classes, draw_epochs, draw_seeds
+from metrad.reports.comparison.tables import Comparison
 
 RULE = "#cccccc"
 WIDTH = 4.0

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from metrad import __version__
 from metrad.errors import InputError
 from metrad.files import replacing
-from metrad.report_plots import svg
-from metrad.report_tables import Table
+from metrad.reports.page.plots import svg
+from metrad.reports.page.tables import Table
 
 MOST_ROWS = 60  # of a table that stands open
 

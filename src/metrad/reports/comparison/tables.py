@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from metrad import paired as statistic
-from metrad.comparison_input import Table, require_metric
 from metrad.errors import InputError
-from metrad.ranking import ranking
+from metrad.reports.comparison import paired as statistic
+from metrad.reports.comparison.input import Table, require_metric
+from metrad.reports.comparison.ranking import ranking
 
 LOWER_IS_BETTER = ("fpr_at_95_tpr",)
 ALPHA = 0.05

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from metrad.comparison_tables import ALPHA, LOWER_IS_BETTER, Comparison
-from metrad.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
+from metrad.reports.comparison.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
+from metrad.reports.comparison.tables import ALPHA, LOWER_IS_BETTER, Comparison
 
 TOLD_IN_FULL = 12  # differences; of more, those that are shown
 FEW = 10

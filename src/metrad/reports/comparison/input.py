@@ -28,7 +28,7 @@ class Table:
     """The runs to compare.
 
     Attributes:
-        runs: a row a run, as ``metrad.comparison.Comparison`` describes it.
+        runs: a row a run, as ``metrad.reports.comparison.compare.Comparison`` describes it.
         by: the compared choice, a column of ``runs``.
         conditions: the columns that make a condition.
         paired: runs of one seed belong together; the seeds are only numbers otherwise.

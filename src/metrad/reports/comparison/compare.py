@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from metrad.comparison_csv import read_csv
-from metrad.comparison_input import FIGURES, Table, read_sweep
-from metrad.comparison_notes import notes
-from metrad.comparison_tables import Comparison, tabulate
+from metrad.reports.comparison.from_csv import read_csv
+from metrad.reports.comparison.input import FIGURES, Table, read_sweep
+from metrad.reports.comparison.notes import notes
+from metrad.reports.comparison.tables import Comparison, tabulate
 from metrad.runs import Run
 
 __all__ = ["Comparison", "as_text", "collect", "compare", "compare_csv", "evaluation_row", "summarise"]

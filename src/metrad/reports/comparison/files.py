@@ -10,11 +10,11 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from metrad.comparison_plots import figures, study
-from metrad.comparison_tables import Comparison
 from metrad.errors import InputError
 from metrad.files import replacing
-from metrad.report_data import cells, studies_of
+from metrad.reports.cells import cells, studies_of
+from metrad.reports.comparison.plots import figures, study
+from metrad.reports.comparison.tables import Comparison
 
 FORMATS = ("svg", "png")
 LONG = ("summary", "pairs")  # tables that are folded or left to the files where conditions are many
