@@ -61,7 +61,7 @@ def sides(chosen: argparse.Namespace) -> dict[str, Callable[[], tuple[float, lis
 
 def gpus() -> int:
     """Return how many GPUs a sweep may use."""
-    from metrad.parallel import visible_gpus
+    from metrad.sweeps.workers import visible_gpus
 
     return len(visible_gpus())
 

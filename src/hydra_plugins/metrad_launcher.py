@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 if TYPE_CHECKING:  # Hydra imports this file whatever is asked of it, so it must be light
-    from metrad.sweep import Ended, Job
+    from metrad.sweeps.plan import Ended, Job
 
 
 class SweepLauncher(Launcher):
@@ -44,23 +44,23 @@ class SweepLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Make the runs. Nothing is returned: how they ended is in their directories."""
-        from metrad import sweep
-        from metrad.sweep_view import View
+        from metrad.sweeps import plan
+        from metrad.sweeps.view import View
 
-        if sweep.current.stopped:  # by an earlier batch
+        if plan.current.stopped:  # by an earlier batch
             return []
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
         os.environ["TQDM_DISABLE"] = "1"  # bars of single runs would run through the view of them all
         jobs = [self.job(initial_job_idx + i, list(each)) for i, each in enumerate(job_overrides)]
-        todo = sweep.plan(jobs)
+        todo = plan.plan(jobs)
         view = View([job.run for job in jobs], [job.run for job in todo])
-        with view, sweep.quiet(), contextlib.closing(self.make_all(todo)) as made:
+        with view, plan.quiet(), contextlib.closing(self.make_all(todo)) as made:
             for ended in made:
                 view.tell(ended)
-                sweep.current.failures += ended.state == "failed"
-                sweep.current.stopped = bool(sweep.current.failures and self.config.sweep.fail_fast)
-                if sweep.current.stopped:
+                plan.current.failures += ended.state == "failed"
+                plan.current.stopped = bool(plan.current.failures and self.config.sweep.fail_fast)
+                if plan.current.stopped:
                     break
         return []
 
@@ -69,7 +69,7 @@ class SweepLauncher(Launcher):
         from hydra.core.hydra_config import HydraConfig
 
         from metrad.runs import Run
-        from metrad.sweep import Job
+        from metrad.sweeps.plan import Job
 
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
@@ -86,23 +86,24 @@ class SweepLauncher(Launcher):
 
     def make_all(self, jobs: Sequence[Job]) -> Generator[Ended]:
         """Make runs and give how each ended, as soon as it did."""
-        from metrad import launch, parallel
+        from metrad import launch
+        from metrad.sweeps import workers
 
-        maker = parallel.Maker(self.context, self.task)
+        maker = workers.Maker(self.context, self.task)
         if self.n_jobs == 1:
             yield from map(maker.make, jobs)
             return
-        gpus = parallel.visible_gpus()
+        gpus = workers.visible_gpus()
         room = len(gpus) * self.jobs_per_gpu or self.n_jobs or launch.cores()
         workers = min(self.n_jobs or room, room, max(len(jobs), 1))
         locks = Path(self.config.hydra.sweep.dir).absolute() / ".gpus"
-        share = parallel.Share(self.jobs_per_gpu, max(1, launch.cores() // workers), locks)
+        share = workers.Share(self.jobs_per_gpu, max(1, launch.cores() // workers), locks)
         if workers == 1:  # another process would gain nothing
             share.take()
             yield from map(maker.make, jobs)
             return
-        worker = parallel.Worker(maker, share, Singleton.get_state(), os.getpid())
-        yield from parallel.side_by_side(jobs, worker, workers)
+        worker = workers.Worker(maker, share, Singleton.get_state(), os.getpid())
+        yield from workers.side_by_side(jobs, worker, workers)
 
 
 # Not as YAML files, since those of other launchers are of the same names and stand in the store.

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.metrad_launcher import SweepLauncher
 
 if TYPE_CHECKING:  # Hydra imports this file whatever is asked of it, so it must be light
-    from metrad.sweep import Ended, Job
+    from metrad.sweeps.plan import Ended, Job
 
 
 class SlurmLauncher(SweepLauncher):
@@ -39,7 +39,7 @@ class SlurmLauncher(SweepLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what the runs need, and check that there is a cluster to run them."""
-        from metrad import slurm
+        from metrad.sweeps import slurm
 
         slurm.check(self.settings, self.poll_seconds)
         self.executor = slurm.executor(Path(self.folder), self.settings)
@@ -47,7 +47,7 @@ class SlurmLauncher(SweepLauncher):
 
     def make_all(self, jobs: Sequence[Job]) -> Generator[Ended]:
         """Submit the runs and give how each ended, as soon as it did."""
-        from metrad import parallel, slurm
+        from metrad.sweeps import slurm, workers
 
-        task = slurm.Task(parallel.Maker(self.context, self.task), Singleton.get_state())
+        task = slurm.Task(workers.Maker(self.context, self.task), Singleton.get_state())
         yield from slurm.make_all(jobs, task, self.executor, self.poll_seconds)

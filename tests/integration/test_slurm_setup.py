@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from metrad import slurm
 from metrad.runs import Run
-from metrad.sweep import Ended, Job
+from metrad.sweeps import slurm
+from metrad.sweeps.plan import Ended, Job
 
 SLURM = "hydra/launcher=slurm"
 

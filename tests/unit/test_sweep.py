@@ -12,13 +12,13 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from metrad import parallel, sweep, sweep_view
 from metrad.errors import HeldError, InputError
 from metrad.files import write_json
 from metrad.names import differences, identity, sweep_name
 from metrad.runs import Run
-from metrad.sweep import Ended, Job
-from metrad.sweep_view import View
+from metrad.sweeps import plan, view, workers
+from metrad.sweeps.plan import Ended, Job
+from metrad.sweeps.view import View
 
 HOLD = """
 import sys, time
@@ -153,9 +153,9 @@ def test_a_plan_tells_how_runs_stand_and_leaves_out_those_that_need_nothing(tmp_
     runs += [make(tmp_path / "f", "finished", identity="another"), held[0]]
     for run in runs:
         write_json(run.metrics, {"auroc": 0.9})
-    sweep.current.folder = tmp_path
+    plan.current.folder = tmp_path
     with caplog.at_level("INFO"):
-        todo = sweep.plan([Job(i, run, config) for i, run in enumerate(runs)])
+        todo = plan.plan([Job(i, run, config) for i, run in enumerate(runs)])
     assert [job.run.path.name for job in todo] == ["b", "c", "d", "e", "f"]
     told = [
         "1 finished",
@@ -183,12 +183,12 @@ def test_the_view_shows_how_far_a_run_is_that_chooses_its_epochs(tmp_path):
     assert shown(view)[1].split() == ["a", "getting", "ready"]
     run.note(epoch=1, epochs=2)
     assert shown(view)[1].split() == ["a", "epoch", "1/2"]
-    assert sweep_view._share(run.noted()) == (4 + 1 / 2) / 5
+    assert view._share(run.noted()) == (4 + 1 / 2) / 5
 
 
 def test_the_view_shows_runs_epochs_and_the_time_left(tmp_path, monkeypatch, capsys):
     now = 1000.0
-    monkeypatch.setattr("metrad.sweep_view.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("metrad.sweeps.view.time", SimpleNamespace(monotonic=lambda: now))
     runs = [make(tmp_path / name, state) for name, state in zip("abcd", ["finished", None, None, None], strict=True)]
     view = View(runs, runs[1:])
     assert " ".join(shown(view)[0].split()[1:]) == "0 finished 0 running 0 failed 1 skipped"
@@ -219,7 +219,7 @@ def test_the_view_shows_runs_epochs_and_the_time_left(tmp_path, monkeypatch, cap
 
 
 def test_a_view_on_a_terminal_cleans_up_after_itself(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("metrad.sweep_view.Console", lambda: Console(force_terminal=True, width=80))
+    monkeypatch.setattr("metrad.sweeps.view.Console", lambda: Console(force_terminal=True, width=80))
     runs = [make(tmp_path / "a", None)]
     with View(runs, runs) as view:
         view.tell(Ended(runs[0], "finished", "AUROC 1"))
@@ -231,9 +231,9 @@ def test_a_view_on_a_terminal_cleans_up_after_itself(tmp_path, monkeypatch, caps
 @pytest.fixture
 def _machine(monkeypatch):
     threads, searching = torch.get_num_threads(), faiss.omp_get_max_threads()
-    monkeypatch.setattr(parallel, "_devices", [])
+    monkeypatch.setattr(workers, "_devices", [])
     yield
-    for lock in parallel._devices:
+    for lock in workers._devices:
         lock.release()
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(searching)
@@ -244,28 +244,28 @@ def test_each_process_sees_one_gpu_until_all_are_taken(monkeypatch, tmp_path):
     taken = []
     for _ in range(4):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 7")
-        monkeypatch.setattr(parallel, "_devices", own := [])
-        parallel.Share(2, 3, tmp_path / "locks").take()
+        monkeypatch.setattr(workers, "_devices", own := [])
+        workers.Share(2, 3, tmp_path / "locks").take()
         taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
-        parallel.Share(2, 3, tmp_path / "locks").take()  # the next run of the same process
+        workers.Share(2, 3, tmp_path / "locks").take()  # the next run of the same process
         assert os.environ["CUDA_VISIBLE_DEVICES"] == taken[-1]
-        monkeypatch.setattr(parallel, "_kept", [*getattr(parallel, "_kept", []), own], raising=False)
+        monkeypatch.setattr(workers, "_kept", [*getattr(workers, "_kept", []), own], raising=False)
     assert taken == ["5", "7", "5", "7"]
     assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == (3, 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    monkeypatch.setattr(parallel, "_devices", [])
+    monkeypatch.setattr(workers, "_devices", [])
     # With all of them taken, a process waits until another gives its own back.
-    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: parallel._kept[1][0].release())
-    parallel.Share(2, 3, tmp_path / "locks").take()
+    monkeypatch.setattr(workers.time, "sleep", lambda seconds: workers._kept[1][0].release())
+    workers.Share(2, 3, tmp_path / "locks").take()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
-    for own in parallel._kept:
+    for own in workers._kept:
         own[0].release()
 
 
 @pytest.mark.usefixtures("_machine")
 def test_without_a_gpu_only_threads_are_shared(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    parallel.Share(1, 2, tmp_path / "locks").take()
+    workers.Share(1, 2, tmp_path / "locks").take()
     assert not (tmp_path / "locks").exists()
     assert torch.get_num_threads() == 2
 
@@ -273,7 +273,7 @@ def test_without_a_gpu_only_threads_are_shared(monkeypatch, tmp_path):
 def test_gpus_are_counted_where_none_are_chosen(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(parallel, "GPU_DEVICES", ("null",))
-    assert parallel.visible_gpus() == ["0", "1", "2"]
-    monkeypatch.setattr(parallel, "GPU_DEVICES", ("no-such-device*",))
-    assert parallel.visible_gpus() == ([] if sys.platform == "linux" else ["0", "1", "2"])
+    monkeypatch.setattr(workers, "GPU_DEVICES", ("null",))
+    assert workers.visible_gpus() == ["0", "1", "2"]
+    monkeypatch.setattr(workers, "GPU_DEVICES", ("no-such-device*",))
+    assert workers.visible_gpus() == ([] if sys.platform == "linux" else ["0", "1", "2"])

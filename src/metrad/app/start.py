@@ -36,9 +36,10 @@ def start(argv: list[str]) -> None:
 def _run_hydra(argv: list[str]) -> None:
     import hydra
 
-    from metrad import config, launch, sweep
+    from metrad import config, launch
     from metrad.catalogue import folder
     from metrad.names import sweep_name
+    from metrad.sweeps import plan
 
     config.register()
     # sweep is a group of settings too, of which the name is the one that everybody needs
@@ -50,13 +51,13 @@ def _run_hydra(argv: list[str]) -> None:
     for item in sys.argv:
         if item.lstrip("+").startswith("sweep.name="):
             sweep_name(item.partition("=")[2].strip("'\""), time="")
-    sweep.current = made = sweep.Sweep()
+    plan.current = made = plan.Sweep()
     kept = True
     decorate = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
     try:
         decorate(_task)()
     except Exception:
-        sweep.forget_unstarted()
+        plan.forget_unstarted()
         raise
     finally:
         if made.runs:
@@ -81,22 +82,22 @@ def _tell_sweep(sweep: Any) -> bool:
     from metrad.files import write_rows
     from metrad.reports.comparison.compare import as_text, collect, summarise
 
-    assert sweep.folder is not None
-    rows, kept = collect(sweep.folder), True
+    assert plan.folder is not None
+    rows, kept = collect(plan.folder), True
     if rows:
         log.info("\n%s", as_text(summarise(rows)))
         try:
-            write_rows(sweep.folder / "runs.csv", rows)
-            log.info("each run: %s", relative(sweep.folder / "runs.csv"))
+            write_rows(plan.folder / "runs.csv", rows)
+            log.info("each run: %s", relative(plan.folder / "runs.csv"))
         except OSError as error:  # the disk is full, say
             typer.echo(f"error: runs.csv cannot be written: {one_line(error)}", err=True)
             kept = False
-    left = sweep.unfinished()
+    left = plan.unfinished()
     if left:
         told = ", ".join(f"{count} {state}" for state, count in left.items())
         log.info(
             "not finished: %d of %d runs (%s); the same command with sweep=%s goes on with them",
-            *(left.total(), len(sweep.runs), told, sweep.folder.name),
+            *(left.total(), len(plan.runs), told, plan.folder.name),
         )
     return kept
 
@@ -113,7 +114,7 @@ def _task(cfg: Any) -> Any:
 
     from metrad import launch
     from metrad.runs import Run
-    from metrad.sweep import Ended
+    from metrad.sweeps.plan import Ended
 
     if launch.follows():
         _follow(cfg)

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from tqdm import tqdm
 
 from metrad.config import register
-from metrad.sweep import Ended, Job, quiet
+from metrad.sweeps.plan import Ended, Job, quiet
 
 GPU_DEVICES = ("nvidia*", "kfd", "dxg", "nvmap")  # of NVIDIA, AMD, Windows' Linux, Jetson
 

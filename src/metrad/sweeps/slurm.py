@@ -21,8 +21,8 @@ from metrad.catalogue import suggestion
 from metrad.config import missing_package, register
 from metrad.errors import InputError
 from metrad.launch import cores
-from metrad.parallel import Maker
-from metrad.sweep import Ended, Job, quiet
+from metrad.sweeps.plan import Ended, Job, quiet
+from metrad.sweeps.workers import Maker
 
 LAUNCHER = "hydra/launcher=slurm"
 # A job in one of these states will not run again by itself.

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metrad.runs import Run
-from metrad.sweep import Ended
+from metrad.sweeps.plan import Ended
 
 SHOWN = 8
 
