@@ -22,7 +22,7 @@ from metrad.errors import InputError
 from metrad.files import read_json
 from metrad.reports.comparison.input import FROZEN, read_sweep
 from metrad.reports.comparison.plots import boxes
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 ORIGIN = Path(__file__).parents[1] / "docs" / "results" / "origin" / "origin.csv"
 HEADS = ["l2_softmax", "arcface", "adacos", "softmax", FROZEN]

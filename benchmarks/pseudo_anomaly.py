@@ -25,7 +25,7 @@ from metrad import plots
 from metrad.app.select import OWN
 from metrad.errors import InputError
 from metrad.reports.comparison.input import read_sweep
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 
 def of_run(run: Run) -> pd.DataFrame:

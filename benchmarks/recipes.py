@@ -22,7 +22,7 @@ from metrad.errors import InputError
 from metrad.files import read_json
 from metrad.reports.comparison.compare import collect
 from metrad.reports.comparison.paired import paired_bootstrap, wilcoxon_p
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from metrad.statistics import structural_components
 
 PAIR = ["dataset.normal", "dataset.anomalous"]

@@ -7,7 +7,7 @@ from PIL import Image
 from metrad.files import write_json, write_rows
 from metrad.metrics import summary
 from metrad.reports.comparison.compare import compare
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 EVIL = "<script>alert(1)</script>"
 STATISTICS = {"angle_median": 60, "largest_wrong_cosine": 0.2, "scale": 8.0, "accuracy": 0.5, "loss": 2.0}

@@ -68,7 +68,7 @@ class SweepLauncher(Launcher):
         """Return one run of the sweep, with its directory settled."""
         from hydra.core.hydra_config import HydraConfig
 
-        from metrad.runs import Run
+        from metrad.runs.directory import Run
         from metrad.sweeps.plan import Job
 
         config = self.context.config_loader.load_sweep_config(self.config, overrides)

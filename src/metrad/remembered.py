@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from metrad.environment import processor
 from metrad.errors import InputError
 from metrad.files import read_json, write_json
+from metrad.runs.environment import processor
 
 log = logging.getLogger(__name__)
 

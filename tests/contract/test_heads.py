@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from metrad.runs.directory.config import catalogue, checks
 from omegaconf import OmegaConf
 from torch import nn
 
-from metrad import catalogue, config
 from metrad.errors import InputError
 from metrad.heads import CosineHead, Head
 
@@ -51,7 +51,7 @@ def make(name: str, num_classes: int = CLASSES, **settings: object) -> Head:
     node = {**settings_of(name), **settings}
     allowed = [str(node["_target_"]).split(".")[0]] if name in OWN else []
     cfg = OmegaConf.create({"head": node, "allow_targets": allowed})
-    return config.build(cfg, "head", in_features=WIDTH, num_classes=num_classes)
+    return checks.build(cfg, "head", in_features=WIDTH, num_classes=num_classes)
 
 
 def batch(length: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:

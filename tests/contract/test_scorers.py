@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from metrad.runs.directory.config import catalogue, checks
 from omegaconf import OmegaConf
 from torch import nn
 
-from metrad import catalogue, config
 from metrad.errors import InputError
 from metrad.scorers import KNN, NoNeighboursError, NotAttachedError, NotFittedError, Scorer
 
@@ -47,7 +47,7 @@ class Head(nn.Module):
 def detached(name: str) -> Scorer:
     scorer = OmegaConf.load(catalogue.folder() / "scorer" / f"{name}.yaml")
     cfg = OmegaConf.create({"scorer": scorer, "allow_targets": []})
-    return config.build(cfg, "scorer")
+    return checks.build(cfg, "scorer")
 
 
 def headless(name: str) -> Scorer:

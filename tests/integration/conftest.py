@@ -19,7 +19,7 @@ from hydra.core.singleton import Singleton
 from PIL import Image
 
 from metrad.app import cli
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 SMALL = [
     "backbone=convnet",

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from metrad.app import cli
 from metrad.files import read_json
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 
 def folder(name, *more):

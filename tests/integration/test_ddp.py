@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from metrad.files import read_json
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from tests.integration.conftest import DIGITS
 from tests.integration.test_run import rows
 

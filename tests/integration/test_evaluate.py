@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from metrad.app import evaluate
 from metrad.app.evaluate import evaluate_run
-from metrad.catalogue import choices
 from metrad.files import read_json
-from metrad.runs import Run
+from metrad.runs.config.catalogue import choices
+from metrad.runs.directory import Run
 from tests.integration.test_run import rows
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file
 
 from metrad.files import read_json
-from metrad.names import identity
+from metrad.runs.naming import identity
 from metrad.whitening import within_class_whitening
 from tests.integration.test_run import rows
 

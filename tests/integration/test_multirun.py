@@ -5,7 +5,7 @@ import re
 import pytest
 
 from metrad.files import read_json
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from tests.integration.test_run import rows
 
 

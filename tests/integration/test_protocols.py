@@ -7,7 +7,7 @@ from metrad.files import read_json
 from metrad.reports.comparison import files
 from metrad.reports.comparison.compare import compare
 from metrad.reports.comparison.plots import figures
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from tests.integration.test_run import rows
 
 DIGITS = ["dataset=digits", "backbone=convnet", "backbone.channels=[4]", "image_size=8", "trainer.precision=32-true"]

@@ -22,8 +22,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from metrad.app.build import build_embedder
-from metrad.artifacts import load_weights
 from metrad.files import read_json
+from metrad.runs.artifacts import load_weights
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ from PIL import Image
 from metrad.app import cli, select
 from metrad.datasets import Digits
 from metrad.files import read_json
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from tests.integration.conftest import DIGITS, isolated
 from tests.integration.test_run import rows
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from metrad.sweeps import slurm
 from metrad.sweeps.plan import Ended, Job
 

@@ -12,8 +12,8 @@ from metrad import study
 from metrad.embedded import Embedded
 from metrad.errors import InputError
 from metrad.files import read_json
-from metrad.names import identity
-from metrad.runs import Run
+from metrad.runs.directory import Run
+from metrad.runs.naming import identity
 from metrad.spectrum import spread_rank
 from tests.integration.test_run import rows
 

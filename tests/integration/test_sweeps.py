@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from metrad.files import read_json
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from tests.integration.conftest import DIGITS
 from tests.integration.test_run import rows
 

@@ -46,7 +46,9 @@ def python(installed, tmp_path):
 
 
 def test_the_wheel_is_what_is_imported(python, installed):
-    answer = python("import metrad, metrad.config; print(metrad.__file__); print(metrad.catalogue.folder())")
+    answer = python(
+        "import metrad, metrad.runs.config.checks; print(metrad.__file__); print(metrad.runs.config.catalogue.folder())"
+    )
     assert answer.stdout.splitlines() == [str(installed / "metrad/__init__.py"), str(installed / "metrad/conf")]
 
 
@@ -73,7 +75,7 @@ def test_its_modules_are_the_checkouts(installed):
 
 
 def test_it_names_no_commit_of_the_repository_it_is_installed_in(python):
-    answer = python("from metrad.environment import _git_commit; print(_git_commit())")
+    answer = python("from metrad.runs.environment import _git_commit; print(_git_commit())")
     assert (answer.stdout, answer.stderr) == ("None\n", "")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from tests.integration.conftest import DIGITS
 from tests.integration.test_sweeps import runs_of, wait_for
 

@@ -19,7 +19,7 @@ from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.comparison.from_csv import TAKEN
 from metrad.reports.comparison.notes import HELD
 from metrad.reports.comparison.plots import figures
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 HEADS = {"adacos": {"_target_": "metrad.heads.AdaCos"}, "arcface": {"_target_": "metrad.heads.ArcFace", "margin": 0.05}}
 HEADER = "head,dataset,seed,auroc\n"

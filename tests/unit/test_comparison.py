@@ -4,7 +4,7 @@ import pytest
 
 from metrad.files import write_json
 from metrad.reports.comparison.compare import as_text, collect, summarise
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 FIGURES = {"average_precision": 0.5, "fpr_at_95_tpr": 0.5, "partial_auroc": 0.5}
 

@@ -11,24 +11,24 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hypothesis import example, given
 from hypothesis import strategies as st
+from metrad.runs.directory.config import catalogue, checks
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from metrad import catalogue, config
 from metrad.app.build import build_embedder, build_learner
 from metrad.backbones import Backbone, InputSpec
 from metrad.embedder import Embedder
 from metrad.errors import InputError
-from metrad.explaining import explain
-from metrad.names import differences, identity
+from metrad.runs.config.explain import explain
+from metrad.runs.naming import differences, identity
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture(autouse=True)
 def _no_hydra_left():
-    config.register()
+    checks.register()
     yield
     GlobalHydra.instance().clear()
 
@@ -40,7 +40,7 @@ def composed(*overrides):
 
 @pytest.fixture(scope="module")
 def cfg():
-    config.register()
+    checks.register()
     return composed("experiment=demo")
 
 
@@ -66,7 +66,7 @@ CHOICES = [
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_passes_the_check(choice):
-    config.check(composed(choice))
+    checks.check(composed(choice))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_every_choice_passes_the_check(choice):
 )
 def test_a_mandatory_value_is_asked_for_by_name(choice, key):
     with pytest.raises(InputError, match=re.escape(key)):
-        config.check(composed(choice))
+        checks.check(composed(choice))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("head._target_", "torchvisionx.Head", "not allowed"),
         ("head._target_", "metrad.heads.Nope", "metrad.heads.Nope does not exist"),
         ("head._target_", "metrad.nope.Head", "metrad.nope.Head"),
-        ("head._target_", "metrad.runs.shutil.rmtree", "is not allowed"),
+        ("head._target_", "metrad.runs.directory.shutil.rmtree", "is not allowed"),
         ("head", {"_target_": "torch.nn.functional.torch.load", "f": "x", "weights_only": False}, "head._target_"),
         ("head", {"_target_": "torch.nn.functional.torch.hub.load", "repo_or_dir": "x", "model": "m"}, "head._target_"),
         ("head", {}, "head._target_ must name the class to build"),
@@ -130,40 +130,40 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
 )
 def test_a_wrong_setting_is_named(key, value, says, cfg):
     with pytest.raises(InputError) as error:
-        config.check(changed(cfg, key, value))
+        checks.check(changed(cfg, key, value))
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("part", config.PARTS)
+@pytest.mark.parametrize("part", checks.PARTS)
 def test_an_unknown_key_of_any_part_is_refused(part, cfg):
     if part == "scheduler":
         cfg = changed(cfg, part, {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1})
     if part == "augmentation":
         cfg = changed(cfg, part, {"_target_": "metrad.augmentation.Augmentation"})
     with pytest.raises(InputError, match=f"unknown configuration key {part}.no_such_setting"):
-        config.check(changed(cfg, f"{part}.no_such_setting", 1))
+        checks.check(changed(cfg, f"{part}.no_such_setting", 1))
 
 
 def test_nothing_stands_at_the_top_that_the_schema_lacks(cfg):
     with pytest.raises(InputError, match="sed"):
-        config.check(changed(cfg, "sed", 1))
+        checks.check(changed(cfg, "sed", 1))
 
 
-@pytest.mark.parametrize("part", config.MAY_BE_EMPTY)
+@pytest.mark.parametrize("part", checks.MAY_BE_EMPTY)
 def test_some_parts_may_be_empty_but_not_without_a_target(part, cfg):
     empty = changed(cfg, part, {})
-    config.check(empty)
+    checks.check(empty)
     assert not empty[part]
     with pytest.raises(InputError, match=f"{part}._target_ must name the class to build"):
-        config.check(changed(cfg, part, {"something": 1}))
+        checks.check(changed(cfg, part, {"something": 1}))
 
 
 def test_a_configuration_of_before_augmentations_passes(cfg):
     older = cfg.copy()
     OmegaConf.set_struct(older, False)
     del older["augmentation"]
-    config.check(older)
+    checks.check(older)
     assert (identity(older), differences(older, cfg)) == (identity(cfg), [])
     flipped = changed(cfg, "augmentation", {"_target_": "metrad.augmentation.Augmentation", "flip": 0.5})
     assert identity(flipped) != identity(cfg)
@@ -173,12 +173,12 @@ def test_a_configuration_of_before_augmentations_passes(cfg):
 def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
     own = changed(cfg, "scorer", {"_target_": "fractions.Fraction", "numerator": 3})
     with pytest.raises(InputError, match=r"fractions\.Fraction is not allowed"):
-        config.check(own)
+        checks.check(own)
     allowed = changed(own, "allow_targets", ["fractions"])
-    config.check(allowed)
-    assert config.build(allowed, "scorer") == 3
+    checks.check(allowed)
+    assert checks.build(allowed, "scorer") == 3
     with pytest.raises(InputError, match="not allowed"):
-        config.check(changed(own, "allow_targets", ["fraction", ""]))
+        checks.check(changed(own, "allow_targets", ["fraction", ""]))
 
 
 def test_build_checks_targets_inside_parts_too(cfg):
@@ -186,13 +186,13 @@ def test_build_checks_targets_inside_parts_too(cfg):
     part = {"_target_": "metrad.backbones.torchvision_model", "name": "resnet18", "args": inner}
     nested = changed(cfg, "backbone", part)
     with pytest.raises(InputError, match=r"backbone\.args\.depth\[0\]\._target_=os\.getcwd is not allowed"):
-        config.check(nested)
+        checks.check(nested)
     with pytest.raises(InputError, match=r"backbone\.args\.depth\[0\]\._target_=os\.getcwd is not allowed"):
-        config.build(nested, "backbone")
+        checks.build(nested, "backbone")
 
 
 def test_build_passes_what_is_known_at_run_time(cfg):
-    head = config.build(cfg, "head", in_features=4, num_classes=5)
+    head = checks.build(cfg, "head", in_features=4, num_classes=5)
     assert (head.in_features, head.num_classes) == (4, 5)
 
 
@@ -240,7 +240,7 @@ OVERRIDES = st.dictionaries(st.sampled_from(KEYS), VALUES)
 @example(dict.fromkeys(KEYS, "不" * 30), 0)
 @example({"scorer.k": ".."}, 0)
 def test_run_names_are_safe_folder_names(overrides, seed):
-    name = config.run_name(hydra_config(overrides), seed)
+    name = checks.run_name(hydra_config(overrides), seed)
     assert not set(name) & set('/\\:*?"<>|\0\n\r\t')
     assert name.isprintable()
     assert not name.startswith((".", "-"))
@@ -251,12 +251,12 @@ def test_run_names_are_safe_folder_names(overrides, seed):
 def test_run_names_of_a_sweep_differ_where_their_overrides_do(pairs, seed):
     first = {key: one for key, (one, _) in pairs.items()}
     second = {key: other for key, (_, other) in pairs.items()}
-    names = {config.run_name(hydra_config(overrides), seed) for overrides in (first, second)}
+    names = {checks.run_name(hydra_config(overrides), seed) for overrides in (first, second)}
     assert len(names) == (1 if first == second else 2)
 
 
 def test_a_choice_in_a_folder_of_a_group_makes_one_folder():
-    assert "/" not in config.run_name(hydra_config({}, "ours/special"), 0)
+    assert "/" not in checks.run_name(hydra_config({}, "ours/special"), 0)
 
 
 def test_run_names_tell_the_choices():
@@ -267,15 +267,15 @@ def test_run_names_tell_the_choices():
         "paths.data": "/x",
         "backbone.weights": "a/b.pth",
     }
-    name = config.run_name(hydra_config(overrides, "arcface", "fmnist"), 3)
+    name = checks.run_name(hydra_config(overrides, "arcface", "fmnist"), 3)
     assert name.startswith("arcface-fmnist-3-margin=0.3-weights=b~")
     assert "x" not in name
 
 
 def test_suggestions_name_the_closest_first():
-    assert config.suggestion("margn", ["scale", "margin"]) == "did you mean margin? allowed: margin, scale"
-    assert config.suggestion("zzz", []) == "allowed: no settings here"
-    assert "_target_" not in config.suggestion("target", ["_target_", "k"])
+    assert checks.suggestion("margn", ["scale", "margin"]) == "did you mean margin? allowed: margin, scale"
+    assert checks.suggestion("zzz", []) == "allowed: no settings here"
+    assert "_target_" not in checks.suggestion("target", ["_target_", "k"])
 
 
 def test_a_decay_over_a_backbone_of_one_block_names_its_own_key(cfg):

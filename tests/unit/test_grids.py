@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from metrad.catalogue import folder
+from metrad.runs.config.catalogue import folder
 
 
 @pytest.fixture

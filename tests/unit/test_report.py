@@ -28,7 +28,7 @@ from metrad.reports.page.html import Group, Section, write_page
 from metrad.reports.page.plots import svg
 from metrad.reports.page.tables import settings_tables, table
 from metrad.reports.report import write_report, write_run_report
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from tests.reports import EVIL, finished_run, sweep
 
 

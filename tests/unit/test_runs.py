@@ -10,7 +10,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from metrad.errors import InputError, TrainingError
 from metrad.files import read_json, replacing, write_json, write_rows
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 
 @pytest.fixture

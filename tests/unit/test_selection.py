@@ -9,9 +9,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metrad.runs.directory.config import checks
 from omegaconf import OmegaConf
 
-from metrad import config
 from metrad.app import select
 from metrad.app.select import AS_CONFIGURED, best, describe
 from metrad.errors import InputError
@@ -25,7 +25,7 @@ shares = st.floats(0, 1, exclude_min=True, exclude_max=True)
 
 @pytest.fixture(scope="module")
 def cfg():
-    config.register()
+    checks.register()
     yield composed("experiment=demo", "selection=pseudo_anomaly")
     GlobalHydra.instance().clear()
 
@@ -212,7 +212,7 @@ def test_a_study_asks_no_head_that_is_not_trained(cfg):
 
 
 def test_settings_go_into_a_copy(cfg):
-    changed = config.with_settings(cfg, {"optimizer.lr": 0.5, "batch_size": 8})
+    changed = checks.with_settings(cfg, {"optimizer.lr": 0.5, "batch_size": 8})
     assert (changed.optimizer.lr, changed.batch_size, changed.selection) == (0.5, 8, None)
     assert (cfg.optimizer.lr, cfg.batch_size) == (0.001, 64)
     assert cfg.selection is not None
@@ -235,7 +235,7 @@ def test_settings_go_into_a_copy(cfg):
 )
 def test_what_cannot_be_chosen_is_told_by_its_key(cfg, key, value, words):
     with pytest.raises(InputError, match=r"^selection\.candidates: .*") as told:
-        config.with_settings(cfg, {key: value})
+        checks.with_settings(cfg, {key: value})
     assert words in str(told.value)
     assert "\n" not in str(told.value)
 
@@ -245,4 +245,4 @@ def test_classes_are_a_count_or_names(cfg, classes):
     changed = cfg.copy()
     OmegaConf.update(changed, "selection.classes", classes, merge=False)
     with pytest.raises(InputError, match=r"^selection.classes must be null, a count"):
-        config.check(changed)
+        checks.check(changed)

@@ -14,15 +14,15 @@ from rich.console import Console
 
 from metrad.errors import HeldError, InputError
 from metrad.files import write_json
-from metrad.names import differences, identity, sweep_name
-from metrad.runs import Run
+from metrad.runs.directory import Run
+from metrad.runs.naming import differences, identity, sweep_name
 from metrad.sweeps import plan, view, workers
 from metrad.sweeps.plan import Ended, Job
 from metrad.sweeps.view import View
 
 HOLD = """
 import sys, time
-from metrad.runs import Run
+from metrad.runs.directory import Run
 with Run(sys.argv[1]).held():
     print(1, flush=True)
     time.sleep(60)

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from metrad import config, distributed, ranks
+from metrad import distributed, ranks
 from metrad.backbones import Backbone
 from metrad.checkpoints import WholeCheckpoints
 from metrad.datamodule import MetradDataModule
@@ -27,7 +27,8 @@ from metrad.imageset import GIB, Storage
 from metrad.module import MetricLearner
 from metrad.remembered import remembered
 from metrad.roles import Roles
-from metrad.runs import Run
+from metrad.runs.directory import Run
+from metrad.runs.directory.config import checks
 from metrad.scorers import Scorer
 from metrad.signals import KeepSigterm
 from metrad.speed import (
@@ -65,7 +66,7 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
         shared=ranks.several(),
     )
     data = MetradDataModule(
-        config.build_partial(cfg, "dataset.source"),
+        checks.build_partial(cfg, "dataset.source"),
         roles,
         storage,
         seed=cfg.seed,
@@ -79,7 +80,7 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
 
 def build_embedder(cfg: DictConfig) -> Embedder:
     """Return the embedder of a configuration, with the weights it names."""
-    backbone = config.build(cfg, "backbone")
+    backbone = checks.build(cfg, "backbone")
     if not isinstance(backbone, Backbone):
         raise InputError(f"backbone._target_ must make a metrad.backbones.Backbone, got {type(backbone).__name__}")
     later = {name: cfg.get(name, False) for name in ("whiten", "test_time_flip")}  # older runs do not say
@@ -96,7 +97,7 @@ def build_embedder(cfg: DictConfig) -> Embedder:
 
 def build_scorer(cfg: DictConfig) -> Scorer:
     """Return the scorer of a configuration, not fitted yet."""
-    scorer = config.build(cfg, "scorer")
+    scorer = checks.build(cfg, "scorer")
     if not isinstance(scorer, Scorer):
         raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
@@ -117,7 +118,7 @@ def build_settings(cfg: DictConfig) -> Settings:
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, not trained."""
-    head = config.build(cfg, "head", in_features=in_features, num_classes=num_classes)
+    head = checks.build(cfg, "head", in_features=in_features, num_classes=num_classes)
     if not isinstance(head, Head):
         raise InputError(f"head._target_ must make a metrad.heads.Head, got {type(head).__name__}")
     return head
@@ -133,7 +134,7 @@ def build_augmentation(cfg: DictConfig) -> nn.Module | None:
     """Return what changes the images of a training step; None if nothing does."""
     if not cfg.augmentation:
         return None
-    augmentation = config.build(cfg, "augmentation")
+    augmentation = checks.build(cfg, "augmentation")
     if not isinstance(augmentation, nn.Module):
         raise InputError(f"augmentation._target_ must make a torch.nn.Module, got {type(augmentation).__name__}")
     return augmentation
@@ -144,9 +145,9 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     learner = MetricLearner(
         embedder,
         build_head(cfg, embedder.out_features, num_classes),
-        config.build_partial(cfg, "optimizer"),
+        checks.build_partial(cfg, "optimizer"),
         augmentation=build_augmentation(cfg),
-        scheduler=config.build_partial(cfg, "scheduler") if cfg.scheduler else None,
+        scheduler=checks.build_partial(cfg, "scheduler") if cfg.scheduler else None,
         finetuning=Finetuning(**cfg.get("finetuning", {})),  # older runs lack it
         seed=cfg.seed,
     )
@@ -167,10 +168,10 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # importing it set INFO: devices, tips, adverts
     progress = cfg.trainer.enable_progress_bar
     compiling = [CompileEmbedder()] if pace.compiled else []
-    trainer: pl.Trainer = config.build(
+    trainer: pl.Trainer = checks.build(
         cfg,
         "trainer",
-        logger=config.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger and keeping else False,
+        logger=checks.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger and keeping else False,
         callbacks=[*([checkpoint] if keeping else []), KeepSigterm(), *callbacks, LeanMemory(), *compiling],
         default_root_dir=run.path,
         precision=pace.precision,

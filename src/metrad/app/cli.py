@@ -197,7 +197,7 @@ def train(argv: list[str]) -> None:
 
 def manual() -> str:
     """Return what can be chosen, with an example of each use."""
-    from metrad.catalogue import choices
+    from metrad.runs.config.catalogue import choices
 
     lines = ["Usage: python train.py [GROUP=CHOICE ...] [KEY=VALUE ...]     (metrad train is the same)", ""]
     for group, members in choices().items():

@@ -18,9 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from metrad import config
 from metrad.app.build import build_data, build_embedder, build_head, build_scorer, build_settings
-from metrad.artifacts import (
+from metrad.datamodule import MetradDataModule
+from metrad.embedded import Embedded, embed, roles_for
+from metrad.embedder import Embedder
+from metrad.errors import InputError
+from metrad.evaluation import attach_head, evaluate
+from metrad.files import read_json, replacing
+from metrad.runs.artifacts import (
     fitted_with,
     input_size,
     load_embeddings,
@@ -29,16 +34,11 @@ from metrad.artifacts import (
     load_weights,
     save_embeddings,
 )
-from metrad.catalogue import choices, folder, suggestion
-from metrad.datamodule import MetradDataModule
-from metrad.embedded import Embedded, embed, roles_for
-from metrad.embedder import Embedder
-from metrad.errors import InputError
-from metrad.evaluation import attach_head, evaluate
-from metrad.files import read_json, replacing
-from metrad.names import folder_name
-from metrad.reporting import save_evaluation, save_evidence, split_figures
-from metrad.runs import Run
+from metrad.runs.config.catalogue import choices, folder, suggestion
+from metrad.runs.directory import Run
+from metrad.runs.directory.config import checks
+from metrad.runs.naming import folder_name
+from metrad.runs.outputs import save_evaluation, save_evidence, split_figures
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def evaluate_run(
     """
     run = Run.finished(path)
     saved = run.load_config()
-    lacking = [part for part in (*config.PARTS, "dataset", "evaluation") if not OmegaConf.is_dict(saved.get(part))]
+    lacking = [part for part in (*checks.PARTS, "dataset", "evaluation") if not OmegaConf.is_dict(saved.get(part))]
     if lacking:
         raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")
     # The run's own weights are loaded below; what may be imported is not for a directory from elsewhere to say.
@@ -126,7 +126,7 @@ def evaluate_run(
     if saved.image_size is None:  # that of the run's weights, which are not read anew
         saved.image_size = input_size(run)
     cfg = override(saved, overrides)
-    config.check(cfg)
+    checks.check(cfg)
     target = _free_folder(run, overrides, name)
     scorer, settings, split = build_scorer(cfg), build_settings(cfg), load_split(run)
     scorer.check_size(len(split["images"]["normal"]))

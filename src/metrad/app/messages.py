@@ -62,7 +62,7 @@ def one_line(error: BaseException) -> str:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from metrad.explaining import explain, explain_null
+    from metrad.runs.config.explain import explain, explain_null
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error)

@@ -17,7 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from metrad import config, ranks
+from metrad import ranks
 from metrad.app.build import (
     build_data,
     build_embedder,
@@ -32,7 +32,8 @@ from metrad.epochs import EpochLog
 from metrad.errors import InputError, TrainingError
 from metrad.files import read_json, write_json
 from metrad.roles import class_numbers
-from metrad.runs import Run
+from metrad.runs.directory import Run
+from metrad.runs.directory.config import checks
 from metrad.splits import to_test_on
 from metrad.study import Study
 
@@ -145,7 +146,7 @@ def select(cfg: DictConfig, run: Run, data: MetradDataModule) -> Selected:
         found = _kept(run.selection / f"{i}-{number}.json", partial(_fold, cfg, run, candidates[i], name))
         seconds += found["seconds"]
         rows += [{"candidate": i, "settings": told, "held_out": name, **row} for row in found["rows"]]
-    choice = best(rows, last_only=[bool(config.with_settings(cfg, one).scheduler) for one in candidates])
+    choice = best(rows, last_only=[bool(checks.with_settings(cfg, one).scheduler) for one in candidates])
     figures = _figures(choice, candidates, [data.data.classes[number] for number in held_out])
     if first:
         run.note(training=len(jobs))
@@ -221,7 +222,7 @@ def _check_scorers(cfg: DictConfig, data: MetradDataModule, held_out: list[int])
     left = normal - to_test_on(normal, cfg.selection.normal_share)
     by_class = np.bincount(data.data.pool.labels[data.split.indices["reference"]])
     reference = int(by_class.sum() - by_class[held_out].max())
-    candidates = [config.with_settings(cfg, settings) for settings in cfg.selection.candidates]
+    candidates = [checks.with_settings(cfg, settings) for settings in cfg.selection.candidates]
     for name, make in (pair for candidate in candidates for pair in makers(cfg, candidate).items()):
         key = OWN if name == OWN else f"selection.scorers.{name}"
         try:
@@ -266,7 +267,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _fold(cfg: DictConfig, run: Run, settings: Mapping[str, Any], held_out: str) -> dict[str, Any]:
     """Train with ``settings`` and without a class, and return its AUROC after each epoch by each scorer."""
-    start, changed = time.perf_counter(), config.with_settings(cfg, settings)
+    start, changed = time.perf_counter(), checks.with_settings(cfg, settings)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     embedder = build_embedder(changed)
     data = build_data(changed, embedder.size, (held_out, cfg.selection.normal_share))
@@ -315,7 +316,7 @@ def _chosen(cfg: DictConfig, choice: Choice) -> DictConfig:
     """Return ``cfg`` with what was chosen, and its selection for the record."""
     if not cfg.selection.apply:
         return cfg
-    changed = config.with_settings(cfg, cfg.selection.candidates[choice.candidate])
+    changed = checks.with_settings(cfg, cfg.selection.candidates[choice.candidate])
     changed.trainer.max_epochs = choice.epochs
     changed.scorer = scorers_of(cfg)[choice.scorer]
     changed.selection = cfg.selection

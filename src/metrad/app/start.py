@@ -36,12 +36,13 @@ def start(argv: list[str]) -> None:
 def _run_hydra(argv: list[str]) -> None:
     import hydra
 
-    from metrad import config, launch
-    from metrad.catalogue import folder
-    from metrad.names import sweep_name
+    from metrad import launch
+    from metrad.runs.config.catalogue import folder
+    from metrad.runs.directory.config import checks
+    from metrad.runs.naming import sweep_name
     from metrad.sweeps import plan
 
-    config.register()
+    checks.register()
     # sweep is a group of settings too, of which the name is the one that everybody needs
     sys.argv = [sys.argv[0], *(_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in argv)]
     if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
@@ -113,7 +114,7 @@ def _task(cfg: Any) -> Any:
     from omegaconf import OmegaConf
 
     from metrad import launch
-    from metrad.runs import Run
+    from metrad.runs.directory import Run
     from metrad.sweeps.plan import Ended
 
     if launch.follows():

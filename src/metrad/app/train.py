@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from metrad import config, distributed, launch, ranks
+from metrad import distributed, launch, ranks
 from metrad.app.build import (
     build_data,
     build_embedder,
@@ -29,20 +29,21 @@ from metrad.app.build import (
     log_thresholds,
 )
 from metrad.app.select import Selected, scorers_studied, select
-from metrad.artifacts import save_embeddings, save_model
 from metrad.checkpoints import read_checkpoint
 from metrad.datamodule import MetradDataModule
 from metrad.embedded import Embedded, fit_and_embed, roles_for
-from metrad.environment import environment
 from metrad.epochs import EpochLog
 from metrad.errors import InputError
 from metrad.evaluation import attach_head, evaluate
 from metrad.files import read_json, write_json
 from metrad.module import MetricLearner
-from metrad.names import differences, identity
-from metrad.reporting import save_evaluation, save_evidence, save_history, save_selection, split_figures
 from metrad.resuming import epochs_behind
-from metrad.runs import Run
+from metrad.runs.artifacts import save_embeddings, save_model
+from metrad.runs.directory import Run
+from metrad.runs.directory.config import checks
+from metrad.runs.environment import environment
+from metrad.runs.naming import differences, identity
+from metrad.runs.outputs import save_evaluation, save_evidence, save_history, save_selection, split_figures
 from metrad.speed import Pace
 from metrad.study import Study
 
@@ -77,7 +78,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
         TrainingError: training diverged.
     """
     if not sweeping:
-        config.check(cfg)
+        checks.check(cfg)
     with run.held():
         checkpoint = cfg.ckpt_path
         if sweeping:
@@ -91,7 +92,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
             run.claim(**_identity(cfg))
         with run.recorded(keep_refused=sweeping), expected_warnings():
             run.save_config(cfg, hydra, list(hydra.hydra.overrides.task))
-            config.check(cfg)
+            checks.check(cfg)
             return _train(cfg, run, checkpoint)
 
 
@@ -152,7 +153,7 @@ def _train_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, t
 
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
-    config.register()
+    checks.register()
     run = Run(path)
     with expected_warnings():
         trained = _fit(cfg, run, checkpoint, int(os.environ["WORLD_SIZE"]))
@@ -164,7 +165,7 @@ def follow(cfg: DictConfig) -> None:
     """Be one of the ranks that torchrun or srun started, but not the first, which calls ``train``."""
     launch.mute()
     with expected_warnings():
-        config.check(cfg)
+        checks.check(cfg)
         _fit(cfg, Run("."), cfg.ckpt_path, distributed.plan(cfg).count)
 
 

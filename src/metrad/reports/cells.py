@@ -15,7 +15,7 @@ from PIL import Image
 from metrad.errors import InputError
 from metrad.files import read_json
 from metrad.metrics import roc_curve
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 RATES = np.linspace(0, 1, 201)
 EVIDENCE_BYTES = 2_500_000  # of all panels in one report

@@ -16,7 +16,7 @@ from metrad.reports.page import plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
 from metrad.reports.page.sections import by_condition, named, of_runs, of_settings, styles_of, unfinished
 from metrad.reports.page.tables import COLUMNS, Table, rate, table
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 MOST_NOTES = 20  # before the reader asks for more
 MOST_BOXES = 12  # that a phone shows without scrolling

@@ -11,8 +11,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf.errors import OmegaConfBaseException
 
-from metrad.names import identity
-from metrad.runs import Run
+from metrad.runs.directory import Run
+from metrad.runs.naming import identity
 
 log = logging.getLogger("metrad")
 

@@ -17,10 +17,10 @@ import typer
 from hydra.core.singleton import Singleton
 from hydra.core.utils import setup_globals
 
-from metrad.catalogue import suggestion
-from metrad.config import missing_package, register
 from metrad.errors import InputError
 from metrad.launch import cores
+from metrad.runs.config.catalogue import suggestion
+from metrad.runs.config.checks import missing_package, register
 from metrad.sweeps.plan import Ended, Job, quiet
 from metrad.sweeps.workers import Maker
 

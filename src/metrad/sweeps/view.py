@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from metrad.sweeps.plan import Ended
 
 SHOWN = 8

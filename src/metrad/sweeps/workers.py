@@ -19,7 +19,7 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from tqdm import tqdm
 
-from metrad.config import register
+from metrad.runs.config.checks import register
 from metrad.sweeps.plan import Ended, Job, quiet
 
 GPU_DEVICES = ("nvidia*", "kfd", "dxg", "nvmap")  # of NVIDIA, AMD, Windows' Linux, Jetson

@@ -13,7 +13,7 @@ from metrad.reports.comparison.from_csv import read_csv
 from metrad.reports.comparison.input import FIGURES, Table, read_sweep
 from metrad.reports.comparison.notes import notes
 from metrad.reports.comparison.tables import Comparison, tabulate
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 __all__ = ["Comparison", "as_text", "collect", "compare", "compare_csv", "evaluation_row", "summarise"]
 Row = dict[str, Any]

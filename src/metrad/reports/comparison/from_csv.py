@@ -7,7 +7,7 @@ import pandas as pd
 
 from metrad.errors import InputError
 from metrad.reports.comparison.input import FIGURES, OWN, Table, require_metric
-from metrad.runs import STATES
+from metrad.runs.directory import STATES
 
 BY_POSITION = (
     "The file does not say whether runs of one seed used the same images, so they are paired by their number alone; "

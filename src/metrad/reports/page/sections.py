@@ -16,7 +16,7 @@ from metrad.reports.comparison.plots import Styles
 from metrad.reports.page import plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened
 from metrad.reports.page.tables import Table, settings_tables, table
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 HARDEST = 6
 STUDY = (

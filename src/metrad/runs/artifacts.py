@@ -17,7 +17,7 @@ from metrad.embedded import ROLES, Embedded
 from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.files import replacing, write_rows
-from metrad.runs import Run
+from metrad.runs.directory import Run
 from metrad.scorers import Scorer
 
 

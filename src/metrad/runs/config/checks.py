@@ -14,11 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from metrad.catalogue import suggestion
 from metrad.errors import InputError
-from metrad.explaining import explain, unknown_key
-from metrad.names import WITHOUT_IDENTITY, run_name, sweep_name
-from metrad.schema import Config
+from metrad.runs.config.catalogue import suggestion
+from metrad.runs.config.explain import explain, unknown_key
+from metrad.runs.config.schema import Config
+from metrad.runs.naming import WITHOUT_IDENTITY, run_name, sweep_name
 
 ALLOWED_TARGETS = (
     *("metrad.heads.", "metrad.backbones.", "metrad.datasets.", "metrad.scorers.", "metrad.augmentation."),

@@ -12,7 +12,7 @@ from metrad.datamodule import MetradDataModule
 from metrad.embedded import Embedded
 from metrad.evaluation import Evaluation
 from metrad.files import replacing, write_json, write_rows
-from metrad.runs import Run
+from metrad.runs.directory import Run
 
 EVIDENCE = 8
 

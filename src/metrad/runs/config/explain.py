@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from metrad.catalogue import choices, folder, suggestion
-from metrad.schema import Config
+from metrad.runs.config.catalogue import choices, folder, suggestion
+from metrad.runs.config.schema import Config
 
 
 def explain(error: BaseException) -> str:
