@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from metrad.app.build import build_data, build_embedder, build_scorer
-from metrad.datamodule import MetradDataModule
 from metrad.embedded import embed
 from metrad.embedder import Embedder
 from metrad.embedding import Forward, half_type
 from metrad.evaluation import Settings, evaluate
 from metrad.runs.artifacts import load_split, load_weights
 from metrad.runs.directory import Run
+from metrad.training.datamodule import MetradDataModule
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
 PRECISIONS = ("32-true", "bf16-mixed")

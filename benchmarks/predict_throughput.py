@@ -40,11 +40,11 @@ from torchvision import transforms
 
 from metrad import imageset
 from metrad.backbones import InputSpec, mobilenet_v2
-from metrad.datamodule import MetradDataModule, Roles
 from metrad.datasets import ImageFolder
 from metrad.embedded import embed
 from metrad.embedder import Embedder
 from metrad.imageset import GIB, Storage
+from metrad.training.datamodule import MetradDataModule, Roles
 
 BATCH = 128
 HAND, COLD, WARM = "hand-written", "metrad, cold", "metrad, warm"

@@ -39,7 +39,7 @@ def note(self, *about):
 
 class Watch:
     def find_spec(self, name, path=None, target=None):
-        if name != "metrad.module":
+        if name != "metrad.training.learner":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -51,8 +51,8 @@ from metrad.batches import EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.embedder import Embedder
 from metrad.embedding import half_type
 from metrad.heads import AdaCos
-from metrad.module import MetricLearner
-from metrad.speed import CompileEmbedder, LeanMemory, choose_precision, probe
+from metrad.training.learner import MetricLearner
+from metrad.training.speed import CompileEmbedder, LeanMemory, choose_precision, probe
 
 CLASSES, PIXELS = 9, 28
 BATCH_AND_SIZE = {False: (128, 96), True: (4, 32)}  # by --quick

@@ -86,8 +86,8 @@ class SweepLauncher(Launcher):
 
     def make_all(self, jobs: Sequence[Job]) -> Generator[Ended]:
         """Make runs and give how each ended, as soon as it did."""
-        from metrad import launch
         from metrad.sweeps import workers
+        from metrad.training.devices import launch
 
         maker = workers.Maker(self.context, self.task)
         if self.n_jobs == 1:

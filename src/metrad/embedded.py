@@ -9,12 +9,12 @@ from tqdm import tqdm
 
 from metrad import ranks
 from metrad.batches import Batch
-from metrad.datamodule import ImageRecord, MetradDataModule
 from metrad.embedder import Embedder
 from metrad.embedding import Forward, half_type
 from metrad.errors import InputError
 from metrad.memory import lean_memory
 from metrad.scorers import Scorer
+from metrad.training.datamodule import ImageRecord, MetradDataModule
 from metrad.whitening import within_class_whitening
 
 ROLES = ("normal", "calibration", "test_normal", "test_anomalous")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from metrad.datamodule import ImageRecord
 from metrad.embedded import Embedded
 from metrad.errors import InputError
 from metrad.heads import Head
@@ -22,6 +21,7 @@ from metrad.statistics import (
     exact_interval,
     require_calibration,
 )
+from metrad.training.datamodule import ImageRecord
 
 DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
 

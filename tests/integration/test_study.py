@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from metrad import study
 from metrad.embedded import Embedded
 from metrad.errors import InputError
 from metrad.files import read_json
 from metrad.runs.directory import Run
 from metrad.runs.naming import identity
 from metrad.spectrum import spread_rank
+from metrad.training import epoch_study
 from tests.integration.test_run import rows
 
 ON = "study.epochs=true"
@@ -74,8 +74,8 @@ def test_it_notes_each_epoch_as_an_evaluation_finds_it(train, stateful):
 
 
 def test_the_time_it_takes_is_a_phase_and_not_part_of_the_total(train, stateful, monkeypatch):
-    measured = study._measured
-    monkeypatch.setattr(study, "_measured", lambda *given: study.time.sleep(2) or measured(*given))
+    measured = epoch_study._measured
+    monkeypatch.setattr(epoch_study, "_measured", lambda *given: epoch_study.time.sleep(2) or measured(*given))
     seconds = read_json(train(*stateful, ON).metrics)["seconds"]
     assert seconds["study"] > 6
     assert seconds["train"] < seconds["study"]
@@ -118,7 +118,7 @@ def test_embeddings_that_cannot_be_scored_end_no_training(caplog):
         raise InputError("too few")
 
     with caplog.at_level("WARNING"):
-        assert study._measured(types.SimpleNamespace(fit=refuse), embedded) == dict.fromkeys(study.FIGURES)
+        assert epoch_study._measured(types.SimpleNamespace(fit=refuse), embedded) == dict.fromkeys(epoch_study.FIGURES)
     assert "too few" in caplog.text
 
 

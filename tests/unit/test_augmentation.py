@@ -13,7 +13,7 @@ from metrad import augmentation
 from metrad.augmentation import OPERATIONS, Augmentation
 from metrad.errors import InputError
 from metrad.heads import ArcFace
-from metrad.module import MetricLearner
+from metrad.training.learner import MetricLearner
 
 ALL = {"flip": 0.5, "vertical_flip": 0.5, "crop_padding": 0.125, "color": 0.4, "rand_augment": 2}
 EACH = [{name: value} for name, value in ALL.items()]

@@ -76,7 +76,9 @@ def test_they_do_not_without_a_gpu_on_several_ranks_or_where_they_are_decoded_on
 @pytest.fixture
 def on_a_gpu(monkeypatch, free):
     """Return a data module that trains on a GPU that is not there, whose copy of the images lies in memory."""
-    monkeypatch.setattr("metrad.datamodule.ResidentBatches", lambda batches, device: ResidentBatches(batches, CPU))
+    monkeypatch.setattr(
+        "metrad.training.datamodule.ResidentBatches", lambda batches, device: ResidentBatches(batches, CPU)
+    )
     data = numbered()
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=GPU))
     return data

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from metrad.checkpoints import WholeCheckpoints, read_checkpoint
 from metrad.errors import InputError
+from metrad.training.checkpoints import WholeCheckpoints, read_checkpoint
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from metrad.batches import EpochShuffle
-from metrad.datamodule import MetradDataModule
 from metrad.datasets import ImageFolder, Source
 from metrad.errors import InputError
 from metrad.imageset import Storage
 from metrad.roles import Roles, resolve_classes
 from metrad.splits import ROLES, Classes
+from metrad.training.datamodule import MetradDataModule
 
 SIZES = {"reference": None, "normal": None, "calibration": 2, "test_normal": None, "test_anomalous": None}
 NAMES = ["cat", "dog", "elk", "fox"]

@@ -8,12 +8,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from metrad import distributed, launch, ranks
+from metrad import ranks
 from metrad.batches import EpochShuffle
-from metrad.batchnorm import RankBatchNorm, RankBatchNorms
-from metrad.distributed import Plan, plan
 from metrad.errors import InputError
-from metrad.launch import Failure
+from metrad.training.devices import launch, plan
+from metrad.training.devices.batchnorm import RankBatchNorm, RankBatchNorms
+from metrad.training.devices.launch import Failure
+from metrad.training.devices.plan import Plan, plan
 
 TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {
@@ -161,7 +162,7 @@ def test_in_one_process_nothing_changes():
     assert ranks.gradient_weight(torch.zeros(3)) == 1.0
     assert ranks.total(5) == 5
     assert ranks.same("x") == "x"
-    assert distributed.trainer_arguments(configuration().trainer) == {}
+    assert plan.trainer_arguments(configuration().trainer) == {}
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

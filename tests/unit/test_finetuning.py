@@ -13,10 +13,10 @@ from torchvision.models import VisionTransformer
 from metrad.backbones import Backbone, InputSpec, JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
 from metrad.embedder import Embedder
 from metrad.errors import InputError
-from metrad.finetuning import Finetuning
 from metrad.heads import Softmax
-from metrad.module import MetricLearner
-from metrad.restraint import Teacher, blocks, parameter_groups
+from metrad.training.finetuning import Finetuning
+from metrad.training.finetuning_methods import Teacher, blocks, parameter_groups
+from metrad.training.learner import MetricLearner
 from metrad.whitening import within_class_whitening
 
 IMAGES = torch.randint(0, 256, (6, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from torch import nn
 from metrad import heads
 from metrad.errors import TrainingError
 from metrad.heads import HeadStatistics
-from metrad.module import MetricLearner
+from metrad.training.learner import MetricLearner
 
 WIDTH, CLASSES = 8, 5
 QUANTILES = {"angle_q05": 0.05, "angle_q25": 0.25, "angle_median": 0.5, "angle_q75": 0.75, "angle_q95": 0.95}

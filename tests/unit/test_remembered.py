@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from metrad import remembered as module
-from metrad.remembered import cache_folder, remembered
+from metrad.training import measured_once as module
+from metrad.training.measured_once import cache_folder, remembered
 
 NAMES = ("a", "b")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from metrad import speed
 from metrad.backbones import convnet, mobilenet_v2
 from metrad.embedder import Embedder
-from metrad.speed import (
+from metrad.training import speed
+from metrad.training.speed import (
     COMPILED,
     CPU_OPTIONS,
     EAGER,

@@ -14,24 +14,26 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from metrad import distributed, ranks
+from metrad import ranks
 from metrad.backbones import Backbone
-from metrad.checkpoints import WholeCheckpoints
-from metrad.datamodule import MetradDataModule
 from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation import DEFAULT_FALSE_ALARM_RATES, Settings
-from metrad.finetuning import Finetuning
 from metrad.heads import Head
 from metrad.imageset import GIB, Storage
-from metrad.module import MetricLearner
-from metrad.remembered import remembered
 from metrad.roles import Roles
 from metrad.runs.directory import Run
 from metrad.runs.directory.config import checks
 from metrad.scorers import Scorer
-from metrad.signals import KeepSigterm
-from metrad.speed import (
+from metrad.statistics import calibration_images_needed
+from metrad.training.callbacks import KeepSigterm
+from metrad.training.checkpoints import WholeCheckpoints
+from metrad.training.datamodule import MetradDataModule
+from metrad.training.devices import plan
+from metrad.training.finetuning import Finetuning
+from metrad.training.learner import MetricLearner
+from metrad.training.measured_once import remembered
+from metrad.training.speed import (
     COMPILED,
     EAGER,
     PROBED,
@@ -45,7 +47,6 @@ from metrad.speed import (
     probe,
     probe_compiled,
 )
-from metrad.statistics import calibration_images_needed
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
         batch_size=cfg.batch_size,
         skip_corrupt=dataset["on_corrupt"] == "skip",
     )
-    data.least_images = distributed.least_images(cfg.trainer)
+    data.least_images = plan.least_images(cfg.trainer)
     return data
 
 
@@ -176,7 +177,7 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         default_root_dir=run.path,
         precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
-        **distributed.trainer_arguments(cfg.trainer),
+        **plan.trainer_arguments(cfg.trainer),
         **({} if keeping else {"enable_checkpointing": False}),
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user has none of their own in trainer.plugins

@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad.app.build import build_data, build_embedder, build_head, build_scorer, build_settings
-from metrad.datamodule import MetradDataModule
 from metrad.embedded import Embedded, embed, roles_for
 from metrad.embedder import Embedder
 from metrad.errors import InputError
@@ -39,6 +38,7 @@ from metrad.runs.directory import Run
 from metrad.runs.directory.config import checks
 from metrad.runs.naming import folder_name
 from metrad.runs.outputs import save_evaluation, save_evidence, split_figures
+from metrad.training.datamodule import MetradDataModule
 
 log = logging.getLogger(__name__)
 

@@ -36,11 +36,11 @@ def start(argv: list[str]) -> None:
 def _run_hydra(argv: list[str]) -> None:
     import hydra
 
-    from metrad import launch
     from metrad.runs.config.catalogue import folder
     from metrad.runs.directory.config import checks
     from metrad.runs.naming import sweep_name
     from metrad.sweeps import plan
+    from metrad.training.devices import launch
 
     checks.register()
     # sweep is a group of settings too, of which the name is the one that everybody needs
@@ -113,9 +113,9 @@ def _task(cfg: Any) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from metrad import launch
     from metrad.runs.directory import Run
     from metrad.sweeps.plan import Ended
+    from metrad.training.devices import launch
 
     if launch.follows():
         _follow(cfg)

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from metrad import distributed, launch, ranks
+from metrad import ranks
 from metrad.app.build import (
     build_data,
     build_embedder,
@@ -29,23 +29,24 @@ from metrad.app.build import (
     log_thresholds,
 )
 from metrad.app.select import Selected, scorers_studied, select
-from metrad.checkpoints import read_checkpoint
-from metrad.datamodule import MetradDataModule
 from metrad.embedded import Embedded, fit_and_embed, roles_for
-from metrad.epochs import EpochLog
 from metrad.errors import InputError
 from metrad.evaluation import attach_head, evaluate
 from metrad.files import read_json, write_json
-from metrad.module import MetricLearner
-from metrad.resuming import epochs_behind
 from metrad.runs.artifacts import save_embeddings, save_model
 from metrad.runs.directory import Run
 from metrad.runs.directory.config import checks
 from metrad.runs.environment import environment
 from metrad.runs.naming import differences, identity
 from metrad.runs.outputs import save_evaluation, save_evidence, save_history, save_selection, split_figures
-from metrad.speed import Pace
-from metrad.study import Study
+from metrad.training.checkpoints import read_checkpoint
+from metrad.training.datamodule import MetradDataModule
+from metrad.training.devices import launch, plan
+from metrad.training.epoch_log import EpochLog
+from metrad.training.epoch_study import Study
+from metrad.training.learner import MetricLearner
+from metrad.training.resuming import epochs_behind
+from metrad.training.speed import Pace
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def _identity(cfg: DictConfig) -> dict[str, str]:
 
 def _train(cfg: DictConfig, run: Run, checkpoint: str | Path | None) -> dict[str, Any]:
     """Train on the devices asked for, each in a process of its own if they are several."""
-    plan = distributed.plan(cfg)
+    plan = plan.plan(cfg)
     if plan.to_start:
         launch.start(_train_as_rank, (cfg, run.path, checkpoint, torch.get_num_threads()), plan.count)
         return cast("dict[str, Any]", read_json(run.metrics))
@@ -166,7 +167,7 @@ def follow(cfg: DictConfig) -> None:
     launch.mute()
     with expected_warnings():
         checks.check(cfg)
-        _fit(cfg, Run("."), cfg.ckpt_path, distributed.plan(cfg).count)
+        _fit(cfg, Run("."), cfg.ckpt_path, plan.plan(cfg).count)
 
 
 @contextlib.contextmanager
@@ -213,7 +214,7 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     """Train as one of ``count`` ranks and embed the images."""
     start = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    with distributed.joined(cfg.trainer, count):
+    with plan.joined(cfg.trainer, count):
         run, first = Run(ranks.same(run.path)), ranks.rank() == 0
         data = _checked_data(cfg)
         selected = select(cfg, run, data) if cfg.selection else None

@@ -12,13 +12,13 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from metrad.checksums import require_unchanged, sealed, sha256, unsealed
-from metrad.datamodule import ImageRecord
 from metrad.embedded import ROLES, Embedded
 from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.files import replacing, write_rows
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
+from metrad.training.datamodule import ImageRecord
 
 
 def save_model(run: Run, embedder: Embedder, head: nn.Module, scorer: Scorer, calibration_scores: np.ndarray) -> None:

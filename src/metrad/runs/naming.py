@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metrad.errors import InputError
-from metrad.finetuning import Finetuning
+from metrad.training.finetuning import Finetuning
 
 _UNNAMED = ("paths", "hydra", "logger", "allow_targets", "study", "sweep")
 # What a run's figures do not depend on, or only by rounding: where things lie, what it runs on, what is told of it.

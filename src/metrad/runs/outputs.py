@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metrad import plots
-from metrad.datamodule import MetradDataModule
 from metrad.embedded import Embedded
 from metrad.evaluation import Evaluation
 from metrad.files import replacing, write_json, write_rows
 from metrad.runs.directory import Run
+from metrad.training.datamodule import MetradDataModule
 
 EVIDENCE = 8
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from metrad.finetuning import Finetuning
+from metrad.training.finetuning import Finetuning
 
 
 @dataclass

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from metrad.checkpoints import read_checkpoint
-from metrad.datamodule import MetradDataModule
 from metrad.errors import InputError
-from metrad.module import MetricLearner
+from metrad.training.checkpoints import read_checkpoint
+from metrad.training.datamodule import MetradDataModule
+from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment  # type: ignore[attr-defined]
 
-from metrad import launch, ranks
-from metrad.batchnorm import RankBatchNorms
+from metrad import ranks
 from metrad.errors import InputError
+from metrad.training.devices import launch
+from metrad.training.devices.batchnorm import RankBatchNorms
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from metrad import ranks
 from metrad.embedder import Embedder
 from metrad.errors import TrainingError
-from metrad.finetuning import Finetuning
 from metrad.heads import Head, HeadStatistics
-from metrad.restraint import Teacher, freeze_batch_norms, moving_average, parameter_groups
+from metrad.training.finetuning import Finetuning
+from metrad.training.finetuning_methods import Teacher, freeze_batch_norms, moving_average, parameter_groups
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 MakeScheduler = Callable[[Optimizer], Any]

@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from metrad import ranks
-from metrad.module import MetricLearner
+from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
 
