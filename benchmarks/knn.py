@@ -397,7 +397,7 @@ def read(file: Path) -> list[Measured]:
 
 def picture(lines: Sequence[Measured], queries: int) -> Any:
     """Return the figure of cost against the number of normal embeddings; other libraries are dashed or dotted."""
-    from metrad.plots import cost
+    from metrad.evaluation.plots import cost
 
     styles = {"me": "o-", "fa": "d-.", "sk": "s--", "py": "^:"}
     panels = {"fit, s": "fit", f"score of {queries:,} queries, s": "score", "peak memory, MB": "peak"}

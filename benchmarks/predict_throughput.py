@@ -41,8 +41,8 @@ from torchvision import transforms
 from metrad import imageset
 from metrad.backbones import InputSpec, mobilenet_v2
 from metrad.datasets import ImageFolder
-from metrad.embedded import embed
 from metrad.embedder import Embedder
+from metrad.evaluation.embeddings import embed
 from metrad.imageset import GIB, Storage
 from metrad.training.datamodule import MetradDataModule, Roles
 

@@ -21,9 +21,9 @@ from _measure import table
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap, spearmanr
 
-from metrad import plots
 from metrad.app.select import OWN
 from metrad.errors import InputError
+from metrad.evaluation.evaluate import plots
 from metrad.reports.comparison.input import read_sweep
 from metrad.runs.directory import Run
 

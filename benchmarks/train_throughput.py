@@ -49,7 +49,7 @@ from torchvision import transforms
 from metrad.backbones import mobilenet_v2
 from metrad.batches import EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.embedder import Embedder
-from metrad.embedding import half_type
+from metrad.evaluation.forward import half_type
 from metrad.heads import AdaCos
 from metrad.training.learner import MetricLearner
 from metrad.training.speed import CompileEmbedder, LeanMemory, choose_precision, probe

@@ -4,8 +4,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
+from metrad.evaluation.metrics import summary
 from metrad.files import write_json, write_rows
-from metrad.metrics import summary
 from metrad.reports.comparison.compare import compare
 from metrad.runs.directory import Run
 

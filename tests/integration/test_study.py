@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from metrad.embedded import Embedded
 from metrad.errors import InputError
+from metrad.evaluation.embeddings import Embedded
+from metrad.evaluation.spectrum import spread_rank
 from metrad.files import read_json
 from metrad.runs.directory import Run
 from metrad.runs.naming import identity
-from metrad.spectrum import spread_rank
 from metrad.training import epoch_study
 from tests.integration.test_run import rows
 

@@ -38,7 +38,7 @@ def logit_interval(auroc: float, variance: float, level: float) -> tuple[float, 
 
 
 def figures(scores: ArrayLike, anomalous: ArrayLike) -> dict[str, float]:
-    """The four figures of metrad.metrics.summary by scikit-learn, in float64."""
+    """The four figures of metrad.evaluation.metrics.summary by scikit-learn, in float64."""
     false_alarms, recall, _ = roc_curve(anomalous, scores, drop_intermediate=False)
     return {
         "auroc": float(roc_auc_score(anomalous, scores)),

@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from torch import nn
 
-from metrad.metrics import roc_curve, summary
+from metrad.evaluation.metrics import roc_curve, summary
 from metrad.scorers import GMM, KNN, LOF, Centre, Contrast, HeadScorer, LocalKNN, Mahalanobis
 from tests.reference import scoring as slow
 

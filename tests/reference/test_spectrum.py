@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrad.spectrum import effective_rank, spread_rank
+from metrad.evaluation.spectrum import effective_rank, spread_rank
 from tests.reference import spectrum as slow
 
 

@@ -6,7 +6,7 @@ import torch
 
 from metrad.backbones import convnet, pool
 from metrad.embedder import Embedder
-from metrad.embedding import CPU_BATCH, Forward, fitting_batch, half_type
+from metrad.evaluation.forward import CPU_BATCH, Forward, fitting_batch, half_type
 
 IMAGES = torch.randint(0, 256, (10, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metrad.plots import Evidence, cost, neighbours, study
+from metrad.evaluation.plots import Evidence, cost, neighbours, study
 
 
 def test_cost_has_a_panel_for_each_kind_and_a_line_for_each_side():

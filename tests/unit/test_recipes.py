@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import norm, wilcoxon
 from sklearn.metrics import roc_auc_score
 
+from metrad.evaluation.intervals import delong_variance
 from metrad.files import write_json
-from metrad.statistics import delong_variance
 from tests.unit.test_compare import Sweep
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "recipes.py"

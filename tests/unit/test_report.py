@@ -14,10 +14,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metrad import plots
 from metrad.errors import InputError
+from metrad.evaluation.evaluate import plots
+from metrad.evaluation.plots import style
 from metrad.files import write_rows
-from metrad.plots import style
 from metrad.reports import cells
 from metrad.reports.cells import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
 from metrad.reports.comparison import files

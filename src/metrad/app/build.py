@@ -18,14 +18,14 @@ from metrad import ranks
 from metrad.backbones import Backbone
 from metrad.embedder import Embedder
 from metrad.errors import InputError
-from metrad.evaluation import DEFAULT_FALSE_ALARM_RATES, Settings
+from metrad.evaluation.evaluate import DEFAULT_FALSE_ALARM_RATES, Settings
+from metrad.evaluation.intervals import calibration_images_needed
 from metrad.heads import Head
 from metrad.imageset import GIB, Storage
 from metrad.roles import Roles
 from metrad.runs.directory import Run
 from metrad.runs.directory.config import checks
 from metrad.scorers import Scorer
-from metrad.statistics import calibration_images_needed
 from metrad.training.callbacks import KeepSigterm
 from metrad.training.checkpoints import WholeCheckpoints
 from metrad.training.datamodule import MetradDataModule

@@ -29,9 +29,9 @@ from metrad.app.build import (
     log_thresholds,
 )
 from metrad.app.select import Selected, scorers_studied, select
-from metrad.embedded import Embedded, fit_and_embed, roles_for
 from metrad.errors import InputError
-from metrad.evaluation import attach_head, evaluate
+from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
+from metrad.evaluation.evaluate import attach_head, evaluate
 from metrad.files import read_json, write_json
 from metrad.runs.artifacts import save_embeddings, save_model
 from metrad.runs.directory import Run

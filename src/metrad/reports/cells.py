@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from metrad.errors import InputError
+from metrad.evaluation.metrics import roc_curve
 from metrad.files import read_json
-from metrad.metrics import roc_curve
 from metrad.runs.directory import Run
 
 RATES = np.linspace(0, 1, 201)

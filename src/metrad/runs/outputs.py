@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from metrad import plots
-from metrad.embedded import Embedded
-from metrad.evaluation import Evaluation
+from metrad.evaluation.embeddings import Embedded
+from metrad.evaluation.evaluate import Evaluation, plots
 from metrad.files import replacing, write_json, write_rows
 from metrad.runs.directory import Run
 from metrad.training.datamodule import MetradDataModule

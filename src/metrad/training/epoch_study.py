@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from metrad import ranks
-from metrad.embedded import Embedded, fit_and_embed, roles_for
 from metrad.errors import InputError
-from metrad.evaluation import attach_head
+from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
+from metrad.evaluation.evaluate import attach_head
+from metrad.evaluation.metrics import summary
+from metrad.evaluation.spectrum import spread_rank
 from metrad.heads import Head
-from metrad.metrics import summary
 from metrad.scorers import Scorer
-from metrad.spectrum import spread_rank
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.epoch_log import EpochLog
 from metrad.training.learner import MetricLearner

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from metrad.embedder import Embedder
-from metrad.embedding import half_type
+from metrad.evaluation.forward import half_type
 from metrad.memory import lean_memory
 
 log = logging.getLogger(__name__)

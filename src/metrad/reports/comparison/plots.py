@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from metrad.plots import ANOMALOUS, NORMAL, style
+from metrad.evaluation.plots import ANOMALOUS, NORMAL, style
 from metrad.reports.comparison.tables import ALPHA, Comparison
 
 Tables = Mapping[str, Sequence[pd.DataFrame]]  # of each choice a table a run, a row an epoch

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metrad.plots import PALETTE
+from metrad.evaluation.plots import PALETTE
 from metrad.reports.cells import RATES, Band, Cell
 from metrad.reports.comparison.plots import STUDIED, Styles, Tables, draw_classes, draw_epochs, draw_seeds
 from metrad.reports.comparison.tables import Comparison

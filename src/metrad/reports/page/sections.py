@@ -8,8 +8,8 @@ from typing import TypeVar
 import pandas as pd
 from tqdm import tqdm
 
-from metrad import plots
 from metrad.errors import InputError
+from metrad.evaluation.evaluate import plots
 from metrad.files import read_json
 from metrad.reports.cells import Cell, Flat, Reading, configuration_of, environment_of, hardest, read
 from metrad.reports.comparison.plots import Styles

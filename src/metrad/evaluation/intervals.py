@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special, stats
 
 from metrad.errors import InputError
-from metrad.metrics import MAX_FALSE_POSITIVE_RATE, MIN_TRUE_POSITIVE_RATE, ranked
+from metrad.evaluation.metrics import MAX_FALSE_POSITIVE_RATE, MIN_TRUE_POSITIVE_RATE, ranked
 
 # Resamples times distinct scores worked on at once: eight arrays of this size stay near 16 MiB.
 BLOCK = 2**18
@@ -23,7 +23,7 @@ def delong_variance(scores: np.ndarray, anomalous: np.ndarray) -> tuple[float, f
     A tie counts one half. The midrank form takes O(N log N).
 
     Raises:
-        ValueError: as ``metrad.metrics.summary``, or there are fewer than two images of a kind.
+        ValueError: as ``metrad.evaluation.metrics.summary``, or there are fewer than two images of a kind.
 
     Source:
         DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); Sun and Xu 2014, IEEE Signal Processing Letters 21(11).
@@ -52,7 +52,7 @@ def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.
     distributions, so it can be wider than the interval of scores with one pair out of order.
 
     Raises:
-        ValueError: as ``metrad.metrics.summary``, or ``level`` is outside (0, 1).
+        ValueError: as ``metrad.evaluation.metrics.summary``, or ``level`` is outside (0, 1).
 
     Source:
         Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2 (logit scale); Birnbaum and McCarty 1958,
@@ -95,7 +95,7 @@ def bootstrap_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return an interval for each figure of ``metrad.metrics.summary``, under the same names and definitions.
+    """Return an interval for each figure of ``metrad.evaluation.metrics.summary``, under the same names and definitions.
 
     Normal and anomalous images are drawn with replacement apart, so each resample has as many of either as the data.
     The ends are percentiles of the resampled figures. Perfectly separated scores stay so in every resample: their
@@ -106,7 +106,7 @@ def bootstrap_intervals(
     images are three.
 
     Raises:
-        ValueError: as ``metrad.metrics.summary``, ``level`` is outside (0, 1), or ``resamples`` is below 1.
+        ValueError: as ``metrad.evaluation.metrics.summary``, ``level`` is outside (0, 1), or ``resamples`` is below 1.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
@@ -259,7 +259,7 @@ def _exact_rate(false_alarm_rate: float) -> Fraction:
 
 
 def _by_kind(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ranks of the normal and of the anomalous scores, refusing what ``metrad.metrics`` refuses."""
+    """Return the ranks of the normal and of the anomalous scores, refusing what ``metrad.evaluation.metrics`` refuses."""
     ranks, target = ranked(scores, anomalous)
     return ranks[~target], ranks[target]
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from metrad.metrics import roc_curve
+from metrad.evaluation.metrics import roc_curve
 
 NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion, apart for colour-blind readers too
 # Okabe and Ito's colours; a report's page has a lighter one of each for dark mode

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from metrad import ranks
 from metrad.batches import Batch
 from metrad.embedder import Embedder
-from metrad.embedding import Forward, half_type
 from metrad.errors import InputError
+from metrad.evaluation.forward import Forward, half_type
 from metrad.memory import lean_memory
 from metrad.scorers import Scorer
 from metrad.training.datamodule import ImageRecord, MetradDataModule

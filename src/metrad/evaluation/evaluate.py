@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from metrad.embedded import Embedded
 from metrad.errors import InputError
-from metrad.heads import Head
-from metrad.metrics import summary
-from metrad.scorers import KNN, HeadScorer, Scorer
-from metrad.statistics import (
+from metrad.evaluation.embeddings import Embedded
+from metrad.evaluation.intervals import (
     bootstrap_intervals,
     calibration_images_needed,
     conformal_p_values,
@@ -21,6 +18,9 @@ from metrad.statistics import (
     exact_interval,
     require_calibration,
 )
+from metrad.evaluation.metrics import summary
+from metrad.heads import Head
+from metrad.scorers import KNN, HeadScorer, Scorer
 from metrad.training.datamodule import ImageRecord
 
 DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
