@@ -81,7 +81,7 @@ class Foreign:
 
     def prepared(self, embeddings: np.ndarray) -> np.ndarray:
         """Return the embeddings as the detector gets them."""
-        from metrad.scorers.distances import unit
+        from metrad.scorers.search.distances import unit
 
         return unit(embeddings) if self.unit else embeddings
 
@@ -122,7 +122,7 @@ class Faiss:
 
     def prepared(self, embeddings: np.ndarray) -> np.ndarray:
         """Return the directions of the embeddings."""
-        from metrad.scorers.distances import unit
+        from metrad.scorers.search.distances import unit
 
         return unit(embeddings)
 
@@ -225,7 +225,7 @@ class Task:
 
 def mixed(real: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Return ``size`` embeddings made from the real ones, see above; nothing but the result is ever held whole."""
-    from metrad.scorers.indexes import IndexSettings, build, search_others
+    from metrad.scorers.search.indexes import IndexSettings, build, search_others
 
     near = min(NEAR, len(real) - 1)
     _, neighbours = search_others(build(IndexSettings(), real, "cosine"), np.arange(len(real)), near, "cosine")

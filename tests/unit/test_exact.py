@@ -6,8 +6,8 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from metrad.scorers import KNN, LOF, exact, screening
-from metrad.scorers.distances import prepared
-from metrad.scorers.indexes import IndexSettings, build, search
+from metrad.scorers.search.distances import prepared
+from metrad.scorers.search.indexes import IndexSettings, build, search
 
 METRICS = ["cosine", "l2"]
 SKLEARN = {"cosine": "cosine", "l2": "euclidean"}

@@ -10,8 +10,8 @@ from torch import nn
 from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.errors import InputError
 from metrad.scorers import GMM, KNN, LOF, Centre, Contrast, HeadScorer, LocalKNN, Mahalanobis, NotFittedError, indexes
-from metrad.scorers.distances import prepared
-from metrad.scorers.indexes import IndexSettings, build, recall, search, search_others
+from metrad.scorers.search.distances import prepared
+from metrad.scorers.search.indexes import IndexSettings, build, recall, search, search_others
 
 GENERATOR = np.random.default_rng(0)
 NORMAL = (GENERATOR.normal(size=(60, 8)) + 3).astype(np.float32)

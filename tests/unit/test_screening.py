@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from metrad.scorers import KNN, LOF, screening
-from metrad.scorers.distances import prepared
-from metrad.scorers.indexes import IndexSettings, build, search
+from metrad.scorers.search.distances import prepared
+from metrad.scorers.search.indexes import IndexSettings, build, search
 
 METRICS = ["cosine", "l2"]
 WIDTH = 64

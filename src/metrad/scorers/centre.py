@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from metrad.scorers.base import Scorer
-from metrad.scorers.distances import unit
+from metrad.scorers.search.distances import unit
 
 
 class Centre(Scorer):

@@ -7,9 +7,9 @@ import numpy as np
 
 from metrad.errors import InputError
 from metrad.scorers.base import ARRAYS
-from metrad.scorers.distances import Metric, Reduce, prepared, reduced
-from metrad.scorers.indexes import IndexSettings, build, search
 from metrad.scorers.neighbours import INDEX, NeighbourScorer, read_index, write_index
+from metrad.scorers.search.distances import Metric, Reduce, prepared, reduced
+from metrad.scorers.search.indexes import IndexSettings, build, search
 
 REFERENCE_INDEX = "reference.faiss"
 

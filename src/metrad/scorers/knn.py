@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from metrad.errors import InputError
-from metrad.scorers.distances import Metric, Reduce, reduced
-from metrad.scorers.indexes import IndexSettings, Kind, build, recall
 from metrad.scorers.neighbours import NeighbourScorer
+from metrad.scorers.search.distances import Metric, Reduce, reduced
+from metrad.scorers.search.indexes import IndexSettings, Kind, build, recall
 
 
 class KNN(NeighbourScorer):

@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metrad.scorers.distances import Metric, Reduce, reduced
 from metrad.scorers.neighbours import NeighbourScorer
+from metrad.scorers.search.distances import Metric, Reduce, reduced
 
 _LEAST_SHARE = 0.01
 _LOF_LEAST = 1e-10

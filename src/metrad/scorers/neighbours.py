@@ -8,9 +8,9 @@ import numpy as np
 
 from metrad.errors import InputError
 from metrad.scorers.base import ARRAYS, Scorer
-from metrad.scorers.distances import Metric, prepared
-from metrad.scorers.indexes import IndexSettings, build, search, search_others
-from metrad.scorers.screening import Screen, pays, screen
+from metrad.scorers.search.distances import Metric, prepared
+from metrad.scorers.search.indexes import IndexSettings, build, search, search_others
+from metrad.scorers.search.screening import Screen, pays, screen
 
 INDEX = "index.faiss"
 

@@ -9,8 +9,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from metrad.scorers.distances import Metric, distances
-from metrad.scorers.screening import Screen, nearest
+from metrad.scorers.search.distances import Metric, distances
+from metrad.scorers.search.screening import Screen, nearest
 
 _BLOCK = 2**22  # numbers held at a time
 _SPARE = 8  # candidates beyond the k nearest, among which almost every tie is settled

@@ -11,9 +11,9 @@ import faiss
 import numpy as np
 
 from metrad.errors import InputError
-from metrad.scorers.distances import Metric, distances, prepared
-from metrad.scorers.exact import exact, measured
-from metrad.scorers.screening import Screen
+from metrad.scorers.search.distances import Metric, distances, prepared
+from metrad.scorers.search.exact import exact, measured
+from metrad.scorers.search.screening import Screen
 
 Kind = Literal["flat", "ivf", "hnsw", "sq8", "fp16"]
 
