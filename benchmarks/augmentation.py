@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2 as torchvision
 
 from metrad.augmentation import Augmentation
-from metrad.backbones import mobilenet_v2
-from metrad.embedder import Embedder
-from metrad.heads import AdaCos
-from metrad.memory import lean_memory
+from metrad.models.backbones import mobilenet_v2
+from metrad.models.cpu import lean_memory
+from metrad.models.embedder import Embedder
+from metrad.models.heads import AdaCos
 
 SIZE, CLASSES = 96, 9
 Change = Callable[[Tensor], Tensor]

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from metrad.app.build import build_data, build_embedder, build_scorer
-from metrad.embedder import Embedder
 from metrad.evaluation.embeddings import embed
 from metrad.evaluation.evaluate import Settings, evaluate
 from metrad.evaluation.forward import Forward, half_type
+from metrad.models.embedder import Embedder
 from metrad.runs.artifacts import load_split, load_weights
 from metrad.runs.directory import Run
 from metrad.training.datamodule import MetradDataModule

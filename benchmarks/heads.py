@@ -25,7 +25,7 @@ from pytorch_metric_learning import losses
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from metrad import heads
+from metrad.models import heads
 
 SIZES = {"small": (128, 1280, 9), "medium": (512, 512, 1_000), "large": (512, 512, 100_000)}
 Make = Callable[[int, int], nn.Module]

@@ -39,11 +39,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from metrad import imageset
-from metrad.backbones import InputSpec, mobilenet_v2
 from metrad.datasets import ImageFolder
-from metrad.embedder import Embedder
 from metrad.evaluation.embeddings import embed
 from metrad.imageset import GIB, Storage
+from metrad.models.backbones import InputSpec, mobilenet_v2
+from metrad.models.embedder import Embedder
 from metrad.training.datamodule import MetradDataModule, Roles
 
 BATCH = 128

@@ -46,11 +46,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from metrad.backbones import mobilenet_v2
 from metrad.batches import EpochShuffle, ImageBatches, ResidentBatches, fits
-from metrad.embedder import Embedder
 from metrad.evaluation.forward import half_type
-from metrad.heads import AdaCos
+from metrad.models.backbones import mobilenet_v2
+from metrad.models.embedder import Embedder
+from metrad.models.heads import AdaCos
 from metrad.training.learner import MetricLearner
 from metrad.training.speed import CompileEmbedder, LeanMemory, choose_precision, probe
 

@@ -28,8 +28,8 @@ LIMIT_SECONDS = 600
 # Runs inside the copy, before any test: the bug must be in what is tested.
 CONFTEST = """\
 from pathlib import Path
-import metrad.heads
-found = Path(metrad.heads.__file__)
+import metrad.models.heads
+found = Path(metrad.models.heads.__file__)
 assert Path(__file__).resolve().parent in found.resolve().parents, f"not the copy is tested but {found}"
 """
 UPDATE = "update_scale(self.scale, (self.scale * cosine).logsumexp(dim=1), nearest[:, 0])"

@@ -17,7 +17,7 @@ def finished_run(folder, head="AdaCos", dataset="digits", seed=0, size=(90, 150)
     """Write the directory of a finished run and return it."""
     run, random = Run(folder), np.random.default_rng([seed, len(head), len(dataset)])
     run.config.parent.mkdir(parents=True)
-    settings = {"seed": seed, "head": {"_target_": f"metrad.heads.{head}"}, "dataset": {"normal": [EVIL]}}
+    settings = {"seed": seed, "head": {"_target_": f"metrad.models.heads.{head}"}, "dataset": {"normal": [EVIL]}}
     OmegaConf.save(OmegaConf.create(settings), run.config)
     OmegaConf.save(OmegaConf.create([f"head={head}", f"dataset={dataset}", f"seed={seed}"]), run.overrides)
     choices = {"hydra": {"runtime": {"choices": {"head": head, "dataset": dataset}}}}

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from metrad.app.build import build_augmentation
 from metrad.app.train import expected_warnings
-from metrad.backbones import Backbone
+from metrad.models.backbones import Backbone
 
 ALL = [(group, name) for group, names in catalogue.choices().items() for name in names]
 MANDATORY = {
@@ -133,7 +133,7 @@ def test_the_defaults_are_those_of_the_protocol():
     assert (cfg.image_size, cfg.batch_size, cfg.trainer.max_epochs) == (96, 128, 10)
     assert (cfg.optimizer._target_, cfg.optimizer.lr, cfg.optimizer.amsgrad) == ("torch.optim.Adam", 1e-4, True)
     assert (cfg.scorer.k, cfg.scorer.metric) == (1, "cosine")
-    assert (cfg.backbone._target_, cfg.backbone.width) == ("metrad.backbones.mobilenet_v2", 1.0)
+    assert (cfg.backbone._target_, cfg.backbone.width) == ("metrad.models.backbones.mobilenet_v2", 1.0)
     for name in ("fmnist", "cifar10", "cifar10_folder"):
         sizes = composed(f"dataset={name}").dataset.sizes
         assert (sizes.reference, sizes.normal, sizes.test_normal, sizes.test_anomalous) == (8000, 1000, 1000, 1000)

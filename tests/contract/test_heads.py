@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from metrad.errors import InputError
-from metrad.heads import CosineHead, Head
+from metrad.models.heads import CosineHead, Head
 
 WIDTH, CLASSES, BATCH = 16, 9, 32
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

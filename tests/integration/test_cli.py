@@ -35,8 +35,8 @@ INSTALLED = "from metrad.app.cli import main; main()"
         (INSTALLED, ["train", "--help"], "Usage: python train.py"),
         (INSTALLED, ["evaluate", "--help"], "RUN/evaluations"),
         (INSTALLED, ["--version"], metadata.version("metrad")),
-        (TRAIN_PY, ["--cfg", "job", "dataset=digits", "head=arcface"], "_target_: metrad.heads.ArcFace"),
-        (INSTALLED, ["train", "--cfg", "job", "head=arcface"], "_target_: metrad.heads.ArcFace"),
+        (TRAIN_PY, ["--cfg", "job", "dataset=digits", "head=arcface"], "_target_: metrad.models.heads.ArcFace"),
+        (INSTALLED, ["train", "--cfg", "job", "head=arcface"], "_target_: metrad.models.heads.ArcFace"),
     ],
 )
 def test_manuals_and_configuration_answer_at_once_and_without_torch(start, arguments, says, tmp_path):

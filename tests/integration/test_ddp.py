@@ -29,7 +29,7 @@ TOLERANCE = 1e-9
 PLANTED = """
 import os, signal, time
 from pathlib import Path
-from metrad.heads import AdaCos
+from metrad.models.heads import AdaCos
 from metrad import ranks
 
 def end(how):

@@ -8,8 +8,8 @@ import torch
 from safetensors.numpy import load_file
 
 from metrad.files import read_json
+from metrad.models.whitening import within_class_whitening
 from metrad.runs.naming import identity
-from metrad.whitening import within_class_whitening
 from tests.integration.test_run import rows
 
 HELD = [

@@ -13,7 +13,7 @@ from tests.contract.test_heads import of_the_user
 ROOT = Path(__file__).parents[2]
 IMPORTS = """\
 from torch import Tensor
-from metrad.heads import CosineHead
+from metrad.models.heads import CosineHead
 """
 SOUND = """
 class AdditiveMargin(CosineHead):

@@ -82,7 +82,7 @@ def test_the_saved_configuration_is_whole(finished_run, digits):
     overrides = OmegaConf.load(finished_run.config.with_name("overrides.yaml"))
     assert [item for item in overrides if not item.startswith("hydra.")] == digits
     assert saved.backbone.channels == [8, 16]
-    assert saved.head._target_ == "metrad.heads.AdaCos"
+    assert saved.head._target_ == "metrad.models.heads.AdaCos"
     assert not OmegaConf.missing_keys(saved)
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metrad.backbones import Backbone, InputSpec
-from metrad.embedder import Embedder
 from metrad.files import read_json
+from metrad.models.backbones import Backbone, InputSpec
+from metrad.models.embedder import Embedder
 from metrad.training.speed import CompileEmbedder
 
 

@@ -55,7 +55,7 @@ def test_the_wheel_is_what_is_imported(python, installed):
 def test_it_composes_the_configuration_from_its_own_conf(python, installed):
     answer = python(START, "train", "--cfg", "job", "head=arcface")
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert "_target_: metrad.heads.ArcFace" in answer.stdout
+    assert "_target_: metrad.models.heads.ArcFace" in answer.stdout
     assert str(installed / "metrad/conf") in python(START, "train", "--info", "searchpath").stdout
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from pytorch_metric_learning import losses
 
-from metrad import heads
-from metrad.angular import adacos_scale, add_angular_margin, multiply_angle, sines
-from metrad.heads.quality import shifted
+from metrad.models import heads
+from metrad.models.heads.angular import adacos_scale, add_angular_margin, multiply_angle, sines
+from metrad.models.heads.quality import shifted
 from tests.reference import heads as slow
 from tests.reference import newer_heads as newer
 

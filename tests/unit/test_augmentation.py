@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as torchvision
 from metrad import augmentation
 from metrad.augmentation import OPERATIONS, Augmentation
 from metrad.errors import InputError
-from metrad.heads import ArcFace
+from metrad.models.heads import ArcFace
 from metrad.training.learner import MetricLearner
 
 ALL = {"flip": 0.5, "vertical_flip": 0.5, "crop_padding": 0.125, "color": 0.4, "rand_augment": 2}

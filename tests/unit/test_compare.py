@@ -21,7 +21,10 @@ from metrad.reports.comparison.notes import HELD
 from metrad.reports.comparison.plots import figures
 from metrad.runs.directory import Run
 
-HEADS = {"adacos": {"_target_": "metrad.heads.AdaCos"}, "arcface": {"_target_": "metrad.heads.ArcFace", "margin": 0.05}}
+HEADS = {
+    "adacos": {"_target_": "metrad.models.heads.AdaCos"},
+    "arcface": {"_target_": "metrad.models.heads.ArcFace", "margin": 0.05},
+}
 HEADER = "head,dataset,seed,auroc\n"
 FIGURES = '{"auroc": 1, "average_precision": 1, "fpr_at_95_tpr": 0, "partial_auroc": 1, "seconds": {"total": 3.0}}'
 

@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from metrad.app.build import build_embedder, build_learner
-from metrad.backbones import Backbone, InputSpec
-from metrad.embedder import Embedder
 from metrad.errors import InputError
+from metrad.models.backbones import Backbone, InputSpec
+from metrad.models.embedder import Embedder
 from metrad.runs.config.explain import explain
 from metrad.runs.naming import differences, identity
 
@@ -118,7 +118,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("ckpt_path", "nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),
         ("head._target_", "os.system", "head._target_=os.system is not allowed"),
         ("head._target_", "torchvisionx.Head", "not allowed"),
-        ("head._target_", "metrad.heads.Nope", "metrad.heads.Nope does not exist"),
+        ("head._target_", "metrad.models.heads.Nope", "metrad.models.heads.Nope does not exist"),
         ("head._target_", "metrad.nope.Head", "metrad.nope.Head"),
         ("head._target_", "metrad.runs.directory.shutil.rmtree", "is not allowed"),
         ("head", {"_target_": "torch.nn.functional.torch.load", "f": "x", "weights_only": False}, "head._target_"),
@@ -183,7 +183,7 @@ def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
 
 def test_build_checks_targets_inside_parts_too(cfg):
     inner = {"weights": None, "depth": [{"_target_": "os.getcwd"}]}
-    part = {"_target_": "metrad.backbones.torchvision_model", "name": "resnet18", "args": inner}
+    part = {"_target_": "metrad.models.backbones.torchvision_model", "name": "resnet18", "args": inner}
     nested = changed(cfg, "backbone", part)
     with pytest.raises(InputError, match=r"backbone\.args\.depth\[0\]\._target_=os\.getcwd is not allowed"):
         checks.check(nested)

@@ -7,8 +7,8 @@ import torch
 import torchvision
 from torch import nn
 
-from metrad.backbones import mobilenet_v2, pool
-from metrad.embedder import Embedder, StridedDepthwise, quicken
+from metrad.models.backbones import mobilenet_v2, pool
+from metrad.models.embedder import Embedder, StridedDepthwise, quicken
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(4, 8, 12, 12, generator=GENERATOR)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from metrad.backbones import convnet, pool
-from metrad.embedder import Embedder
 from metrad.evaluation.forward import CPU_BATCH, Forward, fitting_batch, half_type
+from metrad.models.backbones import convnet, pool
+from metrad.models.embedder import Embedder
 
 IMAGES = torch.randint(0, 256, (10, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 CPU = torch.device("cpu")

@@ -10,14 +10,14 @@ from sklearn.metrics.pairwise import paired_cosine_distances
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from metrad.backbones import Backbone, InputSpec, JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
-from metrad.embedder import Embedder
 from metrad.errors import InputError
-from metrad.heads import Softmax
+from metrad.models.backbones import Backbone, InputSpec, JoinedLayers, convnet, mobilenet_v2, pool, torchvision_model
+from metrad.models.embedder import Embedder
+from metrad.models.heads import Softmax
+from metrad.models.whitening import within_class_whitening
 from metrad.training.finetuning import Finetuning
 from metrad.training.finetuning_methods import Teacher, blocks, parameter_groups
 from metrad.training.learner import MetricLearner
-from metrad.whitening import within_class_whitening
 
 IMAGES = torch.randint(0, 256, (6, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from metrad import heads
 from metrad.errors import TrainingError
-from metrad.heads import HeadStatistics
+from metrad.models import heads
+from metrad.models.heads import HeadStatistics
 from metrad.training.learner import MetricLearner
 
 WIDTH, CLASSES = 8, 5

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from metrad.memory import lean_memory
+from metrad.models.cpu import lean_memory
 
 SIZE = 64 * 2**20
 CPU = torch.device("cpu")

@@ -126,7 +126,7 @@ def test_the_report_of_a_run(tmp_path):
     assert re.findall(r'<section id="(\w+)"', text) == ["results", "roc", "scores", "epochs", "evidence", "settings"]
     assert "AUROC (DeLong)" in text
     assert "10.0 (0.0 to 20.0)" in text
-    assert "head._target_: metrad.heads.AdaCos" in text
+    assert "head._target_: metrad.models.heads.AdaCos" in text
 
 
 @pytest.mark.parametrize("lacking", ["scores.csv", "epochs.csv", "environment.json", "hardest.png"])

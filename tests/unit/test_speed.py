@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrad.backbones import convnet, mobilenet_v2
-from metrad.embedder import Embedder
+from metrad.models.backbones import convnet, mobilenet_v2
+from metrad.models.embedder import Embedder
 from metrad.training import speed
 from metrad.training.speed import (
     COMPILED,

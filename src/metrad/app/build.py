@@ -15,13 +15,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from metrad import ranks
-from metrad.backbones import Backbone
-from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation.evaluate import DEFAULT_FALSE_ALARM_RATES, Settings
 from metrad.evaluation.intervals import calibration_images_needed
-from metrad.heads import Head
 from metrad.imageset import GIB, Storage
+from metrad.models.backbones import Backbone
+from metrad.models.embedder import Embedder
+from metrad.models.heads import Head
 from metrad.roles import Roles
 from metrad.runs.directory import Run
 from metrad.runs.directory.config import checks
@@ -83,7 +83,9 @@ def build_embedder(cfg: DictConfig) -> Embedder:
     """Return the embedder of a configuration, with the weights it names."""
     backbone = checks.build(cfg, "backbone")
     if not isinstance(backbone, Backbone):
-        raise InputError(f"backbone._target_ must make a metrad.backbones.Backbone, got {type(backbone).__name__}")
+        raise InputError(
+            f"backbone._target_ must make a metrad.models.backbones.Backbone, got {type(backbone).__name__}"
+        )
     later = {name: cfg.get(name, False) for name in ("whiten", "test_time_flip")}  # older runs do not say
     embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last, **later)
     try:
@@ -121,7 +123,7 @@ def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, not trained."""
     head = checks.build(cfg, "head", in_features=in_features, num_classes=num_classes)
     if not isinstance(head, Head):
-        raise InputError(f"head._target_ must make a metrad.heads.Head, got {type(head).__name__}")
+        raise InputError(f"head._target_ must make a metrad.models.heads.Head, got {type(head).__name__}")
     return head
 
 

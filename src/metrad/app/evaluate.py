@@ -19,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad.app.build import build_data, build_embedder, build_head, build_scorer, build_settings
-from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import attach_head, evaluate
 from metrad.files import read_json, replacing
+from metrad.models.embedder import Embedder
 from metrad.runs.artifacts import (
     fitted_with,
     input_size,

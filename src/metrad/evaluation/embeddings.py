@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from metrad import ranks
 from metrad.batches import Batch
-from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation.forward import Forward, half_type
-from metrad.memory import lean_memory
+from metrad.models.cpu import lean_memory
+from metrad.models.embedder import Embedder
+from metrad.models.whitening import within_class_whitening
 from metrad.scorers import Scorer
 from metrad.training.datamodule import ImageRecord, MetradDataModule
-from metrad.whitening import within_class_whitening
 
 ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
 REFERENCE = "reference"

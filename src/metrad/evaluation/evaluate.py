@@ -19,7 +19,7 @@ from metrad.evaluation.intervals import (
     require_calibration,
 )
 from metrad.evaluation.metrics import summary
-from metrad.heads import Head
+from metrad.models.heads import Head
 from metrad.scorers import KNN, HeadScorer, Scorer
 from metrad.training.datamodule import ImageRecord
 

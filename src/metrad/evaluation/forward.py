@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrad.embedder import Embedder
+from metrad.models.embedder import Embedder
 
 CPU_BATCH = 128  # the fastest of 32 to 1,024 for MobileNetV2: larger ones leave the cache (docs/performance.md)
 GPU_BATCHES = (128, 4096)  # the first is tried, the last is enough for any GPU

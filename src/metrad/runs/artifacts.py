@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from metrad.checksums import require_unchanged, sealed, sha256, unsealed
-from metrad.embedder import Embedder
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import ROLES, Embedded
 from metrad.files import replacing, write_rows
+from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
 from metrad.training.datamodule import ImageRecord

@@ -15,7 +15,7 @@ from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import attach_head
 from metrad.evaluation.metrics import summary
 from metrad.evaluation.spectrum import spread_rank
-from metrad.heads import Head
+from metrad.models.heads import Head
 from metrad.scorers import Scorer
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.epoch_log import EpochLog

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from metrad.embedder import Embedder
 from metrad.errors import InputError
+from metrad.models.embedder import Embedder
 
 NEARLY_ALL = 0.9  # of the parameters; in the networks whose blocks lie side by side none holds so many
 

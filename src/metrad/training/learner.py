@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metrad import ranks
-from metrad.embedder import Embedder
 from metrad.errors import TrainingError
-from metrad.heads import Head, HeadStatistics
+from metrad.models.embedder import Embedder
+from metrad.models.heads import Head, HeadStatistics
 from metrad.training.finetuning import Finetuning
 from metrad.training.finetuning_methods import Teacher, freeze_batch_norms, moving_average, parameter_groups
 

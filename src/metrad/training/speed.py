@@ -18,9 +18,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from metrad.embedder import Embedder
 from metrad.evaluation.forward import half_type
-from metrad.memory import lean_memory
+from metrad.models.cpu import lean_memory
+from metrad.models.embedder import Embedder
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,13 @@ from metrad.runs.config.schema import Config
 from metrad.runs.naming import WITHOUT_IDENTITY, run_name, sweep_name
 
 ALLOWED_TARGETS = (
-    *("metrad.heads.", "metrad.backbones.", "metrad.datasets.", "metrad.scorers.", "metrad.augmentation."),
+    *(
+        "metrad.models.heads.",
+        "metrad.models.backbones.",
+        "metrad.datasets.",
+        "metrad.scorers.",
+        "metrad.augmentation.",
+    ),
     *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
 )
 PARTS = ("head", "backbone", "scorer", "augmentation", "optimizer", "scheduler", "trainer", "logger")

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from metrad.angular import angles, at_least_float32
-from metrad.heads.base import Head
+from metrad.models.heads.angular import angles, at_least_float32
+from metrad.models.heads.base import Head
 
 ANGLE_QUANTILES = {"angle_q05": 0.05, "angle_q25": 0.25, "angle_median": 0.5, "angle_q75": 0.75, "angle_q95": 0.95}
 

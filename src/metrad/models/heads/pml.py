@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrad.angular import SHORTEST, cosines, embedding_lengths, unit
 from metrad.errors import InputError
-from metrad.heads.base import Head, gathered
+from metrad.models.heads.angular import SHORTEST, cosines, embedding_lengths, unit
+from metrad.models.heads.base import Head, gathered
 
 
 class PytorchMetricLearning(Head):

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metrad.angular import adacos_scale, add_angle, angles, cosines, dynamic_scale
-from metrad.heads.base import CosineHead, gathered
-from metrad.heads.margin import AdaCos, ArcFace
+from metrad.models.heads.angular import adacos_scale, add_angle, angles, cosines, dynamic_scale
+from metrad.models.heads.base import CosineHead, gathered
+from metrad.models.heads.margin import AdaCos, ArcFace
 
 # A batch of well separated classes can bring ln B_avg to 0 and below, where softmax would be flat or upside down.
 SMALLEST_SCALE = 0.1

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrad.angular import cosines, embedding_lengths, unit
-from metrad.heads.base import Head, require_positive
+from metrad.models.heads.angular import cosines, embedding_lengths, unit
+from metrad.models.heads.base import Head, require_positive
 
 
 class Softmax(Head):

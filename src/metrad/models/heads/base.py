@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metrad.angular import at_least_float32, cosines
 from metrad.errors import InputError
+from metrad.models.heads.angular import at_least_float32, cosines
 
 
 class Head(nn.Module, ABC):

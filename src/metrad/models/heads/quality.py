@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metrad.angular import add_angle, add_angular_margin, embedding_lengths
 from metrad.errors import InputError
-from metrad.heads.base import CosineHead, gathered, require_angle, require_positive
+from metrad.models.heads.angular import add_angle, add_angular_margin, embedding_lengths
+from metrad.models.heads.base import CosineHead, gathered, require_angle, require_positive
 
 
 class AdaFace(CosineHead):

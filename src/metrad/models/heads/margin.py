@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from metrad.angular import adacos_scale, add_angular_margin, embedding_lengths, multiply_angle
 from metrad.errors import InputError
-from metrad.heads.base import CosineHead, require_angle
+from metrad.models.heads.angular import adacos_scale, add_angular_margin, embedding_lengths, multiply_angle
+from metrad.models.heads.base import CosineHead, require_angle
 
 
 class NormFace(CosineHead):

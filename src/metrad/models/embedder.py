@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from metrad.backbones import Backbone, pool
+from metrad.models.backbones import Backbone, pool
 
 
 class StridedDepthwise(nn.Conv2d):

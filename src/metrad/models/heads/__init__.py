@@ -1,0 +1,28 @@
+"""Metric heads: what turns embeddings and labels into logits and a loss. One class and one YAML each."""
+
+from metrad.models.heads.adaptive import CurricularFace, DynamicAdaCos, SubClusterAdaCos
+from metrad.models.heads.base import CosineHead, Head
+from metrad.models.heads.linear import L2Softmax, Softmax
+from metrad.models.heads.margin import AdaCos, ArcFace, CosFace, NormFace, SphereFace
+from metrad.models.heads.pml import PytorchMetricLearning
+from metrad.models.heads.quality import AdaFace, MagFace
+from metrad.models.heads.statistics import HeadStatistics
+
+__all__ = [
+    "AdaCos",
+    "AdaFace",
+    "ArcFace",
+    "CosFace",
+    "CosineHead",
+    "CurricularFace",
+    "DynamicAdaCos",
+    "Head",
+    "HeadStatistics",
+    "L2Softmax",
+    "MagFace",
+    "NormFace",
+    "PytorchMetricLearning",
+    "Softmax",
+    "SphereFace",
+    "SubClusterAdaCos",
+]
