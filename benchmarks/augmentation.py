@@ -19,7 +19,7 @@ from kornia.augmentation.auto import RandAugment
 from torch import Tensor, nn
 from torchvision.transforms import v2 as torchvision
 
-from metrad.augmentation import Augmentation
+from metrad.data.augmentation import Augmentation
 from metrad.models.backbones import mobilenet_v2
 from metrad.models.cpu import lean_memory
 from metrad.models.embedder import Embedder

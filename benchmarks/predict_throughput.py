@@ -38,10 +38,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from metrad import imageset
-from metrad.datasets import ImageFolder
+from metrad.data import store
+from metrad.data.sources import ImageFolder
+from metrad.data.store import GIB, Storage
 from metrad.evaluation.embeddings import embed
-from metrad.imageset import GIB, Storage
 from metrad.models.backbones import InputSpec, mobilenet_v2
 from metrad.models.embedder import Embedder
 from metrad.training.datamodule import MetradDataModule, Roles
@@ -115,7 +115,7 @@ def embedded(work: Work, data: MetradDataModule, precision: str) -> Embeddings:
 
 def cold(work: Work, precision: str) -> Result:
     """Decode and embed; nothing is remembered from before."""
-    imageset._in_memory.cache_clear()
+    store._in_memory.cache_clear()
     with tempfile.TemporaryDirectory() as cache:
         return timed(lambda: embedded(work, opened(work, Path(cache)), precision))
 

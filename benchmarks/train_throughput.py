@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from metrad.batches import EpochShuffle, ImageBatches, ResidentBatches, fits
+from metrad.data.batches import EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.evaluation.forward import half_type
 from metrad.models.backbones import mobilenet_v2
 from metrad.models.embedder import Embedder

@@ -187,7 +187,7 @@ DATA = [
     case(
         "not a dataset",
         "dataset.source._target_=sklearn.datasets.load_digits",
-        says=["dataset.source._target_", "metrad.datasets.Source"],
+        says=["dataset.source._target_", "metrad.data.sources.Source"],
     ),
 ]
 FILES = [

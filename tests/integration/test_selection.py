@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from metrad.app import cli, select
-from metrad.datasets import Digits
+from metrad.data.sources import Digits
 from metrad.files import read_json
 from metrad.runs.directory import Run
 from tests.integration.conftest import DIGITS, isolated

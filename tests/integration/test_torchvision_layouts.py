@@ -16,10 +16,10 @@ import torchvision
 from PIL import Image
 from torchvision.datasets import VisionDataset
 
-from metrad.datasets import Source, open_source
+from metrad.data.decoding import CorruptImageError, digest
+from metrad.data.sources import Source, open_source
+from metrad.data.store import Storage, load
 from metrad.errors import InputError
-from metrad.images import CorruptImageError, digest
-from metrad.imageset import Storage, load
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 RNG = np.random.default_rng(0)
@@ -321,7 +321,7 @@ def test_a_root_where_no_lock_can_be_is_read_all_the_same(tmp_path, monkeypatch)
     def refuse(*args: object, **settings: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("metrad.datasets.FileLock", refuse)
+    monkeypatch.setattr("metrad.data.sources.FileLock", refuse)
     assert open_source(partial(Unpacking, root=str(tmp_path), download=True)).labels.tolist() == [0, 1, 0, 1]
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as torchvision
 
-from metrad import augmentation
-from metrad.augmentation import OPERATIONS, Augmentation
+from metrad.data import augmentation
+from metrad.data.augmentation import OPERATIONS, Augmentation
 from metrad.errors import InputError
 from metrad.models.heads import ArcFace
 from metrad.training.learner import MetricLearner

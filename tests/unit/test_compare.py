@@ -146,7 +146,7 @@ def test_holes_are_listed_and_left_out_of_pairs(sweep):
 
 
 def test_runs_older_than_augmentations_count_as_without(sweep):
-    flip = {"augmentation._target_": "metrad.augmentation.Augmentation", "augmentation.flip": 0.5}
+    flip = {"augmentation._target_": "metrad.data.augmentation.Augmentation", "augmentation.flip": 0.5}
     for seed in range(6):
         sweep.add(["head=adacos", f"seed={seed}"], 0.8 + seed / 100)
         run = sweep.add(["head=arcface", f"seed={seed}"], 0.7 + seed / 100)

@@ -89,9 +89,9 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("scorer.k", 1.5, "scorer.k=1.5"),
         ("scorer.k", True, "scorer.k=True"),
         ("scorer.metric", "cos", "scorer.metric=cos"),
-        ("augmentation", {"_target_": "metrad.augmentation.Augmentation", "flp": 1}, "did you mean flip?"),
-        ("augmentation", {"_target_": "metrad.augmentation.Augmentation", "flip": "x"}, "augmentation.flip=x"),
-        ("augmentation", {"_target_": "metrad.augmentation.torch.load"}, "augmentation._target_"),
+        ("augmentation", {"_target_": "metrad.data.augmentation.Augmentation", "flp": 1}, "did you mean flip?"),
+        ("augmentation", {"_target_": "metrad.data.augmentation.Augmentation", "flip": "x"}, "augmentation.flip=x"),
+        ("augmentation", {"_target_": "metrad.data.augmentation.torch.load"}, "augmentation._target_"),
         ("optimizer.rate", 1, "unknown configuration key optimizer.rate"),
         ("optimizer.lr", "fast", "optimizer.lr=fast"),
         ("optimizer.amsgrad", "maybe", "optimizer.amsgrad=maybe"),
@@ -140,7 +140,7 @@ def test_an_unknown_key_of_any_part_is_refused(part, cfg):
     if part == "scheduler":
         cfg = changed(cfg, part, {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1})
     if part == "augmentation":
-        cfg = changed(cfg, part, {"_target_": "metrad.augmentation.Augmentation"})
+        cfg = changed(cfg, part, {"_target_": "metrad.data.augmentation.Augmentation"})
     with pytest.raises(InputError, match=f"unknown configuration key {part}.no_such_setting"):
         checks.check(changed(cfg, f"{part}.no_such_setting", 1))
 
@@ -165,7 +165,7 @@ def test_a_configuration_of_before_augmentations_passes(cfg):
     del older["augmentation"]
     checks.check(older)
     assert (identity(older), differences(older, cfg)) == (identity(cfg), [])
-    flipped = changed(cfg, "augmentation", {"_target_": "metrad.augmentation.Augmentation", "flip": 0.5})
+    flipped = changed(cfg, "augmentation", {"_target_": "metrad.data.augmentation.Augmentation", "flip": 0.5})
     assert identity(flipped) != identity(cfg)
     assert "augmentation.flip is not set and not 0.5" in differences(older, flipped)
 

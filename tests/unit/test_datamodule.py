@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from metrad.batches import EpochShuffle
-from metrad.datasets import ImageFolder, Source
+from metrad.data.batches import EpochShuffle
+from metrad.data.roles import Roles, resolve_classes
+from metrad.data.sources import ImageFolder, Source
+from metrad.data.splits import ROLES, Classes
+from metrad.data.store import Storage
 from metrad.errors import InputError
-from metrad.imageset import Storage
-from metrad.roles import Roles, resolve_classes
-from metrad.splits import ROLES, Classes
 from metrad.training.datamodule import MetradDataModule
 
 SIZES = {"reference": None, "normal": None, "calibration": 2, "test_normal": None, "test_anomalous": None}

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from metrad.datasets import Digits, ImageFolder, Source, open_source
+from metrad.data.decoding import digest
+from metrad.data.sources import Digits, ImageFolder, Source, open_source
+from metrad.data.store import Storage, load
 from metrad.errors import InputError
-from metrad.images import digest
-from metrad.imageset import Storage, load
 
 
 def put(root: Path, *names: str, start: int = 0) -> Path:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from metrad import ranks
-from metrad.batches import EpochShuffle
+from metrad.data.batches import EpochShuffle
 from metrad.errors import InputError
 from metrad.training.devices import launch, plan
 from metrad.training.devices.batchnorm import RankBatchNorm, RankBatchNorms

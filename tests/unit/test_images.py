@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from metrad.images import (
+from metrad.data.decoding import (
     CorruptImageError,
     Decoded,
     Joined,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrad.datasets import Digits, ImageFolder, Source
+from metrad.data.decoding import CorruptImageError, Decoded, OnDemand, decode_file, digest, resize
+from metrad.data.sources import Digits, ImageFolder, Source
+from metrad.data.store import ImageSet, Storage, load
 from metrad.errors import InputError
-from metrad.images import CorruptImageError, Decoded, OnDemand, decode_file, digest, resize
-from metrad.imageset import ImageSet, Storage, load
 
 ALL = 2**40
 SIZE = 6

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from metrad.app import select
 from metrad.app.select import AS_CONFIGURED, best, describe
+from metrad.data.splits import ROLES, Classes, Split, draw, hold_out, to_test_on
 from metrad.errors import InputError
-from metrad.splits import ROLES, Classes, Split, draw, hold_out, to_test_on
 from tests.unit.test_config import composed
 from tests.unit.test_splits import ALL, chosen_classes, classes_of, pools, seeds
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metrad.data.splits import ROLES, Classes, Pool, Split, draw, head_labels
 from metrad.errors import InputError
-from metrad.splits import ROLES, Classes, Pool, Split, draw, head_labels
 
 ALL = dict.fromkeys(ROLES) | {"calibration": 0}
 quick = settings(deadline=None, database=None, max_examples=80, derandomize=True)

@@ -15,14 +15,14 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from metrad import ranks
+from metrad.data.roles import Roles
+from metrad.data.store import GIB, Storage
 from metrad.errors import InputError
 from metrad.evaluation.evaluate import DEFAULT_FALSE_ALARM_RATES, Settings
 from metrad.evaluation.intervals import calibration_images_needed
-from metrad.imageset import GIB, Storage
 from metrad.models.backbones import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
-from metrad.roles import Roles
 from metrad.runs.directory import Run
 from metrad.runs.directory.config import checks
 from metrad.scorers import Scorer

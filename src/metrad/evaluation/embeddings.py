@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from metrad import ranks
-from metrad.batches import Batch
+from metrad.data.batches import Batch
 from metrad.errors import InputError
 from metrad.evaluation.forward import Forward, half_type
 from metrad.models.cpu import lean_memory

@@ -10,12 +10,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from metrad import ranks
-from metrad.batches import Batch, EpochShuffle, ImageBatches, ResidentBatches, fits
-from metrad.datasets import open_source
+from metrad.data.batches import Batch, EpochShuffle, ImageBatches, ResidentBatches, fits
+from metrad.data.roles import Roles, resolve_classes
+from metrad.data.sources import open_source
+from metrad.data.splits import Classes, Split, draw, head_labels, hold_out
+from metrad.data.store import ImageSet, Storage, load
 from metrad.errors import InputError
-from metrad.imageset import ImageSet, Storage, load
-from metrad.roles import Roles, resolve_classes
-from metrad.splits import Classes, Split, draw, head_labels, hold_out
 
 
 class MetradDataModule(pl.LightningDataModule):

@@ -24,9 +24,9 @@ ALLOWED_TARGETS = (
     *(
         "metrad.models.heads.",
         "metrad.models.backbones.",
-        "metrad.datasets.",
+        "metrad.data.sources.",
         "metrad.scorers.",
-        "metrad.augmentation.",
+        "metrad.data.augmentation.",
     ),
     *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
 )

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from metrad.data.splits import Classes, Size
 from metrad.errors import InputError
-from metrad.splits import Classes, Size
 
 ClassNames = str | int | Sequence[str | int]
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from metrad.datasets import Source
-from metrad.images import Indexable, OnDemand, Scan, content_numbers, resize, scan
-from metrad.splits import Pool
+from metrad.data.decoding import Indexable, OnDemand, Scan, content_numbers, resize, scan
+from metrad.data.sources import Source
+from metrad.data.splits import Pool
 
 GIB = 2**30
 DECODER_VERSION = 1  # raise it when the same file decodes to other pixels, so that no old cache is used

@@ -14,8 +14,8 @@ from filelock import FileLock
 from PIL import Image
 from torchvision.datasets import VisionDataset
 
+from metrad.data.decoding import Decoded, Joined, corrupt_image, decode_file, digest, to_rgb
 from metrad.errors import InputError
-from metrad.images import Decoded, Joined, corrupt_image, decode_file, digest, to_rgb
 
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "ppm", "pgm", "pbm")
 # Below this mean size, in bytes, most of the decoding is Python's, and threads only get into each other's way:
@@ -225,7 +225,7 @@ def open_source(factory: partial[Any]) -> Source:
     source = factory()
     if not isinstance(source, Source):
         raise InputError(
-            f"dataset.source._target_ must make a torchvision dataset or a metrad.datasets.Source, got {type(source)}"
+            f"dataset.source._target_ must make a torchvision dataset or a metrad.data.sources.Source, got {type(source)}"
         )
     return source
 
