@@ -306,7 +306,7 @@ def test_training_repeats_within_an_epoch_and_differs_between_epochs_and_ranks(m
     images, (made, given_) = photos(), learner(monkeypatch, Augmentation(**ALL))
     for epoch in (0, 1, 0):
         step(made, epoch, monkeypatch, images)
-    monkeypatch.setattr("metrad.ranks.rank", lambda: 1)
+    monkeypatch.setattr("metrad.collectives.rank", lambda: 1)
     step(made, 0, monkeypatch, images)
     first, second, again, other_rank = given_
     assert torch.equal(first, again)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrad import ranks
+from metrad import collectives
 from metrad.data import batches as module
 from metrad.data.batches import GPU_SHARE, EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.data.decoding import OnDemand
@@ -69,7 +69,7 @@ def test_they_do_not_without_a_gpu_on_several_ranks_or_where_they_are_decoded_on
     assert not fits(thirty(), CPU)
     assert not fits(thirty(OnDemand(read=None, size=4)), GPU)
     assert fits(thirty(), GPU)
-    monkeypatch.setattr(ranks, "several", lambda: True)
+    monkeypatch.setattr(collectives, "several", lambda: True)
     assert not fits(thirty(), GPU)
 
 

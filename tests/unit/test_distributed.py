@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from metrad import ranks
+from metrad import collectives
 from metrad.data.batches import EpochShuffle
 from metrad.errors import InputError
 from metrad.training.devices import launch, plan
@@ -45,8 +45,8 @@ def as_rank(monkeypatch):
     """Take this process for one of several ranks, without their talking to each other."""
 
     def call(rank, count):
-        monkeypatch.setattr(ranks, "rank", lambda: rank)
-        monkeypatch.setattr(ranks, "world_size", lambda: count)
+        monkeypatch.setattr(collectives, "rank", lambda: rank)
+        monkeypatch.setattr(collectives, "world_size", lambda: count)
 
     return call
 
@@ -147,7 +147,7 @@ def test_the_parts_of_all_ranks_make_up_the_batches_of_one_process(count, batch,
 )
 def test_embedding_is_shared_without_gaps_or_duplicates(count, step, world, as_rank):
     as_rank(0, world)
-    spans = ranks.spans(count, step)
+    spans = collectives.spans(count, step)
     assert len(spans) == world
     assert np.array_equal(np.concatenate([np.arange(*span) for span in spans]), np.arange(count))
     assert all(start % step == 0 or start == count for start, _ in spans)
@@ -158,10 +158,10 @@ def test_embedding_is_shared_without_gaps_or_duplicates(count, step, world, as_r
 
 def test_in_one_process_nothing_changes():
     rows = np.ones((3, 2), dtype=np.float32)
-    assert ranks.gather(rows, ranks.spans(3, 256)) is rows
-    assert ranks.gradient_weight(torch.zeros(3)) == 1.0
-    assert ranks.total(5) == 5
-    assert ranks.same("x") == "x"
+    assert collectives.gather(rows, collectives.spans(3, 256)) is rows
+    assert collectives.gradient_weight(torch.zeros(3)) == 1.0
+    assert collectives.total(5) == 5
+    assert collectives.same("x") == "x"
     assert plan.trainer_arguments(configuration().trainer) == {}
 
 

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from metrad import ranks
+from metrad import collectives
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
 from metrad.errors import InputError
@@ -64,7 +64,7 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
         disk_limit=int(dataset["disk_limit_gib"] * GIB),
         cache=Path(cfg.paths.data, "cache"),
         workers=dataset["workers"],
-        shared=ranks.several(),
+        shared=collectives.several(),
     )
     data = MetradDataModule(
         checks.build_partial(cfg, "dataset.source"),

@@ -17,7 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
-from metrad import ranks
+from metrad import collectives
 from metrad.app.build import (
     build_data,
     build_embedder,
@@ -135,7 +135,7 @@ def select(cfg: DictConfig, run: Run, data: MetradDataModule) -> Selected:
         "selection: %d candidates, %d classes held out in turn: %d trainings of up to %s epochs before the run's own",
         *(len(candidates), len(held_out), len(jobs), cfg.trainer.max_epochs),
     )
-    first = ranks.rank() == 0
+    first = collectives.rank() == 0
     rows: list[Row] = []
     seconds = 0.0
     for done, (i, number) in enumerate(jobs):
@@ -246,11 +246,11 @@ def _check_scorers(cfg: DictConfig, data: MetradDataModule, held_out: list[int])
 
 def _kept(path: Path, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what ``path`` holds, or else what ``find`` finds, and keep it there."""
-    kept = ranks.same(_read(path) if ranks.rank() == 0 else None)
+    kept = collectives.same(_read(path) if collectives.rank() == 0 else None)
     if kept is not None:
         return kept
-    found = ranks.same(find())
-    if ranks.rank() == 0:
+    found = collectives.same(find())
+    if collectives.rank() == 0:
         path.parent.mkdir(exist_ok=True)
         write_json(path, found)
     return found
@@ -278,13 +278,13 @@ def _fold(cfg: DictConfig, run: Run, settings: Mapping[str, Any], held_out: str)
         raise InputError(f"selection, with class {held_out} held out: {error}") from error
     epochs, scorers = EpochLog(), makers(cfg, changed)
     study = Study(data, epochs, scorers, told="selection")
-    pace = ranks.same(choose_pace(changed, embedder, data.epoch_images) if ranks.rank() == 0 else None)
+    pace = collectives.same(choose_pace(changed, embedder, data.epoch_images) if collectives.rank() == 0 else None)
     assert pace is not None
     trainer = build_trainer(changed, run, pace, epochs, study, keeping=False)
     try:
         trainer.fit(learner, datamodule=data)
     except TrainingError as error:
-        if ranks.several():  # the others wait for this rank
+        if collectives.several():  # the others wait for this rank
             raise
         log.warning("selection: %s; what comes after counts as unfit", error)
     rows = list(_long(study.history, scorers, changed.trainer.max_epochs))

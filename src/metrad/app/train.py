@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from metrad import ranks
+from metrad import collectives
 from metrad.app.build import (
     build_data,
     build_embedder,
@@ -215,7 +215,7 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     start = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     with plan.joined(cfg.trainer, count):
-        run, first = Run(ranks.same(run.path)), ranks.rank() == 0
+        run, first = Run(collectives.same(run.path)), collectives.rank() == 0
         data = _checked_data(cfg)
         selected = select(cfg, run, data) if cfg.selection else None
         if selected:
@@ -228,7 +228,7 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         learner = build_learner(cfg, build_embedder(cfg), classes_of_head(cfg, data))
         epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first else None)
         study = Study(data, epochs, scorers_studied(cfg))
-        pace = ranks.same(choose_pace(cfg, learner.embedder, data.epoch_images) if first else None)
+        pace = collectives.same(choose_pace(cfg, learner.embedder, data.epoch_images) if first else None)
         assert pace is not None
         trainer = build_trainer(cfg, run, pace, epochs, study)
         data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
@@ -253,7 +253,7 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
 
 def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:
     device, precision = str(trainer.strategy.root_device), str(trainer.precision)
-    write_json(run.environment, environment(device, precision, pace.describe(), ranks.world_size()))
+    write_json(run.environment, environment(device, precision, pace.describe(), collectives.world_size()))
 
 
 def _checked_data(cfg: DictConfig) -> MetradDataModule:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from metrad import ranks
+from metrad import collectives
 from metrad.data.decoding import Indexable, OnDemand
 
 GPU_SHARE = 0.25  # of a GPU's free memory, up to which training images are kept there
@@ -71,7 +71,7 @@ def fits(batches: ImageBatches, device: torch.device) -> bool:
     They are on the GPU of a single rank, if they take at most ``GPU_SHARE`` of its free memory and need not be decoded
     on demand.
     """
-    if device.type != "cuda" or ranks.several() or isinstance(batches.images, OnDemand):
+    if device.type != "cuda" or collectives.several() or isinstance(batches.images, OnDemand):
         return False
     needed: int = len(batches.indices) * batches.images[batches.indices[:1]].nbytes
     free, _ = torch.cuda.mem_get_info(device)
@@ -109,4 +109,4 @@ class EpochShuffle(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         batches = torch.from_numpy(order).split(self.batch_size)[: len(self)]
-        return (batch.tensor_split(ranks.world_size())[ranks.rank()] for batch in batches)
+        return (batch.tensor_split(collectives.world_size())[collectives.rank()] for batch in batches)

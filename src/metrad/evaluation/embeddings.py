@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from metrad import ranks
+from metrad import collectives
 from metrad.data.batches import Batch
 from metrad.errors import InputError
 from metrad.evaluation.forward import Forward, half_type
@@ -107,8 +107,8 @@ def fit_and_embed(
     width = embedder.out_features
     embedder.set_whitening(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
     plain = embed(embedder, data, (*ROLES, REFERENCE), device=device, precision=precision)
-    first = ranks.rank() == 0
-    embedder.set_whitening(*ranks.same(_whitening(plain, data) if first else None))  # type: ignore[misc]
+    first = collectives.rank() == 0
+    embedder.set_whitening(*collectives.same(_whitening(plain, data) if first else None))  # type: ignore[misc]
     if not first:
         return plain
     with torch.inference_mode():
@@ -138,13 +138,13 @@ def _embeddings(
     """Return the embeddings (N, D) of the images at ``indices``; on other ranks than the first no rows."""
     embedder = embedder.to(device, torch.float32).eval()
     forward = Forward(embedder, device, half_type(precision))
-    size = ranks.same(forward.largest_batch(data.images(indices[:1], 1), len(indices)))
-    spans = ranks.spans(len(indices), size)
-    mine = slice(*spans[ranks.rank()])
+    size = collectives.same(forward.largest_batch(data.images(indices[:1], 1), len(indices)))
+    spans = collectives.spans(len(indices), size)
+    mine = slice(*spans[collectives.rank()])
     batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
     with lean_memory(forward.device):
         found = _filled(forward, batches, len(indices[mine]))
-    return ranks.gather(found, spans)
+    return collectives.gather(found, spans)
 
 
 def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:

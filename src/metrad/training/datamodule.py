@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from metrad import ranks
+from metrad import collectives
 from metrad.data.batches import Batch, EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.sources import open_source
@@ -172,7 +172,7 @@ class MetradDataModule(pl.LightningDataModule):
         upright = head_labels(self.data.pool.labels[self.train_indices], self.classes)
         labels = np.concatenate([upright + turn * len(self.classes.seen) for turn in range(self.turns)])
         batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
-        least = max(2, self.least_images * ranks.world_size())
+        least = max(2, self.least_images * collectives.world_size())
         sampler = EpochShuffle(len(labels), self.batch_size, self.seed, least=least)
         sampler.set_epoch(self.first_epoch)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from metrad import ranks
+from metrad import collectives
 from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,11 @@ class EpochLog(pl.Callback):
         """Stop the clock, and log and keep the figures of the epoch, over all ranks."""
         took = time.perf_counter() - self._start
         self.seconds += took
-        self.images += ranks.total(self._images)
+        self.images += collectives.total(self._images)
         assert isinstance(pl_module, MetricLearner)
         figures = pl_module.statistics.compute()
         pl_module.statistics.reset()
-        pl_module.log_dict(figures, sync_dist=ranks.several())
+        pl_module.log_dict(figures, sync_dist=collectives.several())
         epoch = {"epoch": trainer.current_epoch + 1, "loss": float(trainer.callback_metrics["loss"]), **figures}
         self.history.append(epoch)
         told = "loss {loss:.4f}, accuracy {accuracy:.4f}, scale {scale:.2f}, median angle {angle_median:.0f}°"

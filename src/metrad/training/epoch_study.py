@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from metrad import ranks
+from metrad import collectives
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import attach_head
@@ -89,7 +89,7 @@ class Study(pl.Callback):
             device, precision = trainer.strategy.root_device, str(trainer.precision)
             roles = roles_for(make() for make in self.scorers.values())
             embedded = fit_and_embed(embedder, self.data, roles, device=device, precision=precision)
-            if ranks.rank() == 0:
+            if collectives.rank() == 0:
                 found = self._figures(copy.deepcopy(learner.head).cpu(), embedded)
                 trained = {"accuracy": epoch["accuracy"], "loss": epoch["loss"]}
                 self.history.append({"epoch": epoch["epoch"], **found, **trained})

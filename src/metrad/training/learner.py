@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metrad import ranks
+from metrad import collectives
 from metrad.errors import TrainingError
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head, HeadStatistics
@@ -71,7 +71,7 @@ class MetricLearner(pl.LightningModule):
         """Seed augmentation, dropout and the like by seed and epoch, and on several ranks by rank."""
         if not self.finetuning.batch_norm:
             freeze_batch_norms(self.embedder)
-        torch.manual_seed(self.seed * 100_003 + self.current_epoch + 1_000_003_000_019 * ranks.rank())
+        torch.manual_seed(self.seed * 100_003 + self.current_epoch + 1_000_003_000_019 * collectives.rank())
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of images (N, height, width, channels) uint8 and the head's labels (N,).
@@ -99,9 +99,9 @@ class MetricLearner(pl.LightningModule):
             on_epoch=True,
             prog_bar=True,
             batch_size=len(labels),
-            sync_dist=ranks.several(),
+            sync_dist=collectives.several(),
         )
-        return loss * ranks.gradient_weight(labels)
+        return loss * collectives.gradient_weight(labels)
 
     def _augmented(self, images: Tensor) -> Tensor:
         if self.augmentation is None:

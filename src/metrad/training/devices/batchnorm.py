@@ -7,7 +7,7 @@ from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
-from metrad import ranks
+from metrad import collectives
 
 
 class _Sum(torch.autograd.Function):
@@ -16,7 +16,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(context: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
         summed = values.clone()
-        if ranks.several():
+        if collectives.several():
             dist.all_reduce(summed)
         return summed
 

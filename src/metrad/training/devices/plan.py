@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment  # type: ignore[attr-defined]
 
-from metrad import ranks
+from metrad import collectives
 from metrad.errors import InputError
 from metrad.training.devices import launch
 from metrad.training.devices.batchnorm import RankBatchNorms
@@ -139,14 +139,14 @@ def joined(trainer: DictConfig, count: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, min(threads, launch.cores() // int(os.environ["LOCAL_WORLD_SIZE"]))))
     yield
-    ranks.total(0)  # none leaves before all are done; after an error they are not waited for
+    collectives.total(0)  # none leaves before all are done; after an error they are not waited for
     dist.destroy_process_group()
     torch.set_num_threads(threads)
 
 
 def trainer_arguments(trainer: DictConfig) -> dict[str, Any]:
     """Return what Lightning's trainer is given beside its settings, to take this process for the rank it is."""
-    if not ranks.several():
+    if not collectives.several():
         return {"devices": 1, "strategy": "auto"} if str(trainer.get("strategy")) in STRATEGIES[1:] else {}
     plugins: list[Any] = [TorchElasticEnvironment()]
     if trainer.get("sync_batchnorm") and is_cpu(trainer):
