@@ -18,7 +18,7 @@ from _measure import table
 from matplotlib.figure import Figure
 
 from metrad.errors import InputError
-from metrad.evaluation.evaluate import plots
+from metrad.evaluation import plots
 from metrad.files import read_json
 from metrad.reports.comparison.input import FROZEN, read_sweep
 from metrad.reports.comparison.plots import boxes

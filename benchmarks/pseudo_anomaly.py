@@ -23,7 +23,7 @@ from scipy.stats import bootstrap, spearmanr
 
 from metrad.app.select import OWN
 from metrad.errors import InputError
-from metrad.evaluation.evaluate import plots
+from metrad.evaluation import plots
 from metrad.reports.comparison.input import read_sweep
 from metrad.runs.directory import Run
 

@@ -5,12 +5,12 @@ import functools
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from metrad.runs.directory.config import catalogue, checks
 from omegaconf import OmegaConf
 
 from metrad.app.build import build_augmentation
 from metrad.app.train import expected_warnings
 from metrad.models.backbones import Backbone
+from metrad.runs.config import catalogue, checks
 
 ALL = [(group, name) for group, names in catalogue.choices().items() for name in names]
 MANDATORY = {

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from metrad.runs.directory.config import catalogue, checks
 from omegaconf import OmegaConf
 from torch import nn
 
 from metrad.errors import InputError
 from metrad.models.heads import CosineHead, Head
+from metrad.runs.config import catalogue, checks
 
 WIDTH, CLASSES, BATCH = 16, 9, 32
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

@@ -5,11 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from metrad.runs.directory.config import catalogue, checks
 from omegaconf import OmegaConf
 from torch import nn
 
 from metrad.errors import InputError
+from metrad.runs.config import catalogue, checks
 from metrad.scorers import KNN, NoNeighboursError, NotAttachedError, NotFittedError, Scorer
 
 SCORERS = sorted(catalogue.choices()["scorer"])

@@ -11,7 +11,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hypothesis import example, given
 from hypothesis import strategies as st
-from metrad.runs.directory.config import catalogue, checks
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -20,6 +19,7 @@ from metrad.app.build import build_embedder, build_learner
 from metrad.errors import InputError
 from metrad.models.backbones import Backbone, InputSpec
 from metrad.models.embedder import Embedder
+from metrad.runs.config import catalogue, checks
 from metrad.runs.config.explain import explain
 from metrad.runs.naming import differences, identity
 

@@ -11,7 +11,8 @@ from torch import nn
 from metrad import collectives
 from metrad.data.batches import EpochShuffle
 from metrad.errors import InputError
-from metrad.training.devices import launch, plan
+from metrad.training.devices import launch
+from metrad.training.devices import plan as devices
 from metrad.training.devices.batchnorm import RankBatchNorm, RankBatchNorms
 from metrad.training.devices.launch import Failure
 from metrad.training.devices.plan import Plan, plan
@@ -162,7 +163,7 @@ def test_in_one_process_nothing_changes():
     assert collectives.gradient_weight(torch.zeros(3)) == 1.0
     assert collectives.total(5) == 5
     assert collectives.same("x") == "x"
-    assert plan.trainer_arguments(configuration().trainer) == {}
+    assert devices.trainer_arguments(configuration().trainer) == {}
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

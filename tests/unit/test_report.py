@@ -15,15 +15,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from metrad.errors import InputError
-from metrad.evaluation.evaluate import plots
+from metrad.evaluation import plots
 from metrad.evaluation.plots import style
 from metrad.files import write_rows
-from metrad.reports import cells
+from metrad.reports import cells as cells_module
 from metrad.reports.cells import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
 from metrad.reports.comparison import files
 from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.comparison.plots import study
-from metrad.reports.page import html, plots
+from metrad.reports.page import html
+from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Group, Section, write_page
 from metrad.reports.page.plots import svg
 from metrad.reports.page.tables import settings_tables, table
@@ -267,7 +268,7 @@ def test_runs_without_scores_or_log_have_none(tmp_path):
 def test_many_panels_are_made_smaller(tmp_path, monkeypatch):
     run = finished_run(tmp_path / "run", size=(600, 1500))
     alone = evidence_of(run, 1)
-    monkeypatch.setattr(cells, "EVIDENCE_BYTES", 400_000)
+    monkeypatch.setattr(cells_module, "EVIDENCE_BYTES", 400_000)
     assert len(evidence_of(run, 4)) < len(alone) / 2
     assert alone.startswith("data:image/webp;base64,")
 
@@ -402,7 +403,7 @@ def test_a_broken_study_is_told(tmp_path, content):
 def test_nothing_of_a_small_histogram_lies_over_anything_else(spread):
     rng = np.random.default_rng(0)
     scores = np.concatenate([rng.lognormal(-4, spread, 60), rng.lognormal(-3, spread, 100)])
-    figure = plots.smaller(plots.histogram(scores, np.arange(160) >= 60, 0.9, {0.01: 0.02, 0.05: 0.01}))
+    figure = page_plots.smaller(plots.histogram(scores, np.arange(160) >= 60, 0.9, {0.01: 0.02, 0.05: 0.01}))
     FigureCanvasAgg(figure).draw()
     (axes,), (legend,) = figure.axes, figure.legends
     label = axes.xaxis.label.get_window_extent()

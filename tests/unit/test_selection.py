@@ -9,13 +9,13 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metrad.runs.directory.config import checks
 from omegaconf import OmegaConf
 
 from metrad.app import select
 from metrad.app.select import AS_CONFIGURED, best, describe
 from metrad.data.splits import ROLES, Classes, Split, draw, hold_out, to_test_on
 from metrad.errors import InputError
+from metrad.runs.config import checks
 from tests.unit.test_config import composed
 from tests.unit.test_splits import ALL, chosen_classes, classes_of, pools, seeds
 

@@ -16,7 +16,9 @@ from metrad.errors import HeldError, InputError
 from metrad.files import write_json
 from metrad.runs.directory import Run
 from metrad.runs.naming import differences, identity, sweep_name
-from metrad.sweeps import plan, view, workers
+from metrad.sweeps import plan as sweep_plan
+from metrad.sweeps import view as sweep_view
+from metrad.sweeps import workers
 from metrad.sweeps.plan import Ended, Job
 from metrad.sweeps.view import View
 
@@ -153,9 +155,9 @@ def test_a_plan_tells_how_runs_stand_and_leaves_out_those_that_need_nothing(tmp_
     runs += [make(tmp_path / "f", "finished", identity="another"), held[0]]
     for run in runs:
         write_json(run.metrics, {"auroc": 0.9})
-    plan.current.folder = tmp_path
+    sweep_plan.current.folder = tmp_path
     with caplog.at_level("INFO"):
-        todo = plan.plan([Job(i, run, config) for i, run in enumerate(runs)])
+        todo = sweep_plan.plan([Job(i, run, config) for i, run in enumerate(runs)])
     assert [job.run.path.name for job in todo] == ["b", "c", "d", "e", "f"]
     told = [
         "1 finished",
@@ -183,7 +185,7 @@ def test_the_view_shows_how_far_a_run_is_that_chooses_its_epochs(tmp_path):
     assert shown(view)[1].split() == ["a", "getting", "ready"]
     run.note(epoch=1, epochs=2)
     assert shown(view)[1].split() == ["a", "epoch", "1/2"]
-    assert view._share(run.noted()) == (4 + 1 / 2) / 5
+    assert sweep_view._share(run.noted()) == (4 + 1 / 2) / 5
 
 
 def test_the_view_shows_runs_epochs_and_the_time_left(tmp_path, monkeypatch, capsys):

@@ -23,13 +23,13 @@ from metrad.evaluation.intervals import calibration_images_needed
 from metrad.models.backbones import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
+from metrad.runs.config import checks
 from metrad.runs.directory import Run
-from metrad.runs.directory.config import checks
 from metrad.scorers import Scorer
 from metrad.training.callbacks import KeepSigterm
 from metrad.training.checkpoints import WholeCheckpoints
 from metrad.training.datamodule import MetradDataModule
-from metrad.training.devices import plan
+from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
 from metrad.training.learner import MetricLearner
 from metrad.training.measured_once import remembered
@@ -75,7 +75,7 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
         batch_size=cfg.batch_size,
         skip_corrupt=dataset["on_corrupt"] == "skip",
     )
-    data.least_images = plan.least_images(cfg.trainer)
+    data.least_images = devices.least_images(cfg.trainer)
     return data
 
 
@@ -179,7 +179,7 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         default_root_dir=run.path,
         precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
-        **plan.trainer_arguments(cfg.trainer),
+        **devices.trainer_arguments(cfg.trainer),
         **({} if keeping else {"enable_checkpointing": False}),
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user has none of their own in trainer.plugins

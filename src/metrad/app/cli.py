@@ -119,7 +119,8 @@ def _compare_command(
     """Compare the runs of a sweep that differ in one choice, over seeds and datasets: tests, figures, report.html."""
 
     def job() -> str:
-        from metrad.reports.comparison import compare, files
+        from metrad.reports.comparison import compare as comparing
+        from metrad.reports.comparison import files as tables
         from metrad.reports.report import write_report
 
         if (sweep is None) == (csv is None):
@@ -127,16 +128,16 @@ def _compare_command(
         value = baseline.removeprefix(f"{by}=") if baseline else None
         options: dict[str, Any] = {"by": by, "baseline": value, "metric": metric, "unpaired": unpaired}
         if csv is not None:
-            result, folder = compare.compare_csv(csv, **options), csv.with_name(f"{csv.stem}-comparison")
+            result, folder = comparing.compare_csv(csv, **options), csv.with_name(f"{csv.stem}-comparison")
         else:
             assert sweep is not None
-            result, folder = compare.compare(sweep, **options), sweep / "comparison"
+            result, folder = comparing.compare(sweep, **options), sweep / "comparison"
         target = out or folder
-        with files.folder(target):
+        with tables.folder(target):
             page = write_report(result, target / "report.html")  # reads the runs' files, and may find a broken one
-            files = [*files.write(result, target), page]
+            files = [*tables.write(result, target), page]
         written = f"written: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})"
-        return f"{files.report(result)}\n\n{written}"
+        return f"{tables.report(result)}\n\n{written}"
 
     typer.echo(reporting_errors(job))
 

@@ -33,9 +33,9 @@ from metrad.runs.artifacts import (
     load_weights,
     save_embeddings,
 )
+from metrad.runs.config import checks
 from metrad.runs.config.catalogue import choices, folder, suggestion
 from metrad.runs.directory import Run
-from metrad.runs.directory.config import checks
 from metrad.runs.naming import folder_name
 from metrad.runs.outputs import save_evaluation, save_evidence, split_figures
 from metrad.training.datamodule import MetradDataModule

@@ -31,8 +31,8 @@ from metrad.data.roles import class_numbers
 from metrad.data.splits import to_test_on
 from metrad.errors import InputError, TrainingError
 from metrad.files import read_json, write_json
+from metrad.runs.config import checks
 from metrad.runs.directory import Run
-from metrad.runs.directory.config import checks
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import Study

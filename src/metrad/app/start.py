@@ -36,8 +36,8 @@ def start(argv: list[str]) -> None:
 def _run_hydra(argv: list[str]) -> None:
     import hydra
 
+    from metrad.runs.config import checks
     from metrad.runs.config.catalogue import folder
-    from metrad.runs.directory.config import checks
     from metrad.runs.naming import sweep_name
     from metrad.sweeps import plan
     from metrad.training.devices import launch
@@ -83,22 +83,22 @@ def _tell_sweep(sweep: Any) -> bool:
     from metrad.files import write_rows
     from metrad.reports.comparison.compare import as_text, collect, summarise
 
-    assert plan.folder is not None
-    rows, kept = collect(plan.folder), True
+    assert sweep.folder is not None
+    rows, kept = collect(sweep.folder), True
     if rows:
         log.info("\n%s", as_text(summarise(rows)))
         try:
-            write_rows(plan.folder / "runs.csv", rows)
-            log.info("each run: %s", relative(plan.folder / "runs.csv"))
+            write_rows(sweep.folder / "runs.csv", rows)
+            log.info("each run: %s", relative(sweep.folder / "runs.csv"))
         except OSError as error:  # the disk is full, say
             typer.echo(f"error: runs.csv cannot be written: {one_line(error)}", err=True)
             kept = False
-    left = plan.unfinished()
+    left = sweep.unfinished()
     if left:
         told = ", ".join(f"{count} {state}" for state, count in left.items())
         log.info(
             "not finished: %d of %d runs (%s); the same command with sweep=%s goes on with them",
-            *(left.total(), len(plan.runs), told, plan.folder.name),
+            *(left.total(), len(sweep.runs), told, sweep.folder.name),
         )
     return kept
 

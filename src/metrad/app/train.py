@@ -34,14 +34,15 @@ from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import attach_head, evaluate
 from metrad.files import read_json, write_json
 from metrad.runs.artifacts import save_embeddings, save_model
+from metrad.runs.config import checks
 from metrad.runs.directory import Run
-from metrad.runs.directory.config import checks
 from metrad.runs.environment import environment
 from metrad.runs.naming import differences, identity
 from metrad.runs.outputs import save_evaluation, save_evidence, save_history, save_selection, split_figures
 from metrad.training.checkpoints import read_checkpoint
 from metrad.training.datamodule import MetradDataModule
-from metrad.training.devices import launch, plan
+from metrad.training.devices import launch
+from metrad.training.devices import plan as devices
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import Study
 from metrad.training.learner import MetricLearner
@@ -141,7 +142,7 @@ def _identity(cfg: DictConfig) -> dict[str, str]:
 
 def _train(cfg: DictConfig, run: Run, checkpoint: str | Path | None) -> dict[str, Any]:
     """Train on the devices asked for, each in a process of its own if they are several."""
-    plan = plan.plan(cfg)
+    plan = devices.plan(cfg)
     if plan.to_start:
         launch.start(_train_as_rank, (cfg, run.path, checkpoint, torch.get_num_threads()), plan.count)
         return cast("dict[str, Any]", read_json(run.metrics))
@@ -167,7 +168,7 @@ def follow(cfg: DictConfig) -> None:
     launch.mute()
     with expected_warnings():
         checks.check(cfg)
-        _fit(cfg, Run("."), cfg.ckpt_path, plan.plan(cfg).count)
+        _fit(cfg, Run("."), cfg.ckpt_path, devices.plan(cfg).count)
 
 
 @contextlib.contextmanager
@@ -214,7 +215,7 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     """Train as one of ``count`` ranks and embed the images."""
     start = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    with plan.joined(cfg.trainer, count):
+    with devices.joined(cfg.trainer, count):
         run, first = Run(collectives.same(run.path)), collectives.rank() == 0
         data = _checked_data(cfg)
         selected = select(cfg, run, data) if cfg.selection else None

@@ -10,9 +10,9 @@ import pandas as pd
 from metrad.errors import InputError
 from metrad.files import read_json
 from metrad.reports.cells import Cell, cells, condition_name
-from metrad.reports.comparison import plots
+from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.tables import Comparison
-from metrad.reports.page import plots
+from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
 from metrad.reports.page.sections import by_condition, named, of_runs, of_settings, styles_of, unfinished
 from metrad.reports.page.tables import COLUMNS, Table, rate, table
@@ -116,19 +116,19 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
         place = [members[0].rows[key].iloc[0] for key in comparison.conditions]
         means = "; ".join(f"{cell.choice} {rate(cell.rows[cell.metric].mean())}" for cell in members)
         alt = f"{named(f'Box plots of {label}', condition)}. Means: {means}."
-        drawn = plots.boxes(comparison, place, label)
+        drawn = page_plots.boxes(comparison, place, label)
         pictures.append(Picture(alt, condition, drawn, wide=len(comparison.compared) > MOST_BOXES))
-    for title, found in plots.of_classes(comparison).items():
+    for title, found in comparison_plots.of_classes(comparison).items():
         alt = f"{label} by normal and anomalous class, {title}: {rate(np.nanmin(found))} to {rate(np.nanmax(found))}."
-        caption = f"{title}: {label} from {plots.lowest(comparison.metric):g} (dark) to 1 (light)"
-        pictures.append(Picture(alt, caption, plots.classes(found, comparison.metric)))
+        caption = f"{title}: {label} from {comparison_plots.lowest(comparison.metric):g} (dark) to 1 (light)"
+        pictures.append(Picture(alt, caption, page_plots.classes(found, comparison.metric)))
     tables, folds = opened([*_means(comparison, label), _summary(comparison, label)])
     groups = [Group(pictures=pictures, tables=tables, folds=folds), _differences(comparison, label)]
     if comparison.overall is not None:
         ranks = table("Mean rank over all conditions; 1 is best", comparison.overall)
         told = ", ".join(f"{row[0].text} {row[1].text}" for row in ranks.rows)
         alt = f"Critical-difference diagram. Mean ranks: {told}."
-        diagram = Picture(alt, "", plots.ranks(comparison), wide=True)
+        diagram = Picture(alt, "", comparison_plots.ranks(comparison), wide=True)
         groups.append(Group("Ranks", pictures=[diagram], tables=[ranks]))
     rest = Fold(f"{len(comparison.notes) - MOST_NOTES} more", "\n".join(comparison.notes[MOST_NOTES:]))
     folds = [rest] if len(comparison.notes) > MOST_NOTES else []
@@ -153,7 +153,7 @@ def _differences(comparison: Comparison, label: str) -> Group:
     first = [comparison.by, "against", *comparison.conditions, "difference", "low", "high", "p_holm", "p"]
     written = table(f"Differences in {label}", _scored(_led_by(comparison.pairs, first)))
     alt = f"Mean differences in {label} with their intervals, filled where significant. The table below has them."
-    drawn = Picture(alt, "", plots.differences(comparison), wide=True)
+    drawn = Picture(alt, "", comparison_plots.differences(comparison), wide=True)
     pictures = [drawn] if (comparison.pairs["pairs"] > 0).any() and not comparison.many else []
     tables, folds = opened([written])
     return Group("Differences", text, pictures, tables, folds=folds)
@@ -174,7 +174,7 @@ def _costs(comparison: Comparison, parts: Sequence[Cell]) -> list[Section]:
         if timed:
             means = "; ".join(f"{cell.choice} {cell.rows['seconds'].mean():.1f} s" for cell in timed)
             alt = f"{named(f'Seconds a run against {label}', condition)}. Mean seconds: {means}."
-            pictures.append(Picture(alt, condition, plots.costs(timed, styles, label)))
+            pictures.append(Picture(alt, condition, page_plots.costs(timed, styles, label)))
     text = "Small markers are runs, large ones the mean of each choice. Seconds are of a whole run, on its own machine."
     return [Section("cost", f"Cost against {label}", text, [Group(pictures=pictures)])] if pictures else []
 

@@ -95,7 +95,7 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
 def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str:
     """Return the page: a title, a few facts below it, and the sections."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("metrad"),
+        loader=jinja2.PackageLoader("metrad.reports.page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

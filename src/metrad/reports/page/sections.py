@@ -9,11 +9,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from metrad.errors import InputError
-from metrad.evaluation.evaluate import plots
+from metrad.evaluation import plots
 from metrad.files import read_json
 from metrad.reports.cells import Cell, Flat, Reading, configuration_of, environment_of, hardest, read
 from metrad.reports.comparison.plots import Styles
-from metrad.reports.page import plots
+from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened
 from metrad.reports.page.tables import Table, settings_tables, table
 from metrad.runs.directory import Run
@@ -122,7 +122,7 @@ def _roc(conditions: Mapping[str, list[Reading]], styles: Styles) -> Group:
         if bands:
             at_five = "; ".join(f"{choice} {band.mean[10]:.3f}" for choice, band in bands.items())
             alt = f"{named('ROC curves', name)}. True-positive rate at a false-positive rate of 0.05: {at_five}."
-            pictures.append(Picture(alt, name, plots.roc_bands(bands, styles)))
+            pictures.append(Picture(alt, name, page_plots.roc_bands(bands, styles)))
     return Group(pictures=pictures)
 
 
@@ -133,7 +133,7 @@ def _scores(name: str, members: list[Reading]) -> Group:
             continue
         choice, scores, anomalous = one.cell.choice, one.scores["score"].to_numpy(), one.scores["anomalous"].to_numpy()
         auroc, thresholds = _thresholds(one.median)
-        figure = plots.smaller(plots.histogram(scores, anomalous, auroc, thresholds))
+        figure = page_plots.smaller(plots.histogram(scores, anomalous, auroc, thresholds))
         medians = [f"{pd.Series(scores[part]).median():.3g}" for part in (~anomalous, anomalous)]
         what = f"median {medians[0]} of normal, {medians[1]} of anomalous images"
         alt = f"{named(f'Histogram of scores, {choice}', name)}: {what}."
@@ -143,7 +143,7 @@ def _scores(name: str, members: list[Reading]) -> Group:
 
 def _epochs(name: str, members: list[Reading], styles: Styles) -> Group:
     pictures = []
-    for key, (title, unit) in plots.STATISTICS.items():
+    for key, (title, unit) in page_plots.STATISTICS.items():
         histories = {one.cell.choice: kept for one in members if (kept := [each for each in one.epochs if key in each])}
         if histories:
             last = "; ".join(
@@ -151,7 +151,7 @@ def _epochs(name: str, members: list[Reading], styles: Styles) -> Group:
                 for choice, tables in histories.items()
             )
             alt = f"{named(f'{title} ({unit}) over epochs', name)}. In the last epoch: {last}."
-            pictures.append(Picture(alt, title, plots.statistic(key, histories, styles)))
+            pictures.append(Picture(alt, title, page_plots.statistic(key, histories, styles)))
     return Group(name, pictures=pictures)
 
 
@@ -167,7 +167,7 @@ def _study(conditions: Mapping[str, list[Reading]], styles: Styles) -> Group:
                 f"{choice} {mean.iloc[0]:.3f} to {mean.iloc[-1]:.3f}" for choice, mean in means.items() if len(mean)
             )
             alt = f"{named('AUROC after each epoch, effective rank below', name)}. First and last means: {told}."
-            pictures.append(Picture(alt, name, plots.study(tables, styles)))
+            pictures.append(Picture(alt, name, page_plots.study(tables, styles)))
     return Group(pictures=pictures)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 @cache
 def folder() -> Path:
     """Return the folder of the shipped YAML files: inside an installed package, at the root of a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+    inside = Path(__file__).parents[2] / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[4] / "conf"
 
 
 def choices() -> dict[str, dict[str, str]]:
