@@ -42,7 +42,8 @@ from metrad.data import store
 from metrad.data.sources import ImageFolder
 from metrad.data.store import GIB, Storage
 from metrad.evaluation.embeddings import embed
-from metrad.models.backbones import InputSpec, mobilenet_v2
+from metrad.models.backbones import mobilenet_v2
+from metrad.models.base import InputSpec
 from metrad.models.embedder import Embedder
 from metrad.training.datamodule import MetradDataModule, Roles
 

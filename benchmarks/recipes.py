@@ -21,9 +21,9 @@ from scipy.stats import norm
 from metrad.errors import InputError
 from metrad.evaluation.intervals import structural_components
 from metrad.files import read_json
-from metrad.reports.comparison.compare import collect
 from metrad.reports.comparison.paired import paired_bootstrap, wilcoxon_p
 from metrad.runs.directory import Run
+from metrad.sweeps.table import collect
 
 PAIR = ["dataset.normal", "dataset.anomalous"]
 

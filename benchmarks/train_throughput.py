@@ -51,8 +51,10 @@ from metrad.evaluation.forward import half_type
 from metrad.models.backbones import mobilenet_v2
 from metrad.models.embedder import Embedder
 from metrad.models.heads import AdaCos
+from metrad.training.callbacks import LeanMemory
+from metrad.training.compiling import CompileEmbedder
 from metrad.training.learner import MetricLearner
-from metrad.training.speed import CompileEmbedder, LeanMemory, choose_precision, probe
+from metrad.training.speed import choose_precision, probe
 
 CLASSES, PIXELS = 9, 28
 BATCH_AND_SIZE = {False: (128, 96), True: (4, 32)}  # by --quick

@@ -19,6 +19,11 @@ class HeldError(InputError):
     """Another process is at work on the same run."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or the name of its class where it has no text."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def told_to_stop(error: BaseException) -> tuple[str, int] | None:
     """Return why the process is to stop, and the exit code for that; None if ``error`` is of another kind.
 

@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from metrad.app.build import build_augmentation
 from metrad.app.train import expected_warnings
-from metrad.models.backbones import Backbone
+from metrad.models.base import Backbone
 from metrad.runs.config import catalogue, checks
+from metrad.runs.config.build import factory, instantiate
 
 ALL = [(group, name) for group, names in catalogue.choices().items() for name in names]
 MANDATORY = {
@@ -45,7 +46,7 @@ def test_every_choice_says_what_it_is(group, name):
 @pytest.mark.parametrize("size", [32, 96])
 def test_every_backbone_builds_and_its_width_is_measured(name, size):
     cfg = composed(f"backbone={name}", *MANDATORY.get(("backbone", name), []), "backbone.weights=null")
-    backbone = checks.build(cfg, "backbone")
+    backbone = instantiate(cfg, "backbone")
     assert isinstance(backbone, Backbone)
     features = backbone.module.eval()(torch.zeros(2, 3, size, size))
     assert features.shape[1] == backbone.out_features
@@ -56,9 +57,9 @@ def test_every_backbone_builds_and_its_width_is_measured(name, size):
 def test_every_optimiser_and_scheduler_steps(name, schedule):
     cfg = composed(f"optimizer={name}", f"scheduler={schedule}")
     weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = checks.build_partial(cfg, "optimizer")([weight])
+    optimizer = factory(cfg, "optimizer")([weight])
     rates = [optimizer.param_groups[0]["lr"]]
-    scheduler = checks.build_partial(cfg, "scheduler")(optimizer) if cfg.scheduler else None
+    scheduler = factory(cfg, "scheduler")(optimizer) if cfg.scheduler else None
     for _ in range(10):
         weight.sum().backward()
         optimizer.step()
@@ -97,7 +98,7 @@ def test_augmentation_is_off_unless_chosen():
 @pytest.mark.parametrize("name", sorted(catalogue.choices()["dataset"]))
 def test_every_dataset_names_a_source_that_can_be_called(name):
     cfg = composed(f"dataset={name}", *MANDATORY.get(("dataset", name), []))
-    source = checks.build_partial(cfg, "dataset.source")
+    source = factory(cfg, "dataset.source")
     assert isinstance(source, functools.partial)
 
 
@@ -107,7 +108,7 @@ def test_every_logger_builds(name, tmp_path):
         pytest.importorskip(OPTIONAL_PACKAGES["logger", name], reason="an optional extra")
     cfg = composed(f"logger={name}")
     if cfg.logger:
-        logger = checks.build(cfg, "logger", save_dir=str(tmp_path))
+        logger = instantiate(cfg, "logger", save_dir=str(tmp_path))
         assert str(tmp_path) in str(logger.save_dir)
     else:
         assert name == "none"
@@ -119,7 +120,7 @@ def test_every_trainer_builds(name, tmp_path):
         pytest.skip("no GPU here")
     cfg = composed(f"trainer={name}", "trainer.precision=32-true", "trainer.enable_progress_bar=false")
     with expected_warnings():
-        trainer = checks.build(cfg, "trainer", default_root_dir=tmp_path, logger=False)
+        trainer = instantiate(cfg, "trainer", default_root_dir=tmp_path, logger=False)
     assert trainer.max_epochs == 10
 
 

@@ -18,7 +18,8 @@ from torch import nn
 
 from metrad.errors import InputError
 from metrad.models.heads import CosineHead, Head
-from metrad.runs.config import catalogue, checks
+from metrad.runs.config import catalogue
+from metrad.runs.config.build import instantiate
 
 WIDTH, CLASSES, BATCH = 16, 9, 32
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -51,7 +52,7 @@ def make(name: str, num_classes: int = CLASSES, **settings: object) -> Head:
     node = {**settings_of(name), **settings}
     allowed = [str(node["_target_"]).split(".")[0]] if name in OWN else []
     cfg = OmegaConf.create({"head": node, "allow_targets": allowed})
-    return checks.build(cfg, "head", in_features=WIDTH, num_classes=num_classes)
+    return instantiate(cfg, "head", in_features=WIDTH, num_classes=num_classes)
 
 
 def batch(length: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from metrad.errors import InputError
-from metrad.runs.config import catalogue, checks
+from metrad.runs.config import catalogue
+from metrad.runs.config.build import instantiate
 from metrad.scorers import KNN, NoNeighboursError, NotAttachedError, NotFittedError, Scorer
 
 SCORERS = sorted(catalogue.choices()["scorer"])
@@ -47,7 +48,7 @@ class Head(nn.Module):
 def detached(name: str) -> Scorer:
     scorer = OmegaConf.load(catalogue.folder() / "scorer" / f"{name}.yaml")
     cfg = OmegaConf.create({"scorer": scorer, "allow_targets": []})
-    return checks.build(cfg, "scorer")
+    return instantiate(cfg, "scorer")
 
 
 def headless(name: str) -> Scorer:

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from metrad.files import read_json
 from metrad.models.whitening import within_class_whitening
-from metrad.runs.naming import identity
+from metrad.runs.identity import identity
 from tests.integration.test_run import rows
 
 HELD = [

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metrad.files import read_json
-from metrad.models.backbones import Backbone, InputSpec
+from metrad.models.base import Backbone, InputSpec
 from metrad.models.embedder import Embedder
-from metrad.training.speed import CompileEmbedder
+from metrad.training.compiling import CompileEmbedder
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.spectrum import spread_rank
 from metrad.files import read_json
 from metrad.runs.directory import Run
-from metrad.runs.naming import identity
+from metrad.runs.identity import identity
 from metrad.training import epoch_study
 from tests.integration.test_run import rows
 

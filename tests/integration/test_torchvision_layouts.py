@@ -17,8 +17,9 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 
 from metrad.data.decoding import CorruptImageError, digest
-from metrad.data.sources import Source, open_source
+from metrad.data.sources import Source
 from metrad.data.store import Storage, load
+from metrad.data.torchvision_sources import open_source
 from metrad.errors import InputError
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -8,8 +8,8 @@ import torch
 
 from metrad import collectives
 from metrad.data import batches as module
+from metrad.data.arrays import OnDemand
 from metrad.data.batches import GPU_SHARE, EpochShuffle, ImageBatches, ResidentBatches, fits
-from metrad.data.decoding import OnDemand
 from tests.unit.test_datamodule import numbered
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 4, 6, 3), dtype=np.uint8)

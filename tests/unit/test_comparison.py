@@ -3,8 +3,8 @@ import math
 import pytest
 
 from metrad.files import write_json
-from metrad.reports.comparison.compare import as_text, collect, summarise
 from metrad.runs.directory import Run
+from metrad.sweeps.table import as_text, collect, summarise
 
 FIGURES = {"average_precision": 0.5, "fpr_at_95_tpr": 0.5, "partial_auroc": 0.5}
 

@@ -17,11 +17,14 @@ from torch import nn
 
 from metrad.app.build import build_embedder, build_learner
 from metrad.errors import InputError
-from metrad.models.backbones import Backbone, InputSpec
+from metrad.models.base import Backbone, InputSpec
 from metrad.models.embedder import Embedder
 from metrad.runs.config import catalogue, checks
+from metrad.runs.config.build import instantiate
+from metrad.runs.config.catalogue import suggestion
 from metrad.runs.config.explain import explain
-from metrad.runs.naming import differences, identity
+from metrad.runs.identity import differences, identity
+from metrad.runs.naming import run_name
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -176,7 +179,7 @@ def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
         checks.check(own)
     allowed = changed(own, "allow_targets", ["fractions"])
     checks.check(allowed)
-    assert checks.build(allowed, "scorer") == 3
+    assert instantiate(allowed, "scorer") == 3
     with pytest.raises(InputError, match="not allowed"):
         checks.check(changed(own, "allow_targets", ["fraction", ""]))
 
@@ -188,11 +191,11 @@ def test_build_checks_targets_inside_parts_too(cfg):
     with pytest.raises(InputError, match=r"backbone\.args\.depth\[0\]\._target_=os\.getcwd is not allowed"):
         checks.check(nested)
     with pytest.raises(InputError, match=r"backbone\.args\.depth\[0\]\._target_=os\.getcwd is not allowed"):
-        checks.build(nested, "backbone")
+        instantiate(nested, "backbone")
 
 
 def test_build_passes_what_is_known_at_run_time(cfg):
-    head = checks.build(cfg, "head", in_features=4, num_classes=5)
+    head = instantiate(cfg, "head", in_features=4, num_classes=5)
     assert (head.in_features, head.num_classes) == (4, 5)
 
 
@@ -240,7 +243,7 @@ OVERRIDES = st.dictionaries(st.sampled_from(KEYS), VALUES)
 @example(dict.fromkeys(KEYS, "不" * 30), 0)
 @example({"scorer.k": ".."}, 0)
 def test_run_names_are_safe_folder_names(overrides, seed):
-    name = checks.run_name(hydra_config(overrides), seed)
+    name = run_name(hydra_config(overrides), seed)
     assert not set(name) & set('/\\:*?"<>|\0\n\r\t')
     assert name.isprintable()
     assert not name.startswith((".", "-"))
@@ -251,12 +254,12 @@ def test_run_names_are_safe_folder_names(overrides, seed):
 def test_run_names_of_a_sweep_differ_where_their_overrides_do(pairs, seed):
     first = {key: one for key, (one, _) in pairs.items()}
     second = {key: other for key, (_, other) in pairs.items()}
-    names = {checks.run_name(hydra_config(overrides), seed) for overrides in (first, second)}
+    names = {run_name(hydra_config(overrides), seed) for overrides in (first, second)}
     assert len(names) == (1 if first == second else 2)
 
 
 def test_a_choice_in_a_folder_of_a_group_makes_one_folder():
-    assert "/" not in checks.run_name(hydra_config({}, "ours/special"), 0)
+    assert "/" not in run_name(hydra_config({}, "ours/special"), 0)
 
 
 def test_run_names_tell_the_choices():
@@ -267,15 +270,15 @@ def test_run_names_tell_the_choices():
         "paths.data": "/x",
         "backbone.weights": "a/b.pth",
     }
-    name = checks.run_name(hydra_config(overrides, "arcface", "fmnist"), 3)
+    name = run_name(hydra_config(overrides, "arcface", "fmnist"), 3)
     assert name.startswith("arcface-fmnist-3-margin=0.3-weights=b~")
     assert "x" not in name
 
 
 def test_suggestions_name_the_closest_first():
-    assert checks.suggestion("margn", ["scale", "margin"]) == "did you mean margin? allowed: margin, scale"
-    assert checks.suggestion("zzz", []) == "allowed: no settings here"
-    assert "_target_" not in checks.suggestion("target", ["_target_", "k"])
+    assert suggestion("margn", ["scale", "margin"]) == "did you mean margin? allowed: margin, scale"
+    assert suggestion("zzz", []) == "allowed: no settings here"
+    assert "_target_" not in suggestion("target", ["_target_", "k"])
 
 
 def test_a_decay_over_a_backbone_of_one_block_names_its_own_key(cfg):

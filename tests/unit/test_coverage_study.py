@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import ndtri
 
-from metrad.evaluation.intervals import bootstrap_intervals, conformal_p_values, conformal_threshold, delong_interval
+from metrad.evaluation.conformal import conformal_p_values, conformal_threshold
+from metrad.evaluation.intervals import bootstrap_intervals, delong_interval
 
 # Chosen beforehand, and every one is used.
 SEEDS = (0, 1, 2)

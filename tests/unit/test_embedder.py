@@ -7,8 +7,10 @@ import torch
 import torchvision
 from torch import nn
 
-from metrad.models.backbones import mobilenet_v2, pool
-from metrad.models.embedder import Embedder, StridedDepthwise, quicken
+from metrad.models.backbones import mobilenet_v2
+from metrad.models.base import pool
+from metrad.models.cpu import StridedDepthwise, quicken
+from metrad.models.embedder import Embedder
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(4, 8, 12, 12, generator=GENERATOR)

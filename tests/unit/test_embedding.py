@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from metrad.evaluation.forward import CPU_BATCH, Forward, fitting_batch, half_type
-from metrad.models.backbones import convnet, pool
+from metrad.models.backbones import convnet
+from metrad.models.base import pool
 from metrad.models.embedder import Embedder
 
 IMAGES = torch.randint(0, 256, (10, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

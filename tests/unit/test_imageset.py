@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metrad.data.decoding import CorruptImageError, Decoded, OnDemand, decode_file, digest, resize
+from metrad.data.arrays import OnDemand, resize
+from metrad.data.decoding import CorruptImageError, Decoded, decode_file, digest
 from metrad.data.sources import Digits, ImageFolder, Source
 from metrad.data.store import ImageSet, Storage, load
 from metrad.errors import InputError

@@ -7,8 +7,8 @@ import torch
 from scipy.special import logsumexp
 from torch import nn
 
-from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.errors import InputError
+from metrad.files import require_unchanged, sealed, sha256, unsealed
 from metrad.scorers import GMM, KNN, LOF, Centre, Contrast, HeadScorer, LocalKNN, Mahalanobis, NotFittedError, indexes
 from metrad.scorers.search.distances import prepared
 from metrad.scorers.search.indexes import IndexSettings, build, recall, search, search_others

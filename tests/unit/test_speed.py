@@ -10,11 +10,10 @@ import torch
 from metrad.models.backbones import convnet, mobilenet_v2
 from metrad.models.embedder import Embedder
 from metrad.training import speed
+from metrad.training.compiling import CPU_OPTIONS, Compiled
 from metrad.training.speed import (
     COMPILED,
-    CPU_OPTIONS,
     EAGER,
-    Compiled,
     choose_compile,
     choose_precision,
     convolution_values,

@@ -15,7 +15,8 @@ from rich.console import Console
 from metrad.errors import HeldError, InputError
 from metrad.files import write_json
 from metrad.runs.directory import Run
-from metrad.runs.naming import differences, identity, sweep_name
+from metrad.runs.identity import differences, identity
+from metrad.runs.naming import sweep_name
 from metrad.sweeps import plan as sweep_plan
 from metrad.sweeps import view as sweep_view
 from metrad.sweeps import workers

@@ -3,9 +3,7 @@
 import logging
 import os
 import sys
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -17,35 +15,24 @@ from torch import nn
 from metrad import collectives
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
-from metrad.errors import InputError
+from metrad.errors import InputError, first_line
+from metrad.evaluation.conformal import calibration_images_needed
 from metrad.evaluation.evaluate import DEFAULT_FALSE_ALARM_RATES, Settings
-from metrad.evaluation.intervals import calibration_images_needed
-from metrad.models.backbones import Backbone
+from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
-from metrad.runs.config import checks
+from metrad.runs.config.build import factory, instantiate
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
-from metrad.training.callbacks import KeepSigterm
+from metrad.training.callbacks import KeepSigterm, LeanMemory
 from metrad.training.checkpoints import WholeCheckpoints
+from metrad.training.compiling import CompileEmbedder
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
 from metrad.training.learner import MetricLearner
-from metrad.training.measured_once import remembered
 from metrad.training.speed import (
-    COMPILED,
-    EAGER,
-    PROBED,
-    REVISION,
-    CompileEmbedder,
-    LeanMemory,
     Pace,
-    choose_compile,
-    choose_precision,
-    estimated_seconds,
-    probe,
-    probe_compiled,
 )
 
 log = logging.getLogger(__name__)
@@ -67,7 +54,7 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
         shared=collectives.several(),
     )
     data = MetradDataModule(
-        checks.build_partial(cfg, "dataset.source"),
+        factory(cfg, "dataset.source"),
         roles,
         storage,
         seed=cfg.seed,
@@ -81,18 +68,16 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
 
 def build_embedder(cfg: DictConfig) -> Embedder:
     """Return the embedder of a configuration, with the weights it names."""
-    backbone = checks.build(cfg, "backbone")
+    backbone = instantiate(cfg, "backbone")
     if not isinstance(backbone, Backbone):
-        raise InputError(
-            f"backbone._target_ must make a metrad.models.backbones.Backbone, got {type(backbone).__name__}"
-        )
+        raise InputError(f"backbone._target_ must make a metrad.models.base.Backbone, got {type(backbone).__name__}")
     later = {name: cfg.get(name, False) for name in ("whiten", "test_time_flip")}  # older runs do not say
     embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last, **later)
     try:
         with torch.inference_mode():
             embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8))
     except (RuntimeError, AssertionError, ValueError) as error:  # vision transformers assert their size
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"image_size={embedder.size} does not suit the backbone ({reason})") from error
     embedder.train()
     return embedder
@@ -100,7 +85,7 @@ def build_embedder(cfg: DictConfig) -> Embedder:
 
 def build_scorer(cfg: DictConfig) -> Scorer:
     """Return the scorer of a configuration, not fitted yet."""
-    scorer = checks.build(cfg, "scorer")
+    scorer = instantiate(cfg, "scorer")
     if not isinstance(scorer, Scorer):
         raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
@@ -121,7 +106,7 @@ def build_settings(cfg: DictConfig) -> Settings:
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, not trained."""
-    head = checks.build(cfg, "head", in_features=in_features, num_classes=num_classes)
+    head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
     if not isinstance(head, Head):
         raise InputError(f"head._target_ must make a metrad.models.heads.Head, got {type(head).__name__}")
     return head
@@ -137,7 +122,7 @@ def build_augmentation(cfg: DictConfig) -> nn.Module | None:
     """Return what changes the images of a training step; None if nothing does."""
     if not cfg.augmentation:
         return None
-    augmentation = checks.build(cfg, "augmentation")
+    augmentation = instantiate(cfg, "augmentation")
     if not isinstance(augmentation, nn.Module):
         raise InputError(f"augmentation._target_ must make a torch.nn.Module, got {type(augmentation).__name__}")
     return augmentation
@@ -148,9 +133,9 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     learner = MetricLearner(
         embedder,
         build_head(cfg, embedder.out_features, num_classes),
-        checks.build_partial(cfg, "optimizer"),
+        factory(cfg, "optimizer"),
         augmentation=build_augmentation(cfg),
-        scheduler=checks.build_partial(cfg, "scheduler") if cfg.scheduler else None,
+        scheduler=factory(cfg, "scheduler") if cfg.scheduler else None,
         finetuning=Finetuning(**cfg.get("finetuning", {})),  # older runs lack it
         seed=cfg.seed,
     )
@@ -171,10 +156,10 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # importing it set INFO: devices, tips, adverts
     progress = cfg.trainer.enable_progress_bar
     compiling = [CompileEmbedder()] if pace.compiled else []
-    trainer: pl.Trainer = checks.build(
+    trainer: pl.Trainer = instantiate(
         cfg,
         "trainer",
-        logger=checks.build(cfg, "logger", save_dir=str(run.path)) if cfg.logger and keeping else False,
+        logger=instantiate(cfg, "logger", save_dir=str(run.path)) if cfg.logger and keeping else False,
         callbacks=[*([checkpoint] if keeping else []), KeepSigterm(), *callbacks, LeanMemory(), *compiling],
         default_root_dir=run.path,
         precision=pace.precision,
@@ -190,35 +175,6 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
 def _bars_wanted() -> bool:
     """Tell whether progress bars go to a terminal, and no view of a whole sweep is in their place."""
     return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
-
-
-def choose_pace(cfg: DictConfig, embedder: Embedder, train_images: int) -> Pace:
-    """Return in which precision to train and whether to compile, for ``train_images`` images an epoch.
-
-    No random state is changed, whether speeds are measured or remembered.
-    """
-    backbone = cast("dict[str, Any]", OmegaConf.to_container(cfg.backbone, resolve=True))
-    about = {
-        "backbone": {key: value for key, value in backbone.items() if key != "weights"},
-        "image_size": embedder.size,
-        "channels_last": cfg.channels_last,
-        "revision": REVISION,
-    }
-    accelerator, images = cfg.trainer.accelerator, train_images * max(cfg.trainer.get("max_epochs") or 0, 0)
-    parameters = sum(parameter.numel() for parameter in embedder.parameters())
-    probing = partial(remembered, about, PROBED, partial(probe, embedder))
-    precision, reason, speeds = choose_precision(cfg.trainer.precision, accelerator, parameters, probing)
-    more = {**about, "precision": precision, "batch_size": cfg.batch_size}
-    trying = partial(probe_compiled, embedder, str(precision), cfg.batch_size)
-    compiled, why, tried = choose_compile(
-        cfg.compile,
-        "cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
-        images,
-        estimated_seconds(embedder, images) if cfg.compile == "auto" else 0.0,
-        partial(remembered, more, (EAGER, COMPILED), trying),
-    )
-    log.info("precision %s (%s); compiled: %s (%s)", precision, reason, "yes" if compiled else "no", why)
-    return Pace(precision, reason, {**speeds, **tried}, compiled, why)
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:

@@ -163,7 +163,7 @@ def _report_command(
 def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:
     """Make each evaluation of a run with changes; of several, one that fails is told and the others go on."""
     from metrad.app.evaluate import evaluate_run
-    from metrad.reports.comparison.compare import as_text, evaluation_row
+    from metrad.sweeps.table import as_text, evaluation_row
 
     rows, failed = [], 0
     for path, change in jobs:

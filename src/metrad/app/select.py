@@ -18,15 +18,8 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from metrad import collectives
-from metrad.app.build import (
-    build_data,
-    build_embedder,
-    build_learner,
-    build_scorer,
-    build_trainer,
-    choose_pace,
-    classes_of_head,
-)
+from metrad.app.build import build_data, build_embedder, build_learner, build_scorer, build_trainer, classes_of_head
+from metrad.app.pace import choose_pace
 from metrad.data.roles import class_numbers
 from metrad.data.splits import to_test_on
 from metrad.errors import InputError, TrainingError

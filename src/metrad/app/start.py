@@ -81,7 +81,7 @@ def _tell_sweep(sweep: Any) -> bool:
         Whether it could be written.
     """
     from metrad.files import write_rows
-    from metrad.reports.comparison.compare import as_text, collect, summarise
+    from metrad.sweeps.table import as_text, collect, summarise
 
     assert sweep.folder is not None
     rows, kept = collect(sweep.folder), True

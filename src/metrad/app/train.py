@@ -23,11 +23,11 @@ from metrad.app.build import (
     build_scorer,
     build_settings,
     build_trainer,
-    choose_pace,
     classes_of_head,
     log_images,
     log_thresholds,
 )
+from metrad.app.pace import choose_pace
 from metrad.app.select import Selected, scorers_studied, select
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
@@ -37,16 +37,15 @@ from metrad.runs.artifacts import save_embeddings, save_model
 from metrad.runs.config import checks
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
-from metrad.runs.naming import differences, identity
+from metrad.runs.identity import differences, identity
 from metrad.runs.outputs import save_evaluation, save_evidence, save_history, save_selection, split_figures
-from metrad.training.checkpoints import read_checkpoint
+from metrad.training.checkpoints import epochs_behind, read_checkpoint
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices import launch
 from metrad.training.devices import plan as devices
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import Study
 from metrad.training.learner import MetricLearner
-from metrad.training.resuming import epochs_behind
 from metrad.training.speed import Pace
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from metrad import collectives
-from metrad.data.decoding import Indexable, OnDemand
+from metrad.data.arrays import Indexable, OnDemand
 
 GPU_SHARE = 0.25  # of a GPU's free memory, up to which training images are kept there
 _ROWS = 4096  # images copied to a GPU at once

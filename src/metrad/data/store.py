@@ -5,22 +5,31 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from tqdm import tqdm
 
-from metrad.data.decoding import Indexable, OnDemand, Scan, content_numbers, resize, scan
-from metrad.data.sources import Source
+from metrad.data.arrays import Indexable, OnDemand, resize
+from metrad.data.decoding import CorruptImageError, Decoded
+from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
+from metrad.data.torchvision_sources import TorchvisionDataset
 
 GIB = 2**30
 DECODER_VERSION = 1  # raise it when the same file decodes to other pixels, so that no old cache is used
+_LOOKAHEAD = 64  # images decoded ahead of the one being stored; bounds memory
 Keep = Callable[[int, np.ndarray], None]
+# What the caches of earlier versions call these classes; under another name their files would be decoded again.
+_KINDS = {ImageFolder: "metrad.datasets.ImageFolder", TorchvisionDataset: "metrad.datasets.TorchvisionDataset"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,19 @@ class ImageSet:
     digests: np.ndarray
     corrupt: dict[int, str]
     on_demand: bool
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over all images found.
+
+    Attributes:
+        digests: 16 bytes an image, (N, 16) uint8.
+        corrupt: messages of the images that could not be decoded, by position.
+    """
+
+    digests: np.ndarray
+    corrupt: dict[int, str]
 
 
 def load(source: Source, image_size: int, storage: Storage, *, skip_corrupt: bool) -> ImageSet:
@@ -128,7 +150,7 @@ def _scan_only(work: _Work, skip_corrupt: bool) -> Scan:
 
 
 def _on_disk(source: Source, size: int, skip_corrupt: bool, cache: Path) -> tuple[np.ndarray, Scan]:
-    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    kind = _KINDS.get(type(source), f"{type(source).__module__}.{type(source).__qualname__}")
     identity = repr((DECODER_VERSION, kind, source.identity, size, skip_corrupt))
     folder = cache / hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     if not folder.exists():
@@ -174,3 +196,64 @@ def _keep_in(array: np.ndarray, size: int) -> Keep:
 
 def _keep_nothing(position: int, pixels: np.ndarray) -> None:
     """Only the digest of the image is wanted."""
+
+
+def scan(
+    read: Callable[[int], Decoded],
+    count: int,
+    keep: Callable[[int, np.ndarray], None],
+    *,
+    threads: bool,
+    skip_corrupt: bool,
+) -> Scan:
+    """Decode every image once, with a progress bar.
+
+    Args:
+        read: position to decoded image.
+        count: how many images there are.
+        keep: called with position and pixels of each image, in order.
+        threads: decode several images at a time.
+        skip_corrupt: note an image that cannot be decoded instead of raising.
+
+    Raises:
+        CorruptImageError: an image cannot be decoded and ``skip_corrupt`` is False.
+    """
+    digests = np.zeros((count, 16), dtype=np.uint8)
+    corrupt: dict[int, str] = {}
+
+    def attempt(position: int) -> Decoded | CorruptImageError:
+        try:
+            return read(position)
+        except CorruptImageError as error:
+            return error
+
+    results = _in_threads(attempt, range(count)) if threads else map(attempt, range(count))
+    bar = tqdm(results, "decoding images", count, leave=False, delay=1, disable=None)
+    for position, result in enumerate(bar):
+        if isinstance(result, Decoded):
+            digests[position] = np.frombuffer(result.digest, np.uint8)
+            keep(position, result.pixels)
+        elif skip_corrupt:
+            corrupt[position] = str(result)
+        else:
+            raise result
+    return Scan(digests, corrupt)
+
+
+def _in_threads(
+    work: Callable[[int], Decoded | CorruptImageError], positions: Sequence[int]
+) -> Iterator[Decoded | CorruptImageError]:
+    """Map in order, at most ``_LOOKAHEAD`` images ahead of the one that is taken."""
+    upcoming = iter(positions)
+    with ThreadPoolExecutor() as pool:
+        pending = deque(pool.submit(work, i) for i in islice(upcoming, _LOOKAHEAD))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(work, i) for i in islice(upcoming, 1))
+            yield result
+
+
+def content_numbers(digests: np.ndarray) -> np.ndarray:
+    """Return for each row of ``digests`` (N, 16) a number that is equal exactly for equal rows, (N,)."""
+    rows = np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1]))).ravel()
+    return np.unique(rows, return_inverse=True)[1]

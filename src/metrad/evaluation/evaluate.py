@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 
 from metrad.errors import InputError
-from metrad.evaluation.embeddings import Embedded
-from metrad.evaluation.intervals import (
-    bootstrap_intervals,
+from metrad.evaluation.conformal import (
     calibration_images_needed,
     conformal_p_values,
     conformal_threshold,
-    delong_interval,
-    exact_interval,
     require_calibration,
 )
+from metrad.evaluation.embeddings import Embedded
+from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, exact_interval
 from metrad.evaluation.metrics import summary
 from metrad.models.heads import Head
 from metrad.scorers import KNN, HeadScorer, Scorer

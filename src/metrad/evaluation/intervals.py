@@ -5,12 +5,10 @@ the value of a threshold. Images count as independent draws; intervals say nothi
 """
 
 import math
-from fractions import Fraction
 
 import numpy as np
 from scipy import special, stats
 
-from metrad.errors import InputError
 from metrad.evaluation.metrics import MAX_FALSE_POSITIVE_RATE, MIN_TRUE_POSITIVE_RATE, ranked
 
 # Resamples times distinct scores worked on at once: eight arrays of this size stay near 16 MiB.
@@ -95,7 +93,7 @@ def bootstrap_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return an interval for each figure of ``metrad.evaluation.metrics.summary``, under the same names and definitions.
+    """Return an interval for each figure of ``metrics.summary``, under the same names and definitions.
 
     Normal and anomalous images are drawn with replacement apart, so each resample has as many of either as the data.
     The ends are percentiles of the resampled figures. Perfectly separated scores stay so in every resample: their
@@ -185,81 +183,8 @@ def exact_interval(successes: int, trials: int, level: float = 0.95) -> tuple[fl
     return float(interval.low), float(interval.high)
 
 
-def conformal_threshold(calibration_scores: np.ndarray, false_alarm_rate: float) -> float:
-    """Return the threshold above which a score is an alarm: split-conformal, from calibration scores (n,) alone.
-
-    It is the ceil((n + 1) (1 - α))-th smallest calibration score, α the ``false_alarm_rate``. A new normal image that
-    is exchangeable with the calibration images scores above it with a probability of at most α, whatever the
-    distribution and with ties. That holds on average over calibration sets, not for each of them.
-
-    Raises:
-        InputError: α is outside (0, 1), or there are too few calibration images for it.
-        ValueError: the scores are not a vector of finite numbers.
-
-    Source:
-        Papadopoulos et al. 2002, ECML; Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World; Lei et
-        al. 2018, arXiv 1604.04173; Bates et al. 2023, arXiv 2104.08279 (outliers).
-    """
-    calibration = np.sort(_finite_vector(calibration_scores, "calibration_scores"))
-    require_calibration(len(calibration), false_alarm_rate)
-    rank = math.ceil((len(calibration) + 1) * (1 - _exact_rate(false_alarm_rate)))
-    return float(calibration[rank - 1])
-
-
-def calibration_images_needed(false_alarm_rate: float) -> int:
-    """Return the least number of calibration images for which ``conformal_threshold`` can keep the rate.
-
-    Raises:
-        InputError: the rate is outside (0, 1).
-    """
-    return math.ceil(1 / _exact_rate(false_alarm_rate)) - 1
-
-
-def require_calibration(images: int, false_alarm_rate: float) -> None:
-    """Raise ``InputError`` if so many calibration images are too few for the rate, or it is outside (0, 1)."""
-    needed = calibration_images_needed(false_alarm_rate)
-    if images < needed:
-        raise InputError(
-            f"a false-alarm rate of {false_alarm_rate} needs at least {needed} calibration images, got {images}; "
-            "raise dataset.sizes.calibration or evaluation.false_alarm_rates"
-        )
-
-
-def conformal_p_values(calibration_scores: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the conformal p-value (N,) of each of ``scores`` (N,): (1 + calibration scores >= it) / (n + 1).
-
-    A p-value is at most α exactly when the score is above ``conformal_threshold`` of α, ties included.
-
-    Raises:
-        InputError: there are no calibration scores.
-        ValueError: either argument is not a vector of finite numbers.
-
-    Source:
-        Vovk, Gammerman, Shafer 2005, Algorithmic Learning in a Random World; Bates et al. 2023, arXiv 2104.08279.
-    """
-    calibration = np.sort(_finite_vector(calibration_scores, "calibration_scores"))
-    n = len(calibration)
-    if n == 0:
-        raise InputError("p-values need at least 1 calibration image, got 0; raise dataset.sizes.calibration")
-    at_least = n - np.searchsorted(calibration, _finite_vector(scores, "scores"), side="left")
-    return np.asarray((1 + at_least) / (n + 1))
-
-
-def _exact_rate(false_alarm_rate: float) -> Fraction:
-    """Return the number that the user meant: 0.05 is one in twenty and 0.3333333333333333 one in three.
-
-    A p-value is a fraction too, and of those with denominators up to ten million at most one rounds to a given float.
-    """
-    if not 0 < false_alarm_rate < 1:
-        raise InputError(
-            f"evaluation.false_alarm_rates must lie between 0 and 1, ends excluded, got {false_alarm_rate}"
-        )
-    simple = Fraction(float(false_alarm_rate)).limit_denominator(10**7)
-    return simple if float(simple) == false_alarm_rate else Fraction(repr(float(false_alarm_rate)))
-
-
 def _by_kind(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ranks of the normal and of the anomalous scores, refusing what ``metrad.evaluation.metrics`` refuses."""
+    """Return the ranks of the normal and of the anomalous scores, refusing what ``metrics.ranked`` refuses."""
     ranks, target = ranked(scores, anomalous)
     return ranks[~target], ranks[target]
 
@@ -269,10 +194,3 @@ def _tail(level: float) -> float:
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, ends excluded, got {level}")
     return (1 - level) / 2
-
-
-def _finite_vector(values: np.ndarray, name: str) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not np.isfinite(values).all():
-        raise ValueError(f"{name} must be a vector of finite numbers, got shape {values.shape}")
-    return values

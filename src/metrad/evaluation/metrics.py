@@ -7,6 +7,7 @@ float32 puts a rate of exactly 0.95 below 0.95.
 
 import numpy as np
 
+FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
 MAX_FALSE_POSITIVE_RATE = 0.1
 MIN_TRUE_POSITIVE_RATE = 0.95
 

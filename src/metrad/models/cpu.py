@@ -2,11 +2,12 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 # Names and numbers of glibc's malloc.h; the usual values are those that its documentation gives.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -57,3 +58,38 @@ def _set(libc: Any, values: dict[int, int]) -> None:
     if libc is not None:
         for name, value in values.items():
             libc.mallopt(name, value)
+
+
+class StridedDepthwise(nn.Conv2d):
+    """A depthwise convolution with a stride, whose gradients a CPU computes in float32 where the rest is in bfloat16.
+
+    oneDNN has no kernel of its own for the gradient of its input in bfloat16 and takes one for dense convolutions, 20
+    to 40 times as slow as float32: the four of MobileNetV2 were half of a training step (docs/performance.md).
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = super()._conv_forward
+        if input.device.type != "cpu" or not input.requires_grad:
+            return convolve(input, weight, bias)
+        autocast = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64  # which it leaves alone
+        dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
+        if dtype not in (torch.bfloat16, torch.float16):
+            return convolve(input, weight, bias)
+        with torch.autocast("cpu", enabled=False):
+            return convolve(input.float(), weight.float(), None if bias is None else bias.float()).to(dtype)
+
+
+def quicken(module: nn.Module) -> None:
+    """Have ``module`` train faster on a CPU, with the same weights under the same names.
+
+    Depthwise convolutions with a stride become ``StridedDepthwise``. Activations whose gradient needs their input no
+    longer work in place, for which torch copies that input first; those alone that follow another layer of a
+    ``Sequential``, where nothing else can mean their input.
+    """
+    for part in module.modules():
+        if type(part) is nn.Conv2d and 1 < part.groups == part.in_channels and max(part.stride) > 1:
+            part.__class__ = StridedDepthwise
+        elif isinstance(part, nn.Sequential):
+            for after in list(part)[1:]:
+                if isinstance(after, nn.Hardtanh | nn.Hardswish | nn.SiLU):
+                    after.inplace = False

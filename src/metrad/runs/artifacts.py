@@ -11,10 +11,9 @@ import safetensors.torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import ROLES, Embedded
-from metrad.files import replacing, write_rows
+from metrad.files import replacing, require_unchanged, sealed, sha256, unsealed, write_rows
 from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer

@@ -6,6 +6,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from metrad.training.devices.processor import processor
+
 PACKAGES = (
     *("faiss-cpu", "hydra-core", "metrad", "numpy", "omegaconf", "pillow", "pytorch-lightning", "scikit-learn"),
     *("torch", "torchmetrics", "torchvision"),
@@ -28,16 +30,6 @@ def environment(device: str, precision: str, speed: dict[str, Any], ranks: int =
         "git_commit": _git_commit(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _git_commit() -> str | None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from metrad.evaluation import plots
 from metrad.evaluation.embeddings import Embedded
-from metrad.evaluation.evaluate import Evaluation, plots
+from metrad.evaluation.evaluate import Evaluation
 from metrad.files import replacing, write_json, write_rows
 from metrad.runs.directory import Run
 from metrad.training.datamodule import MetradDataModule

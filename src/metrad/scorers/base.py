@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from metrad.checksums import require_unchanged, sealed, sha256, unsealed
 from metrad.errors import InputError, MetradError
+from metrad.files import require_unchanged, sealed, sha256, unsealed
 
 RECORD = "scorer.json"
 ARRAYS = "scorer.safetensors"

@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf.errors import OmegaConfBaseException
 
 from metrad.runs.directory import Run
-from metrad.runs.naming import identity
+from metrad.runs.identity import identity
 
 log = logging.getLogger("metrad")
 

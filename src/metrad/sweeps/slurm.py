@@ -18,8 +18,9 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import setup_globals
 
 from metrad.errors import InputError
+from metrad.runs.config.build import missing_package
 from metrad.runs.config.catalogue import suggestion
-from metrad.runs.config.checks import missing_package, register
+from metrad.runs.config.checks import register
 from metrad.sweeps.plan import Ended, Job, quiet
 from metrad.sweeps.workers import Maker
 from metrad.training.devices.launch import cores
@@ -243,7 +244,7 @@ def without_result(job: Job, handle: Any, state: str) -> Ended:
 
 def cancel(names: list[str]) -> None:
     """Cancel jobs, say so, and wait until those that were running have let go of their runs."""
-    # Those that run are killed: they take no notice of SIGTERM (see metrad.training.callbacks), and Slurm would wait for them.
+    # Running jobs are killed: they ignore SIGTERM (see training.callbacks.KeepSigterm), and Slurm would wait for them.
     for options in (["--state=PENDING"], ["--signal=KILL"], []):
         _call("scancel", "--quiet", *options, *names)
     typer.echo(

@@ -1,8 +1,11 @@
 """Who answers to signals while a model is trained."""
 
 import signal
+from contextlib import ExitStack
 
 import pytorch_lightning as pl
+
+from metrad.models.cpu import lean_memory
 
 
 class KeepSigterm(pl.Callback):
@@ -19,3 +22,22 @@ class KeepSigterm(pl.Callback):
         """Put the earlier handler back; Lightning has set its own by now."""
         if callable(self.before):
             signal.signal(signal.SIGTERM, self.before)
+
+
+class LeanMemory(pl.Callback):
+    """Trains with ``lean_memory``."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin."""
+        self._open.enter_context(lean_memory(trainer.strategy.root_device))
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End."""
+        self._open.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End, whatever happened."""
+        self._open.close()

@@ -1,13 +1,20 @@
 """Checkpoints on disk: written whole or not at all, and read without running what is in them."""
 
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
-from metrad.errors import InputError
+from metrad.errors import InputError, first_line
 from metrad.files import replacing
+from metrad.training.datamodule import MetradDataModule
+from metrad.training.learner import MetricLearner
+
+log = logging.getLogger(__name__)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -37,6 +44,77 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint[key]
         checkpoint["optimizer_states"][0]["param_groups"][0]
     except Exception as error:  # torch, pickle and zip errors share no base
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({reason})") from error
     return checkpoint
+
+
+def epochs_behind(
+    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None
+) -> int:
+    """Return how many epochs the checkpoint at ``path`` has behind it, 0 for None, if training can go on from it.
+
+    Raises:
+        InputError: it cannot be read, is of another model or of other images, or is past the last epoch asked for.
+    """
+    if path is None:
+        return 0
+    checkpoint = read_checkpoint(path)
+    epochs, groups = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"]
+    log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
+    misfit = _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
+    misfit = misfit or _other_finetuning(checkpoint.get("finetuning"), learner) or _other_optimizer(groups, learner)
+    if misfit:
+        raise InputError(f"ckpt_path={path} {misfit}")
+    if checkpoint.get(type(data).__qualname__) != data.state_dict():
+        raise InputError(
+            f"ckpt_path={path} was trained on other images, so this run's test images may be among them; "
+            "repeat the seed, dataset and sizes that it was made with"
+        )
+    if max_epochs is not None and epochs > max_epochs >= 0:
+        raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={max_epochs}")
+    log.info("going on after epoch %d of %s", epochs, max_epochs)
+    return epochs
+
+
+def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:
+    """Return in what a checkpoint's model differs from ``learner``; None if in nothing."""
+    own, own_head = learner.state_dict(), type(learner.head).__qualname__
+    wrong = [key for key in own | state if key not in state or key not in own or own[key].shape != state[key].shape]
+    if wrong:
+        return f"is of another model: {len(wrong)} tensors differ, first {wrong[0]}"
+    return None if head == own_head else f"was made with head {head}; choose that one"
+
+
+def _other_finetuning(saved: dict[str, Any] | None, learner: MetricLearner) -> str | None:
+    """Return in what a checkpoint's finetuning differs from the learner's; None if in nothing, or it does not tell."""
+    own = asdict(learner.finetuning)
+    for key, value in (saved or {}).items():
+        if value != own.get(key):
+            return f"was made with finetuning.{key}={value}; choose that"
+    return None
+
+
+def _other_optimizer(saved: list[dict[str, Any]], learner: MetricLearner) -> str | None:
+    """Return in what a checkpoint's optimiser differs from the learner's; None if in nothing.
+
+    Its settings are restored from the checkpoint, so others that are asked for would count for nothing.
+    """
+    made = learner.configure_optimizers()
+    own = (made["optimizer"] if isinstance(made, dict) else made).param_groups
+    if [len(group["params"]) for group in own] != [len(group["params"]) for group in saved]:
+        return "was made with its parameters in other groups; choose the finetuning.layer_decay it was made with"
+    for mine, theirs in zip(map(_settings, own), map(_settings, saved), strict=True):
+        if set(mine) != set(theirs):
+            return "was made with another optimizer; choose the one it was made with"
+        for key, value in theirs.items():
+            if mine[key] != value:
+                return f"was made with {key}={value} for its optimizer, which has {mine[key]} now; choose that"
+    return None
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a parameter group; the rate is that before a scheduler, which may change."""
+    settings = {key: list(v) if isinstance(v, tuple) else v for key, v in group.items()}
+    rate = settings.pop("initial_lr", settings["lr"])
+    return {**settings, "lr": rate, "params": len(settings["params"])}

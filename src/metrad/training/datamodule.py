@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from metrad import collectives
 from metrad.data.batches import Batch, EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.data.roles import Roles, resolve_classes
-from metrad.data.sources import open_source
 from metrad.data.splits import Classes, Split, draw, head_labels, hold_out
 from metrad.data.store import ImageSet, Storage, load
+from metrad.data.torchvision_sources import open_source
 from metrad.errors import InputError
 
 

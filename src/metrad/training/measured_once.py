@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from metrad.errors import InputError
 from metrad.files import read_json, write_json
-from metrad.runs.environment import processor
+from metrad.training.devices.processor import processor
 
 log = logging.getLogger(__name__)
 

@@ -3,13 +3,8 @@
 import copy
 import logging
 import math
-import os
-import shutil
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,6 +16,7 @@ from torch import Tensor, nn
 from metrad.evaluation.forward import half_type
 from metrad.models.cpu import lean_memory
 from metrad.models.embedder import Embedder
+from metrad.training.compiling import CompileEmbedder, missing_compiler
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +32,6 @@ COMPILE_SECONDS = 75.0
 SECONDS_PER_VALUE = 1.0e-8
 # Whether compiling helps is tried out where the trial takes at most this part of the training.
 TRIAL_SHARE = 0.1
-# torch keeps a graph in channels-last where it finds a convolution in it, and finds none in a backward graph, whose
-# nodes have another name: inputs of depthwise convolutions were copied to another order and back (docs/performance.md).
-CPU_OPTIONS: dict[str, Any] = {"force_layout_optimization": True}
 EAGER, COMPILED = "as written", "compiled"
 
 
@@ -127,14 +120,6 @@ def choose_compile(
     return saved > COMPILE_SECONDS, f"it saves about {saved:.0f} s and takes about {COMPILE_SECONDS:.0f}", speeds
 
 
-def missing_compiler(device: str) -> str | None:
-    """Return that the C++ compiler is missing, which torch.compile needs on the CPU; None if it is there."""
-    wanted = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if device != "cpu" or shutil.which(wanted.split()[0]):
-        return None
-    return f"the C++ compiler {wanted} is not there; install it or name another in CXX"
-
-
 def estimated_seconds(embedder: Embedder, images: int) -> float:
     """Return about how many seconds training on ``images`` images takes on the CPU.
 
@@ -204,116 +189,3 @@ def _fastest(sides: Mapping[str, Callable[[Tensor], None]], size: int, batch: in
                 step(images)
                 best[name] = min(best[name], time.perf_counter() - start) if done else math.inf
     return {name: round(batch / seconds, 1) for name, seconds in best.items()}
-
-
-class Compiled:
-    """Runs a module's forward compiled for the shape of its first training batch; everything else runs as written.
-
-    So a smaller last batch and evaluation cost no further compilation. If compiling fails, that is told once and all
-    goes on uncompiled.
-
-    Args:
-        module: its ``forward`` takes one tensor.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.plain: Callable[[Tensor], Tensor] = module.forward
-        self.fast: Callable[[Tensor], Tensor] = self.plain
-        self.shape: torch.Size | None = None
-        self.failure = ""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return what the module's forward returns."""
-        if not (self.module.training and torch.is_grad_enabled()):
-            return self.plain(images)
-        if self.shape is None:
-            self.shape = images.shape
-            return self._first(images)
-        return (self.fast if images.shape == self.shape else self.plain)(images)
-
-    def _first(self, images: Tensor) -> Tensor:
-        start = time.perf_counter()
-        options = CPU_OPTIONS if images.device.type == "cpu" else None
-        try:
-            self.fast = torch.compile(self.plain, dynamic=False, options=options)
-            with _quiet():
-                result = self.fast(images)
-        except Exception as error:  # whatever a compiler may raise; what is wrong with the model itself raises again
-            self.failure = _first_line(error)
-            log.warning("training goes on uncompiled, since torch.compile failed (%s)", self.failure)
-            self.fast = self.plain
-            return self.plain(images)
-        log.info("compiled the embedder's forward pass in %.0f s", time.perf_counter() - start)
-        return result
-
-
-class LeanMemory(pl.Callback):
-    """Trains with ``lean_memory``."""
-
-    def __init__(self) -> None:
-        self._open = ExitStack()
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin."""
-        self._open.enter_context(lean_memory(trainer.strategy.root_device))
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End."""
-        self._open.close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """End, whatever happened."""
-        self._open.close()
-
-
-class CompileEmbedder(pl.Callback):
-    """Compiles the learner's embedder while it trains; the names of weights, in checkpoints too, stay as they are.
-
-    Attributes:
-        failure: why that failed; empty where it did not.
-    """
-
-    failure = ""
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the compiled forward in place."""
-        log.info("compiling the embedder, which takes a minute or so unless torch has it cached")
-        self.put(_embedder(pl_module))
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the plain one back, and forget what was compiled: torch gives up after eight models in one process."""
-        embedder = _embedder(pl_module)
-        forward: Any = embedder.forward
-        self.failure = forward.failure
-        del embedder.forward
-        torch.compiler.reset()
-
-    @staticmethod
-    def put(embedder: nn.Module) -> None:
-        """Make ``embedder`` run compiled where it can."""
-        embedder.forward = Compiled(embedder)
-
-
-def _embedder(learner: nn.Module) -> nn.Module:
-    return learner.get_submodule("embedder")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what torch says while it compiles, about CUDA not being there and the like, off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.utils.cpp_extension", "torch._inductor", "torch._dynamo")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from metrad.errors import InputError
-from metrad.reports.comparison.input import FIGURES, OWN, Table, require_metric
+from metrad.evaluation.metrics import FIGURES
+from metrad.reports.comparison.input import OWN, Table, require_metric
 from metrad.runs.directory import STATES
 
 BY_POSITION = (

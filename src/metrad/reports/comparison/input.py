@@ -11,11 +11,11 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from metrad.errors import InputError
+from metrad.evaluation.metrics import FIGURES
 from metrad.files import read_json
 from metrad.runs.directory import Run, read_yaml
-from metrad.runs.naming import LATER, WITHOUT_IDENTITY
+from metrad.runs.identity import LATER, WITHOUT_IDENTITY
 
-FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
 OWN = ("folder", "run", "state", "error", "seed", "split", "seconds", *FIGURES)
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"

@@ -2,9 +2,8 @@
 
 import inspect
 import math
-import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,35 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from metrad.errors import InputError
+from metrad.runs.config.build import locate, targets
 from metrad.runs.config.catalogue import suggestion
 from metrad.runs.config.explain import explain, unknown_key
 from metrad.runs.config.schema import Config
-from metrad.runs.naming import WITHOUT_IDENTITY, run_name, sweep_name
+from metrad.runs.identity import WITHOUT_IDENTITY
+from metrad.runs.naming import run_name, sweep_name
 
-ALLOWED_TARGETS = (
-    *(
-        "metrad.models.heads.",
-        "metrad.models.backbones.",
-        "metrad.data.sources.",
-        "metrad.scorers.",
-        "metrad.data.augmentation.",
-    ),
-    *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
-)
 PARTS = ("head", "backbone", "scorer", "augmentation", "optimizer", "scheduler", "trainer", "logger")
 SELECTABLE = (  # by selection.candidates
     *("augmentation", "backbone", "batch_size", "finetuning", "head", "image_size", "optimizer", "scheduler"),
     *("test_time_flip", "trainer", "whiten"),
 )
 MAY_BE_EMPTY = ("augmentation", "scheduler", "logger")
-EXTRAS = {
-    "mlflow": "mlflow",
-    "pytorch_metric_learning": "pml",
-    "submitit": "slurm",
-    "tensorboard": "tensorboard",
-    "timm": "timm",
-    "wandb": "wandb",
-}
 _RUN_TIME_ARGUMENTS = {"in_features", "num_classes", "optimizer", "params", "save_dir"}
 _RUN_TIME_ARGUMENTS |= {"callbacks", "default_root_dir", "logger"}  # of the trainer
 
@@ -74,7 +57,7 @@ def check(cfg: DictConfig) -> None:
         node = resolved["dataset"]["source"] if part == "dataset.source" else resolved[part]
         if "_target_" not in node and (node or part not in MAY_BE_EMPTY):
             raise InputError(f"{part}._target_ must name the class to build")
-        for key, found in _targets(part, node):
+        for key, found in targets(part, node):
             _check_call(key, found, resolved["allow_targets"])
     if resolved["selection"] is not None:
         _check_selection(cfg, resolved)
@@ -142,34 +125,6 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
             )
 
 
-def build(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
-    """Build the part of the configuration at ``key``, with what is known only at run time passed in.
-
-    Raises:
-        InputError: the part refuses its settings, or needs a package that is not installed.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    node = OmegaConf.to_container(OmegaConf.select(cfg, key), resolve=True)
-    for name, found in _targets(key, node):
-        _locate(name, found["_target_"], cfg.allow_targets)
-    try:
-        return instantiate(node, *args, _convert_="all", **kwargs)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, InputError):
-            raise cause from error
-        if isinstance(cause, ImportError):
-            raise InputError(f"{key}: {missing_package(cause)}") from error
-        raise InputError(f"{key}: {str(cause).splitlines()[0]}") from error
-
-
-def build_partial(cfg: DictConfig, key: str) -> Any:
-    """Return the part at ``key`` as a function yet to be called, whatever its YAML says."""
-    return build(cfg, key, _partial_=True)
-
-
 def _check_ranges(cfg: dict[str, Any]) -> None:
     dataset, finetuning = cfg["dataset"], cfg["finetuning"]
     rules = {
@@ -233,46 +188,11 @@ def _are_rates(value: Any) -> bool:
     )
 
 
-def _targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield key, node
-        for name, value in node.items():
-            yield from _targets(f"{key}.{name}", value)
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from _targets(f"{key}[{i}]", value)
-
-
-def _locate(key: str, target: Any, extra: list[str]) -> Any:
-    """Return the class or function that ``target`` names, if it lies in an allowed package.
-
-    A run directory from elsewhere is input, not code. What counts is where the object was defined: ``torch.nn.x.os``
-    is a way to ``os``.
-    """
-    allowed = (*ALLOWED_TARGETS, *(f"{prefix.rstrip('.')}." for prefix in extra))
-    if not isinstance(target, str) or not target.startswith(allowed):
-        names = ", ".join(prefix.rstrip(".") for prefix in allowed)
-        raise InputError(
-            f"{key}._target_={target} is not allowed; it may name things in {names} (allow_targets adds to these)"
-        )
-    try:
-        found = pkgutil.resolve_name(target)
-    except ImportError as error:
-        raise InputError(f"{key}._target_={target} cannot be imported: {missing_package(error)}") from error
-    except (AttributeError, ValueError) as error:
-        raise InputError(f"{key}._target_={target} does not exist") from error
-    home = f"{getattr(found, '__module__', '')}."
-    if not callable(found) or not home.startswith(allowed):
-        raise InputError(f"{key}._target_={target} is not a class or function of that package")
-    return found
-
-
 def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
     """Check the settings in ``node`` against the signature of what it builds: names first, then types."""
     from pydantic import PydanticUserError, ValidationError
 
-    found = _locate(key, node["_target_"], extra)
+    found = locate(key, node["_target_"], extra)
     parameters = inspect.signature(found).parameters
     settings = {name: value for name, value in node.items() if not re.fullmatch(r"_\w+_", name)}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -318,12 +238,3 @@ def _adapter(found: Any, name: str) -> Any:
 
 # auto is metrad's own word for these; Lightning checks the rest
 _OWN_VALUES = {("trainer", "precision"), ("trainer", "enable_progress_bar")}
-
-
-def missing_package(error: ImportError) -> str:
-    """Return in one line what could not be imported, and the extra that brings it if there is one."""
-    name = (getattr(error, "name", None) or str(error)).split(".")[0]
-    for package, extra in EXTRAS.items():
-        if package in name or package in str(error).lower():
-            return f"{package} is not installed; pip install 'metrad[{extra}]'"
-    return str(error).splitlines()[0]

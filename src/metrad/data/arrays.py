@@ -1,0 +1,80 @@
+"""Images by position: in memory, joined from several arrays, or decoded on demand; and their resizing."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as transforms
+
+from metrad.data.decoding import Decoded
+
+
+class Indexable(Protocol):
+    """Images by position: an index array gives (len(index), height, width, channels) uint8."""
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        """Return the images at the positions ``index``."""
+
+
+def resize(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Return ``pixels`` (height, width, channels) uint8 as (size, size, channels), bilinear with antialiasing."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    resized: torch.Tensor = transforms.resize(image, [size, size], antialias=True)
+    return resized.permute(1, 2, 0).contiguous().numpy()
+
+
+@dataclass(frozen=True)
+class OnDemand:
+    """Images that are decoded each time they are asked for, for sources too large to keep.
+
+    Attributes:
+        read: position to decoded image; safe to call from several processes.
+        size: height and width every image is brought to.
+    """
+
+    read: Callable[[int], Decoded]
+    size: int
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        """Return the images at ``index`` as (len(index), size, size, 3) uint8."""
+        images = np.empty((len(index), self.size, self.size, 3), dtype=np.uint8)
+        for image, i in zip(images, index, strict=True):
+            image[:] = resize(self.read(int(i)).pixels, self.size)
+        return images
+
+
+class Joined:
+    """Arrays of images one behind the other, as they are: one array of them all would take as much memory again.
+
+    Args:
+        arrays: each (n, height, width, channels) uint8, all of the same height, width and channels.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = arrays
+        self.starts = [0, *accumulate(map(len, arrays))]
+
+    def __getitem__(self, index: np.ndarray | int) -> np.ndarray:
+        """Return the images at the positions ``index`` (B,) as (B, height, width, channels); of a scalar, that image.
+
+        Raises:
+            IndexError: a position is none of 0 to N - 1; none counts from the end.
+        """
+        low, high = (index.min(initial=0), index.max(initial=0)) if isinstance(index, np.ndarray) else (index, index)
+        if low < 0 or high >= self.starts[-1]:
+            raise IndexError(f"there are {self.starts[-1]} images, and a position is below 0 or past them")
+        if not isinstance(index, np.ndarray):
+            part = bisect_right(self.starts, index) - 1
+            image: np.ndarray = self.arrays[part][index - self.starts[part]]
+            return image
+        images = np.empty((len(index), *self.arrays[0].shape[1:]), dtype=np.uint8)
+        for array, start in zip(self.arrays, self.starts[:-1], strict=True):
+            here = (index >= start) & (index < start + len(array))
+            images[here] = array[index[here] - start]
+        return images

@@ -1,0 +1,49 @@
+"""What a backbone is: a module, the measured width of its features, and the input its weights expect."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model's weights expect to see: RGB in 0 to 1, less ``mean``, over ``std``, best at ``size`` pixels."""
+
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    size: int = 96
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A module and what is known of it.
+
+    Attributes:
+        module: images (N, 3, height, width) to a feature map (N, out_features, h, w) or vectors (N, out_features).
+        out_features: width of the features, measured.
+        input_spec: comes with the weights.
+    """
+
+    module: nn.Module
+    out_features: int
+    input_spec: InputSpec
+
+
+def pool(features: Tensor) -> Tensor:
+    """Return vectors (N, D) from a feature map (N, D, h, w) or (N, D, L) by global average, or vectors as they are.
+
+    The average is float32 at least: in half precision its rounding would be most of that of the whole embedding.
+    """
+    if features.ndim < 3:
+        return features
+    return features.mean(dim=tuple(range(2, features.ndim)), dtype=torch.promote_types(features.dtype, torch.float32))
+
+
+def measure_features(module: nn.Module, size: int) -> int:
+    """Return the width of what ``module`` gives for an image of ``size`` pixels."""
+    was_training = module.training
+    with torch.inference_mode():
+        features: Tensor = module.eval()(torch.zeros(1, 3, size, size))
+    module.train(was_training)
+    return features.shape[1]

@@ -1,0 +1,100 @@
+"""Features of several layers, joined to one vector."""
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from metrad.errors import InputError
+from metrad.models.base import InputSpec, pool
+
+
+class JoinedLayers(nn.Module):
+    """Features of several layers, each averaged over the image and scaled to length 1, one after another.
+
+    So each layer has the same weight in a distance: the cosine of two joined vectors is the mean of the layers' own.
+    Layers early in a network keep what a classifier has no use for, which is where anomalies may show (Rippel 2021,
+    arXiv 2005.14140). Feature maps (N, D, h, w) and (N, h, w, D) and the tokens (N, L, D) of a transformer serve.
+
+    Args:
+        module: images to features.
+        layers: names of modules inside it.
+        size: height and width of images that suit the module, to see what its layers give.
+
+    Raises:
+        InputError: there is no such layer, the module cannot be traced, or a layer gives something else.
+    """
+
+    def __init__(self, module: nn.Module, layers: list[str], *, size: int = InputSpec.size) -> None:
+        super().__init__()
+        known = [name for name, _ in module.named_modules() if name]
+        unknown = [name for name in layers if name not in known]
+        if unknown or not layers:
+            raise InputError(
+                f"backbone.layers: there is no layer {unknown[0] if unknown else layers}; "
+                f"there are {', '.join(name for name in known if name.count('.') < 2)}"
+            )
+        try:
+            self.module = create_feature_extractor(module, {name: name for name in dict.fromkeys(layers)})
+        except Exception as error:  # torch.fx raises whatever the module's own code does
+            raise InputError(f"backbone.layers={layers} cannot be taken out of the model ({error})") from error
+        _overwrite_nothing(self.module)
+        self.channel_axes = _channel_axes(self.module, size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return vectors (N, sum of the layers' widths) of images (N, 3, height, width)."""
+        features = zip(self.module(images).values(), self.channel_axes, strict=True)
+        parts = [pool(values.movedim(axis, 1)) for values, axis in features]
+        return torch.cat([nn.functional.normalize(part) for part in parts], dim=1)
+
+
+def _overwrite_nothing(module: Any) -> None:
+    """Have no activation of a traced ``module`` work in place, on what a layer before it gave."""
+    for part in module.modules():
+        if getattr(part, "inplace", False):
+            part.inplace = False
+    for node in [*module.train_graph.nodes, *module.eval_graph.nodes]:  # such as DenseNet's last ReLU, a function
+        if node.kwargs.get("inplace"):
+            node.update_kwarg("inplace", False)
+    module.recompile()
+
+
+def _channel_axes(module: nn.Module, size: int) -> list[int]:
+    """Return which axis holds the channels, for each layer that ``module`` gives of square images."""
+    probes = [_probe(module, size)]
+    with suppress(RuntimeError, AssertionError, ValueError):  # some models take images of one size alone
+        probes.append(_probe(module, size + 32))  # one step more after the usual strides
+    axes = []
+    for name, shape in probes[0].items():
+        axis = _channel_axis([probe[name] for probe in probes])
+        if axis is None:
+            raise InputError(
+                f"backbone.layers: {name} gives {tuple(shape) if shape else 'no tensor'} for two images, not a "
+                "feature map or tokens of one width for images of any size; choose another layer"
+            )
+        axes.append(axis)
+    return axes
+
+
+def _probe(module: nn.Module, size: int) -> dict[str, torch.Size | None]:
+    """Return the shape of each layer's features of two images of ``size`` pixels; None for what is no tensor."""
+    was_training = module.training
+    try:
+        with torch.inference_mode():
+            found = module.eval()(torch.zeros(2, 3, size, size))
+    finally:
+        module.train(was_training)
+    return {name: value.shape if isinstance(value, Tensor) else None for name, value in found.items()}
+
+
+def _channel_axis(shapes: list[torch.Size | None]) -> int | None:
+    """Return the axis of the same size in all ``shapes``, of a layer for square images, between equal other ones."""
+    known = [shape for shape in shapes if shape is not None and shape[0] == 2]
+    candidates = {2: [1], 3: [2], 4: [1, 3]}.get(len(known[0]), []) if len(known) == len(shapes) else []
+    for axis in candidates:
+        others = [{*shape[1:axis], *shape[axis + 1 :]} for shape in known]
+        if len({shape[axis] for shape in known}) == 1 and all(len(sizes) < 2 for sizes in others):
+            return axis
+    return None

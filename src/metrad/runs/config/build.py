@@ -1,0 +1,101 @@
+"""Parts built from their settings: targets are found by name, checked, and called."""
+
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from metrad.errors import InputError
+
+ALLOWED_TARGETS = (
+    *(
+        "metrad.models.heads.",
+        "metrad.models.backbones.",
+        "metrad.data.sources.",
+        "metrad.scorers.",
+        "metrad.data.augmentation.",
+    ),
+    *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
+)
+EXTRAS = {
+    "mlflow": "mlflow",
+    "pytorch_metric_learning": "pml",
+    "submitit": "slurm",
+    "tensorboard": "tensorboard",
+    "timm": "timm",
+    "wandb": "wandb",
+}
+
+
+def instantiate(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Build the part of the configuration at ``key``, with what is known only at run time passed in.
+
+    Raises:
+        InputError: the part refuses its settings, or needs a package that is not installed.
+    """
+    import hydra.utils
+    from hydra.errors import InstantiationException
+
+    node = OmegaConf.to_container(OmegaConf.select(cfg, key), resolve=True)
+    for name, found in targets(key, node):
+        locate(name, found["_target_"], cfg.allow_targets)
+    try:
+        return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise cause from error
+        if isinstance(cause, ImportError):
+            raise InputError(f"{key}: {missing_package(cause)}") from error
+        raise InputError(f"{key}: {str(cause).splitlines()[0]}") from error
+
+
+def factory(cfg: DictConfig, key: str) -> Any:
+    """Return the part at ``key`` as a function yet to be called, whatever its YAML says."""
+    return instantiate(cfg, key, _partial_=True)
+
+
+def targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each mapping in ``node`` that has a ``_target_``, with its dotted key; ``key`` is that of ``node``."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node
+        for name, value in node.items():
+            yield from targets(f"{key}.{name}", value)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from targets(f"{key}[{i}]", value)
+
+
+def locate(key: str, target: Any, extra: list[str]) -> Any:
+    """Return the class or function that ``target`` names, if it lies in an allowed package.
+
+    A run directory from elsewhere is input, not code. What counts is where the object was defined: ``torch.nn.x.os``
+    is a way to ``os``.
+    """
+    allowed = (*ALLOWED_TARGETS, *(f"{prefix.rstrip('.')}." for prefix in extra))
+    if not isinstance(target, str) or not target.startswith(allowed):
+        names = ", ".join(prefix.rstrip(".") for prefix in allowed)
+        raise InputError(
+            f"{key}._target_={target} is not allowed; it may name things in {names} (allow_targets adds to these)"
+        )
+    try:
+        found = pkgutil.resolve_name(target)
+    except ImportError as error:
+        raise InputError(f"{key}._target_={target} cannot be imported: {missing_package(error)}") from error
+    except (AttributeError, ValueError) as error:
+        raise InputError(f"{key}._target_={target} does not exist") from error
+    home = f"{getattr(found, '__module__', '')}."
+    if not callable(found) or not home.startswith(allowed):
+        raise InputError(f"{key}._target_={target} is not a class or function of that package")
+    return found
+
+
+def missing_package(error: ImportError) -> str:
+    """Return in one line what could not be imported, and the extra that brings it if there is one."""
+    name = (getattr(error, "name", None) or str(error)).split(".")[0]
+    for package, extra in EXTRAS.items():
+        if package in name or package in str(error).lower():
+            return f"{package} is not installed; pip install 'metrad[{extra}]'"
+    return str(error).splitlines()[0]

@@ -1,0 +1,69 @@
+"""What makes a run the run it is: the settings that its figures depend on, and a hash of them."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from metrad.runs.naming import short_hash
+from metrad.training.finetuning import Finetuning
+
+# What a run's figures do not depend on, or only by rounding: where things lie, what it runs on, what is told of it.
+WITHOUT_IDENTITY = (
+    *("paths", "logger", "study", "sweep", "ckpt_path", "allow_targets", "compile"),
+    *("dataset.workers", "dataset.memory_limit_gib", "dataset.disk_limit_gib"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.precision"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+)
+# Settings that came later, each with the value that is as good as the lack of it in older runs.
+LATER: dict[str, Any] = {
+    "augmentation": {},
+    "backbone.layers": None,
+    **{f"finetuning.{name}": value for name, value in asdict(Finetuning()).items()},
+    "selection": None,
+    "test_time_flip": False,
+    "whiten": False,
+}
+_DATA = "data"  # stands for paths.data wherever a setting is made with it
+
+
+def settings(cfg: Any) -> dict[str, Any]:
+    """Return the resolved settings of a configuration that its figures depend on, by their dotted keys.
+
+    Args:
+        cfg: the whole configuration (an OmegaConf ``DictConfig``), from Hydra or from a run directory.
+
+    Raises:
+        OmegaConfBaseException: it has a value that cannot be resolved.
+    """
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    own = OmegaConf.create({**{key: plain[key] for key in plain if key != "hydra"}, "paths": {"data": _DATA}})
+    resolved: Any = OmegaConf.to_container(own, resolve=True)
+    left_out = tuple(f"{key}." for key in WITHOUT_IDENTITY)
+    return {
+        key: value
+        for key, value in _leaves(resolved)
+        if not f"{key}.".startswith(left_out) and (key not in LATER or value != LATER[key])
+    }
+
+
+def identity(cfg: Any) -> str:
+    """Return a hash of ``settings``: two runs with the same one are the same run."""
+    return short_hash(json.dumps(settings(cfg), sort_keys=True, default=str), 16)
+
+
+def differences(one: Any, other: Any) -> list[str]:
+    """Return in words what ``settings`` of two configurations differ in, such as 'seed is 0 and not 1'."""
+    a, b = settings(one), settings(other)
+    keys = [key for key in a | b if a.get(key) != b.get(key)]
+    return [f"{key} is {a.get(key, 'not set')} and not {b.get(key, 'not set')}" for key in keys]
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping) or not node:
+        yield key, node
+        return
+    for name, value in node.items():
+        yield from _leaves(value, f"{key}.{name}" if key else str(name))
