@@ -1,3 +1,7 @@
-"""metrad: metric-learning anomaly detection."""
+"""Metric-learning anomaly detection."""
 
-__version__ = "0.1.0"
+from metrad import renamed
+
+__version__ = "0.2.0"
+
+renamed.install()

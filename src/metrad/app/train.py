@@ -35,6 +35,7 @@ from metrad.evaluation.evaluate import attach_head, evaluate
 from metrad.files import read_json, write_json
 from metrad.runs.artifacts import save_embeddings, save_model
 from metrad.runs.config import checks
+from metrad.runs.config.build import renamed_targets
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
 from metrad.runs.identity import differences, identity
@@ -94,6 +95,8 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
         with run.recorded(keep_refused=sweeping), expected_warnings():
             run.save_config(cfg, hydra, list(hydra.hydra.overrides.task))
             checks.check(cfg)
+            for line in renamed_targets(cfg):
+                log.warning(line)
             return _train(cfg, run, checkpoint)
 
 

@@ -72,7 +72,10 @@ def open_source(factory: partial[Any]) -> Source:
         return TorchvisionDataset(factory)
     source = factory()
     if not isinstance(source, Source):
-        raise InputError(PLACEHOLDER)
+        raise InputError(
+            "dataset.source._target_ must make a torchvision dataset or a metrad.data.sources.Source, "
+            f"got {type(source)}"
+        )
     return source
 
 

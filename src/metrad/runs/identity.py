@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from metrad.renamed import former
 from metrad.runs.naming import short_hash
 from metrad.training.finetuning import Finetuning
 
@@ -30,6 +31,8 @@ _DATA = "data"  # stands for paths.data wherever a setting is made with it
 def settings(cfg: Any) -> dict[str, Any]:
     """Return the resolved settings of a configuration that its figures depend on, by their dotted keys.
 
+    Targets have their former names, by which earlier versions hashed them.
+
     Args:
         cfg: the whole configuration (an OmegaConf ``DictConfig``), from Hydra or from a run directory.
 
@@ -43,7 +46,7 @@ def settings(cfg: Any) -> dict[str, Any]:
     resolved: Any = OmegaConf.to_container(own, resolve=True)
     left_out = tuple(f"{key}." for key in WITHOUT_IDENTITY)
     return {
-        key: value
+        key: former(value) if key.endswith("._target_") else value
         for key, value in _leaves(resolved)
         if not f"{key}.".startswith(left_out) and (key not in LATER or value != LATER[key])
     }

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from metrad.errors import InputError
 from metrad.evaluation.metrics import FIGURES
 from metrad.files import read_json
+from metrad.renamed import former
 from metrad.runs.directory import Run, read_yaml
 from metrad.runs.identity import LATER, WITHOUT_IDENTITY
 
@@ -129,7 +130,7 @@ def _load(run: Run) -> _Saved:
     if run.config.is_file():
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
         lacking = [key for key in LATER if not any(_below(given, key) for given in settings)]
-        settings |= {key: json.dumps(LATER[key]) for key in lacking}
+        settings |= {key: _text(LATER[key]) for key in lacking}
         choices |= {key: "none" for key in lacking if "." not in key}
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
@@ -164,7 +165,11 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
         for key, value in node.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
-        yield prefix, node if isinstance(node, str) else json.dumps(node, default=str, ensure_ascii=False)
+        yield prefix, _text(former(node) if prefix.endswith("._target_") else node)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _below(key: str, parent: str) -> bool:

@@ -7,15 +7,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from metrad.errors import InputError
+from metrad.renamed import present
 
 ALLOWED_TARGETS = (
-    *(
-        "metrad.models.heads.",
-        "metrad.models.backbones.",
-        "metrad.data.sources.",
-        "metrad.scorers.",
-        "metrad.data.augmentation.",
-    ),
+    *("metrad.data.augmentation.", "metrad.data.sources.", "metrad.models.backbones.", "metrad.models.heads."),
+    "metrad.scorers.",
     *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
 )
 EXTRAS = {
@@ -39,6 +35,7 @@ def instantiate(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
 
     node = OmegaConf.to_container(OmegaConf.select(cfg, key), resolve=True)
     for name, found in targets(key, node):
+        found["_target_"] = present(found["_target_"])
         locate(name, found["_target_"], cfg.allow_targets)
     try:
         return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
@@ -68,6 +65,17 @@ def targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from targets(f"{key}[{i}]", value)
 
 
+def renamed_targets(cfg: DictConfig) -> list[str]:
+    """Return a line on each target in ``cfg`` that is given by a former name, with its present one."""
+    plain = OmegaConf.to_container(cfg)
+    found = dict.fromkeys((key, node["_target_"]) for part in cfg for key, node in targets(str(part), plain[part]))  # type: ignore[index]
+    return [
+        f"{key}._target_: {name} is {present(name)} now; the former name works until version 0.3"
+        for key, name in found
+        if isinstance(name, str) and present(name) != name
+    ]
+
+
 def locate(key: str, target: Any, extra: list[str]) -> Any:
     """Return the class or function that ``target`` names, if it lies in an allowed package.
 
@@ -75,6 +83,7 @@ def locate(key: str, target: Any, extra: list[str]) -> Any:
     is a way to ``os``.
     """
     allowed = (*ALLOWED_TARGETS, *(f"{prefix.rstrip('.')}." for prefix in extra))
+    target = present(target) if isinstance(target, str) else target
     if not isinstance(target, str) or not target.startswith(allowed):
         names = ", ".join(prefix.rstrip(".") for prefix in allowed)
         raise InputError(
