@@ -17,19 +17,19 @@ from typing import Any
 import torch
 
 from metrad.app.build import build_data, build_embedder, build_scorer
+from metrad.data.prepared import PreparedData
 from metrad.evaluation.embeddings import embed
 from metrad.evaluation.evaluate import Settings, evaluate
 from metrad.evaluation.forward import Forward, half_type
 from metrad.models.embedder import Embedder
 from metrad.runs.artifacts import load_split, load_weights
 from metrad.runs.directory import Run
-from metrad.training.datamodule import MetradDataModule
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
-def opened(path: Path) -> tuple[Any, Embedder, MetradDataModule]:
+def opened(path: Path) -> tuple[Any, Embedder, PreparedData]:
     """Return configuration, trained embedder and images of a run."""
     run = Run.finished(path)
     cfg = run.load_config()
@@ -42,7 +42,7 @@ def opened(path: Path) -> tuple[Any, Embedder, MetradDataModule]:
     return cfg, embedder, data
 
 
-def speeds(embedder: Embedder, data: MetradDataModule, count: int, rounds: int) -> None:
+def speeds(embedder: Embedder, data: PreparedData, count: int, rounds: int) -> None:
     """Print images a second by batch and precision."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     embedder = embedder.to(device).eval()
@@ -53,7 +53,7 @@ def speeds(embedder: Embedder, data: MetradDataModule, count: int, rounds: int) 
         for batch, precision in sides[:: 1 if number % 2 == 0 else -1]:
             forward = Forward(embedder, device, half_type(precision))
             start = time.perf_counter()
-            for images, _ in data.images(indices, batch):
+            for images, _ in data.batches(indices, batch):
                 forward(images)
             measured[batch, precision].append(len(indices) / (time.perf_counter() - start))
     threads = f"{torch.get_num_threads()} threads, {rounds} rounds in turns"

@@ -39,13 +39,14 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from metrad.data import store
+from metrad.data.prepared import PreparedData
+from metrad.data.roles import Roles
 from metrad.data.sources import ImageFolder
 from metrad.data.store import GIB, Storage
 from metrad.evaluation.embeddings import embed
 from metrad.models.backbones import mobilenet_v2
 from metrad.models.base import InputSpec
 from metrad.models.embedder import Embedder
-from metrad.training.datamodule import MetradDataModule, Roles
 
 BATCH = 128
 HAND, COLD, WARM = "hand-written", "metrad, cold", "metrad, warm"
@@ -93,19 +94,19 @@ def hand_written(work: Work, workers: int) -> Result:
     return timed(run)
 
 
-def opened(work: Work, cache: Path) -> MetradDataModule:
+def opened(work: Work, cache: Path) -> PreparedData:
     """Return the folder's images, decoded; every class but the first is normal, and none is for reference."""
     first, *others = sorted(path.name for path in work.folder.iterdir() if path.is_dir())
     sizes = {"reference": None, "normal": None, "calibration": 0.1, "test_normal": None, "test_anomalous": None}
     roles = Roles(others, first, [], sizes, test_share=0.5)
     source = partial(ImageFolder, work.folder)
     storage = Storage(2 * GIB, 64 * GIB, cache)
-    data = MetradDataModule(source, roles, storage, seed=0, image_size=work.embedder.size, batch_size=BATCH)
-    data.setup()
+    data = PreparedData(source, roles, storage, seed=0, image_size=work.embedder.size)
+    data.draw()
     return data
 
 
-def embedded(work: Work, data: MetradDataModule, precision: str) -> Embeddings:
+def embedded(work: Work, data: PreparedData, precision: str) -> Embeddings:
     result = embed(work.embedder, data, device=work.device, precision=precision)
     return {
         record.image: embedding
@@ -121,7 +122,7 @@ def cold(work: Work, precision: str) -> Result:
         return timed(lambda: embedded(work, opened(work, Path(cache)), precision))
 
 
-def warm(work: Work, data: MetradDataModule, precision: str) -> Result:
+def warm(work: Work, data: PreparedData, precision: str) -> Result:
     """Embed alone."""
     return timed(lambda: embedded(work, data, precision))
 

@@ -39,7 +39,7 @@ MARGIN = "return self.multiplier(embeddings) * cosine.scatter(1, true, with_marg
 
 # File below src/metrad → name of the bug → (text that occurs once, what stands there instead).
 PLANTED: dict[str, dict[str, tuple[str, str]]] = {
-    "angular.py": {
+    "models/heads/angular.py": {
         "sine term with the wrong sign": ("cosine * angle.cos() - sines", "cosine * angle.cos() + sines"),
         "sine term missing": ("angle.cos() - sines(cosine) * angle.sin()", "angle.cos()"),
         "sine with infinite slope": (".clamp_min(smallest).sqrt()", ".sqrt()"),
@@ -72,7 +72,7 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         "π/4 not clamped": (".clamp_max(math.pi / 4)", ""),
         "π/4 as the smallest": (".clamp_max(math.pi / 4)", ".clamp_min(math.pi / 4)"),
     },
-    "heads/base.py": {
+    "models/heads/base.py": {
         "margin on the next class": (
             "cosine.scatter(1, true, with_margin)",
             "cosine.scatter(1, true - 1 + 2 * (true < 1), with_margin)",
@@ -105,7 +105,7 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         "padding counted": ("[part[: int(length)] for part, length", "[part for part, length"),
         "gradient through the state": ("values = values.detach()", "values = values.clone()"),
     },
-    "heads/margin.py": {
+    "models/heads/margin.py": {
         "SphereFace without the length": (
             "return embedding_lengths(embeddings)",
             "return embedding_lengths(embeddings).pow(0)",
@@ -123,7 +123,7 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "AdaCos for two classes": ("min_classes: ClassVar[int] = 3", "min_classes: ClassVar[int] = 2"),
     },
-    "heads/adaptive.py": {
+    "models/heads/adaptive.py": {
         "dynamic scale updated in evaluation": (
             "if self.training:\n            true = labels",
             "if True:\n            true = labels",
@@ -157,7 +157,7 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         "hard beyond the plain cosine": ("add_angle(true_cosine, torch.as_tensor(self.margin))", "true_cosine"),
         "hard negatives without t": ("cosine * (self.t.clone() + cosine)", "cosine * cosine"),
     },
-    "heads/quality.py": {
+    "models/heads/quality.py": {
         "g_angle with the wrong sign": ("shifted(cosine, -self.margin * z)", "shifted(cosine, self.margin * z)"),
         "g_add missing": (" - (self.margin * z + self.margin)", ""),
         "z not cut off": (".clamp(-1, 1)", ""),
@@ -173,7 +173,7 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         "margins swapped": ("(least, most) = self.lengths, self.margins", "(most, least) = self.lengths, self.margins"),
         "length not cut to its range": (".clamp(*self.lengths)", ""),
     },
-    "heads/linear.py": {
+    "models/heads/linear.py": {
         "α missing": ("super().logits(self.alpha * unit(embeddings))", "super().logits(unit(embeddings))"),
         "L2-softmax without normalisation": (
             "super().logits(self.alpha * unit(embeddings))",
@@ -185,7 +185,7 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
             "embedding_lengths(embeddings) * torch.ones_like(lengths)",
         ),
     },
-    "heads/pml.py": {
+    "models/heads/pml.py": {
         "class means of one rank": (
             "gathered(unit(embeddings)), gathered(labels)",
             "unit(embeddings).detach(), labels",
@@ -193,7 +193,7 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         "class means learnt in evaluation": ("if self.training:", "if True:"),
         "gradient at length 0": ("torch.where(points, embeddings, embeddings.detach())", "embeddings"),
     },
-    "heads/statistics.py": {
+    "models/heads/statistics.py": {
         "true class as the wrong one": ("cosine.scatter(1, true, -1).amax", "cosine.amax"),
         "angles in radians": (".rad2deg()", ""),
         "graph kept": ("torch.no_grad()", "torch.enable_grad()"),

@@ -10,6 +10,7 @@ from metrad import collectives
 from metrad.data import batches as module
 from metrad.data.arrays import OnDemand
 from metrad.data.batches import GPU_SHARE, EpochShuffle, ImageBatches, ResidentBatches, fits
+from metrad.training.datamodule import MetradDataModule
 from tests.unit.test_datamodule import numbered
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 4, 6, 3), dtype=np.uint8)
@@ -79,7 +80,7 @@ def on_a_gpu(monkeypatch, free):
     monkeypatch.setattr(
         "metrad.training.datamodule.ResidentBatches", lambda batches, device: ResidentBatches(batches, CPU)
     )
-    data = numbered()
+    data = MetradDataModule(numbered(), batch_size=7)
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=GPU))
     return data
 
@@ -96,7 +97,7 @@ def test_training_takes_its_images_from_a_gpu_with_room_and_else_from_pinned_mem
 def test_training_on_a_gpu_sees_the_batches_of_the_cpu(on_a_gpu, free):
     free(10**9)
     for epoch in (0, 3):
-        loaders = on_a_gpu.train_dataloader(), numbered().train_dataloader()
+        loaders = on_a_gpu.train_dataloader(), MetradDataModule(numbered(), batch_size=7).train_dataloader()
         for loader in loaders:
             loader.sampler.set_epoch(epoch)
         for ours, theirs in zip(*loaders, strict=True):
@@ -105,5 +106,5 @@ def test_training_on_a_gpu_sees_the_batches_of_the_cpu(on_a_gpu, free):
 
 def test_images_to_embed_are_pinned_where_that_is_asked_for():
     data = numbered()
-    assert [data.images(np.arange(3), 2, pinned=pinned).pin_memory for pinned in (False, True)] == [False, True]
-    assert not data.train_dataloader().pin_memory
+    assert [data.batches(np.arange(3), 2, pinned=pinned).pin_memory for pinned in (False, True)] == [False, True]
+    assert not MetradDataModule(data, batch_size=7).train_dataloader().pin_memory

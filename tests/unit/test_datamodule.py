@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from metrad.data.batches import EpochShuffle
+from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import ROLES, Classes
@@ -47,14 +48,15 @@ def roles(normal="cat", anomalous="dog", reference=None, **sizes) -> Roles:
     return Roles(normal, anomalous, reference, SIZES | sizes, test_share=0.3)
 
 
-def module(source, chosen: Roles, storage: Storage | None = None, seed: int = 0, **settings) -> MetradDataModule:
-    storage = storage or Storage(2**30, 0, Path("unused"))
-    data = MetradDataModule(source, chosen, storage, seed=seed, image_size=8, **({"batch_size": 7} | settings))
-    data.setup()
+def module(source, chosen: Roles, storage: Storage | None = None, seed: int = 0, **settings) -> PreparedData:
+    data = PreparedData(
+        source, chosen, storage or Storage(2**30, 0, Path("unused")), seed=seed, image_size=8, **settings
+    )
+    data.draw()
     return data
 
 
-def numbered(seed: int = 0, **settings) -> MetradDataModule:
+def numbered(seed: int = 0, **settings) -> PreparedData:
     return module(partial(Numbered), roles("class 2", "class 0", ["class 3", "class 1"]), seed=seed, **settings)
 
 
@@ -70,7 +72,7 @@ def root(tmp_path):
     return tmp_path / "root"
 
 
-def folder(root: Path, **settings) -> MetradDataModule:
+def folder(root: Path, **settings) -> PreparedData:
     return module(partial(ImageFolder, root), roles(), **settings)
 
 
@@ -207,8 +209,8 @@ def test_the_image_left_out_of_a_lone_last_batch_is_another_one_each_epoch():
     assert len(missing) > 5
 
 
-def batches(data: MetradDataModule, epoch: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    loader = data.train_dataloader()
+def batches(data: PreparedData, epoch: int = 0, batch_size: int = 7) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    loader = MetradDataModule(data, batch_size=batch_size).train_dataloader()
     loader.sampler.set_epoch(epoch)
     yield from loader
 
@@ -230,7 +232,7 @@ def test_training_batches_hold_each_reference_and_normal_image_with_its_label():
 
 def test_with_rotations_each_image_comes_in_four_turns_that_are_classes_of_their_own():
     pixels = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
-    data = module(partial(Given, pixels), replace(roles(1, 0, [2]), rotations=True), batch_size=6)
+    data = module(partial(Given, pixels), replace(roles(1, 0, [2]), rotations=True))
     expected = [
         (np.rot90(pixels[i], turn).tolist(), {2: 0, 1: 1}[i % 3] + 2 * turn)
         for i in data.train_indices
@@ -258,33 +260,26 @@ def test_training_order_changes_with_the_epoch_and_not_with_the_loader():
 def test_images_come_in_the_order_asked_for_with_their_positions():
     data = numbered()
     asked = np.array([30, 2, 2, 17, 5])
-    images, positions = zip(*data.images(asked, 2), strict=True)
+    images, positions = zip(*data.batches(asked, 2), strict=True)
     assert [len(batch) for batch in images] == [2, 2, 1]
     assert torch.cat(positions).tolist() == asked.tolist()
     assert torch.cat(images)[:, 0, 0, 0].tolist() == asked.tolist()
 
 
-def test_setup_draws_once():
-    data = numbered()
-    split = data.split
-    data.setup("fit")
-    assert data.split is split
-
-
 def test_batches_are_ones_own_to_change():
     data = numbered()
-    for images, _ in data.images(np.arange(40), 40):
+    for images, _ in data.batches(np.arange(40), 40):
         images.zero_()
-    assert next(iter(data.images(np.array([9]), 1)))[0].unique().tolist() == [9]
+    assert next(iter(data.batches(np.array([9]), 1)))[0].unique().tolist() == [9]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_on_demand_with_workers_gives_the_batches_of_memory(root, tmp_path, workers):
     memory = folder(root)
     streamed = folder(root, storage=Storage(0, 0, tmp_path / "cache", workers))
-    assert streamed.data.on_demand
-    assert streamed.train_dataloader().num_workers == workers
-    assert memory.train_dataloader().num_workers == 0
+    assert streamed.image_set.on_demand
+    assert MetradDataModule(streamed, batch_size=7).train_dataloader().num_workers == workers
+    assert MetradDataModule(memory, batch_size=7).train_dataloader().num_workers == 0
     for epoch in (0, 2):
         pairs = zip(batches(memory, epoch), batches(streamed, epoch), strict=True)
         assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
@@ -295,7 +290,7 @@ def test_a_file_that_breaks_after_the_scan_is_named_by_the_worker(root, tmp_path
     data = folder(root, storage=Storage(0, 0, tmp_path / "cache", workers=1))
     for path in root.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:50])
-    loaded = iter(data.images(np.array([0]), 1))
+    loaded = iter(data.batches(np.array([0]), 1))
     with pytest.raises(InputError, match=r"\d\d\.png cannot be read"):
         next(loaded)
     loaded._shutdown_workers()  # left to the garbage collector, with queues already gone, it waits for 5 s
@@ -306,7 +301,7 @@ def test_description_names_the_images_of_each_role(root):
     said = data.describe_split()
     assert list(said["images"]) == list(ROLES)
     for role, names in said["images"].items():
-        assert names == [data.data.names[i] for i in data.split.indices[role]]
+        assert names == [data.image_set.names[i] for i in data.split.indices[role]]
     assert {name.split("/")[0] for name in said["images"]["reference"]} == {"elk"}
     assert said["classes"] == {"reference": ["elk"], "normal": ["cat"], "anomalous": ["dog"]}
     assert said["head_classes"] == ["elk", "cat"]
@@ -412,7 +407,7 @@ def test_every_class_of_the_head_has_images_to_learn_from(root):
         hole_is_named = "hole" in str(refused)
     else:
         hole_is_named = True
-        assert set(data.data.pool.labels[data.train_indices]) == set(data.classes.seen)
+        assert set(data.image_set.pool.labels[data.train_indices]) == set(data.classes.seen)
     assert hole_is_named
 
 

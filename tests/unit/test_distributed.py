@@ -5,7 +5,6 @@ import os
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from metrad import collectives
@@ -30,9 +29,13 @@ SRUN = {
 }
 
 
-def configuration(batch_size=64, **trainer):
+def configuration(**trainer):
     usual = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": True}
-    return OmegaConf.create({"batch_size": batch_size, "trainer": {**usual, **trainer}})
+    return {**usual, **trainer}
+
+
+def planned(batch_size=64, **trainer):
+    return plan(configuration(**trainer), batch_size)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +65,7 @@ def as_rank(monkeypatch):
     ],
 )
 def test_devices_say_how_many_ranks_are_started(trainer, expected):
-    assert plan(configuration(**trainer)) == expected
+    assert planned(**trainer) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_devices_say_how_many_ranks_are_started(trainer, expected):
 )
 def test_what_cannot_be_trained_on_is_refused(settings, words):
     with pytest.raises(InputError) as refused:
-        plan(configuration(**settings))
+        planned(**settings)
     assert [word for word in words if word not in str(refused.value)] == []
     assert "\n" not in str(refused.value)
 
@@ -91,16 +94,16 @@ def test_more_gpus_than_there_are_are_refused(there, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     monkeypatch.setattr("lightning_fabric.accelerators.cuda._get_all_visible_cuda_devices", lambda: list(range(there)))
     with pytest.raises(InputError, match=r"trainer\.devices=2: there (is no GPU|are the GPUs 0;)"):
-        plan(configuration(accelerator="gpu", devices=2))
+        planned(accelerator="gpu", devices=2)
 
 
 def test_processes_of_torchrun_are_not_started_again(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     assert launch.follows()
-    assert plan(configuration(devices=2)) == plan(configuration(devices="auto")) == Plan(2, to_start=False)
+    assert planned(devices=2) == planned(devices="auto") == Plan(2, to_start=False)
     with pytest.raises(InputError, match="ask for 1 processes in all, and 2 were started"):
-        plan(configuration(devices=1))
+        planned(devices=1)
 
 
 def test_processes_of_srun_are_the_ranks_that_slurm_says(monkeypatch):
@@ -109,7 +112,7 @@ def test_processes_of_srun_are_the_ranks_that_slurm_says(monkeypatch):
     for name in TORCHRUN:  # so that what is set now is put back
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    assert plan(configuration(devices=2, num_nodes=2)) == Plan(4, to_start=False)
+    assert planned(devices=2, num_nodes=2) == Plan(4, to_start=False)
     names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     assert [os.environ[name] for name in names] == ["3", "1", "1", "4", "2", "node7", "15317"]
 
@@ -163,7 +166,7 @@ def test_in_one_process_nothing_changes():
     assert collectives.gradient_weight(torch.zeros(3)) == 1.0
     assert collectives.total(5) == 5
     assert collectives.same("x") == "x"
-    assert devices.trainer_arguments(configuration().trainer) == {}
+    assert devices.trainer_arguments(configuration()) == {}
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

@@ -193,7 +193,7 @@ def test_an_error_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
 
 
 def test_the_templates_are_part_of_the_package():
-    folder = resources.files("metrad") / "templates"
+    folder = resources.files("metrad.reports.page") / "templates"
     assert {each.name for each in folder.iterdir()} == {"report.html.j2", "report.css", "report.js"}
 
 

@@ -13,6 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from metrad import collectives
+from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
 from metrad.errors import InputError, first_line
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 ENOUGH_CLASSES = 3  # for any head
 
 
-def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | None = None) -> MetradDataModule:
+def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | None = None) -> PreparedData:
     """Return the data module of a configuration; nothing is read yet. ``held_out`` is as in ``Roles``."""
     dataset = OmegaConf.to_container(cfg.dataset, resolve=True)
     assert isinstance(dataset, dict)
@@ -53,17 +54,24 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
         workers=dataset["workers"],
         shared=collectives.several(),
     )
-    data = MetradDataModule(
+    return PreparedData(
         factory(cfg, "dataset.source"),
         roles,
         storage,
         seed=cfg.seed,
         image_size=image_size,
-        batch_size=cfg.batch_size,
         skip_corrupt=dataset["on_corrupt"] == "skip",
     )
-    data.least_images = devices.least_images(cfg.trainer)
-    return data
+
+
+def trainer_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings of Lightning's trainer as plain values."""
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg.trainer, resolve=True))
+
+
+def build_datamodule(cfg: DictConfig, data: PreparedData) -> MetradDataModule:
+    """Return what serves the training images of ``data`` to Lightning."""
+    return MetradDataModule(data, batch_size=cfg.batch_size, least_images=devices.least_images(trainer_settings(cfg)))
 
 
 def build_embedder(cfg: DictConfig) -> Embedder:
@@ -112,7 +120,7 @@ def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     return head
 
 
-def classes_of_head(cfg: DictConfig, data: MetradDataModule) -> int:
+def classes_of_head(cfg: DictConfig, data: PreparedData) -> int:
     """Return how many classes the head tells apart; one that is never trained gets enough, whatever head it is."""
     classes = len(data.head_classes)
     return max(classes, ENOUGH_CLASSES) if cfg.trainer.get("max_epochs") == 0 else classes
@@ -164,7 +172,7 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         default_root_dir=run.path,
         precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
-        **devices.trainer_arguments(cfg.trainer),
+        **devices.trainer_arguments(trainer_settings(cfg)),
         **({} if keeping else {"enable_checkpointing": False}),
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user has none of their own in trainer.plugins
@@ -199,11 +207,11 @@ def log_thresholds(settings: Settings, calibration_images: int) -> None:
             )
 
 
-def log_images(data: MetradDataModule) -> None:
+def log_images(data: PreparedData) -> None:
     """Tell how many images each role has, and which stay out and why."""
     counts = ", ".join(f"{len(indices):,} {role}" for role, indices in data.split.indices.items())
     log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
     if data.split.copies_left_out:
         log.warning("left out %d copies of images that stand in the dataset more than once", data.split.copies_left_out)
-    for position in sorted(data.data.corrupt):
-        log.warning("left out %s, which cannot be decoded", data.data.names[position])
+    for position in sorted(data.image_set.corrupt):
+        log.warning("left out %s, which cannot be decoded", data.image_set.names[position])

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad.app.build import build_data, build_embedder, build_head, build_scorer, build_settings
+from metrad.data.prepared import PreparedData
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import attach_head, evaluate
@@ -38,7 +39,6 @@ from metrad.runs.config.catalogue import choices, folder, suggestion
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
 from metrad.runs.outputs import save_evaluation, save_evidence, split_figures
-from metrad.training.datamodule import MetradDataModule
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def evaluate_run(
             return target, metrics
 
 
-def _data(cfg: DictConfig, image_size: int, split: dict[str, Any]) -> MetradDataModule:
+def _data(cfg: DictConfig, image_size: int, split: dict[str, Any]) -> PreparedData:
     """Return the run's images, read again and found unchanged."""
     data = build_data(cfg, image_size)
     data.load()
@@ -169,7 +169,7 @@ def _data(cfg: DictConfig, image_size: int, split: dict[str, Any]) -> MetradData
 
 
 def _embed_again(
-    run: Run, kept: Embedded, roles: Sequence[str], embedder: Embedder | None, data: MetradDataModule | None
+    run: Run, kept: Embedded, roles: Sequence[str], embedder: Embedder | None, data: PreparedData | None
 ) -> Embedded:
     """Return what a run has kept and the embeddings of the roles it has not, and keep these too."""
     assert embedder is not None

@@ -18,15 +18,23 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 
 from metrad import collectives
-from metrad.app.build import build_data, build_embedder, build_learner, build_scorer, build_trainer, classes_of_head
+from metrad.app.build import (
+    build_data,
+    build_datamodule,
+    build_embedder,
+    build_learner,
+    build_scorer,
+    build_trainer,
+    classes_of_head,
+)
 from metrad.app.pace import choose_pace
+from metrad.data.prepared import PreparedData
 from metrad.data.roles import class_numbers
 from metrad.data.splits import to_test_on
 from metrad.errors import InputError, TrainingError
 from metrad.files import read_json, write_json
 from metrad.runs.config import checks
 from metrad.runs.directory import Run
-from metrad.training.datamodule import MetradDataModule
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import Study
 
@@ -107,7 +115,7 @@ def scorers_studied(cfg: DictConfig) -> dict[str, Callable[[], Any]]:
     return {name: make for name, make in makers(trained).items() if epochs or not make().needs_head}
 
 
-def select(cfg: DictConfig, run: Run, data: MetradDataModule) -> Selected:
+def select(cfg: DictConfig, run: Run, data: PreparedData) -> Selected:
     """Train with each candidate and each class held out, and choose.
 
     What was trained before, as by a run that was interrupted, is read from the run's ``selection`` folder.
@@ -134,13 +142,13 @@ def select(cfg: DictConfig, run: Run, data: MetradDataModule) -> Selected:
     for done, (i, number) in enumerate(jobs):
         if first:
             run.note(training=done, trainings=len(jobs) + 1)
-        name, told = data.data.classes[number], describe(candidates[i])
+        name, told = data.image_set.classes[number], describe(candidates[i])
         log.info("selection %d of %d: %s held out, %s", done + 1, len(jobs), name, told)
         found = _kept(run.selection / f"{i}-{number}.json", partial(_fold, cfg, run, candidates[i], name))
         seconds += found["seconds"]
         rows += [{"candidate": i, "settings": told, "held_out": name, **row} for row in found["rows"]]
     choice = best(rows, last_only=[bool(checks.with_settings(cfg, one).scheduler) for one in candidates])
-    figures = _figures(choice, candidates, [data.data.classes[number] for number in held_out])
+    figures = _figures(choice, candidates, [data.image_set.classes[number] for number in held_out])
     if first:
         run.note(training=len(jobs))
     log.info(
@@ -185,9 +193,9 @@ def describe(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in settings.items()) or AS_CONFIGURED
 
 
-def _held_out(cfg: DictConfig, data: MetradDataModule) -> list[int]:
+def _held_out(cfg: DictConfig, data: PreparedData) -> list[int]:
     """Return the numbers of the classes to hold out."""
-    there = set(data.data.pool.labels[data.split.indices["reference"]].tolist())
+    there = set(data.image_set.pool.labels[data.split.indices["reference"]].tolist())
     reference, wanted = [number for number in data.classes.reference if number in there], cfg.selection.classes
     if not reference:
         raise InputError(
@@ -202,18 +210,18 @@ def _held_out(cfg: DictConfig, data: MetradDataModule) -> list[int]:
         drawn = np.random.default_rng([cfg.seed, len(reference)]).permutation(reference)[:wanted]
         return sorted(int(number) for number in drawn)
     names: Any = OmegaConf.to_container(wanted) if OmegaConf.is_list(wanted) else wanted
-    numbers = class_numbers("selection.classes", names, data.data.classes)
-    other = [data.data.classes[number] for number in numbers if number not in reference]
+    numbers = class_numbers("selection.classes", names, data.image_set.classes)
+    other = [data.image_set.classes[number] for number in numbers if number not in reference]
     if other:
-        named = ", ".join(data.data.classes[number] for number in reference)
+        named = ", ".join(data.image_set.classes[number] for number in reference)
         raise InputError(f"selection.classes: {other[0]} is no reference class with images to train on; {named} are")
     return list(numbers)
 
 
-def _check_scorers(cfg: DictConfig, data: MetradDataModule, held_out: list[int]) -> None:
+def _check_scorers(cfg: DictConfig, data: PreparedData, held_out: list[int]) -> None:
     normal = len(data.split.indices["normal"])
     left = normal - to_test_on(normal, cfg.selection.normal_share)
-    by_class = np.bincount(data.data.pool.labels[data.split.indices["reference"]])
+    by_class = np.bincount(data.image_set.pool.labels[data.split.indices["reference"]])
     reference = int(by_class.sum() - by_class[held_out].max())
     candidates = [checks.with_settings(cfg, settings) for settings in cfg.selection.candidates]
     for name, make in (pair for candidate in candidates for pair in makers(cfg, candidate).items()):
@@ -264,7 +272,7 @@ def _fold(cfg: DictConfig, run: Run, settings: Mapping[str, Any], held_out: str)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     embedder = build_embedder(changed)
     data = build_data(changed, embedder.size, (held_out, cfg.selection.normal_share))
-    data.setup()
+    data.draw()
     try:
         learner = build_learner(changed, embedder, classes_of_head(changed, data))
     except InputError as error:
@@ -275,7 +283,7 @@ def _fold(cfg: DictConfig, run: Run, settings: Mapping[str, Any], held_out: str)
     assert pace is not None
     trainer = build_trainer(changed, run, pace, epochs, study, keeping=False)
     try:
-        trainer.fit(learner, datamodule=data)
+        trainer.fit(learner, datamodule=build_datamodule(changed, data))
     except TrainingError as error:
         if collectives.several():  # the others wait for this rank
             raise

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from metrad import collectives
 from metrad.app.build import (
     build_data,
+    build_datamodule,
     build_embedder,
     build_learner,
     build_scorer,
@@ -26,9 +27,11 @@ from metrad.app.build import (
     classes_of_head,
     log_images,
     log_thresholds,
+    trainer_settings,
 )
 from metrad.app.pace import choose_pace
 from metrad.app.select import Selected, scorers_studied, select
+from metrad.data.prepared import PreparedData
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import attach_head, evaluate
@@ -41,7 +44,6 @@ from metrad.runs.environment import environment
 from metrad.runs.identity import differences, identity
 from metrad.runs.outputs import save_evaluation, save_evidence, save_history, save_selection, split_figures
 from metrad.training.checkpoints import epochs_behind, read_checkpoint
-from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices import launch
 from metrad.training.devices import plan as devices
 from metrad.training.epoch_log import EpochLog
@@ -144,7 +146,7 @@ def _identity(cfg: DictConfig) -> dict[str, str]:
 
 def _train(cfg: DictConfig, run: Run, checkpoint: str | Path | None) -> dict[str, Any]:
     """Train on the devices asked for, each in a process of its own if they are several."""
-    plan = devices.plan(cfg)
+    plan = devices.plan(trainer_settings(cfg), cfg.batch_size)
     if plan.to_start:
         launch.start(_train_as_rank, (cfg, run.path, checkpoint, torch.get_num_threads()), plan.count)
         return cast("dict[str, Any]", read_json(run.metrics))
@@ -170,7 +172,7 @@ def follow(cfg: DictConfig) -> None:
     launch.mute()
     with expected_warnings():
         checks.check(cfg)
-        _fit(cfg, Run("."), cfg.ckpt_path, devices.plan(cfg).count)
+        _fit(cfg, Run("."), cfg.ckpt_path, devices.plan(trainer_settings(cfg), cfg.batch_size).count)
 
 
 @contextlib.contextmanager
@@ -201,7 +203,7 @@ class Trained:
     """
 
     learner: MetricLearner
-    data: MetradDataModule
+    data: PreparedData
     split: dict[str, Any]
     embedded: Embedded
     epochs: EpochLog
@@ -217,7 +219,7 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
     """Train as one of ``count`` ranks and embed the images."""
     start = time.perf_counter()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    with devices.joined(cfg.trainer, count):
+    with devices.joined(trainer_settings(cfg), count):
         run, first = Run(collectives.same(run.path)), collectives.rank() == 0
         data = _checked_data(cfg)
         selected = select(cfg, run, data) if cfg.selection else None
@@ -234,13 +236,14 @@ def _fit(cfg: DictConfig, run: Run, checkpoint: str | Path | None, count: int) -
         pace = collectives.same(choose_pace(cfg, learner.embedder, data.epoch_images) if first else None)
         assert pace is not None
         trainer = build_trainer(cfg, run, pace, epochs, study)
-        data.first_epoch = epochs_behind(checkpoint, learner, data, trainer.max_epochs)
+        datamodule = build_datamodule(cfg, data)
+        datamodule.first_epoch = epochs_behind(checkpoint, learner, datamodule, trainer.max_epochs)
         split, device = data.describe_split(), trainer.strategy.root_device
         if first:
             write_json(run.split, split)
             _note_environment(run, trainer, pace)
         prepared = time.perf_counter()
-        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(learner, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         trained = time.perf_counter()
         if first and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
             _note_environment(run, trainer, kept)
@@ -259,11 +262,11 @@ def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:
     write_json(run.environment, environment(device, precision, pace.describe(), collectives.world_size()))
 
 
-def _checked_data(cfg: DictConfig) -> MetradDataModule:
+def _checked_data(cfg: DictConfig) -> PreparedData:
     """Return the images of a configuration, which its scorer and thresholds can do with."""
     scorer, settings = build_scorer(cfg), build_settings(cfg)
     data = build_data(cfg, cfg.image_size or build_embedder(cfg).size)
-    data.setup()
+    data.draw()
     log_images(data)
     scorer.check_size(len(data.split.indices["normal"]))
     scorer.check_reference(len(data.split.indices["reference"]))

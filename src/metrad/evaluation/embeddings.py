@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from metrad import collectives
 from metrad.data.batches import Batch
+from metrad.data.prepared import ImageRecord, PreparedData
 from metrad.errors import InputError
 from metrad.evaluation.forward import Forward, half_type
 from metrad.models.cpu import lean_memory
 from metrad.models.embedder import Embedder
 from metrad.models.whitening import within_class_whitening
 from metrad.scorers import Scorer
-from metrad.training.datamodule import ImageRecord, MetradDataModule
 
 ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
 REFERENCE = "reference"
@@ -62,7 +62,7 @@ def roles_for(scorers: Iterable[Scorer]) -> tuple[str, ...]:
 
 def embed(
     embedder: Embedder,
-    data: MetradDataModule,
+    data: PreparedData,
     roles: Sequence[str] = ROLES,
     *,
     device: torch.device | str = "cpu",
@@ -88,7 +88,7 @@ def embed(
 
 def fit_and_embed(
     embedder: Embedder,
-    data: MetradDataModule,
+    data: PreparedData,
     roles: Sequence[str] = ROLES,
     *,
     device: torch.device | str = "cpu",
@@ -116,10 +116,10 @@ def fit_and_embed(
     return Embedded(arrays, {role: plain.records[role] for role in roles})
 
 
-def _whitening(plain: Embedded, data: MetradDataModule) -> tuple[np.ndarray, np.ndarray]:
+def _whitening(plain: Embedded, data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
     trained = (REFERENCE, "normal")
     embeddings = np.concatenate([plain.arrays[role] for role in trained])
-    labels = np.concatenate([data.data.pool.labels[data.split.indices[role]] for role in trained])
+    labels = np.concatenate([data.image_set.pool.labels[data.split.indices[role]] for role in trained])
     try:
         centre, whitening = within_class_whitening(embeddings, labels)
         return centre.astype(np.float32), whitening.astype(np.float32)
@@ -133,15 +133,15 @@ def _whitened(embedder: Embedder, embeddings: np.ndarray) -> np.ndarray:
 
 
 def _embeddings(
-    embedder: Embedder, data: MetradDataModule, indices: np.ndarray, device: torch.device, precision: str
+    embedder: Embedder, data: PreparedData, indices: np.ndarray, device: torch.device, precision: str
 ) -> np.ndarray:
     """Return the embeddings (N, D) of the images at ``indices``; on other ranks than the first no rows."""
     embedder = embedder.to(device, torch.float32).eval()
     forward = Forward(embedder, device, half_type(precision))
-    size = collectives.same(forward.largest_batch(data.images(indices[:1], 1), len(indices)))
+    size = collectives.same(forward.largest_batch(data.batches(indices[:1], 1), len(indices)))
     spans = collectives.spans(len(indices), size)
     mine = slice(*spans[collectives.rank()])
-    batches = data.images(indices[mine], size, pinned=forward.device.type == "cuda")
+    batches = data.batches(indices[mine], size, pinned=forward.device.type == "cuda")
     with lean_memory(forward.device):
         found = _filled(forward, batches, len(indices[mine]))
     return collectives.gather(found, spans)

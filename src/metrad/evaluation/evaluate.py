@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from metrad.data.prepared import ImageRecord
 from metrad.errors import InputError
 from metrad.evaluation.conformal import (
     calibration_images_needed,
@@ -19,7 +20,6 @@ from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, ex
 from metrad.evaluation.metrics import summary
 from metrad.models.heads import Head
 from metrad.scorers import KNN, HeadScorer, Scorer
-from metrad.training.datamodule import ImageRecord
 
 DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
 

@@ -11,13 +11,13 @@ import safetensors.torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from metrad.data.prepared import ImageRecord
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import ROLES, Embedded
 from metrad.files import replacing, require_unchanged, sealed, sha256, unsealed, write_rows
 from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
-from metrad.training.datamodule import ImageRecord
 
 
 def save_model(run: Run, embedder: Embedder, head: nn.Module, scorer: Scorer, calibration_scores: np.ndarray) -> None:

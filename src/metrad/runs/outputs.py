@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from metrad.data.prepared import PreparedData
 from metrad.evaluation import plots
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.evaluate import Evaluation
 from metrad.files import replacing, write_json, write_rows
 from metrad.runs.directory import Run
-from metrad.training.datamodule import MetradDataModule
 
 EVIDENCE = 8
 
@@ -53,7 +53,7 @@ def save_selection(run: Run, rows: list[dict[str, Any]], chosen: Mapping[str, An
 
 
 def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of a split that ``MetradDataModule.describe_split`` described."""
+    """Return what ``metrics.json`` says of a split that ``PreparedData.describe_split`` described."""
     return {
         "sizes": {role: len(images) for role, images in split["images"].items()},
         "copies_left_out": split["copies_left_out"],
@@ -62,7 +62,7 @@ def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def save_evidence(run: Run, result: Evaluation, embedded: Embedded, data: MetradDataModule) -> None:
+def save_evidence(run: Run, result: Evaluation, embedded: Embedded, data: PreparedData) -> None:
     """Draw the extreme and the hardest test images beside their nearest normal ones into ``run``."""
     order = np.argsort(result.scores, kind="stable")
     anomalous, highest = order[result.anomalous[order]], order[::-1]
@@ -71,7 +71,7 @@ def save_evidence(run: Run, result: Evaluation, embedded: Embedded, data: Metrad
     normal = np.array([record.position for record in embedded.records["normal"]])
 
     def evidence(rows: np.ndarray) -> list[plots.Evidence]:
-        images, nearest = data.data.images[test[rows]], data.data.images[normal[result.nearest[rows]]]
+        images, nearest = data.image_set.images[test[rows]], data.image_set.images[normal[result.nearest[rows]]]
         truth = np.where(result.anomalous[rows], "anomalous", "normal")
         titles = [f"{score:.3g}\n{kind}" for score, kind in zip(result.scores[rows], truth, strict=True)]
         return [plots.Evidence(*each) for each in zip(images, nearest, titles, result.anomalous[rows], strict=True)]

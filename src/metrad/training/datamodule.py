@@ -1,212 +1,52 @@
-"""The LightningDataModule: from a source and its roles to batches."""
+"""The LightningDataModule: the training batches of a run's images."""
 
-import hashlib
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
 from metrad import collectives
 from metrad.data.batches import Batch, EpochShuffle, ImageBatches, ResidentBatches, fits
-from metrad.data.roles import Roles, resolve_classes
-from metrad.data.splits import Classes, Split, draw, head_labels, hold_out
-from metrad.data.store import ImageSet, Storage, load
-from metrad.data.torchvision_sources import open_source
-from metrad.errors import InputError
+from metrad.data.prepared import PreparedData
 
 
 class MetradDataModule(pl.LightningDataModule):
-    """Draws the roles and serves them in batches.
+    """Serves the training images of ``data`` in batches.
 
     Args:
-        source: makes the source of the images when ``setup`` is called.
-        roles: classes and sizes.
-        storage: where decoded images are kept.
-        seed: draws the split and the order of the training images.
-        image_size: input size of the model.
-        batch_size: training images a step.
-        skip_corrupt: leave out files that cannot be decoded instead of raising.
+        data: the images and their split.
+        batch_size: training images a step, of all ranks together.
+        least_images: how many images each rank needs of a batch.
 
     Attributes:
         first_epoch: the epoch that training starts with. When a run is resumed, Lightning starts to iterate before it
             tells the sampler which epoch it is.
-        least_images: how many images each rank needs of a batch.
     """
 
-    data: ImageSet
-    classes: Classes
-    split: Split
-
-    def __init__(
-        self,
-        source: partial[Any],
-        roles: Roles,
-        storage: Storage,
-        *,
-        seed: int,
-        image_size: int,
-        batch_size: int,
-        skip_corrupt: bool = False,
-    ) -> None:
+    def __init__(self, data: PreparedData, *, batch_size: int, least_images: int = 1) -> None:
         super().__init__()
-        self.source = source
-        self.roles = roles
-        self.storage = storage
-        self.seed = seed
-        self.image_size = image_size
+        self.data = data
         self.batch_size = batch_size
-        self.skip_corrupt = skip_corrupt
-        self.turns = 4 if roles.rotations else 1
+        self.least_images = least_images
         self.first_epoch = 0
-        self.least_images = 1
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the source and draw the split, once.
-
-        Raises:
-            InputError: a class or an image is missing, broken or asked for twice.
-        """
-        if hasattr(self, "split"):
-            return
-        self.load()
-        sizes = self.roles.sizes
-        self.split = draw(self.data.pool, self.classes, sizes, test_share=self.roles.test_share, seed=self.seed)
-        if self.roles.held_out:
-            self.split, self.classes = self._with_stand_in(*self.roles.held_out)
-        height, width = self.data.images[self.train_indices[:1]].shape[1:3]
-        if self.turns > 1 and height != width:
-            raise InputError(f"dataset.rotations=true needs square images, and these are {height} by {width}")
-
-    def _with_stand_in(self, name: str, share: float) -> tuple[Split, Classes]:
-        held_out, labels = self.data.classes.index(name), self.data.pool.labels
-        return hold_out(self.split, labels, self.classes, held_out, share=share, seed=self.seed)
-
-    def load(self) -> None:
-        """Read the source and find the classes of each role, without drawing a split.
-
-        Raises:
-            InputError: a class or an image is missing or broken.
-        """
-        source = open_source(self.source)
-        self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
-        self.data = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt)
-
-    @property
-    def train_indices(self) -> np.ndarray:
-        """Positions of the images the head is trained on: reference and normal."""
-        return np.sort(np.concatenate([self.split.indices["reference"], self.split.indices["normal"]]))
-
-    @property
-    def epoch_images(self) -> int:
-        """How many images an epoch trains on."""
-        return len(self.train_indices) * self.turns
-
-    @property
-    def head_classes(self) -> list[str]:
-        """Names of the classes that the head tells apart, in the order of its labels: first all as they are."""
-        names = [self.data.classes[i] for i in self.classes.seen]
-        return [*names, *(f"{name} at {90 * turn}°" for turn in range(1, self.turns) for name in names)]
-
-    def describe_split(self) -> dict[str, Any]:
-        """Return the split as plain values: the images of each role by name, and a hash over names and content."""
-        names = self.data.classes
-        by_role = {role: [self.data.names[i] for i in indices] for role, indices in self.split.indices.items()}
-        return {
-            "seed": self.seed,
-            "hash": self._split_hash(self.split),
-            "classes": {
-                "reference": [names[i] for i in self.classes.reference],
-                "normal": [names[i] for i in self.classes.normal],
-                "anomalous": [names[i] for i in self.classes.anomalous],
-            },
-            "head_classes": self.head_classes,
-            "copies_left_out": self.split.copies_left_out,
-            "corrupt_left_out": [self.data.names[i] for i in sorted(self.data.corrupt)],
-            "images": by_role,
-        }
-
-    def records(self, role: str) -> list["ImageRecord"]:
-        """Return what the images of ``role`` are, in the order of its indices."""
-        names, classes, labels = self.data.names, self.data.classes, self.data.pool.labels
-        return [ImageRecord(names[i], classes[labels[i]], int(i)) for i in self.split.indices[role]]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning keeps in a checkpoint: which images the training part is made of."""
-        return {"split": self._split_hash(self.split)}
-
-    def restore_split(self, description: dict[str, Any]) -> None:
-        """Take the split that ``describe_split`` described in place of a newly drawn one.
-
-        Raises:
-            InputError: an image is missing or has changed since.
-        """
-        place = {name: i for i, name in enumerate(self.data.names)}
-        indices = {}
-        for role, names in description["images"].items():
-            missing = [name for name in names if name not in place]
-            if missing:
-                raise InputError(f"{len(missing)} images of this run are no longer in the dataset, first {missing[0]}")
-            indices[role] = np.array([place[name] for name in names], dtype=np.int64)
-        split = Split(indices, description["copies_left_out"])
-        if self._split_hash(split) != description["hash"]:
-            raise InputError("the images of this run have changed since it was trained; its scores would not compare")
-        self.split = split
-
-    def _split_hash(self, split: Split) -> str:
-        content = hashlib.blake2b(digest_size=16)
-        for role, indices in split.indices.items():
-            content.update(role.encode())
-            for i in indices:
-                content.update(self.data.names[i].encode() + self.data.digests[i].tobytes())
-        return content.hexdigest()
+        return {"split": self.data.split_hash}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of reference and normal images with the head's labels, in a new order each epoch.
 
-        On a GPU of its own that has room for them, training takes them from there; to other GPUs they go from pinned
-        memory.
+        Images are kept on a GPU that this run has to itself and that has room for them; to other GPUs batches go from
+        pinned memory.
         """
-        upright = head_labels(self.data.pool.labels[self.train_indices], self.classes)
-        labels = np.concatenate([upright + turn * len(self.classes.seen) for turn in range(self.turns)])
-        batches = ImageBatches(self.data.images, self.train_indices, torch.from_numpy(labels))
+        labels = self.data.head_labels
+        batches = ImageBatches(self.data.image_set.images, self.data.train_indices, torch.from_numpy(labels))
         least = max(2, self.least_images * collectives.world_size())
-        sampler = EpochShuffle(len(labels), self.batch_size, self.seed, least=least)
+        sampler = EpochShuffle(len(labels), self.batch_size, self.data.seed, least=least)
         sampler.set_epoch(self.first_epoch)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if fits(batches, device):
-            return self._loader(ResidentBatches(batches, device), sampler)
-        return self._loader(batches, sampler, pinned=device.type == "cuda")
-
-    def images(self, indices: np.ndarray, batch_size: int, *, pinned: bool = False) -> DataLoader[Batch]:
-        """Return batches of the images at the source's positions ``indices``, in that order, with their positions.
-
-        Args:
-            indices: (N,).
-            batch_size: images a batch.
-            pinned: keep batches in memory that a GPU reads from by itself.
-        """
-        batches = ImageBatches(self.data.images, indices, torch.from_numpy(indices))
-        starts = range(0, len(indices), batch_size)
-        order = [torch.arange(len(indices))[start : start + batch_size] for start in starts]
-        return self._loader(batches, order, pinned=pinned)
-
-    def _loader(
-        self, batches: ImageBatches | ResidentBatches, sampler: Any, *, pinned: bool = False
-    ) -> DataLoader[Batch]:
-        workers = self.storage.workers if self.data.on_demand else 0
-        # A generator of its own: otherwise each iteration draws from the global one, which dropout in the model uses.
-        own = torch.Generator()
-        return DataLoader(
-            batches, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pinned, generator=own
-        )
-
-
-class ImageRecord(NamedTuple):
-    """What an image is: its name, its class, and its position in the source."""
-
-    image: str
-    class_name: str
-    position: int
+            return self.data.loader(ResidentBatches(batches, device), sampler)
+        return self.data.loader(batches, sampler, pinned=device.type == "cuda")

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from metrad import collectives
+from metrad.data.prepared import PreparedData
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import attach_head
@@ -17,7 +18,6 @@ from metrad.evaluation.metrics import summary
 from metrad.evaluation.spectrum import spread_rank
 from metrad.models.heads import Head
 from metrad.scorers import Scorer
-from metrad.training.datamodule import MetradDataModule
 from metrad.training.epoch_log import EpochLog
 from metrad.training.learner import MetricLearner
 
@@ -50,7 +50,7 @@ class Study(pl.Callback):
 
     def __init__(
         self,
-        data: MetradDataModule,
+        data: PreparedData,
         epochs: EpochLog,
         scorers: Mapping[str, Callable[[], Scorer]],
         *,
@@ -71,7 +71,7 @@ class Study(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note what training begins with, unless the checkpoint that it goes on from brought that."""
-        begins = self.data.first_epoch
+        begins = trainer.datamodule.first_epoch  # type: ignore[attr-defined]
         if not any(row["epoch"] == begins for row in self.history):
             self._note(trainer, pl_module, {"epoch": begins, "accuracy": None, "loss": None})
 
@@ -99,7 +99,7 @@ class Study(pl.Callback):
     def _figures(self, head: Head, embedded: Embedded) -> dict[str, float | None]:
         """Return what a row says of the embeddings."""
         found: dict[str, float | None] = {}
-        normal = [self.data.data.classes[i] for i in self.data.classes.normal]
+        normal = [self.data.image_set.classes[i] for i in self.data.classes.normal]
         for name, make in self.scorers.items():
             scorer = make()
             attach_head(scorer, head, self.data.head_classes, normal)

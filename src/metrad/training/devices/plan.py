@@ -3,14 +3,13 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
 from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment  # type: ignore[attr-defined]
 
@@ -20,6 +19,8 @@ from metrad.training.devices import launch
 from metrad.training.devices.batchnorm import RankBatchNorms
 
 log = logging.getLogger(__name__)
+
+Settings = Mapping[str, Any]  # of Lightning's trainer, by name
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 TIMEOUT = timedelta(minutes=30)  # for what one rank does while others wait; torch's for gloo
@@ -38,32 +39,32 @@ class Plan:
     to_start: bool
 
 
-def plan(cfg: DictConfig) -> Plan:
-    """Return which ranks a configuration asks for.
+def plan(trainer: Settings, batch_size: int) -> Plan:
+    """Return which ranks the settings of the trainer ask for, with ``batch_size`` images a step of all together.
 
     Raises:
         InputError: they cannot be had, or do not suit the other settings.
     """
-    trainer, others = cfg.trainer, launch.started_by_others()
+    others = launch.started_by_others()
     here, nodes = device_count(trainer), int(trainer.get("num_nodes", 1))
     count = here * nodes
     there = int(os.environ["WORLD_SIZE"]) if others else 1
     if others and there != count:
         raise InputError(
-            f"trainer.devices={trainer.devices} and trainer.num_nodes={nodes} ask for {count} processes in all, and "
+            f"trainer.devices={trainer['devices']} and trainer.num_nodes={nodes} ask for {count} processes in all, and "
             f"{there} were started; set trainer.devices to those a machine has"
         )
     if nodes > 1 and not others:
         raise InputError(f"trainer.num_nodes={nodes}: start the command on every machine with torchrun or srun")
     if count == 1 and trainer.get("strategy", "auto") != "auto":
-        log.warning("trainer.strategy=%s, but one device: trainer.devices=N asks for more", trainer.strategy)
+        log.warning("trainer.strategy=%s, but one device: trainer.devices=N asks for more", trainer["strategy"])
     if count > 1:
-        _check(trainer, cfg.batch_size, count)
-        log.info("%d ranks, each with %.4g of the %d images of a batch", count, cfg.batch_size / count, cfg.batch_size)
+        _check(trainer, batch_size, count)
+        log.info("%d ranks, each with %.4g of the %d images of a batch", count, batch_size / count, batch_size)
     return Plan(count, to_start=count > 1 and not others)
 
 
-def _check(trainer: DictConfig, batch_size: int, count: int) -> None:
+def _check(trainer: Settings, batch_size: int, count: int) -> None:
     strategy, least = trainer.get("strategy", "auto"), least_images(trainer)
     if strategy not in STRATEGIES:
         raise InputError(f"trainer.strategy={strategy} is not supported on several devices; choose ddp")
@@ -73,28 +74,30 @@ def _check(trainer: DictConfig, batch_size: int, count: int) -> None:
         raise InputError(f"batch_size={batch_size} must be at least {count * least}: {count} ranks of {least} each")
 
 
-def least_images(trainer: DictConfig) -> int:
+def least_images(trainer: Settings) -> int:
     """Return how many images of a batch each rank needs; 2 where it normalises over them alone."""
     return 1 if trainer.get("sync_batchnorm") else 2
 
 
-def is_cpu(trainer: DictConfig) -> bool:
+def is_cpu(trainer: Settings) -> bool:
     """Tell whether ranks compute on the CPU."""
-    return trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    return trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not torch.cuda.is_available())
 
 
-def device_count(trainer: DictConfig) -> int:
+def device_count(trainer: Settings) -> int:
     """Return how many devices of this machine the settings of the trainer ask for.
 
     Raises:
         InputError: there are fewer, or this kind of device does not come in several.
     """
-    devices = trainer.devices
+    devices = trainer["devices"]
     if is_cpu(trainer):
         return _cpus(devices)
-    if trainer.accelerator not in ("auto", "gpu", "cuda"):
+    if trainer["accelerator"] not in ("auto", "gpu", "cuda"):
         if devices not in (1, "1", "auto"):
-            raise InputError(f"trainer.devices={devices}: accelerator={trainer.accelerator} trains on one device only")
+            raise InputError(
+                f"trainer.devices={devices}: accelerator={trainer['accelerator']} trains on one device only"
+            )
         return 1
     if not torch.cuda.is_available():
         if devices in (1, "1", "auto", -1):
@@ -124,7 +127,7 @@ def _gpus(devices: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def joined(trainer: DictConfig, count: int) -> Iterator[None]:
+def joined(trainer: Settings, count: int) -> Iterator[None]:
     """Be one of ``count`` ranks inside this context, from the variables of torchrun.
 
     It ends together for all ranks, so that the first may go on alone for as long as it likes.
@@ -134,7 +137,7 @@ def joined(trainer: DictConfig, count: int) -> Iterator[None]:
         return
     cpu = is_cpu(trainer)
     if not cpu:
-        torch.cuda.set_device(_gpus(trainer.devices)[int(os.environ["LOCAL_RANK"])])
+        torch.cuda.set_device(_gpus(trainer["devices"])[int(os.environ["LOCAL_RANK"])])
     dist.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=TIMEOUT)
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, min(threads, launch.cores() // int(os.environ["LOCAL_WORLD_SIZE"]))))
@@ -144,7 +147,7 @@ def joined(trainer: DictConfig, count: int) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def trainer_arguments(trainer: DictConfig) -> dict[str, Any]:
+def trainer_arguments(trainer: Settings) -> dict[str, Any]:
     """Return what Lightning's trainer is given beside its settings, to take this process for the rank it is."""
     if not collectives.several():
         return {"devices": 1, "strategy": "auto"} if str(trainer.get("strategy")) in STRATEGIES[1:] else {}
@@ -152,5 +155,5 @@ def trainer_arguments(trainer: DictConfig) -> dict[str, Any]:
     if trainer.get("sync_batchnorm") and is_cpu(trainer):
         plugins.append(RankBatchNorms())
     found = {"strategy": "ddp"} if trainer.get("strategy", "auto") == "auto" else {}
-    here = device_count(trainer) if is_cpu(trainer) else _gpus(trainer.devices)
+    here = device_count(trainer) if is_cpu(trainer) else _gpus(trainer["devices"])
     return {"devices": here, "plugins": plugins, "use_distributed_sampler": False, **found}
