@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
