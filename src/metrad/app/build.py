@@ -1,8 +1,11 @@
-"""From a configuration to the parts of a run, put together."""
+"""From a configuration to the parts of a run. Nothing else makes parts from a DictConfig."""
 
 import logging
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +17,17 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from metrad import collectives
+from metrad.app.pace import PaceSettings
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
+from metrad.detector.bundle import Blueprint
 from metrad.errors import InputError, first_line
-from metrad.evaluation.conformal import calibration_images_needed
-from metrad.evaluation.evaluate import DEFAULT_FALSE_ALARM_RATES, Settings
+from metrad.evaluation.evaluate import Settings
 from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
+from metrad.runs.config import checks
 from metrad.runs.config.build import factory, instantiate
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
@@ -32,20 +37,234 @@ from metrad.training.compiling import CompileEmbedder
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
+from metrad.training.fitted import Selected
 from metrad.training.learner import MetricLearner
-from metrad.training.speed import (
-    Pace,
-)
+from metrad.training.speed import Pace
 
 log = logging.getLogger(__name__)
 
+MakeScorer = Callable[[], Scorer]
+
 ENOUGH_CLASSES = 3  # for any head
+OWN_SCORER = "scorer"  # the name of the run's own among the scorers that a selection compares
 
 
-def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | None = None) -> PreparedData:
-    """Return the data module of a configuration; nothing is read yet. ``held_out`` is as in ``Roles``."""
-    dataset = OmegaConf.to_container(cfg.dataset, resolve=True)
-    assert isinstance(dataset, dict)
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of: factories and plain settings.
+
+    Attributes:
+        seed: draws the split, the order of the images and the initial weights.
+        batch_size: training images a step, of all ranks together.
+        image_size: height and width that the backbone sees; None for the size that its weights prefer.
+        trainer: settings of Lightning's trainer.
+        settings: what an evaluation measures.
+        pace: what decides the precision and whether to compile.
+        blueprint: what the run's detector is built from.
+        make_data: makes the images for an image size; nothing is read yet.
+        make_embedder: makes the embedder with its initial weights.
+        make_learner: makes the learner of an embedder and a number of classes.
+        make_trainer: makes Lightning's trainer for a run, a pace and callbacks.
+        make_scorer: makes the run's scorer, not fitted.
+        make_studied: makes, by name, the scorers of a study by epochs, the run's own first; empty for no study.
+        checkpoint: the checkpoint to go on from; None to begin anew.
+        selection: how epochs, settings and scorer are chosen; None if nothing is.
+        selected: what a selection chose; None if there was none.
+        held_out: the class that stands in for the anomalous one in a fold of a selection; None for a whole run.
+        config: the configuration, for the record.
+    """
+
+    seed: int
+    batch_size: int
+    image_size: int | None
+    trainer: dict[str, Any]
+    settings: Settings
+    pace: PaceSettings
+    blueprint: Blueprint
+    make_data: Callable[[int], PreparedData]
+    make_embedder: Callable[[], Embedder]
+    make_learner: Callable[[Embedder, int], MetricLearner]
+    make_trainer: Callable[..., pl.Trainer]
+    make_scorer: MakeScorer
+    make_studied: dict[str, MakeScorer]
+    checkpoint: str | Path | None
+    selection: "Selection | None"
+    selected: Selected | None
+    held_out: str | None
+    config: DictConfig
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs to train; None if the trainer's own default decides."""
+        return self.trainer.get("max_epochs")
+
+    def head_size(self, data: PreparedData) -> int:
+        """Return how many classes the head tells apart; one that is never trained gets enough for any head."""
+        classes = len(data.head_classes)
+        return max(classes, ENOUGH_CLASSES) if self.epochs == 0 else classes
+
+    def make_datamodule(self, data: PreparedData) -> MetradDataModule:
+        """Return what serves the training images of ``data`` to Lightning."""
+        return MetradDataModule(data, batch_size=self.batch_size, least_images=devices.least_images(self.trainer))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selection compares, and what it makes.
+
+    Attributes:
+        candidates: the settings to choose among, by dotted keys.
+        scheduled: for each candidate whether its learning rate follows a schedule.
+        make_scorers: makes, by name, the scorers to choose among with the settings of each candidate.
+        classes: the classes to hold out: all for None, a count, or names.
+        normal_share: share of the normal images that are tested on while choosing.
+        fold: makes the parts of a training with a candidate and without a class.
+        chosen: makes the parts of the run with a candidate, a number of epochs and a scorer.
+    """
+
+    candidates: list[dict[str, Any]]
+    scheduled: list[bool]
+    make_scorers: list[dict[str, MakeScorer]]
+    classes: Any
+    normal_share: float
+    fold: Callable[[int, str], Parts]
+    chosen: Callable[[int, int, str], Parts]
+
+
+def build(cfg: DictConfig) -> Parts:
+    """Return the parts of the run that a configuration describes, after everything is checked that needs no data.
+
+    Raises:
+        InputError: a setting cannot be used; the message names its key.
+    """
+    checks.check(cfg)
+    build_scorer(cfg)
+    return _parts(cfg, studied=_studied(cfg), selection=_selection(cfg) if cfg.selection else None)
+
+
+def _parts(
+    cfg: DictConfig,
+    *,
+    studied: dict[str, MakeScorer],
+    selection: Selection | None = None,
+    held_out: tuple[str, float] | None = None,
+) -> Parts:
+    return Parts(
+        seed=cfg.seed,
+        batch_size=cfg.batch_size,
+        image_size=cfg.image_size,
+        trainer=_plain(cfg.trainer),
+        settings=build_settings(cfg),
+        pace=_pace(cfg),
+        blueprint=_blueprint(cfg),
+        make_data=partial(build_data, cfg, held_out=held_out),
+        make_embedder=partial(build_embedder, cfg),
+        make_learner=partial(build_learner, cfg),
+        make_trainer=partial(build_trainer, cfg),
+        make_scorer=partial(build_scorer, cfg),
+        make_studied=studied,
+        checkpoint=cfg.ckpt_path,
+        selection=selection,
+        selected=None,
+        held_out=held_out[0] if held_out else None,
+        config=cfg,
+    )
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+
+
+def _pace(cfg: DictConfig) -> PaceSettings:
+    return PaceSettings(
+        precision=cfg.trainer.precision,
+        compiled=cfg.compile,
+        accelerator=cfg.trainer.accelerator,
+        epochs=max(cfg.trainer.get("max_epochs") or 0, 0),
+        batch_size=cfg.batch_size,
+        channels_last=cfg.channels_last,
+        backbone={key: value for key, value in _plain(cfg.backbone).items() if key != "weights"},
+    )
+
+
+def _blueprint(cfg: DictConfig) -> Blueprint:
+    return Blueprint(
+        backbone=_plain(cfg.backbone),
+        embedder={
+            "image_size": cfg.image_size,
+            "channels_last": cfg.channels_last,
+            "whiten": cfg.get("whiten", False),  # older runs do not say
+            "test_time_flip": cfg.get("test_time_flip", False),  # same
+        },
+        head=_plain(cfg.head),
+        scorer=_plain(cfg.scorer),
+    )
+
+
+def _studied(cfg: DictConfig) -> dict[str, MakeScorer]:
+    """Return the scorers of a study by epochs."""
+    if not cfg.study.epochs:
+        return {}
+    if not cfg.selection:
+        return {OWN_SCORER: partial(build_scorer, cfg)}
+    epochs, trained = cfg.trainer.max_epochs, cfg.copy()
+    trained.trainer.max_epochs = max(1, epochs)
+    # Where no training was chosen, there is no head to ask.
+    return {name: make for name, make in _makers(trained, _compared(cfg)).items() if epochs or not make().needs_head}
+
+
+def _selection(cfg: DictConfig) -> Selection:
+    candidates = [dict(settings) for settings in cfg.selection.candidates]
+    changed = [checks.with_settings(cfg, settings) for settings in candidates]
+    makers = [_makers(one, _compared(cfg)) for one in changed]
+    classes = cfg.selection.classes
+
+    def fold(candidate: int, held_out: str) -> Parts:
+        return _parts(changed[candidate], studied=makers[candidate], held_out=(held_out, cfg.selection.normal_share))
+
+    def chosen(candidate: int, epochs: int, scorer: str) -> Parts:
+        final = _with_choice(cfg, changed[candidate], epochs, scorer) if cfg.selection.apply else cfg
+        return _parts(final, studied=_studied(final))
+
+    return Selection(
+        candidates=candidates,
+        scheduled=[bool(one.scheduler) for one in changed],
+        make_scorers=makers,
+        classes=OmegaConf.to_container(classes) if OmegaConf.is_list(classes) else classes,
+        normal_share=cfg.selection.normal_share,
+        fold=fold,
+        chosen=chosen,
+    )
+
+
+def _with_choice(cfg: DictConfig, candidate: DictConfig, epochs: int, scorer: str) -> DictConfig:
+    """Return the configuration of ``candidate`` with what was chosen, and the selection for the record."""
+    final = candidate.copy()
+    final.trainer.max_epochs = epochs
+    final.scorer = _compared(cfg)[scorer]
+    final.selection = cfg.selection
+    return final
+
+
+def _compared(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings of the scorers that a selection compares, by name: the run's own first, each once."""
+    own = _plain(cfg.scorer)
+    others = _plain(cfg.selection.scorers)
+    return {OWN_SCORER: own, **{name: node for name, node in others.items() if node != own}}
+
+
+def _makers(cfg: DictConfig, scorers: dict[str, Any]) -> dict[str, MakeScorer]:
+    made: dict[str, MakeScorer] = {}
+    for name, node in scorers.items():
+        changed = cfg.copy()
+        changed.scorer = node
+        made[name] = partial(build_scorer, changed)
+    return made
+
+
+def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] | None = None) -> PreparedData:
+    """Return the images of a configuration; nothing is read yet. ``held_out`` is as in ``Roles``."""
+    dataset = _plain(cfg.dataset)
     chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
     roles = Roles(**chosen, rotations=dataset.get("rotations", False), held_out=held_out)  # older runs say no turns
     storage = Storage(
@@ -63,16 +282,6 @@ def build_data(cfg: DictConfig, image_size: int, held_out: tuple[str, float] | N
         image_size=image_size,
         skip_corrupt=dataset["on_corrupt"] == "skip",
     )
-
-
-def trainer_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return the settings of Lightning's trainer as plain values."""
-    return cast("dict[str, Any]", OmegaConf.to_container(cfg.trainer, resolve=True))
-
-
-def build_datamodule(cfg: DictConfig, data: PreparedData) -> MetradDataModule:
-    """Return what serves the training images of ``data`` to Lightning."""
-    return MetradDataModule(data, batch_size=cfg.batch_size, least_images=devices.least_images(trainer_settings(cfg)))
 
 
 def build_embedder(cfg: DictConfig) -> Embedder:
@@ -121,12 +330,6 @@ def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     return head
 
 
-def classes_of_head(cfg: DictConfig, data: PreparedData) -> int:
-    """Return how many classes the head tells apart; one that is never trained gets enough, whatever head it is."""
-    classes = len(data.head_classes)
-    return max(classes, ENOUGH_CLASSES) if cfg.trainer.get("max_epochs") == 0 else classes
-
-
 def build_augmentation(cfg: DictConfig) -> nn.Module | None:
     """Return what changes the images of a training step; None if nothing does."""
     if not cfg.augmentation:
@@ -173,7 +376,7 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         default_root_dir=run.path,
         precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
-        **devices.trainer_arguments(trainer_settings(cfg)),
+        **devices.trainer_arguments(_plain(cfg.trainer)),
         **({} if keeping else {"enable_checkpointing": False}),
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user has none of their own in trainer.plugins
@@ -184,35 +387,3 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
 def _bars_wanted() -> bool:
     """Tell whether progress bars go to a terminal, and no view of a whole sweep is in their place."""
     return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
-
-
-def log_thresholds(settings: Settings, calibration_images: int) -> None:
-    """Tell which of the usual thresholds there will be none for.
-
-    Raises:
-        InputError: a rate that was asked for needs more calibration images.
-    """
-    given = settings.rates(calibration_images)
-    if settings.false_alarm_rates is not None:
-        return
-    for rate in DEFAULT_FALSE_ALARM_RATES:
-        if rate not in given:
-            needed = calibration_images_needed(rate)
-            log.info(
-                "no threshold for %g %% false alarms, which takes %d calibration images and not %d; "
-                "dataset.sizes.calibration=%d would give them",
-                100 * rate,
-                needed,
-                calibration_images,
-                needed,
-            )
-
-
-def log_images(data: PreparedData) -> None:
-    """Tell how many images each role has, and which stay out and why."""
-    counts = ", ".join(f"{len(indices):,} {role}" for role, indices in data.split.indices.items())
-    log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
-    if data.split.copies_left_out:
-        log.warning("left out %d copies of images that stand in the dataset more than once", data.split.copies_left_out)
-    for position in sorted(data.image_set.corrupt):
-        log.warning("left out %s, which cannot be decoded", data.image_set.names[position])

@@ -18,22 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from metrad.app.build import build_data, build_embedder, build_head, build_scorer, build_settings
+from metrad.app.build import build_data, build_scorer, build_settings
 from metrad.data.prepared import PreparedData
+from metrad.detector.bundle import same_part
+from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import attach_head, evaluate
-from metrad.files import read_json, replacing
-from metrad.models.embedder import Embedder
-from metrad.runs.artifacts import (
-    fitted_with,
-    input_size,
-    load_embeddings,
-    load_scorer,
-    load_split,
-    load_weights,
-    save_embeddings,
-)
+from metrad.files import replacing
+from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
 from metrad.runs.config import checks
 from metrad.runs.config.catalogue import choices, folder, suggestion
 from metrad.runs.directory import Run
@@ -115,33 +108,22 @@ def evaluate_run(
         InputError: no finished run, an override that cannot be made, or data or files that have changed.
     """
     run = Run.finished(path)
-    saved = run.load_config()
-    lacking = [part for part in (*checks.PARTS, "dataset", "evaluation") if not OmegaConf.is_dict(saved.get(part))]
-    if lacking:
-        raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")
-    # The run's own weights are loaded below; what may be imported is not for a directory from elsewhere to say.
-    saved.merge_with({"ckpt_path": None, "allow_targets": []})
-    if "weights" in saved.backbone:
-        saved.backbone.weights = None
-    if saved.image_size is None:  # that of the run's weights, which are not read anew
-        saved.image_size = input_size(run)
-    cfg = override(saved, overrides)
+    cfg = override(_saved_config(run), overrides)
     checks.check(cfg)
+    detector = load_detector(run, cfg.allow_targets)
     target = _free_folder(run, overrides, name)
-    scorer, settings, split = build_scorer(cfg), build_settings(cfg), load_split(run)
+    scorer, settings, split = build_scorer(cfg), build_settings(cfg), run.saved_split()
     scorer.check_size(len(split["images"]["normal"]))
     scorer.check_reference(len(split["images"]["reference"]))
-    kept = load_embeddings(run) if run.embeddings.exists() else Embedded({}, {})
+    kept = load_embeddings(run, detector.digest) if run.embeddings.exists() else Embedded({}, {})
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
-    embedder = build_embedder(cfg) if missing or evidence else None
-    data = None if embedder is None else _data(cfg, embedder.size, split)
-    embedded = _embed_again(run, kept, missing, embedder, data) if missing else kept
-    if scorer.needs_head:
-        head = build_head(cfg, embedded.arrays["normal"].shape[1], len(split["head_classes"]))
-        load_weights(run, run.head, head)
-        attach_head(scorer, head, split["head_classes"], split["classes"]["normal"])
-    same = OmegaConf.to_container(cfg.scorer, resolve=True) == fitted_with(run)
-    calibration = load_scorer(run, scorer) if same else None
+    data = _data(cfg, detector, split) if missing or evidence else None
+    embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
+    calibration = None
+    if same_part("scorer", _plain(cfg.scorer), detector.blueprint.scorer):
+        scorer, calibration = detector.scorer, detector.calibration_scores
+    elif scorer.needs_head:
+        attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
     result = evaluate(scorer, embedded, settings, calibration=calibration)
     seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
     while True:
@@ -160,34 +142,39 @@ def evaluate_run(
             return target, metrics
 
 
-def _data(cfg: DictConfig, image_size: int, split: dict[str, Any]) -> PreparedData:
+def _saved_config(run: Run) -> DictConfig:
+    """Return the run's configuration; which packages may be imported is not for it to say."""
+    saved = run.load_config()
+    lacking = [part for part in (*checks.PARTS, "dataset", "evaluation") if not OmegaConf.is_dict(saved.get(part))]
+    if lacking:
+        raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")
+    saved.merge_with({"ckpt_path": None, "allow_targets": []})
+    return saved
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
     """Return the run's images, read again and found unchanged."""
-    data = build_data(cfg, image_size)
+    data = build_data(cfg, detector.backend.embedder.size)
     data.load()
     data.restore_split(split)
     return data
 
 
-def _embed_again(
-    run: Run, kept: Embedded, roles: Sequence[str], embedder: Embedder | None, data: PreparedData | None
-) -> Embedded:
+def _embed_again(run: Run, kept: Embedded, roles: Sequence[str], detector: Detector, data: PreparedData) -> Embedded:
     """Return what a run has kept and the embeddings of the roles it has not, and keep these too."""
-    assert embedder is not None
-    assert data is not None
     lost = f"{run.embeddings} is gone" if not kept.arrays else f"no embeddings of {' or '.join(roles)} images were kept"
     log.info("%s; computing them from the images", lost)
-    load_weights(run, run.embedder, embedder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = embed(embedder, data, roles, device=device, precision=_precision(run))
+    found = embed(detector.backend.embedder, data, roles, device=device, precision=detector.precision)
     embedded = Embedded(kept.arrays | found.arrays, kept.records | found.records)
-    save_embeddings(run, embedded)
+    save_embeddings(run, embedded, detector.digest)
     return embedded
-
-
-def _precision(run: Run) -> str:
-    """Return the precision that a run's embeddings were computed in; runs from before this was noted had float32."""
-    noted = read_json(run.environment) if run.environment.is_file() else {}
-    return str(noted["precision"]) if isinstance(noted, dict) and "speed" in noted else "32-true"
 
 
 def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:

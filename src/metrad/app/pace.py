@@ -1,11 +1,11 @@
 """How fast a run trains here: its precision, and whether it is compiled."""
 
 import logging
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from metrad.models.embedder import Embedder
 from metrad.training.measured_once import remembered
@@ -25,29 +25,51 @@ from metrad.training.speed import (
 log = logging.getLogger(__name__)
 
 
-def choose_pace(cfg: DictConfig, embedder: Embedder, train_images: int) -> Pace:
+@dataclass(frozen=True)
+class PaceSettings:
+    """What decides how a run trains.
+
+    Attributes:
+        precision: as Lightning names it, or ``auto``.
+        compiled: whether to use torch.compile, or ``auto``.
+        accelerator: as Lightning names it.
+        epochs: how many there are to train.
+        batch_size: training images a step.
+        channels_last: whether images and weights are in channels-last order.
+        backbone: settings of the backbone but its weights; measured speeds are remembered for these.
+    """
+
+    precision: str | int
+    compiled: bool | str
+    accelerator: str
+    epochs: int
+    batch_size: int
+    channels_last: bool
+    backbone: dict[str, Any]
+
+
+def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int) -> Pace:
     """Return in which precision to train and whether to compile, for ``train_images`` images an epoch.
 
     No random state is changed, whether speeds are measured or remembered.
     """
-    backbone = cast("dict[str, Any]", OmegaConf.to_container(cfg.backbone, resolve=True))
     about = {
-        "backbone": {key: value for key, value in backbone.items() if key != "weights"},
+        "backbone": settings.backbone,
         "image_size": embedder.size,
-        "channels_last": cfg.channels_last,
+        "channels_last": settings.channels_last,
         "revision": REVISION,
     }
-    accelerator, images = cfg.trainer.accelerator, train_images * max(cfg.trainer.get("max_epochs") or 0, 0)
+    accelerator, images = settings.accelerator, train_images * settings.epochs
     parameters = sum(parameter.numel() for parameter in embedder.parameters())
     probing = partial(remembered, about, PROBED, partial(probe, embedder))
-    precision, reason, speeds = choose_precision(cfg.trainer.precision, accelerator, parameters, probing)
-    more = {**about, "precision": precision, "batch_size": cfg.batch_size}
-    trying = partial(probe_compiled, embedder, str(precision), cfg.batch_size)
+    precision, reason, speeds = choose_precision(settings.precision, accelerator, parameters, probing)
+    more = {**about, "precision": precision, "batch_size": settings.batch_size}
+    trying = partial(probe_compiled, embedder, str(precision), settings.batch_size)
     compiled, why, tried = choose_compile(
-        cfg.compile,
+        settings.compiled,
         "cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
         images,
-        estimated_seconds(embedder, images) if cfg.compile == "auto" else 0.0,
+        estimated_seconds(embedder, images) if settings.compiled == "auto" else 0.0,
         partial(remembered, more, (EAGER, COMPILED), trying),
     )
     log.info("precision %s (%s); compiled: %s (%s)", precision, reason, "yes" if compiled else "no", why)

@@ -104,6 +104,10 @@ class PreparedData:
         names = [self.image_set.classes[i] for i in self.classes.seen]
         return [*names, *(f"{name} at {90 * turn}°" for turn in range(1, self.turns) for name in names)]
 
+    def class_names(self, role: str) -> list[str]:
+        """Return the names of the classes that play ``role``: reference, normal or anomalous."""
+        return [self.image_set.classes[i] for i in getattr(self.classes, role)]
+
     @property
     def head_labels(self) -> np.ndarray:
         """The head's label of each image of an epoch, (turns * training images,), in the order of ``train_indices``."""
@@ -117,16 +121,11 @@ class PreparedData:
 
     def describe_split(self) -> dict[str, Any]:
         """Return the split as plain values: the images of each role by name, and a hash over names and content."""
-        names = self.image_set.classes
         by_role = {role: [self.image_set.names[i] for i in indices] for role, indices in self.split.indices.items()}
         return {
             "seed": self.seed,
             "hash": self.split_hash,
-            "classes": {
-                "reference": [names[i] for i in self.classes.reference],
-                "normal": [names[i] for i in self.classes.normal],
-                "anomalous": [names[i] for i in self.classes.anomalous],
-            },
+            "classes": {role: self.class_names(role) for role in ("reference", "normal", "anomalous")},
             "head_classes": self.head_classes,
             "copies_left_out": self.split.copies_left_out,
             "corrupt_left_out": [self.image_set.names[i] for i in sorted(self.image_set.corrupt)],

@@ -1,5 +1,6 @@
 """What an evaluation leaves behind: figures, scores and pictures."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,37 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metrad.data.prepared import PreparedData
+from metrad.detector.core import Detector
 from metrad.evaluation import plots
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.evaluate import Evaluation
 from metrad.files import replacing, write_json, write_rows
+from metrad.runs.artifacts import save_detector, save_embeddings
 from metrad.runs.directory import Run
+from metrad.training.fitted import Fitted
 
 EVIDENCE = 8
+
+
+def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> dict[str, Any]:
+    """Write what a finished run leaves into ``run`` and return what ``metrics.json`` holds."""
+    epochs, study, selected = fitted.epochs, fitted.study, fitted.selected
+    save_embeddings(run, fitted.embedded, save_detector(run, detector))
+    save_evidence(run, result, fitted.embedded, fitted.data)
+    save_history(run, epochs.history, study.history if study.wanted else [])
+    seconds = {**fitted.seconds, **result.seconds}
+    seconds["total"] = time.perf_counter() - fitted.started + epochs.earlier - study.here
+    if selected:
+        save_selection(run, selected.rows, selected.figures)
+        seconds["total"] += selected.seconds
+    about = {
+        "training": epochs.history[-1] if epochs.history else {},
+        **({"selection": selected.figures} if selected else {}),
+        **split_figures(fitted.data.describe_split()),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "images_per_second": {"train": round(epochs.images / epochs.seconds, 1)} if epochs.seconds else {},
+    }
+    return save_evaluation(run, result, fitted.embedded, about)
 
 
 def save_evaluation(run: Run, result: Evaluation, embedded: Embedded, about: Mapping[str, Any]) -> dict[str, Any]:

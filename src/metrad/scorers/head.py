@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from metrad.errors import InputError, MetradError
 from metrad.scorers.base import Scorer
+
+if TYPE_CHECKING:  # the other scorers do without torch
+    from torch import Tensor, nn
 
 
 class NotAttachedError(MetradError, RuntimeError):
@@ -20,10 +21,10 @@ class NotAttachedError(MetradError, RuntimeError):
 class ClassHead(Protocol):
     """What is asked of a head, a torch module, beside being one."""
 
-    def logits(self, embeddings: Tensor) -> Tensor:
+    def logits(self, embeddings: "Tensor") -> "Tensor":
         """Return the logits (N, C)."""
 
-    def class_cosines(self, embeddings: Tensor) -> Tensor:
+    def class_cosines(self, embeddings: "Tensor") -> "Tensor":
         """Return the cosine with each class, (N, C)."""
 
 
@@ -58,6 +59,8 @@ class HeadScorer(Scorer):
         Raises:
             InputError: no module, no normal class, or other normal classes than those fitted or loaded.
         """
+        from torch import nn
+
         if not isinstance(head, nn.Module) or not hasattr(head, "logits") or not hasattr(head, "class_cosines"):
             raise InputError(
                 f"scorer HeadScorer takes a module with logits and class_cosines, got {type(head).__name__}"
@@ -69,6 +72,17 @@ class HeadScorer(Scorer):
             self._require_same(numbers, self.normal_classes_)
         self.head, self.normal_classes = head, numbers
         return self
+
+    @property
+    def fitted_classes(self) -> np.ndarray:
+        """Numbers of the normal classes that the scorer was fitted with or that ``load`` read, (K,).
+
+        Raises:
+            NotFittedError: neither has been called.
+        """
+        assert self.fitted_width
+        assert self.normal_classes_ is not None
+        return self.normal_classes_
 
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
         del classes  # the head has its own numbers for them, given by attach
@@ -85,8 +99,10 @@ class HeadScorer(Scorer):
         result: np.ndarray = scores.cpu().numpy()
         return result
 
-    def _outputs(self, embeddings: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _outputs(self, embeddings: np.ndarray) -> "tuple[Tensor, Tensor]":
         """Return what the head gives, (N, C) float64, and which of the classes are normal, (C,)."""
+        import torch
+
         if self.head is None:
             raise NotAttachedError("scorer HeadScorer has no head; call attach with the trained head first")
         first = next(chain(self.head.parameters(), self.head.buffers()), torch.empty(0))
@@ -120,8 +136,10 @@ class HeadScorer(Scorer):
 
 
 @contextmanager
-def _evaluating(head: nn.Module) -> Iterator[None]:
+def _evaluating(head: "nn.Module") -> Iterator[None]:
     """Put the head into evaluation mode without gradient, and each of its modules back as it was."""
+    import torch
+
     modes = {module: module.training for module in head.modules()}
     head.eval()
     try:

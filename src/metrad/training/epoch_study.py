@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 FIGURES = ("auroc", "average_precision")
 
 
-class Study(pl.Callback):
+class EpochStudy(pl.Callback):
     """Scores the test images before the first and after every epoch, and measures how far the normal ones spread.
 
     **These figures are of the test images.** Nothing reads them but ``study.csv``, its picture and the report; they
@@ -63,6 +63,11 @@ class Study(pl.Callback):
         self.history: list[dict[str, float | None]] = []
         self.seconds = 0.0
         self.here = 0.0
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint, which earlier versions wrote too."""
+        return "Study"
 
     @property
     def wanted(self) -> bool:

@@ -1,0 +1,140 @@
+"""Train on the images of a run, or of a fold of a selection, and embed them."""
+
+import logging
+import time
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from metrad import collectives
+from metrad.app.build import Parts
+from metrad.app.pace import choose_pace
+from metrad.data.prepared import PreparedData
+from metrad.errors import InputError, TrainingError
+from metrad.evaluation.conformal import calibration_images_needed
+from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
+from metrad.evaluation.evaluate import DEFAULT_FALSE_ALARM_RATES, Settings
+from metrad.files import write_json
+from metrad.runs.directory import Run
+from metrad.runs.environment import environment
+from metrad.training.checkpoints import epochs_behind
+from metrad.training.epoch_log import EpochLog
+from metrad.training.epoch_study import EpochStudy
+from metrad.training.fitted import Fitted
+from metrad.training.learner import MetricLearner
+from metrad.training.speed import Pace
+
+log = logging.getLogger(__name__)
+
+
+def prepare(parts: Parts, image_size: int) -> PreparedData:
+    """Return the run's images, read and split; reading them leaves the random state as it was."""
+    data = parts.make_data(image_size)
+    with isolate_rng():
+        data.draw()
+    return data
+
+
+def check_data(parts: Parts, data: PreparedData) -> None:
+    """Check that the run's scorer and thresholds can do with its images, and log how many there are.
+
+    Raises:
+        InputError: there are too few.
+    """
+    log_images(data)
+    scorer = parts.make_scorer()
+    scorer.check_size(len(data.split.indices["normal"]))
+    scorer.check_reference(len(data.split.indices["reference"]))
+    if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
+        raise InputError(
+            "scorer=head asks how little an image looks like the normal classes, which takes others in training, and "
+            "dataset.reference names none; choose another scorer"
+        )
+    log_thresholds(parts.settings, len(data.split.indices["calibration"]))
+
+
+def fit(parts: Parts, run: Run) -> Fitted:
+    """Train, and embed the images, each rank its part.
+
+    A fold of a selection writes nothing into ``run`` and embeds nothing after the last epoch. One that diverges ends
+    with what it found before.
+
+    Raises:
+        InputError: the images, the model or the checkpoint do not suit the settings.
+        TrainingError: training diverged.
+    """
+    start, first, whole = time.perf_counter(), collectives.rank() == 0, parts.held_out is None
+    pl.seed_everything(parts.seed, workers=True, verbose=False)
+    embedder = parts.make_embedder()
+    data = prepare(parts, embedder.size)
+    if whole:
+        check_data(parts, data)
+    learner = parts.make_learner(embedder, parts.head_size(data))
+    epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
+    study = EpochStudy(data, epochs, parts.make_studied, told="study" if whole else "selection")
+    pace = collectives.same(choose_pace(parts.pace, embedder, data.epoch_images) if first else None)
+    assert pace is not None
+    trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)
+    checkpoint = parts.checkpoint if whole else None
+    datamodule.first_epoch = epochs_behind(checkpoint, learner, datamodule, trainer.max_epochs)
+    if first and whole:
+        write_json(run.split, data.describe_split())
+        _note_environment(run, trainer, pace)
+    prepared = time.perf_counter()
+    try:
+        trainer.fit(learner, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except TrainingError as error:
+        if whole or collectives.several():  # the other ranks wait for this one
+            raise
+        log.warning("selection: %s; what comes after counts as unfit", error)
+    trained = time.perf_counter()
+    if first and whole and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
+        _note_environment(run, trainer, kept)
+    embedded = _embed(parts, learner, data, trainer) if whole else Embedded({}, {})
+    seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
+    seconds |= {"study": study.seconds} if study.wanted else {}
+    seconds |= {"select": parts.selected.seconds} if parts.selected else {}
+    precision = str(trainer.precision)
+    return Fitted(learner, data, embedded, epochs, study, precision, parts.selected, seconds, start, first)
+
+
+def _embed(parts: Parts, learner: MetricLearner, data: PreparedData, trainer: pl.Trainer) -> Embedded:
+    roles, device = roles_for([parts.make_scorer()]), trainer.strategy.root_device
+    return fit_and_embed(learner.evaluated, data, roles, device=device, precision=str(trainer.precision))
+
+
+def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:
+    device, precision = str(trainer.strategy.root_device), str(trainer.precision)
+    write_json(run.environment, environment(device, precision, pace.describe(), collectives.world_size()))
+
+
+def log_thresholds(settings: Settings, calibration_images: int) -> None:
+    """Tell which of the usual thresholds there will be none for.
+
+    Raises:
+        InputError: a rate that was asked for needs more calibration images.
+    """
+    given = settings.rates(calibration_images)
+    if settings.false_alarm_rates is not None:
+        return
+    for rate in DEFAULT_FALSE_ALARM_RATES:
+        if rate not in given:
+            needed = calibration_images_needed(rate)
+            log.info(
+                "no threshold for %g %% false alarms, which takes %d calibration images and not %d; "
+                "dataset.sizes.calibration=%d would give them",
+                100 * rate,
+                needed,
+                calibration_images,
+                needed,
+            )
+
+
+def log_images(data: PreparedData) -> None:
+    """Tell how many images each role has, and which stay out and why."""
+    counts = ", ".join(f"{len(indices):,} {role}" for role, indices in data.split.indices.items())
+    log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
+    if data.split.copies_left_out:
+        log.warning("left out %d copies of images that stand in the dataset more than once", data.split.copies_left_out)
+    for position in sorted(data.image_set.corrupt):
+        log.warning("left out %s, which cannot be decoded", data.image_set.names[position])

@@ -1,0 +1,188 @@
+"""The folder that a detector is saved in: which files it holds, what they are built into, and their checksums.
+
+``detector.json`` names only classes of metrad's own tables, so a folder from elsewhere runs no code of its choice.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from metrad.errors import InputError
+from metrad.files import require_unchanged, sealed, sha256, unsealed
+from metrad.renamed import present
+
+RECORD = "detector.json"
+EMBEDDER = "embedder.safetensors"
+HEAD = "head.safetensors"
+CALIBRATION = "calibration.safetensors"
+NORMAL = "normal.json"
+FORMAT = 1
+
+Settings = dict[str, Any]
+
+# Kind of part → module → what of it a bundle may name.
+TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "backbone": ("metrad.models.backbones", ("convnet", "mobilenet_v2", "torchvision_model")),
+    "head": (
+        "metrad.models.heads",
+        (
+            *("AdaCos", "AdaFace", "ArcFace", "CosFace", "CurricularFace", "DynamicAdaCos", "L2Softmax", "MagFace"),
+            *("NormFace", "PytorchMetricLearning", "Softmax", "SphereFace", "SubClusterAdaCos"),
+        ),
+    ),
+    "scorer": (
+        "metrad.scorers",
+        ("Centre", "Contrast", "GMM", "HeadScorer", "KNN", "LOF", "LocalKNN", "Mahalanobis"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What a detector is built from: for each part ``_target_``, its class or function, and its settings.
+
+    Attributes:
+        backbone: the backbone; its ``weights`` are not used, since the detector has its own.
+        embedder: settings of ``models.embedder.Embedder``.
+        head: the head that the embedder was trained with.
+        scorer: the fitted scorer; None for a run so old that it does not say.
+    """
+
+    backbone: Settings
+    embedder: Settings
+    head: Settings
+    scorer: Settings | None
+
+    def described(self) -> dict[str, Any]:
+        """Return the blueprint as ``detector.json`` holds it: parts from metrad's tables by their short names."""
+        plain = asdict(self)
+        for kind in TABLES:
+            if plain[kind] is not None:
+                plain[kind]["_target_"] = _short(kind, plain[kind]["_target_"])
+        return plain
+
+
+def _short(kind: str, target: str) -> str:
+    module, names = TABLES[kind]
+    name = present(target).removeprefix(f"{module}.")
+    return name if name in names else target
+
+
+def same_part(kind: str, one: Settings | None, other: Settings | None) -> bool:
+    """Tell whether two settings describe the same part; classes may be given by any of their names."""
+    if one is None or other is None:
+        return False
+    named = [{**settings, "_target_": _short(kind, settings["_target_"])} for settings in (one, other)]
+    return named[0] == named[1]
+
+
+def build_part(kind: str, settings: Mapping[str, Any], allow: Sequence[str], **known: Any) -> Any:
+    """Build a part of a detector.
+
+    Args:
+        kind: ``backbone``, ``head`` or ``scorer``.
+        settings: ``_target_`` and the part's settings.
+        allow: prefixes of packages, such as ``mine``, whose classes may be built beside metrad's own.
+        known: settings that only the caller knows, such as the width of the embeddings.
+
+    Raises:
+        InputError: the class is not allowed, or it refuses its settings.
+    """
+    make = _located(kind, settings["_target_"], allow)
+    given = {name: _nested(value, allow) for name, value in settings.items() if not name.startswith("_")}
+    try:
+        return make(**given, **known)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{kind}: {settings['_target_']} refuses its settings ({error})") from error
+
+
+def _nested(value: Any, allow: Sequence[str]) -> Any:
+    """Return a setting with what it holds of parts with a ``_target_`` of their own built, if they are allowed."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return build_part("", value, allow)
+    if isinstance(value, Mapping):
+        return {name: _nested(item, allow) for name, item in value.items()}
+    return [_nested(item, allow) for item in value] if isinstance(value, list) else value
+
+
+def _located(kind: str, name: str, allow: Sequence[str]) -> Callable[..., Any]:
+    module, names = TABLES.get(kind, ("", ()))
+    short = present(name).removeprefix(f"{module}.")
+    if short in names:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), short)
+        return found
+    if not name.startswith(tuple(f"{prefix.rstrip('.')}." for prefix in allow)):
+        raise InputError(
+            f"{kind or 'a setting'} of the detector is {name}, which is none of metrad's own; "
+            f"if you trust it, set allow_targets=[{name.split('.', maxsplit=1)[0]}]"
+        )
+    try:
+        made: Callable[..., Any] = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{kind} of the detector: {name} cannot be imported ({error})") from error
+    return made
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder of a detector whose files have been found unchanged.
+
+    Attributes:
+        folder: where the files are.
+        blueprint: what they are built into.
+        precision: in which the embeddings of the normal images were computed, as Lightning names it.
+        head_size: how many classes the head tells apart; None if the folder does not say.
+        files: the SHA-256 of each file.
+        about: what else the record says, such as the checksum of the run's split.
+    """
+
+    folder: Path
+    blueprint: Blueprint
+    precision: str
+    head_size: int | None
+    files: dict[str, str]
+    about: dict[str, Any]
+
+    @property
+    def normal_images(self) -> list[str]:
+        """Names of the normal images, in the order of the scorer's index; empty if the folder does not say."""
+        path = self.folder / NORMAL
+        names: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.name in self.files else []
+        return names
+
+
+def seal(folder: Path, blueprint: Blueprint, *, precision: str, head_size: int, about: Mapping[str, Any]) -> None:
+    """Write ``detector.json`` into ``folder``, with the checksum of every file that lies there."""
+    files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
+    record = {
+        "format": FORMAT,
+        **blueprint.described(),
+        "precision": precision,
+        "head_size": head_size,
+        "about": dict(about),
+        "files": files,
+    }
+    (folder / RECORD).write_text(sealed(record), encoding="utf-8")
+
+
+def unseal(folder: Path) -> Bundle:
+    """Return the bundle in ``folder`` after every file of it is found unchanged.
+
+    Raises:
+        InputError: a file is missing or has changed, or a later version of metrad wrote the folder.
+    """
+    record = unsealed(folder / RECORD)
+    if record.get("format") != FORMAT:
+        raise InputError(
+            f"{folder / RECORD} has format {record.get('format')}, and this version of metrad reads format {FORMAT}"
+        )
+    for name, digest in record["files"].items():
+        require_unchanged(folder / name, digest)
+    blueprint = Blueprint(**{name: record[name] for name in ("backbone", "embedder", "head", "scorer")})
+    return Bundle(folder, blueprint, record["precision"], record["head_size"], record["files"], record["about"])
