@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from metrad.app.build import build_data, build_embedder, build_scorer
+from metrad.app.build import build_data, build_scorer
 from metrad.data.prepared import PreparedData
 from metrad.evaluation.embeddings import embed
 from metrad.evaluation.evaluate import Settings, evaluate
 from metrad.evaluation.forward import Forward, half_type
 from metrad.models.embedder import Embedder
-from metrad.runs.artifacts import load_split, load_weights
+from metrad.runs.artifacts import load_detector
 from metrad.runs.directory import Run
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
@@ -32,13 +32,10 @@ PRECISIONS = ("32-true", "bf16-mixed")
 def opened(path: Path) -> tuple[Any, Embedder, PreparedData]:
     """Return configuration, trained embedder and images of a run."""
     run = Run.finished(path)
-    cfg = run.load_config()
-    cfg.backbone.weights = None
-    embedder = build_embedder(cfg)
-    load_weights(run, run.embedder, embedder)
+    cfg, embedder = run.load_config(), load_detector(run).backend.embedder
     data = build_data(cfg, embedder.size)
     data.load()
-    data.restore_split(load_split(run))
+    data.restore_split(run.saved_split())
     return cfg, embedder, data
 
 

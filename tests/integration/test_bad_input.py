@@ -470,7 +470,8 @@ TAMPERED = {
     "split empty": ("split.json", lambda run: run.split.write_text("{}")),
     "split without a role": ("", lambda run: change_split(run, lambda split: split["images"].pop("normal"))),
     "split changed": ("split.json", lambda run: change_split(run, lambda split: split["images"]["normal"].pop())),
-    "model without checksums": ("model/checksums.json", lambda run: (run.model / "checksums.json").unlink()),
+    "model without its record": ("model/checksums.json", lambda run: (run.model / "detector.json").unlink()),
+    "record of the model changed": ("detector.json", lambda run: change_byte(run.model / "detector.json")),
     "index missing": ("index.faiss", lambda run: (run.model / "index.faiss").unlink()),
     "index changed": ("index.faiss", lambda run: change_byte(run.model / "index.faiss")),
     "calibration changed": ("calibration.safetensors", lambda run: change_byte(run.calibration)),
@@ -509,7 +510,9 @@ def test_parts_of_another_run_are_refused(refused, train, digits, finished_run, 
     other = train(*digits, "seed=1", name="other")
     for name in ("index.faiss", "scorer.json", "scorer.safetensors"):
         shutil.copy(other.model / name, run.model / name)
-    refused("evaluate", run.path, words=("scorer.json", "checksum"))
+    refused("evaluate", run.path, words=("index.faiss", "checksum"))
+    shutil.rmtree(run.model)
+    shutil.copytree(finished_run.model, run.model)
     shutil.rmtree(run.embeddings)
     shutil.copytree(other.embeddings, run.embeddings)
     refused("evaluate", run.path, "scorer=lof", words=("embeddings", "not of this run"))

@@ -21,9 +21,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from metrad.app.build import build_embedder
 from metrad.files import read_json
-from metrad.runs.artifacts import load_weights
+from metrad.runs.artifacts import load_detector
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,11 +34,10 @@ def rows(path):
 
 def embeddings(run, names):
     """Embed digits as the run's saved model does, one image at a time and without metrad's data module."""
-    embedder = build_embedder(OmegaConf.load(run.config))
-    load_weights(run, run.embedder, embedder)
+    embedder = load_detector(run).backend.embedder
     pixels = np.round(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
     with torch.inference_mode():
-        return np.concatenate([embedder.eval()(torch.from_numpy(pixels[int(name)][None])).numpy() for name in names])
+        return np.concatenate([embedder(torch.from_numpy(pixels[int(name)][None])).numpy() for name in names])
 
 
 def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
@@ -60,10 +58,11 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         "logs/metrics.csv",
         "metrics.json",
         "model/calibration.safetensors",
-        "model/checksums.json",
+        "model/detector.json",
         "model/embedder.safetensors",
         "model/head.safetensors",
         "model/index.faiss",
+        "model/normal.json",
         "model/scorer.json",
         "model/scorer.safetensors",
         "neighbours.png",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from metrad.app import select
+from metrad.app.build import build
 from metrad.app.select import AS_CONFIGURED, best, describe
 from metrad.data.splits import ROLES, Classes, Split, draw, hold_out, to_test_on
 from metrad.errors import InputError
@@ -190,25 +191,30 @@ def test_a_head_that_is_not_trained_is_no_scorer():
     assert [one["epoch"] for one in found] == [1]
 
 
+def compared(cfg):
+    (makers,) = build(cfg).selection.make_scorers
+    return makers
+
+
 def test_scorers_are_compared_once_each_and_the_runs_own_first(cfg):
-    assert list(select.scorers_of(cfg)) == ["scorer", "knn_5", "local_knn"]
+    assert list(compared(cfg)) == ["scorer", "knn_5", "local_knn"]
     other = cfg.copy()
     other.scorer.k = 2
-    assert list(select.scorers_of(other)) == ["scorer", "knn", "knn_5", "local_knn"]
-    assert select.makers(other)["knn_5"]().k == 5
+    assert list(compared(other)) == ["scorer", "knn", "knn_5", "local_knn"]
+    assert compared(other)["knn_5"]().k == 5
     assert other.scorer.k == 2
 
 
 def test_a_study_asks_no_head_that_is_not_trained(cfg):
-    assert select.scorers_studied(cfg) == {}
+    assert build(cfg).make_studied == {}
     other = cfg.copy()
     OmegaConf.update(other, "selection.scorers.head", {"_target_": "metrad.scorers.HeadScorer"}, force_add=True)
     other.study.epochs = True
-    assert list(select.scorers_studied(other)) == ["scorer", "knn_5", "local_knn", "head"]
+    assert list(build(other).make_studied) == ["scorer", "knn_5", "local_knn", "head"]
     other.trainer.max_epochs = 0
-    assert list(select.scorers_studied(other)) == ["scorer", "knn_5", "local_knn"]
+    assert list(build(other).make_studied) == ["scorer", "knn_5", "local_knn"]
     other.selection = None
-    assert list(select.scorers_studied(other)) == ["scorer"]
+    assert list(build(other).make_studied) == ["scorer"]
 
 
 def test_settings_go_into_a_copy(cfg):
