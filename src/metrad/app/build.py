@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -28,7 +28,7 @@ from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
 from metrad.runs.config import checks
-from metrad.runs.config.build import factory, instantiate
+from metrad.runs.config.build import factory, instantiate, plain
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
 from metrad.training.callbacks import KeepSigterm, LeanMemory
@@ -153,7 +153,7 @@ def _parts(
         seed=cfg.seed,
         batch_size=cfg.batch_size,
         image_size=cfg.image_size,
-        trainer=_plain(cfg.trainer),
+        trainer=plain(cfg.trainer),
         settings=build_settings(cfg),
         pace=_pace(cfg),
         blueprint=_blueprint(cfg),
@@ -171,10 +171,6 @@ def _parts(
     )
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
-    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
-
-
 def _pace(cfg: DictConfig) -> PaceSettings:
     return PaceSettings(
         precision=cfg.trainer.precision,
@@ -183,21 +179,21 @@ def _pace(cfg: DictConfig) -> PaceSettings:
         epochs=max(cfg.trainer.get("max_epochs") or 0, 0),
         batch_size=cfg.batch_size,
         channels_last=cfg.channels_last,
-        backbone={key: value for key, value in _plain(cfg.backbone).items() if key != "weights"},
+        backbone={key: value for key, value in plain(cfg.backbone).items() if key != "weights"},
     )
 
 
 def _blueprint(cfg: DictConfig) -> Blueprint:
     return Blueprint(
-        backbone=_plain(cfg.backbone),
+        backbone=plain(cfg.backbone),
         embedder={
             "image_size": cfg.image_size,
             "channels_last": cfg.channels_last,
             "whiten": cfg.get("whiten", False),  # older runs do not say
             "test_time_flip": cfg.get("test_time_flip", False),  # same
         },
-        head=_plain(cfg.head),
-        scorer=_plain(cfg.scorer),
+        head=plain(cfg.head),
+        scorer=plain(cfg.scorer),
     )
 
 
@@ -248,8 +244,8 @@ def _with_choice(cfg: DictConfig, candidate: DictConfig, epochs: int, scorer: st
 
 def _compared(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings of the scorers that a selection compares, by name: the run's own first, each once."""
-    own = _plain(cfg.scorer)
-    others = _plain(cfg.selection.scorers)
+    own = plain(cfg.scorer)
+    others = plain(cfg.selection.scorers)
     return {OWN_SCORER: own, **{name: node for name, node in others.items() if node != own}}
 
 
@@ -264,7 +260,7 @@ def _makers(cfg: DictConfig, scorers: dict[str, Any]) -> dict[str, MakeScorer]:
 
 def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] | None = None) -> PreparedData:
     """Return the images of a configuration; nothing is read yet. ``held_out`` is as in ``Roles``."""
-    dataset = _plain(cfg.dataset)
+    dataset = plain(cfg.dataset)
     chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
     roles = Roles(**chosen, rotations=dataset.get("rotations", False), held_out=held_out)  # older runs say no turns
     storage = Storage(
@@ -376,7 +372,7 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         default_root_dir=run.path,
         precision=pace.precision,
         enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
-        **devices.trainer_arguments(_plain(cfg.trainer)),
+        **devices.trainer_arguments(plain(cfg.trainer)),
         **({} if keeping else {"enable_checkpointing": False}),
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user has none of their own in trainer.plugins

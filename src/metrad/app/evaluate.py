@@ -28,6 +28,7 @@ from metrad.evaluation.evaluate import attach_head, evaluate
 from metrad.files import replacing
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
 from metrad.runs.config import checks
+from metrad.runs.config.build import plain
 from metrad.runs.config.catalogue import choices, folder, suggestion
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
@@ -120,7 +121,7 @@ def evaluate_run(
     data = _data(cfg, detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
     calibration = None
-    if same_part("scorer", _plain(cfg.scorer), detector.blueprint.scorer):
+    if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
         scorer, calibration = detector.scorer, detector.calibration_scores
     elif scorer.needs_head:
         attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
@@ -150,12 +151,6 @@ def _saved_config(run: Run) -> DictConfig:
         raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")
     saved.merge_with({"ckpt_path": None, "allow_targets": []})
     return saved
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:

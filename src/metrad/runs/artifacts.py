@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from metrad.data.prepared import ImageRecord
 from metrad.detector import bundle
@@ -18,6 +18,7 @@ from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import ROLES, Embedded
 from metrad.files import read_json, replacing, require_unchanged, sealed, sha256, unsealed, write_rows
+from metrad.runs.config.build import plain
 from metrad.runs.directory import Run
 
 CHECKSUMS = "checksums.json"
@@ -58,11 +59,10 @@ def _converted(run: Run) -> Bundle:
         if name not in record["files"]:
             raise InputError(f"{run.model / CHECKSUMS} knows no {name}; it was written by another version of metrad")
     cfg, split = run.load_config(), run.saved_split()
-    plain: Any = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("backbone", "head")}
     size = len(split["head_classes"])
     return Bundle(
         folder=run.model,
-        blueprint=Blueprint(plain["backbone"], _embedder_settings(run, cfg), plain["head"], record.get("scorer")),
+        blueprint=Blueprint(plain(cfg.backbone), _embedder_settings(run, cfg), plain(cfg.head), record.get("scorer")),
         precision=_precision(run),
         head_size=max(size, 3) if cfg.trainer.get("max_epochs") == 0 else size,
         files=record["files"],

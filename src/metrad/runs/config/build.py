@@ -2,7 +2,7 @@
 
 import pkgutil
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,6 +22,11 @@ EXTRAS = {
     "timm": "timm",
     "wandb": "wandb",
 }
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a mapping of a configuration as plain values, its interpolations resolved."""
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
 def instantiate(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
