@@ -19,10 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SUITE = (  # the quick and sharp ones first
-    "tests/reference/test_heads.py",
-    "tests/unit/test_head_statistics.py",
-    "tests/contract/test_heads.py",
-    "tests/contract/test_heads_on_two_ranks.py",
+    "tests/reference/models/test_heads.py",
+    "tests/unit/models/heads/test_statistics.py",
+    "tests/contract/models/test_heads.py",
+    "tests/contract/models/test_heads_on_two_ranks.py",
 )
 LIMIT_SECONDS = 600
 # Runs inside the copy, before any test: the bug must be in what is tested.

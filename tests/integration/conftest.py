@@ -1,81 +1,19 @@
 """Runs the command line in the test process, each test in a folder of its own, with all global state put back."""
 
-import contextlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 from PIL import Image
 
 from metrad.app import cli
 from metrad.runs.directory import Run
-
-SMALL = [
-    "backbone=convnet",
-    "backbone.channels=[8,16]",
-    "image_size=16",
-    "batch_size=64",
-    "optimizer.lr=1e-3",
-    "trainer.max_epochs=1",
-    "trainer.precision=32-true",
-    "trainer.accelerator=cpu",
-]
-DIGITS = [
-    "experiment=demo",
-    *SMALL[1:],
-    "dataset.sizes.reference=160",
-    "dataset.sizes.test_normal=40",
-    "dataset.sizes.test_anomalous=40",
-]
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-@contextlib.contextmanager
-def isolated(folder: Path) -> Iterator[None]:
-    """Work in ``folder`` and put all global state that a job changes back afterwards."""
-    cwd, argv, environment = Path.cwd(), sys.argv, dict(os.environ)
-    threads, generator = torch.get_num_threads(), torch.random.get_rng_state()
-    hydra_state = Singleton.get_state()
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    torch.set_num_threads(1)  # in models this small, threads only wait for each other
-    os.chdir(folder)
-    for name in ("METRAD_DATA", "HYDRA_FULL_ERROR"):
-        os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        os.chdir(cwd)
-        sys.argv = argv
-        os.environ.clear()
-        os.environ.update(environment)
-        torch.set_num_threads(threads)
-        torch.random.set_rng_state(generator)
-        torch.use_deterministic_algorithms(False)
-        GlobalHydra.instance().clear()
-        HydraConfig.instance().cfg = None
-        Singleton.set_state(hydra_state)
-        root.handlers[:] = handlers
-        root.setLevel(level)
+from tests.helpers.commands import DIGITS, SMALL, Result, isolated
 
 
 @pytest.fixture(autouse=True)

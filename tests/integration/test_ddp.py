@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 
 from metrad.files import read_json
 from metrad.runs.directory import Run
-from tests.integration.conftest import DIGITS
-from tests.integration.test_run import rows
+from tests.helpers.commands import DIGITS
+from tests.helpers.runs import rows
 
 ROOT = Path(__file__).parents[2]
 TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]

@@ -14,7 +14,7 @@ from metrad.app.evaluate import evaluate_run
 from metrad.files import read_json
 from metrad.runs.config.catalogue import choices
 from metrad.runs.directory import Run
-from tests.integration.test_run import rows
+from tests.helpers.runs import rows
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from metrad.files import read_json
 from metrad.models.whitening import within_class_whitening
 from metrad.runs.identity import identity
-from tests.integration.test_run import rows
+from tests.helpers.runs import rows
 
 HELD = [
     "finetuning.layer_decay=0.8",

@@ -6,7 +6,7 @@ import pytest
 
 from metrad.files import read_json
 from metrad.runs.directory import Run
-from tests.integration.test_run import rows
+from tests.helpers.runs import rows
 
 
 @pytest.fixture

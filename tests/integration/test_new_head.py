@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_heads import of_the_user
+from tests.helpers.heads import of_the_user
 
 ROOT = Path(__file__).parents[2]
 IMPORTS = """\
@@ -56,7 +56,7 @@ def contract(folder: Path, conf: Path, which: str = "mine") -> subprocess.Comple
     """Hold the heads in ``conf`` whose names have ``mine`` in them to the contract, as a user would."""
     paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "METRAD_TEST_HEADS": str(conf / "head"), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "tests/contract/test_heads.py", "-k", which, "-q"]
+    command = [sys.executable, "-m", "pytest", "tests/contract/models/test_heads.py", "-k", which, "-q"]
     return subprocess.run(
         [*command, "-p", "no:cacheprovider"],
         cwd=ROOT,
@@ -94,7 +94,7 @@ def test_broken_heads_fail_the_contract(tmp_path):
     conf = own_heads(tmp_path, "broken_heads", BROKEN, mine_forgets="Forgetful", mine_raises="Generous")
     answer = contract(tmp_path, conf, "mine and not compiles")  # the compiler takes seconds
     assert answer.returncode == pytest.ExitCode.TESTS_FAILED
-    failed = set(re.findall(r"FAILED tests/contract/test_heads\.py::(\w+\[.*mine_\w+)", answer.stdout))
+    failed = set(re.findall(r"FAILED tests/contract/models/test_heads\.py::(\w+\[.*mine_\w+)", answer.stdout))
     assert "test_all_state_is_in_the_state_dict[mine_forgets" in failed
     assert "test_the_margin_never_raises_the_true_logit[mine_raises" in failed
 

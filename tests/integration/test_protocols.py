@@ -8,7 +8,7 @@ from metrad.reports.comparison import files
 from metrad.reports.comparison.compare import compare
 from metrad.reports.comparison.plots import figures
 from metrad.runs.directory import Run
-from tests.integration.test_run import rows
+from tests.helpers.runs import rows
 
 DIGITS = ["dataset=digits", "backbone=convnet", "backbone.channels=[4]", "image_size=8", "trainer.precision=32-true"]
 ALONE = ["dataset.reference=[]", "dataset.sizes.reference=160"]  # a size that a dataset's YAML may have

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from metrad.files import read_json
-from tests.integration.test_run import rows
+from tests.helpers.runs import rows
 
 pytestmark = pytest.mark.real_data
 DATA = Path(__file__).parents[2] / "data"

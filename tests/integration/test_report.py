@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from tests import reports
-from tests.reports import sweep
+from tests.helpers.runs import finished_run, sweep
 
 TABLE = "head,seed,auroc\na,0,0.9\na,1,0.8\nb,0,0.7\nb,1,0.6\n"
 
@@ -56,7 +55,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     ],
 )
 def test_what_cannot_be_reported_is_told_in_a_line(refused, tmp_path, arguments, words):
-    reports.finished_run(tmp_path / "sweep/run")
+    finished_run(tmp_path / "sweep/run")
     refused("report", *arguments, words=words)
 
 

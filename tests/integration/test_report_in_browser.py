@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from metrad.reports.report import write_report, write_run_report
-from tests.reports import EVIL, finished_run, sweep
+from tests.helpers.runs import EVIL, finished_run, sweep
 
 pytestmark = pytest.mark.browser
 TOO_SMALL = "[...document.querySelectorAll('svg, img')].filter(e => e.getBoundingClientRect().width < 100).length"

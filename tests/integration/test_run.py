@@ -1,7 +1,6 @@
 """One run from configuration to its directory: what it leaves, that it repeats, resumes, and survives being killed."""
 
 import contextlib
-import csv
 import os
 import signal
 import subprocess
@@ -23,13 +22,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from metrad.files import read_json
 from metrad.runs.artifacts import load_detector
+from tests.helpers.runs import rows
 
 ROOT = Path(__file__).parents[2]
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def embeddings(run, names):

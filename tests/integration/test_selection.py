@@ -16,8 +16,8 @@ from metrad.app import cli, select
 from metrad.data.sources import Digits
 from metrad.files import read_json
 from metrad.runs.directory import Run
-from tests.integration.conftest import DIGITS, isolated
-from tests.integration.test_run import rows
+from tests.helpers.commands import DIGITS, isolated
+from tests.helpers.runs import rows
 
 ROOT = Path(__file__).parents[2]
 CHOOSING = ["selection=pseudo_anomaly", "selection.classes=[0,3]", "trainer.max_epochs=2"]

@@ -15,7 +15,7 @@ from metrad.files import read_json
 from metrad.runs.directory import Run
 from metrad.runs.identity import identity
 from metrad.training import epoch_study
-from tests.integration.test_run import rows
+from tests.helpers.runs import rows
 
 ON = "study.epochs=true"
 

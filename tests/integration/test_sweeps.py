@@ -14,8 +14,8 @@ import pytest
 
 from metrad.files import read_json
 from metrad.runs.directory import Run
-from tests.integration.conftest import DIGITS
-from tests.integration.test_run import rows
+from tests.helpers.commands import DIGITS
+from tests.helpers.runs import rows, runs_of, wait_for
 
 ROOT = Path(__file__).parents[2]
 SIX = ["head=adacos,softmax,arcface", "seed=0,1"]
@@ -46,22 +46,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
             process.communicate()
 
 
-def runs_of(folder: Path) -> dict[str, Run]:
-    return {path.parent.name: Run(path.parent) for path in sorted(folder.glob("*/status.json"))}
-
-
 def finished(folder: Path) -> dict[str, str]:
     """Return when each finished run ended."""
     runs = {name: run for name, run in runs_of(folder).items() if run.noted().get("state") == "finished"}
     return {name: run.status.read_text() for name, run in runs.items()}
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_sweep_killed_ten_times_ends_like_one_that_was_left_alone(start, tmp_path):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from metrad.runs.directory import Run
-from tests.integration.conftest import DIGITS
-from tests.integration.test_sweeps import runs_of, wait_for
+from tests.helpers.commands import DIGITS
+from tests.helpers.runs import runs_of, wait_for
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parents[2]

@@ -1,1 +1,0 @@
-"""Slow, plain reference implementations that the fast code is tested against."""

@@ -1,0 +1,86 @@
+"""Metrics of scores written out pair by pair and threshold by threshold, in float64, to compare the fast code with.
+
+A high score means anomalous; scores is (N,) and anomalous (N,) is true for the anomalous samples.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def auroc(scores: ArrayLike, anomalous: ArrayLike) -> float:
+    """Share of (anomalous, normal) pairs in which the anomalous sample scores higher, a tie counting one half."""
+    positives, negatives = _split(scores, anomalous)
+    won = 0.0
+    for positive in positives:
+        for negative in negatives:
+            if positive > negative:
+                won += 1.0
+            elif positive == negative:
+                won += 0.5
+    return won / (len(positives) * len(negatives))
+
+
+def average_precision(scores: ArrayLike, anomalous: ArrayLike) -> float:
+    """Sum over the distinct thresholds, from the highest down, of (R_n - R_(n-1)) P_n."""
+    positives, negatives = _split(scores, anomalous)
+    total, previous_recall = 0.0, 0.0
+    for true_positives, false_positives in _counts(positives, negatives):
+        recall = true_positives / len(positives)
+        precision = true_positives / (true_positives + false_positives)
+        total += (recall - previous_recall) * precision
+        previous_recall = recall
+    return total
+
+
+def fpr_at_tpr(scores: ArrayLike, anomalous: ArrayLike, tpr: float = 0.95) -> float:
+    """Smallest false-positive rate over the thresholds at which the true-positive rate is at least tpr, in [0, 1]."""
+    positives, negatives = _split(scores, anomalous)
+    return min(
+        false_positives / len(negatives)
+        for true_positives, false_positives in _counts(positives, negatives)
+        if true_positives / len(positives) >= tpr
+    )
+
+
+def partial_auroc(scores: ArrayLike, anomalous: ArrayLike, max_fpr: float = 0.1) -> float:
+    """Area under the ROC curve for false-positive rates in [0, max_fpr], standardised after McClish (1989).
+
+    Trapezoids, the curve cut at max_fpr by linear interpolation; 0.5 is chance and 1 perfect. max_fpr is in (0, 1].
+    """
+    positives, negatives = _split(scores, anomalous)
+    area, left, low = 0.0, 0.0, 0.0
+    for true_positives, false_positives in _counts(positives, negatives):
+        right, high = false_positives / len(negatives), true_positives / len(positives)
+        if left < max_fpr < right:
+            high = low + (high - low) * (max_fpr - left) / (right - left)
+            right = max_fpr
+        area += (right - left) * (low + high) / 2
+        left, low = right, high
+        if left >= max_fpr:
+            # Further points at this very rate add no width; those beyond it are not asked for.
+            break
+    smallest, largest = max_fpr**2 / 2, max_fpr
+    return 0.5 * (1 + (area - smallest) / (largest - smallest))
+
+
+def _split(scores: ArrayLike, anomalous: ArrayLike) -> tuple[list[float], list[float]]:
+    """Scores of the anomalous and of the normal samples; a ValueError where either is empty or a score is NaN."""
+    values = np.asarray(scores, dtype=np.float64).tolist()
+    labels = np.asarray(anomalous).tolist()
+    if any(math.isnan(value) for value in values):
+        raise ValueError("scores contain NaN")
+    positives = [value for value, label in zip(values, labels, strict=True) if label]
+    negatives = [value for value, label in zip(values, labels, strict=True) if not label]
+    if not positives or not negatives:
+        raise ValueError("both anomalous and normal samples are needed")
+    return positives, negatives
+
+
+def _counts(positives: list[float], negatives: list[float]) -> list[tuple[int, int]]:
+    """True and false positives of 'score >= t' for each distinct score t, from the highest t down."""
+    return [
+        (sum(value >= threshold for value in positives), sum(value >= threshold for value in negatives))
+        for threshold in sorted({*positives, *negatives}, reverse=True)
+    ]

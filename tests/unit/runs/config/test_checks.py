@@ -1,0 +1,289 @@
+"""Checks before anything is read, names of runs, and errors in one line."""
+
+import re
+import string
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from metrad.app.build import build_embedder, build_learner
+from metrad.errors import InputError
+from metrad.models.base import Backbone, InputSpec
+from metrad.models.embedder import Embedder
+from metrad.runs.config import catalogue, checks
+from metrad.runs.config.build import instantiate
+from metrad.runs.config.catalogue import suggestion
+from metrad.runs.config.explain import explain
+from metrad.runs.identity import differences, identity
+from metrad.runs.naming import run_name
+from tests.helpers.commands import composed
+
+CONF = Path(__file__).parents[4] / "conf"
+
+
+@pytest.fixture(autouse=True)
+def _no_hydra_left():
+    checks.register()
+    yield
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    checks.register()
+    return composed("experiment=demo")
+
+
+def changed(cfg, key, value):
+    copy = cfg.copy()
+    OmegaConf.set_struct(copy, False)
+    OmegaConf.update(copy, key, value, force_add=True, merge=False)
+    return copy
+
+
+def test_the_choices_are_the_files():
+    found = {(group, name) for group, members in catalogue.choices().items() for name in members}
+    assert found == {(path.parent.name, path.stem) for path in CONF.glob("*/*.yaml")}
+    assert all(text for members in catalogue.choices().values() for text in members.values())
+
+
+CHOICES = [
+    f"{path.parent.name}={path.stem}"
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if path.stem not in ("image_folder", "torchvision", "mlflow", "wandb")  # settings or packages that are not here
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_passes_the_check(choice):
+    checks.check(composed(choice))
+
+
+@pytest.mark.parametrize(
+    ("choice", "key"), [("dataset=image_folder", "dataset.source.root"), ("backbone=torchvision", "backbone.name")]
+)
+def test_a_mandatory_value_is_asked_for_by_name(choice, key):
+    with pytest.raises(InputError, match=re.escape(key)):
+        checks.check(composed(choice))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("head.margn", 0.3, "unknown configuration key head.margn"),
+        ("backbone.chanels", [8], "did you mean channels?"),
+        ("backbone.channels", "many", "backbone.channels=many"),
+        ("backbone.channels", [8, "x"], "backbone.channels="),
+        ("scorer.n", 1, "unknown configuration key scorer.n; allowed: M, ef_search, index, k, metric"),
+        ("scorer.k", "one", "scorer.k=one"),
+        ("scorer.k", 1.5, "scorer.k=1.5"),
+        ("scorer.k", True, "scorer.k=True"),
+        ("scorer.metric", "cos", "scorer.metric=cos"),
+        ("augmentation", {"_target_": "metrad.data.augmentation.Augmentation", "flp": 1}, "did you mean flip?"),
+        ("augmentation", {"_target_": "metrad.data.augmentation.Augmentation", "flip": "x"}, "augmentation.flip=x"),
+        ("augmentation", {"_target_": "metrad.data.augmentation.torch.load"}, "augmentation._target_"),
+        ("optimizer.rate", 1, "unknown configuration key optimizer.rate"),
+        ("optimizer.lr", "fast", "optimizer.lr=fast"),
+        ("optimizer.amsgrad", "maybe", "optimizer.amsgrad=maybe"),
+        ("optimizer.betas", 0.9, "optimizer.betas=0.9"),
+        ("scheduler", {"_target_": "torch.optim.lr_scheduler.StepLR", "gama": 1}, "did you mean gamma?"),
+        ("trainer.max_epoch", 3, "did you mean max_epochs?"),
+        ("trainer.max_epochs", "ten", "trainer.max_epochs=ten"),
+        ("trainer.accumulate_grad_batches", 1.5, "trainer.accumulate_grad_batches=1.5"),
+        ("trainer.enable_progress_bar", "maybe", "trainer.enable_progress_bar must be"),
+        ("trainer.callbacks", [], "trainer.callbacks"),
+        ("trainer.default_root_dir", "x", "trainer.default_root_dir"),
+        ("logger.nam", "x", "did you mean name?"),
+        ("logger.name", 3, "logger.name=3"),
+        ("dataset.source.root", "x", "unknown configuration key dataset.source.root"),
+        ("dataset.normal", None, "only one of dataset.normal and dataset.reference can be null"),
+        ("dataset.anomalous", None, "list the classes of the other, such as dataset.reference=[]"),
+        ("dataset.normal", [1.5], "dataset.normal must list class names or numbers, got [1.5]"),
+        ("dataset.anomalous", [True], "dataset.anomalous"),
+        ("dataset.on_corrupt", "ignore", "dataset.on_corrupt must be error or skip, got ignore"),
+        ("dataset.test_share", 0.0, "dataset.test_share must be between 0 and 1, got 0.0"),
+        ("batch_size", 1, "batch_size must be at least 2, got 1"),
+        ("image_size", 0, "image_size must be at least 1, or null, got 0"),
+        ("seed", -1, "seed must be at least 0, got -1"),
+        ("ckpt_path", "nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),
+        ("head._target_", "os.system", "head._target_=os.system is not allowed"),
+        ("head._target_", "torchvisionx.Head", "not allowed"),
+        ("head._target_", "metrad.models.heads.Nope", "metrad.models.heads.Nope does not exist"),
+        ("head._target_", "metrad.nope.Head", "metrad.nope.Head"),
+        ("head._target_", "metrad.runs.directory.shutil.rmtree", "is not allowed"),
+        ("head", {"_target_": "torch.nn.functional.torch.load", "f": "x", "weights_only": False}, "head._target_"),
+        ("head", {"_target_": "torch.nn.functional.torch.hub.load", "repo_or_dir": "x", "model": "m"}, "head._target_"),
+        ("head", {}, "head._target_ must name the class to build"),
+        ("optimizer", {}, "optimizer._target_ must name the class to build"),
+        ("dataset.source", {"root": "x"}, "dataset.source._target_ must name the class to build"),
+    ],
+)
+def test_a_wrong_setting_is_named(key, value, says, cfg):
+    with pytest.raises(InputError) as error:
+        checks.check(changed(cfg, key, value))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", checks.PARTS)
+def test_an_unknown_key_of_any_part_is_refused(part, cfg):
+    if part == "scheduler":
+        cfg = changed(cfg, part, {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1})
+    if part == "augmentation":
+        cfg = changed(cfg, part, {"_target_": "metrad.data.augmentation.Augmentation"})
+    with pytest.raises(InputError, match=f"unknown configuration key {part}.no_such_setting"):
+        checks.check(changed(cfg, f"{part}.no_such_setting", 1))
+
+
+def test_nothing_stands_at_the_top_that_the_schema_lacks(cfg):
+    with pytest.raises(InputError, match="sed"):
+        checks.check(changed(cfg, "sed", 1))
+
+
+@pytest.mark.parametrize("part", checks.MAY_BE_EMPTY)
+def test_some_parts_may_be_empty_but_not_without_a_target(part, cfg):
+    empty = changed(cfg, part, {})
+    checks.check(empty)
+    assert not empty[part]
+    with pytest.raises(InputError, match=f"{part}._target_ must name the class to build"):
+        checks.check(changed(cfg, part, {"something": 1}))
+
+
+def test_a_configuration_of_before_augmentations_passes(cfg):
+    older = cfg.copy()
+    OmegaConf.set_struct(older, False)
+    del older["augmentation"]
+    checks.check(older)
+    assert (identity(older), differences(older, cfg)) == (identity(cfg), [])
+    flipped = changed(cfg, "augmentation", {"_target_": "metrad.data.augmentation.Augmentation", "flip": 0.5})
+    assert identity(flipped) != identity(cfg)
+    assert "augmentation.flip is not set and not 0.5" in differences(older, flipped)
+
+
+def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
+    own = changed(cfg, "scorer", {"_target_": "fractions.Fraction", "numerator": 3})
+    with pytest.raises(InputError, match=r"fractions\.Fraction is not allowed"):
+        checks.check(own)
+    allowed = changed(own, "allow_targets", ["fractions"])
+    checks.check(allowed)
+    assert instantiate(allowed, "scorer") == 3
+    with pytest.raises(InputError, match="not allowed"):
+        checks.check(changed(own, "allow_targets", ["fraction", ""]))
+
+
+def test_build_checks_targets_inside_parts_too(cfg):
+    inner = {"weights": None, "depth": [{"_target_": "os.getcwd"}]}
+    part = {"_target_": "metrad.models.backbones.torchvision_model", "name": "resnet18", "args": inner}
+    nested = changed(cfg, "backbone", part)
+    with pytest.raises(InputError, match=r"backbone\.args\.depth\[0\]\._target_=os\.getcwd is not allowed"):
+        checks.check(nested)
+    with pytest.raises(InputError, match=r"backbone\.args\.depth\[0\]\._target_=os\.getcwd is not allowed"):
+        instantiate(nested, "backbone")
+
+
+def test_build_passes_what_is_known_at_run_time(cfg):
+    head = instantiate(cfg, "head", in_features=4, num_classes=5)
+    assert (head.in_features, head.num_classes) == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["sed=1"], ("unknown configuration key sed", "did you mean seed?")),
+        (["+sizes.x=1", "dataset.sizes.nomal=1"], ("dataset.sizes.nomal", "did you mean normal?")),
+        (["dataset.sizs.normal=1"], ("dataset.sizs.normal", "did you mean sizes?")),
+        (["head=arcfac"], ("head=arcfac is no choice", "did you mean arcface?", "adacos")),
+        (["logger=tensorbord"], ("logger=tensorbord is no choice", "did you mean tensorboard?")),
+        (["seed=abc"], ("seed: ", "'abc'", "Integer")),
+        (["dataset.test_share=x"], ("dataset.test_share", "'x'", "Float")),
+        (["channels_last=perhaps"], ("channels_last", "'perhaps'", "bool")),
+        (["dataset.sizes.normal=x"], ("dataset.sizes.normal", "'x'")),
+        (["seed='1"], ("seed='1",)),
+        (["seed"], ("seed",)),
+    ],
+)
+def test_hydras_errors_become_one_line(overrides, says):
+    with pytest.raises((HydraException, OmegaConfBaseException)) as error:
+        composed(*overrides)
+    line = explain(error.value)
+    assert "\n" not in line
+    assert [word for word in says if word not in line] == [], line
+
+
+def hydra_config(overrides, head="adacos", dataset="digits"):
+    choices = {"head": head, "dataset": dataset}
+    return SimpleNamespace(
+        overrides=SimpleNamespace(task=[f"{key}={value}" for key, value in overrides.items()]),
+        runtime=SimpleNamespace(choices=choices),
+    )
+
+
+KEYS = ["head.margin", "optimizer.lr", "dataset.normal", "backbone.weights", "trainer.max_epochs", "scorer.k"]
+VALUES = st.text(
+    st.one_of(st.sampled_from(string.printable + "/\\:\0.~-=[]{}'\" "), st.characters(exclude_categories=["Cs"])),
+    max_size=60,
+)
+OVERRIDES = st.dictionaries(st.sampled_from(KEYS), VALUES)
+
+
+@given(OVERRIDES, st.integers(0, 10**9))
+@example(dict.fromkeys(KEYS, "不" * 30), 0)
+@example({"scorer.k": ".."}, 0)
+def test_run_names_are_safe_folder_names(overrides, seed):
+    name = run_name(hydra_config(overrides), seed)
+    assert not set(name) & set('/\\:*?"<>|\0\n\r\t')
+    assert name.isprintable()
+    assert not name.startswith((".", "-"))
+    assert len(f"2026-01-01_00-00-00-000000-{name}".encode()) <= 255  # what file systems allow
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), st.tuples(VALUES, VALUES), min_size=1), st.integers(0, 9))
+def test_run_names_of_a_sweep_differ_where_their_overrides_do(pairs, seed):
+    first = {key: one for key, (one, _) in pairs.items()}
+    second = {key: other for key, (_, other) in pairs.items()}
+    names = {run_name(hydra_config(overrides), seed) for overrides in (first, second)}
+    assert len(names) == (1 if first == second else 2)
+
+
+def test_a_choice_in_a_folder_of_a_group_makes_one_folder():
+    assert "/" not in run_name(hydra_config({}, "ours/special"), 0)
+
+
+def test_run_names_tell_the_choices():
+    overrides = {
+        "head": "arcface",
+        "seed": "3",
+        "head.margin": "0.3",
+        "paths.data": "/x",
+        "backbone.weights": "a/b.pth",
+    }
+    name = run_name(hydra_config(overrides, "arcface", "fmnist"), 3)
+    assert name.startswith("arcface-fmnist-3-margin=0.3-weights=b~")
+    assert "x" not in name
+
+
+def test_suggestions_name_the_closest_first():
+    assert suggestion("margn", ["scale", "margin"]) == "did you mean margin? allowed: margin, scale"
+    assert suggestion("zzz", []) == "allowed: no settings here"
+    assert "_target_" not in suggestion("target", ["_target_", "k"])
+
+
+def test_a_decay_over_a_backbone_of_one_block_names_its_own_key(cfg):
+    embedder = Embedder(Backbone(nn.Conv2d(3, 4, 3), 4, InputSpec()))
+    with pytest.raises(InputError, match=r"^finetuning\.layer_decay=0 takes"):
+        build_learner(changed(cfg, "finetuning.layer_decay", 0), embedder, 3)
+
+
+def test_a_transformer_of_another_size_is_refused_by_name():
+    name = ["backbone=torchvision", "backbone.name=vit_b_32", "backbone.weights=null", "+backbone.args.image_size=64"]
+    with pytest.raises(InputError, match=r"^image_size=96 does not suit the backbone \(.*Expected 64 but got 96"):
+        build_embedder(composed(*name))
+    assert build_embedder(composed(*name, "image_size=64")).out_features == 768
