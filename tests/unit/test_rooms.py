@@ -25,8 +25,8 @@ def test_it_is_imported_without_torch(module):
 
 def test_modules_can_be_imported_by_their_former_names():
     with pytest.warns(FutureWarning, match=r"metrad\.datasets is metrad\.data\.sources now"):
-        from metrad.datasets import ImageFolder as former
-    assert former is ImageFolder
+        from metrad.datasets import ImageFolder as Former
+    assert Former is ImageFolder
     with pytest.warns(FutureWarning, match=r"metrad\.heads is metrad\.models\.heads now"):
         import metrad.heads
     assert metrad.heads.AdaCos is AdaCos
