@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from metrad.app import evaluate
 from metrad.app.evaluate import evaluate_run
-from metrad.files import read_json
+from metrad.files import read_json, sealed, sha256
 from metrad.runs.config.catalogue import choices
 from metrad.runs.directory import Run
 from tests.helpers.runs import rows
@@ -24,6 +24,37 @@ def run(finished_run, tmp_path):
 
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def as_before_version_0_2(run):
+    """Give a run the files that runs had before their detectors were bundles."""
+    (run.model / "detector.json").unlink()
+    (run.model / "normal.json").unlink()
+    names = ("embedder.safetensors", "head.safetensors", "calibration.safetensors", "scorer.json")
+    files = {name: sha256(run.model / name) for name in names}
+    scorer = OmegaConf.to_container(run.load_config().scorer, resolve=True)
+    record = {"files": files, "split": sha256(run.split), "scorer": scorer}
+    (run.model / "checksums.json").write_text(sealed(record), encoding="utf-8")
+
+
+@pytest.mark.parametrize("changes", [[], ["scorer=lof"], ["scorer=head"]], ids=str)
+def test_a_run_from_before_detectors_were_bundles_is_evaluated_alike(changes, metrad, run, finished_run):
+    assert metrad("evaluate", run.path, *changes, "--name", "now").code == 0
+    as_before_version_0_2(run)
+    result = metrad("evaluate", run.path, *changes, "--name", "before", "--evidence")
+    assert (result.code, result.err) == (0, "")
+    now, before = (run.evaluations / name for name in ("now", "before"))
+    assert (before / "scores.csv").read_bytes() == (now / "scores.csv").read_bytes()
+    assert read_json(before / "metrics.json")["thresholds"] == read_json(now / "metrics.json")["thresholds"]
+
+
+@pytest.mark.parametrize("name", ["embedder.safetensors", "head.safetensors", "scorer.json", "index.faiss"])
+def test_a_changed_file_of_a_run_from_before_is_refused(name, refused, run):
+    as_before_version_0_2(run)
+    content = bytearray((run.model / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run.model / name).write_bytes(content)
+    refused("evaluate", run.path, words=(name, "checksum"))
 
 
 def test_without_overrides_the_scores_repeat_bit_for_bit(metrad, run, comparable):

@@ -20,6 +20,7 @@ from metrad.evaluation.embeddings import ROLES, Embedded
 from metrad.files import read_json, replacing, require_unchanged, sealed, sha256, unsealed, write_rows
 from metrad.runs.config.build import plain
 from metrad.runs.directory import Run
+from metrad.scorers.base import RECORD as SCORER
 
 CHECKSUMS = "checksums.json"
 
@@ -53,11 +54,12 @@ def _converted(run: Run) -> Bundle:
     Its ``checksums.json`` says nothing of what to build, so the run's configuration does.
     """
     record = unsealed(run.model / CHECKSUMS)
-    for name, digest in record["files"].items():
-        require_unchanged(run.model / name, digest)
-    for name in (run.embedder.name, run.head.name, run.calibration.name, "scorer.json"):
+    for name in (run.embedder.name, run.head.name, run.calibration.name, SCORER):
         if name not in record["files"]:
             raise InputError(f"{run.model / CHECKSUMS} knows no {name}; it was written by another version of metrad")
+    files = {**record["files"], **unsealed(run.model / SCORER)["files"]}  # the scorer's record has those of its index
+    for name, digest in files.items():
+        require_unchanged(run.model / name, digest)
     cfg, split = run.load_config(), run.saved_split()
     size = len(split["head_classes"])
     return Bundle(
@@ -65,7 +67,7 @@ def _converted(run: Run) -> Bundle:
         blueprint=Blueprint(plain(cfg.backbone), _embedder_settings(run, cfg), plain(cfg.head), record.get("scorer")),
         precision=_precision(run),
         head_size=max(size, 3) if cfg.trainer.get("max_epochs") == 0 else size,
-        files=record["files"],
+        files=files,
         about={"split": record["split"]},
     )
 
