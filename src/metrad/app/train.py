@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from metrad import collectives
 from metrad.app.build import Parts, build
@@ -25,11 +24,9 @@ from metrad.evaluation.evaluate import Evaluation, attach_head
 from metrad.evaluation.evaluate import evaluate as measure
 from metrad.files import read_json
 from metrad.runs import outputs
+from metrad.runs.claim import claim
 from metrad.runs.config import checks
-from metrad.runs.config.build import renamed_targets
 from metrad.runs.directory import Run
-from metrad.runs.identity import differences, identity
-from metrad.training.checkpoints import read_checkpoint
 from metrad.training.devices import launch
 from metrad.training.devices import plan as devices
 from metrad.training.fitted import Fitted
@@ -66,65 +63,12 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
     """
     parts = None if sweeping else build(cfg)
     with run.held():
-        checkpoint = cfg.ckpt_path
-        if sweeping:
-            if has_finished(run, cfg):
-                return cast("dict[str, Any]", read_json(run.metrics))
-            goes_on = _goes_on(run, cfg)
-            checkpoint = (own_checkpoint(run) if goes_on else None) or checkpoint
-            run.clear(keep_training=checkpoint == run.last_checkpoint, keep_selection=goes_on)
-            run.begin(**_identity(cfg))
-        else:
-            run.claim(**_identity(cfg))
-        with run.recorded(keep_refused=sweeping), expected_warnings():
-            run.save_config(cfg, hydra, list(hydra.hydra.overrides.task))
-            parts = dataclasses.replace(parts or build(cfg), checkpoint=checkpoint)
-            for line in renamed_targets(cfg):
-                log.warning(line)
-            _train(parts, run)
-            return cast("dict[str, Any]", read_json(run.metrics))
-
-
-def has_finished(run: Run, cfg: DictConfig) -> bool:
-    """Tell whether a run has finished, with the settings of ``cfg``, and kept its figures.
-
-    Raises:
-        InputError: it has finished with others.
-    """
-    if run.state != "finished" or run.figures() is None:
-        return False
-    other = differences(run.asked_config(), cfg)
-    if other:
-        raise InputError(f"{run.path} was made with other settings: {'; '.join(other)}; choose another sweep=NAME")
-    return True
-
-
-def _goes_on(run: Run, cfg: DictConfig) -> bool:
-    """Tell whether what is left of an unfinished run is of the settings of ``cfg`` and of use.
-
-    A run that failed begins anew, since what it failed of may be in its checkpoint.
-    """
-    if run.state not in ("interrupted", "finished") or not run.config.exists():
-        return False
-    return not differences(run.asked_config(), cfg)
-
-
-def own_checkpoint(run: Run) -> Path | None:
-    """Return where an unfinished run goes on from; None if it is to begin anew."""
-    if not run.last_checkpoint.exists():
-        return None
-    try:
-        read_checkpoint(run.last_checkpoint)
-    except InputError:  # cut off, as a machine that went down may leave it
-        return None
-    return run.last_checkpoint
-
-
-def _identity(cfg: DictConfig) -> dict[str, str]:
-    try:
-        return {"identity": identity(cfg)}
-    except OmegaConfBaseException:  # its check will tell
-        return {}
+        claimed = claim(run, cfg, sweeping=sweeping)
+        if not claimed.finished:
+            with run.recorded(keep_refused=sweeping), expected_warnings():
+                run.save_config(cfg, hydra)
+                _train(dataclasses.replace(parts or build(cfg), checkpoint=claimed.checkpoint), run)
+        return cast("dict[str, Any]", read_json(run.metrics))
 
 
 def _train(parts: Parts, run: Run) -> None:

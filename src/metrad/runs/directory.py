@@ -231,8 +231,9 @@ class Run:
                 self.lock.unlink(missing_ok=True)
             self.path.rmdir()
 
-    def save_config(self, cfg: DictConfig, hydra: DictConfig, overrides: list[str]) -> None:
-        """Write the configuration as Hydra would, in ``.hydra``."""
+    def save_config(self, cfg: DictConfig, hydra: DictConfig) -> None:
+        """Write the configuration ``cfg`` and Hydra's own as Hydra would, in ``.hydra``."""
+        overrides = list(hydra.hydra.overrides.task)
         self.config.parent.mkdir(parents=True, exist_ok=True)
         for name, content in (("hydra", hydra), ("overrides", OmegaConf.create(overrides)), ("config", cfg)):
             with replacing(self.config.with_name(f"{name}.yaml")) as partial:
