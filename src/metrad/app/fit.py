@@ -4,7 +4,6 @@ import logging
 import time
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.seed import isolate_rng
 
 from metrad import collectives
 from metrad.app.build import Parts
@@ -27,11 +26,10 @@ from metrad.training.speed import Pace
 log = logging.getLogger(__name__)
 
 
-def prepare(parts: Parts, image_size: int) -> PreparedData:
-    """Return the run's images, read and split; reading them leaves the random state as it was."""
-    data = parts.make_data(image_size)
-    with isolate_rng():
-        data.draw()
+def prepare(parts: Parts) -> PreparedData:
+    """Return the run's images, read and split."""
+    data = parts.make_data(parts.image_size or parts.make_embedder().size)
+    data.draw()
     return data
 
 
@@ -65,10 +63,11 @@ def fit(parts: Parts, run: Run) -> Fitted:
     """
     start, first, whole = time.perf_counter(), collectives.rank() == 0, parts.held_out is None
     pl.seed_everything(parts.seed, workers=True, verbose=False)
-    embedder = parts.make_embedder()
-    data = prepare(parts, embedder.size)
+    data = prepare(parts)
     if whole:
         check_data(parts, data)
+    pl.seed_everything(parts.seed, workers=True, verbose=False)  # the first weights depend on the seed alone
+    embedder = parts.make_embedder()
     learner = parts.make_learner(embedder, parts.head_size(data))
     epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
     study = EpochStudy(data, epochs, parts.make_studied, told="study" if whole else "selection")

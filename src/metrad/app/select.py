@@ -68,7 +68,7 @@ def select(parts: Parts, run: Run) -> Parts:
     """
     start, selection = time.perf_counter(), parts.selection
     assert selection is not None
-    data = prepare(parts, parts.image_size or parts.make_embedder().size)
+    data = prepare(parts)
     check_data(parts, data)
     held_out = _held_out(selection, data, parts.seed)
     _check_scorers(selection, data, held_out)

@@ -271,7 +271,8 @@ def test_a_saved_configuration_is_read_back(run):
     from omegaconf import OmegaConf
 
     run.claim()
-    run.save_config(OmegaConf.create({"backbone": "${seed}", "seed": 1}), OmegaConf.create({"hydra": {}}), ["seed=1"])
+    hydra = OmegaConf.create({"hydra": {"overrides": {"task": ["seed=1"]}}})
+    run.save_config(OmegaConf.create({"backbone": "${seed}", "seed": 1}), hydra)
     assert OmegaConf.to_container(run.load_config()) == {"backbone": "${seed}", "seed": 1}
     assert names(run.config.parent) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
     assert json.loads(run.status.read_text())["state"] == "running"
