@@ -1,7 +1,7 @@
 """The schema: each setting's type, default, range and description, since when it exists, and what depends on it.
 
 Hydra, the checks before a run, ``--help``, the identity of a run and comparisons all read it. A new setting is a field
-here and a line in ``conf/``. Tests fail if it lacks the version that brought it, or the value that older runs stand for.
+here and a line in ``conf/``. Tests fail if it does not say which version brought it and what older runs stand for.
 """
 
 import math
