@@ -1,7 +1,11 @@
 """The command line. Nothing here imports torch until a job starts, so that --help answers at once."""
 
+import json
 import logging
+import re
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,15 +29,9 @@ Examples:
   metrad compare multirun/TIME --baseline arcface       what the runs of a sweep differ by, and whether it shows
   metrad report RUN                                     one HTML file of a finished run
 """
-_SETTINGS = """\
-Settings of every run:
-  seed=0             draws the split, the order of the images and the initial weights
-  image_size=96      height and width the model sees; null for the size its weights prefer
-  batch_size=128     images a step
-  paths.data=data    where the data lies; METRAD_DATA in the environment does the same
-  ckpt_path=FILE     checkpoint to go on from
-  hydra.run.dir=DIR  where the run goes; outputs/TIME-HEAD-DATASET-SEED if not given
-  Each choice has settings of its own: head.margin=0.3, trainer.max_epochs=20, dataset.sizes.normal=500.
+_OTHER_SETTINGS = """\
+  hydra.run.dir=DIR                       where the run goes; outputs/TIME-HEAD-DATASET-SEED if not given
+  Each choice has settings of its own: head.margin=0.3, trainer.max_epochs=20, dataset.source.root=parts.
   --config-dir DIR   a folder of your own, with choices such as DIR/dataset/mine.yaml
 """
 
@@ -204,4 +202,19 @@ def manual() -> str:
     for group, members in choices().items():
         lines.append(f"{group}=")
         lines += [f"  {name:<18} {text}" for name, text in members.items()]
-    return "\n".join(lines) + f"\n\n{_SETTINGS}\n{_EXAMPLES}"
+    lines += ["", "Settings of every run, with what they are unless a choice says otherwise:", *_settings()]
+    return "\n".join(lines) + f"\n{_OTHER_SETTINGS}\n{_EXAMPLES}"
+
+
+def _settings() -> Iterator[str]:
+    """Yield a line on each setting of every run: its key, default, description and range."""
+    from metrad.runs.config.schema import SETTINGS
+
+    for key, setting in SETTINGS.items():
+        if not setting.description:  # groups; parts, whose choices are listed above
+            continue
+        default = setting.default if isinstance(setting.default, str) else json.dumps(setting.default)
+        value = re.sub(r"\$\{oc\.env:\w+,(.*)\}", r"\1", default)
+        limits = f" ({setting.must.removeprefix('be ')})" if setting.must.startswith("be ") else ""
+        item = key if value == "???" else f"{key}={value}"
+        yield textwrap.fill(f"  {item:<39} {setting.description}{limits}", 120, subsequent_indent=42 * " ")

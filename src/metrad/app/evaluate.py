@@ -30,6 +30,7 @@ from metrad.runs.artifacts import load_detector, load_embeddings, save_embedding
 from metrad.runs.config import checks
 from metrad.runs.config.build import plain
 from metrad.runs.config.catalogue import choices, folder, suggestion
+from metrad.runs.config.schema import PARTS
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
 from metrad.runs.outputs import save_evaluation, save_evidence, split_figures
@@ -146,7 +147,7 @@ def evaluate_run(
 def _saved_config(run: Run) -> DictConfig:
     """Return the run's configuration; which packages may be imported is not for it to say."""
     saved = run.load_config()
-    lacking = [part for part in (*checks.PARTS, "dataset", "evaluation") if not OmegaConf.is_dict(saved.get(part))]
+    lacking = [part for part in (*PARTS, "evaluation") if not OmegaConf.is_dict(OmegaConf.select(saved, part))]
     if lacking:
         raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")
     saved.merge_with({"ckpt_path": None, "allow_targets": []})

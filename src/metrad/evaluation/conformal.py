@@ -29,6 +29,15 @@ def conformal_threshold(calibration_scores: np.ndarray, false_alarm_rate: float)
     return float(calibration[rank - 1])
 
 
+def alarms(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Return whether each of ``scores`` (N,) is above ``threshold``, as booleans (N,).
+
+    They are compared in float64. Compared in float32, a threshold that is no float32 number would be rounded, and the
+    alarms would not be those of the numbers in ``scores.csv``.
+    """
+    return np.asarray(scores, dtype=np.float64) > threshold
+
+
 def calibration_images_needed(false_alarm_rate: float) -> int:
     """Return the least number of calibration images for which ``conformal_threshold`` can keep the rate.
 

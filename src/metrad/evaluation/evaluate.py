@@ -10,6 +10,7 @@ import numpy as np
 from metrad.data.prepared import ImageRecord
 from metrad.errors import InputError
 from metrad.evaluation.conformal import (
+    alarms,
     calibration_images_needed,
     conformal_p_values,
     conformal_threshold,
@@ -137,8 +138,8 @@ def threshold_figures(
 ) -> dict[str, Any]:
     """Return the threshold for a false-alarm rate and what it does on the test images, with exact intervals."""
     threshold = conformal_threshold(calibration, rate)
-    alarms = scores > threshold
-    false_alarms, detections = alarms[~anomalous], alarms[anomalous]
+    above = alarms(scores, threshold)
+    false_alarms, detections = above[~anomalous], above[anomalous]
     return {
         "false_alarm_rate": rate,
         "threshold": threshold,

@@ -2,29 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from metrad.renamed import former
+from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
 from metrad.runs.naming import short_hash
-from metrad.training.finetuning import Finetuning
 
-# What a run's figures do not depend on, or only by rounding: where things lie, what it runs on, what is told of it.
-WITHOUT_IDENTITY = (
-    *("paths", "logger", "study", "sweep", "ckpt_path", "allow_targets", "compile"),
-    *("dataset.workers", "dataset.memory_limit_gib", "dataset.disk_limit_gib"),
-    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.precision"),
-    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
-)
-# Settings that came later, each with the value that is as good as the lack of it in older runs.
-LATER: dict[str, Any] = {
-    "augmentation": {},
-    "backbone.layers": None,
-    **{f"finetuning.{name}": value for name, value in asdict(Finetuning()).items()},
-    "selection": None,
-    "test_time_flip": False,
-    "whiten": False,
-}
 _DATA = "data"  # stands for paths.data wherever a setting is made with it
 
 

@@ -14,8 +14,9 @@ from metrad.errors import InputError
 from metrad.evaluation.metrics import FIGURES
 from metrad.files import read_json
 from metrad.renamed import former
+from metrad.runs.config.catalogue import folder as conf
+from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
 from metrad.runs.directory import Run, read_yaml
-from metrad.runs.identity import LATER, WITHOUT_IDENTITY
 
 OWN = ("folder", "run", "state", "error", "seed", "split", "seconds", *FIGURES)
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
@@ -131,7 +132,7 @@ def _load(run: Run) -> _Saved:
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
         lacking = [key for key in LATER if not any(_below(given, key) for given in settings)]
         settings |= {key: _text(LATER[key]) for key in lacking}
-        choices |= {key: "none" for key in lacking if "." not in key}
+        choices |= {key: "none" for key in lacking if (conf() / key).is_dir()}  # groups
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
     overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))

@@ -1,10 +1,10 @@
-"""Configuration: the checks before anything is read, and the one place that builds parts from it."""
+"""The checks of a configuration before anything is read."""
 
 import inspect
-import math
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -12,23 +12,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from metrad.errors import InputError
 from metrad.runs.config.build import locate, targets
 from metrad.runs.config.catalogue import suggestion
 from metrad.runs.config.explain import explain, unknown_key
-from metrad.runs.config.schema import Config
-from metrad.runs.identity import WITHOUT_IDENTITY
+from metrad.runs.config.schema import PARTS, SELECTABLE, SETTINGS, WITHOUT_IDENTITY, Config, refusal
 from metrad.runs.naming import run_name, sweep_name
 
-PARTS = ("head", "backbone", "scorer", "augmentation", "optimizer", "scheduler", "trainer", "logger")
-SELECTABLE = (  # by selection.candidates
-    *("augmentation", "backbone", "batch_size", "finetuning", "head", "image_size", "optimizer", "scheduler"),
-    *("test_time_flip", "trainer", "whiten"),
-)
-MAY_BE_EMPTY = ("augmentation", "scheduler", "logger")
-_RUN_TIME_ARGUMENTS = {"in_features", "num_classes", "optimizer", "params", "save_dir"}
-_RUN_TIME_ARGUMENTS |= {"callbacks", "default_root_dir", "logger"}  # of the trainer
+_RUN_TIME_ARGUMENTS = {name for part in PARTS.values() for name in part.given}
 
 
 def register() -> None:
@@ -50,14 +43,19 @@ def check(cfg: DictConfig) -> None:
     try:
         plain = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
+        Config(**resolved)
     except OmegaConfBaseException as error:
         raise InputError(explain(error)) from error
-    _check_ranges(resolved)
-    for part in (*PARTS, "dataset.source"):
-        node = resolved["dataset"]["source"] if part == "dataset.source" else resolved[part]
-        if "_target_" not in node and (node or part not in MAY_BE_EMPTY):
-            raise InputError(f"{part}._target_ must name the class to build")
-        for key, found in targets(part, node):
+    except ValidationError as error:
+        raise InputError(refusal(error)) from error
+    ckpt_path = resolved["ckpt_path"]
+    if ckpt_path is not None and not Path(ckpt_path).is_file():
+        raise InputError(f"ckpt_path={ckpt_path}: no such file; give RUN/checkpoints/last.ckpt of an interrupted run")
+    for name, part in PARTS.items():
+        node: Any = reduce(getitem, name.split("."), resolved)
+        if "_target_" not in node and (node or not part.may_be_empty):
+            raise InputError(f"{name}._target_ must name the class to build")
+        for key, found in targets(name, node):
             _check_call(key, found, resolved["allow_targets"])
     if resolved["selection"] is not None:
         _check_selection(cfg, resolved)
@@ -91,21 +89,6 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
 
 def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
     selection = resolved["selection"]
-    classes = selection["classes"]
-    one_by_one = [classes] if isinstance(classes, int | str) else classes or []
-    rules = {
-        "selection.candidates": (bool(selection["candidates"]), "a list of at least one choice, such as [{}]"),
-        "selection.normal_share": (0 < selection["normal_share"] < 1, "between 0 and 1"),
-        "selection.classes": (
-            classes is None
-            or (bool(one_by_one) and _are_classes(one_by_one) and (not isinstance(classes, int) or classes >= 1)),
-            "null, a count of at least 1, or a list of class names or numbers",
-        ),
-    }
-    _require(rules, resolved)
-    twice = [settings for i, settings in enumerate(selection["candidates"]) if settings in selection["candidates"][:i]]
-    if twice:
-        raise InputError(f"selection.candidates names {twice[0]} twice; each is trained with once")
     for name, node in selection["scorers"].items():
         key = f"selection.scorers.{name}"
         if name == "scorer":
@@ -125,73 +108,8 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
             )
 
 
-def _check_ranges(cfg: dict[str, Any]) -> None:
-    dataset, finetuning = cfg["dataset"], cfg["finetuning"]
-    rules = {
-        "seed": (cfg["seed"] >= 0, "at least 0"),
-        "image_size": (cfg["image_size"] is None or cfg["image_size"] >= 1, "at least 1, or null"),
-        "batch_size": (cfg["batch_size"] >= 2, "at least 2"),
-        "compile": (cfg["compile"] == "auto" or isinstance(cfg["compile"], bool), "auto, true or false"),
-        "dataset.on_corrupt": (dataset["on_corrupt"] in ("error", "skip"), "error or skip"),
-        "dataset.test_share": (0 < dataset["test_share"] < 1, "between 0 and 1"),
-        "dataset.memory_limit_gib": (dataset["memory_limit_gib"] >= 0, "at least 0"),
-        "dataset.disk_limit_gib": (dataset["disk_limit_gib"] >= 0, "at least 0"),
-        "dataset.workers": (dataset["workers"] >= 0, "at least 0"),
-        "finetuning.layer_decay": (0 <= finetuning["layer_decay"] <= 1, "between 0 and 1"),
-        "finetuning.distillation": (0 <= finetuning["distillation"] < math.inf, "at least 0"),
-        "finetuning.ema": (finetuning["ema"] is None or 0 < finetuning["ema"] < 1, "between 0 and 1, or null"),
-        "evaluation.level": (0 < cfg["evaluation"]["level"] < 1, "between 0 and 1"),
-        "evaluation.resamples": (cfg["evaluation"]["resamples"] >= 100, "at least 100"),
-        "evaluation.false_alarm_rates": (_are_rates(cfg["evaluation"]["false_alarm_rates"]), _RATES),
-        "trainer.accumulate_grad_batches": (cfg["trainer"].get("accumulate_grad_batches", 1) != 0, "at least 1"),
-        "trainer.enable_progress_bar": (
-            cfg["trainer"].get("enable_progress_bar", "auto") in ("auto", True, False),
-            "auto, true or false",
-        ),
-    }
-    _require(rules, cfg)
-    open_roles = [role for role in ("normal", "anomalous", "reference") if dataset[role] is None]
-    if len(open_roles) > 1:
-        raise InputError(
-            f"only one of dataset.{' and dataset.'.join(open_roles)} can be null (all classes that are left); "
-            f"list the classes of {'the others' if len(open_roles) > 2 else 'the other'}, such as dataset.reference=[]"
-        )
-    for role in ("normal", "anomalous", "reference"):
-        value = dataset[role]
-        if not _are_classes(value if isinstance(value, list) else [] if value is None else [value]):
-            raise InputError(f"dataset.{role} must list class names or numbers, got {value}")
-    ckpt_path = cfg["ckpt_path"]
-    if ckpt_path is not None and not Path(ckpt_path).is_file():
-        raise InputError(f"ckpt_path={ckpt_path}: no such file; give RUN/checkpoints/last.ckpt of an interrupted run")
-
-
-def _require(rules: Mapping[str, tuple[Any, str]], cfg: dict[str, Any]) -> None:
-    """Raise ``InputError`` for the first rule, by the key that it is about, that does not hold."""
-    for key, (holds, allowed) in rules.items():
-        if not holds:
-            group, _, name = key.rpartition(".")
-            raise InputError(f"{key} must be {allowed}, got {(cfg[group] if group else cfg)[name]}")
-
-
-def _are_classes(items: Any) -> bool:
-    return isinstance(items, list) and all(isinstance(i, str | int) and not isinstance(i, bool) for i in items)
-
-
-_RATES = "a list of different rates between 0 and 1, such as [0.01,0.05], or null"
-
-
-def _are_rates(value: Any) -> bool:
-    return value is None or (
-        isinstance(value, list)
-        and all(isinstance(rate, int | float) and 0 < rate < 1 for rate in value)
-        and len(set(value)) == len(value)
-    )
-
-
 def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
     """Check the settings in ``node`` against the signature of what it builds: names first, then types."""
-    from pydantic import PydanticUserError, ValidationError
-
     found = locate(key, node["_target_"], extra)
     parameters = inspect.signature(found).parameters
     settings = {name: value for name, value in node.items() if not re.fullmatch(r"_\w+_", name)}
@@ -208,7 +126,8 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
         if parameter.default is parameter.empty and not given and name not in settings:
             raise InputError(f"{key}.{name} must be set: {node['_target_']} cannot do without")
     for name, value in settings.items():
-        if (isinstance(value, dict) and "_target_" in value) or (key, name) in _OWN_VALUES:
+        setting = SETTINGS.get(f"{key}.{name}")
+        if (isinstance(value, dict) and "_target_" in value) or (setting and setting.key.own_values):
             continue
         adapter = _adapter(found, name)
         try:
@@ -227,14 +146,8 @@ def _adapter(found: Any, name: str) -> Any:
 
     A sweep checks the same classes for each run, and making this takes longer than using it.
     """
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
-
     try:
         hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)
         return TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)) if name in hints else None
     except (NameError, TypeError, PydanticUserError):  # annotations for type checkers alone, or without a schema
         return None
-
-
-# auto is metrad's own word for these; Lightning checks the rest
-_OWN_VALUES = {("trainer", "precision"), ("trainer", "enable_progress_bar")}

@@ -1,108 +1,255 @@
-"""The schema of the configuration: its keys, their types, and what they are where no YAML says."""
+"""The schema: each setting's type, default, range and description, since when it exists, and what depends on it.
 
-from dataclasses import dataclass, field
-from typing import Any
+Hydra, the checks before a run, ``--help``, the identity of a run and comparisons all read it. A new setting is a field
+here and a line in ``conf/``. Tests fail if it does not say which version brought it and what older runs stand for.
+"""
 
-from omegaconf import MISSING
+import math
+from dataclasses import field
+from typing import Annotated, Any, Self
 
-from metrad.training.finetuning import Finetuning
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from metrad.errors import InputError
+from metrad.runs.config.fields import HASHED, Key, Part, Rule, one_of, settings
+from metrad.training import finetuning as training
+
+_MISSING: Any = "???"  # OmegaConf's word for a value that the user must set
+_closed = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+_open = dataclass(config=ConfigDict(extra="allow", use_attribute_docstrings=True))
 
 
-@dataclass
+def _are_classes(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, str | int) and not isinstance(item, bool) for item in items)
+
+
+def _can_be_held_out(value: Any) -> bool:
+    return value is None or (_are_classes(value) and (value >= 1 if isinstance(value, int) else value != []))
+
+
+def _are_rates(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list)
+        and all(isinstance(rate, int | float) and 0 < rate < 1 for rate in value)
+        and len(set(value)) == len(value)
+    )
+
+
+_CLASSES = Rule("list class names or numbers", lambda value: value is None or _are_classes(value))
+_HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or numbers", _can_be_held_out)
+_RATES = Rule("be a list of different rates between 0 and 1, such as [0.01,0.05], or null", _are_rates)
+_CHOICES = Rule("be a list of at least one choice, such as [{}]", bool)
+_AT_LEAST_1 = Rule("be at least 1", lambda value: not isinstance(value, int | float) or value >= 1)
+_SWITCH = one_of("auto", True, False)
+_ASIDE = Key(identity=False)
+_CHOSEN = Key(selectable=True)
+
+
+@_open
+class Backbone:
+    """The arguments of a backbone that metrad itself knows."""
+
+    layers: Annotated[Any, Key(before=None)] = None
+
+
+@_open
+class Trainer:
+    """The arguments of Lightning's trainer that metrad itself knows."""
+
+    accelerator: Annotated[Any, _ASIDE] = None
+    devices: Annotated[Any, _ASIDE] = None
+    num_nodes: Annotated[Any, _ASIDE] = None
+    strategy: Annotated[Any, _ASIDE] = None
+    precision: Annotated[Any, Key(identity=False, own_values=True)] = None
+    accumulate_grad_batches: Annotated[Any, _AT_LEAST_1] = None
+    enable_progress_bar: Annotated[Any, _SWITCH, Key(identity=False, own_values=True)] = None
+    log_every_n_steps: Annotated[Any, _ASIDE] = None
+
+
+@_closed
+class Paths:
+    """Folders outside the run."""
+
+    data: str = "${oc.env:METRAD_DATA,data}"
+    """where the data lies; METRAD_DATA in the environment does the same"""
+
+
+@_closed
 class Sizes:
     """Images a role: a count, a fraction in 0 to 1, or null for all that are left."""
 
     reference: int | float | None = None
+    """reference images: a count, a share such as 0.1, or null for all that are left"""
     normal: int | float | None = None
+    """normal images to train on, given likewise"""
     calibration: int | float | None = 0.1
+    """normal images that thresholds come from, given likewise"""
     test_normal: int | float | None = None
+    """normal images to test on, given likewise"""
     test_anomalous: int | float | None = None
+    """anomalous images to test on, given likewise"""
 
 
-@dataclass
+@_closed
 class Dataset:
     """A source, its roles, and how its images are kept."""
 
-    source: dict[str, Any] = MISSING
-    normal: Any = MISSING
-    anomalous: Any = MISSING
-    reference: Any = None
+    source: Annotated[dict[str, Any], Part()] = _MISSING
+    normal: Annotated[Any, _CLASSES] = _MISSING
+    """normal classes, by name or number; null for all that are left"""
+    anomalous: Annotated[Any, _CLASSES] = _MISSING
+    """anomalous classes, given likewise"""
+    reference: Annotated[Any, _CLASSES] = None
+    """classes that are neither, given likewise; the head learns to tell them apart"""
     sizes: Sizes = field(default_factory=Sizes)
-    test_share: float = 0.2
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """share of the normal images to test on, where the source has no test part"""
     rotations: bool = False
-    on_corrupt: str = "error"
-    memory_limit_gib: float = 2.0
-    disk_limit_gib: float = 64.0
-    workers: int = 2
+    """whether the head also tells apart images turned by 0, 90, 180 and 270 degrees"""
+    on_corrupt: Annotated[str, one_of("error", "skip")] = "error"
+    """what to do with an image that cannot be decoded"""
+    memory_limit_gib: Annotated[float, Field(ge=0), _ASIDE] = 2.0
+    """GiB up to which decoded images are kept in memory"""
+    disk_limit_gib: Annotated[float, Field(ge=0), _ASIDE] = 64.0
+    """GiB up to which decoded images are kept in a file; above it they are decoded each time"""
+    workers: Annotated[int, Field(ge=0), _ASIDE] = 2
+    """processes that decode images each time"""
+
+    @model_validator(mode="after")
+    def _one_role_may_be_open(self) -> Self:
+        roles = [role for role in ("normal", "anomalous", "reference") if getattr(self, role) is None]
+        if len(roles) > 1:
+            raise InputError(
+                f"only one of dataset.{' and dataset.'.join(roles)} can be null (all classes that are left); "
+                f"list the classes of {'the others' if len(roles) > 2 else 'the other'}, such as dataset.reference=[]"
+            )
+        return self
 
 
-@dataclass
+@_closed
 class Evaluation:
-    """What is measured beside the figures."""
+    """What is measured beside the metrics."""
 
-    false_alarm_rates: Any = None
-    level: float = 0.95
-    resamples: int = 2000
-
-
-@dataclass
-class Study:
-    """What is measured beside a run for studies; nothing of the run depends on it."""
-
-    epochs: bool = False
+    false_alarm_rates: Annotated[Any, _RATES] = None
+    """rates to give thresholds for; null: 0.01 and 0.05, where the calibration images suffice"""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """confidence level of all intervals"""
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    """resamples of the bootstrap"""
 
 
-@dataclass
+@_closed
+class Finetuning:
+    """Options that keep fine-tuning near the initial weights; all off by default."""
+
+    layer_decay: Annotated[float, Field(ge=0, le=1), Key(before=1.0)] = training.Finetuning.layer_decay
+    """learning rate of each block as a share of the next one's; 0: the last block alone learns"""
+    batch_norm: Annotated[bool, Key(before=True)] = training.Finetuning.batch_norm
+    """false: normalise by the means and variances that came with the weights"""
+    distillation: Annotated[float, Field(ge=0, lt=math.inf), Key(before=0.0)] = training.Finetuning.distillation
+    """weight of a loss that keeps embeddings near those of the weights that training begins with"""
+    ema: Annotated[float | None, Field(gt=0, lt=1), Key(before=None)] = training.Finetuning.ema
+    """share of a moving average of the weights that each step keeps, such as 0.99; null for none"""
+
+
+@_closed
 class Selection:
     """How epochs, settings and scorer are chosen on reference classes that stand in for anomalous ones."""
 
-    candidates: list[dict[str, Any]] = field(default_factory=lambda: [{}])
-    classes: Any = None
-    normal_share: float = 0.2
+    candidates: Annotated[list[dict[str, Any]], _CHOICES] = field(default_factory=lambda: [{}])
+    """settings to choose among, such as [{optimizer.lr: 1e-4}, {optimizer.lr: 3e-5}]"""
+    classes: Annotated[Any, _HELD_OUT] = None
+    """reference classes held out, by name or number; a count for so many, drawn by the seed; null for each"""
+    normal_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """share of the normal images that are tested on while choosing"""
     scorers: dict[str, Any] = field(default_factory=dict)
+    """scorers to choose among beside scorer itself; one more: +scorer@selection.scorers.NAME=CHOICE"""
     apply: bool = True
+    """false: tell what would be chosen, and train as configured"""
+
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> Self:
+        twice = [settings for i, settings in enumerate(self.candidates) if settings in self.candidates[:i]]
+        if twice:
+            raise InputError(f"selection.candidates names {twice[0]} twice; each is trained with once")
+        return self
 
 
-@dataclass
+@_closed
+class Study:
+    """What is measured for studies; nothing of the run depends on it."""
+
+    epochs: bool = False
+    """score the test images after every epoch too, into study.csv: for studies, never for a choice"""
+
+
+@_closed
 class Sweep:
     """What holds for all runs of a sweep."""
 
     name: str | None = None
+    """the sweep's folder below multirun (sweep=NAME does the same); null: the time it began"""
     fail_fast: bool = False
+    """whether the first run that fails ends the sweep"""
 
 
-@dataclass
-class Paths:
-    """Folders outside the run."""
-
-    data: str = MISSING
-
-
-@dataclass
+@_closed
 class Config:
-    """The whole configuration; the parts are open, since their settings are those of the class they name."""
+    """The whole configuration. The settings of a part are those of the class that the part names."""
 
-    seed: int = 0
-    image_size: int | None = 96
-    batch_size: int = 128
+    seed: Annotated[int, Field(ge=0)] = 0
+    """draws the split, the order of the images and the initial weights"""
+    image_size: Annotated[int | None, Field(ge=1), _CHOSEN] = 96
+    """height and width the backbone sees; null for the size its weights prefer"""
+    batch_size: Annotated[int, Field(ge=2), _CHOSEN] = 128
+    """images a training step"""
     channels_last: bool = True
-    whiten: bool = False
-    test_time_flip: bool = False
-    compile: Any = "auto"
-    ckpt_path: str | None = None
-    allow_targets: list[str] = field(default_factory=list)
-    paths: Paths = field(default_factory=Paths)
+    """whether pixels lie in the order that convolutions are fastest in"""
+    whiten: Annotated[bool, Key(before=False, selectable=True)] = False
+    """whether embeddings, after training, are made to vary alike in all directions within classes"""
+    test_time_flip: Annotated[bool, Key(since="0.2", before=False, selectable=True)] = False
+    """whether each embedding, after training, is the mean of those of the image and its mirror image"""
+    compile: Annotated[Any, _SWITCH, _ASIDE] = "auto"
+    """torch.compile for training; auto: where it saves more time than it takes"""
+    ckpt_path: Annotated[str | None, _ASIDE] = None
+    """checkpoint of an interrupted run to go on from, such as RUN/checkpoints/last.ckpt"""
+    allow_targets: Annotated[list[str], _ASIDE] = field(default_factory=list)
+    """further package prefixes that _target_ may name, for parts of your own"""
+    paths: Annotated[Paths, _ASIDE] = field(default_factory=Paths)
     dataset: Dataset = field(default_factory=Dataset)
     evaluation: Evaluation = field(default_factory=Evaluation)
-    finetuning: Finetuning = field(default_factory=Finetuning)
-    selection: Selection | None = None
-    study: Study = field(default_factory=Study)
-    sweep: Sweep = field(default_factory=Sweep)
-    head: dict[str, Any] = MISSING
-    backbone: dict[str, Any] = MISSING
-    scorer: dict[str, Any] = MISSING
-    augmentation: dict[str, Any] = field(default_factory=dict)  # configurations of before there were any lack it
-    optimizer: dict[str, Any] = MISSING
-    scheduler: dict[str, Any] = MISSING
-    trainer: dict[str, Any] = MISSING
-    logger: dict[str, Any] = MISSING
+    finetuning: Annotated[Finetuning, _CHOSEN] = field(default_factory=Finetuning)
+    selection: Annotated[Selection | None, Key(before=None)] = None
+    """null: nothing is chosen; selection=pseudo_anomaly brings the settings below"""
+    study: Annotated[Study, _ASIDE] = field(default_factory=Study)
+    sweep: Annotated[Sweep, _ASIDE] = field(default_factory=Sweep)
+    head: Annotated[dict[str, Any], Part(given=("in_features", "num_classes")), _CHOSEN] = _MISSING
+    backbone: Annotated[dict[str, Any], Part(Backbone), _CHOSEN] = _MISSING
+    scorer: Annotated[dict[str, Any], Part()] = _MISSING
+    augmentation: Annotated[dict[str, Any], Part(may_be_empty=True), Key(before={}, selectable=True)] = field(
+        default_factory=dict
+    )
+    optimizer: Annotated[dict[str, Any], Part(given=("params",)), _CHOSEN] = _MISSING
+    scheduler: Annotated[dict[str, Any], Part(given=("optimizer",), may_be_empty=True), _CHOSEN] = _MISSING
+    trainer: Annotated[dict[str, Any], Part(Trainer, ("callbacks", "default_root_dir", "logger")), _CHOSEN] = _MISSING
+    logger: Annotated[dict[str, Any], Part(given=("save_dir",), may_be_empty=True), _ASIDE] = _MISSING
+
+
+SETTINGS = dict(settings(Config))
+PARTS = {key: setting.part for key, setting in SETTINGS.items() if setting.part}
+SELECTABLE = sorted(key for key, setting in SETTINGS.items() if setting.key.selectable)
+WITHOUT_IDENTITY = tuple(key for key, setting in SETTINGS.items() if not setting.key.identity)
+LATER = {key: setting.key.before for key, setting in SETTINGS.items() if setting.key.before is not HASHED}
+
+
+def refusal(error: ValidationError) -> str:
+    """Return the first error in a configuration as one line: the key, what its value must be, what came."""
+    first = error.errors()[0]
+    own = first.get("ctx", {}).get("error")
+    if isinstance(own, InputError):
+        return str(own)
+    key = ".".join(str(item) for item in first["loc"])
+    must = SETTINGS[key].must if key in SETTINGS else ""
+    return f"{key} must {must}, got {first['input']}" if must else f"{key}={first['input']}: {first['msg']}"

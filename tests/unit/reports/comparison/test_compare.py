@@ -20,6 +20,7 @@ from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.comparison.from_csv import TAKEN
 from metrad.reports.comparison.notes import HELD
 from metrad.reports.comparison.plots import figures
+from metrad.runs.config.schema import LATER
 from metrad.runs.directory import Run
 from tests.helpers.runs import HEADS, Sweep
 
@@ -116,6 +117,35 @@ def test_runs_older_than_augmentations_count_as_without(sweep):
     found = compare(sweep.path, by="augmentation").runs
     assert set(found["augmentation"]) == {"none", "flip"}
     assert set(found["head"]) == {"adacos", "arcface"}
+
+
+def put(run, key, value):
+    content = OmegaConf.load(run.config)
+    OmegaConf.update(content, key, value, force_add=True, merge=False)
+    OmegaConf.save(content, run.config)
+
+
+@pytest.mark.parametrize("key", [*LATER, "made_up", "backbone.made_up"])
+def test_runs_older_than_a_setting_count_as_those_with_the_value_they_stand_for(key, sweep, monkeypatch):
+    monkeypatch.setitem(LATER, "made_up", "plain")
+    monkeypatch.setitem(LATER, "backbone.made_up", "plain")
+    for seed in range(6):
+        sweep.add(["head=adacos", f"seed={seed}"], 0.8 + seed / 100)
+        run = sweep.add(["head=arcface", f"seed={seed}"], 0.7 + seed / 100)
+        put(run, key, LATER[key])
+    assert set(compare(sweep.path).runs["head"]) == {"adacos", "arcface"}
+    put(run, key, "other")
+    with pytest.raises(InputError, match=f"^{key} is"):
+        compare(sweep.path)
+
+
+@pytest.mark.parametrize(("key", "before"), [("whiten", "false"), ("made_up", "plain")])
+def test_a_setting_is_compared_with_the_value_that_older_runs_stand_for(key, before, sweep, monkeypatch):
+    monkeypatch.setitem(LATER, "made_up", "plain")
+    for seed in range(6):
+        sweep.add(["head=adacos", f"seed={seed}"], 0.8 + seed / 100)
+        put(sweep.add(["head=adacos", f"seed={seed}", f"{key}=other"], 0.7 + seed / 100), key, "other")
+    assert set(compare(sweep.path, by=key).runs[key]) == {before, "other"}
 
 
 def test_a_run_refused_before_its_settings_were_saved_is_told(sweep):

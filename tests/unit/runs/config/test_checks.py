@@ -22,6 +22,7 @@ from metrad.runs.config import catalogue, checks
 from metrad.runs.config.build import instantiate
 from metrad.runs.config.catalogue import suggestion
 from metrad.runs.config.explain import explain
+from metrad.runs.config.schema import PARTS
 from metrad.runs.identity import differences, identity
 from metrad.runs.naming import run_name
 from tests.helpers.commands import composed
@@ -113,6 +114,18 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("batch_size", 1, "batch_size must be at least 2, got 1"),
         ("image_size", 0, "image_size must be at least 1, or null, got 0"),
         ("seed", -1, "seed must be at least 0, got -1"),
+        ("compile", 1, "compile must be auto, true or false, got 1"),
+        ("dataset.memory_limit_gib", -0.5, "dataset.memory_limit_gib must be at least 0, got -0.5"),
+        ("evaluation.level", 1.0, "evaluation.level must be between 0 and 1, got 1.0"),
+        ("evaluation.level", float("nan"), "evaluation.level must be between 0 and 1, got nan"),
+        ("evaluation.resamples", 99, "evaluation.resamples must be at least 100, got 99"),
+        ("evaluation.false_alarm_rates", [0.1, 2], "evaluation.false_alarm_rates must be a list of different rates"),
+        ("evaluation.false_alarm_rates", [0.1, 2], "0 and 1, such as [0.01,0.05], or null, got [0.1, 2]"),
+        ("finetuning.layer_decay", 1.5, "finetuning.layer_decay must be between 0 and 1, got 1.5"),
+        ("finetuning.distillation", float("inf"), "finetuning.distillation must be at least 0, got inf"),
+        ("finetuning.ema", 1.0, "finetuning.ema must be between 0 and 1, or null, got 1.0"),
+        ("trainer.accumulate_grad_batches", 0, "trainer.accumulate_grad_batches must be at least 1, got 0"),
+        ("trainer.enable_progress_bar", 3, "trainer.enable_progress_bar must be auto, true or false, got 3"),
         ("ckpt_path", "nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),
         ("head._target_", "os.system", "head._target_=os.system is not allowed"),
         ("head._target_", "torchvisionx.Head", "not allowed"),
@@ -133,7 +146,49 @@ def test_a_wrong_setting_is_named(key, value, says, cfg):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("part", checks.PARTS)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", None),
+        ("seed", 10**30),
+        ("compile", False),
+        ("dataset.normal", "7"),
+        ("dataset.reference", [0, "1"]),
+        ("evaluation.false_alarm_rates", [0.1, 0.2]),
+        ("finetuning.layer_decay", 0),
+        ("finetuning.ema", 0.99),
+        ("trainer.enable_progress_bar", "auto"),
+        ("trainer.precision", "auto"),
+    ],
+)
+def test_a_value_at_the_edge_of_what_is_allowed_passes(key, value, cfg):
+    checks.check(changed(cfg, key, value))
+
+
+@pytest.mark.parametrize(
+    ("selection", "says"),
+    [
+        ({"candidates": []}, "selection.candidates must be a list of at least one choice, such as [{}], got []"),
+        ({"candidates": [{"seed": 1}]}, "selection.candidates: seed is nothing to choose; settings of augmentation, "),
+        ({"candidates": [{"trainer.precision": "32-true"}]}, "trainer.precision is nothing to choose"),
+        ({"candidates": [{}, {"optimizer.lr": 1}, {}]}, "selection.candidates names {} twice"),
+        ({"normal_share": 1.0}, "selection.normal_share must be between 0 and 1, got 1.0"),
+        ({"classes": 0}, "selection.classes must be null, a count of at least 1, or a list of class names or numbers"),
+        ({"classes": []}, "selection.classes must be null, a count"),
+        ({"classes": True}, "selection.classes must be null, a count"),
+    ],
+)
+def test_a_wrong_selection_is_named(selection, says, cfg):
+    with pytest.raises(InputError, match=re.escape(says)):
+        checks.check(OmegaConf.merge(cfg, {"selection": selection}))
+
+
+def test_a_selection_of_classes_by_number_and_of_two_candidates_passes(cfg):
+    candidates = [{"optimizer.lr": 0.1, "finetuning.ema": 0.5}, {}]
+    checks.check(OmegaConf.merge(cfg, {"selection": {"classes": [0, "1"], "candidates": candidates}}))
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_an_unknown_key_of_any_part_is_refused(part, cfg):
     if part == "scheduler":
         cfg = changed(cfg, part, {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1})
@@ -148,7 +203,7 @@ def test_nothing_stands_at_the_top_that_the_schema_lacks(cfg):
         checks.check(changed(cfg, "sed", 1))
 
 
-@pytest.mark.parametrize("part", checks.MAY_BE_EMPTY)
+@pytest.mark.parametrize("part", [name for name, part in PARTS.items() if part.may_be_empty])
 def test_some_parts_may_be_empty_but_not_without_a_target(part, cfg):
     empty = changed(cfg, part, {})
     checks.check(empty)
