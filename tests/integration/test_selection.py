@@ -39,9 +39,9 @@ def folds(monkeypatch) -> list[tuple[str, str]]:
     """What is trained to choose, one after the other."""
     trained, fold = [], select._fold
 
-    def noting(cfg, run, settings, held_out):
-        found = fold(cfg, run, settings, held_out)
-        trained.append((select.describe(settings), held_out))
+    def noting(parts, run):
+        found = fold(parts, run)
+        trained.append((f"optimizer.lr={parts.config.optimizer.lr}", parts.held_out))
         return found
 
     monkeypatch.setattr(select, "_fold", noting)
@@ -225,7 +225,7 @@ def test_a_choice_that_was_interrupted_goes_on_with_the_class_it_was_at(chosen, 
 
 def test_a_run_interrupted_after_its_choice_chooses_nothing_again(chosen, metrad, tmp_path, folds, monkeypatch):
     with monkeypatch.context() as patched:
-        interrupt(patched, sys.modules["metrad.app.train"], "fit_and_embed", at=1)
+        interrupt(patched, sys.modules["metrad.app.fit"], "fit_and_embed", at=1)
         assert metrad(*SWEEP).code != 0
     run = the_run(tmp_path)
     assert (run.state, len(folds), run.asked.exists()) == ("interrupted", 4, True)

@@ -1,0 +1,722 @@
+"""Plants faults in all rooms but the heads, one at a time in a copy of the project, and tells which test catches each.
+
+    python faults.py [--root FOLDER] [--check] [--deep] [--seed N] [--count N] [--jobs N] [NAME ...]
+
+A fault is found by searching all of src for its old text, which has to occur once there, so it outlives a move of
+files. First the tests of its room are run, those below tests/unit, tests/reference and tests/contract whose path
+contains one of its keywords; with --deep, if none of them fails, all others too. NAME is a part of the names of faults
+or of their rooms; without one, all are planted. Ends with code 1 if a fault survives, or, with --check, if one cannot
+be planted.
+"""
+
+import argparse
+import ast
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+PARTS = (
+    "src",
+    "conf",
+    "tests",
+    "docs",
+    "benchmarks",
+    "pyproject.toml",
+    "train.py",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+)
+FIRST = ("tests/unit/", "tests/reference/", "tests/contract/")
+LIMIT_SECONDS = 600
+SURVIVED = "SURVIVED"
+PYTEST = (
+    *("-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider"),
+    "-m",
+    "not (compiles or browser or slurm)",
+)
+# Runs inside the copy, before any test: the fault must be in what is tested, and failing examples are not made smaller.
+CONFTEST = """\
+from pathlib import Path
+from hypothesis import Phase, settings
+import metrad
+settings.register_profile("faults", phases=[Phase.explicit, Phase.generate], derandomize=True, deadline=None)
+settings.load_profile("faults")
+found = Path(metrad.__file__)
+assert Path(__file__).resolve().parent in found.resolve().parents, f"not the copy is tested but {found}"
+"""
+SUMMARY_OF_SEED = "np.clip(statistic.seed_interval(figures.to_numpy()), 0, 1)"
+PAIRED_DIFFERENCES = "np.array([one[seed] - other[seed] for seed in one if seed in other])"
+EACH_GPU = """\
+        for place in range(self.jobs_per_gpu):
+            for gpu in gpus:"""
+SAVED_WHOLE = """\
+        with replacing(Path(path)) as partial:
+            torch.save(checkpoint, partial)"""
+SORTED_THRESHOLD = """\
+np.sort(_finite_vector(calibration_scores, "calibration_scores"))
+    require_calibration"""
+
+# Room → keywords of its test files, and name of the fault → (old text, new text[, keywords of its own]).
+PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
+    "splits and roles": (
+        ("test_splits", "test_selection", "test_datamodule"),
+        {
+            "the copy in the training part stays": (
+                'np.argsort(~pool.in_test_part[candidate], kind="stable")',
+                'np.argsort(pool.in_test_part[candidate], kind="stable")',
+            ),
+            "broken images are drawn": ("np.flatnonzero(pool.usable & np.isin(", "np.flatnonzero(np.isin("),
+            "smallest remainder first": (
+                'np.argsort(-remainder, kind="stable")',
+                'np.argsort(remainder, kind="stable")',
+            ),
+            "pieces of roles overlap": ("images[t : t + n]", "images[:n]"),
+            "seed forgotten": (
+                "default_rng([seed, label, *purpose.encode()])",
+                "default_rng([label, *purpose.encode()])",
+            ),
+            "one stream for all classes": (
+                "default_rng([seed, label, *purpose.encode()])",
+                "default_rng([seed, *purpose.encode()])",
+            ),
+            "head labels with normal classes first": (
+                "return self.reference + self.normal",
+                "return self.normal + self.reference",
+            ),
+            "stand-in stays in the reference": ('"reference": reference[~held]', '"reference": reference'),
+            "class without training images is left for normal": (
+                'for i in left if role == "anomalous" or i in trainable)',
+                "for i in left)",
+                ("test_datamodule",),
+            ),
+            "a name is taken as its letters": (
+                "isinstance(wanted, str | int) else list(wanted)",
+                "isinstance(wanted, int) else list(wanted)",
+                ("test_datamodule",),
+            ),
+        },
+    ),
+    "image decoding": (
+        ("test_images.py", "decod"),
+        {
+            "turned the wrong way round": ("6: Image.Transpose.ROTATE_270", "6: Image.Transpose.ROTATE_90"),
+            "transparency over black": (
+                'Image.new("RGBA", image.size, "white")',
+                'Image.new("RGBA", image.size, "black")',
+            ),
+            "grey above 16 bits let in": ("values.max() > 0xFFFF", "values.max() > 0xFFFFF"),
+            "height and width swapped": (".permute(2, 0, 1)", ".permute(2, 1, 0)"),
+            "digest of the pixels": ("(to_rgb(image)), digest(data))", "(to_rgb(image)), digest(image.tobytes()))"),
+            "skipping turned round": ("elif skip_corrupt:", "elif not skip_corrupt:"),
+            "position past the end let in": ("high >= self.starts[-1]", "high > self.starts[-1]"),
+            "joined arrays found one too late": (
+                "bisect_right(self.starts, index) - 1",
+                "min(bisect_right(self.starts, index + 1), len(self.arrays)) - 1",
+            ),
+        },
+    ),
+    "image store": (
+        ("test_imageset",),
+        {
+            "broken images count as usable": (
+                "usable[list(found.corrupt)] = False",
+                "usable[: len(found.corrupt)] = False",
+            ),
+            "size of the source ignored": ("source.size or image_size", "image_size"),
+            "memory limit excluded": ("if needed <= storage.memory_limit", "if needed < storage.memory_limit"),
+            "one cache for both ways with broken files": (
+                "repr((DECODER_VERSION, kind, source.identity, size, skip_corrupt))",
+                "repr((DECODER_VERSION, kind, source.identity, size))",
+            ),
+            "positions of broken files as text": ("{int(i): why for i, why in", "{i: why for i, why in"),
+            "bytes of one channel counted": ("count * size * size * 3", "count * size * size"),
+            "sources told apart by their files alone": (
+                "(type(source), source.identity) if source.identity",
+                "source.identity if source.identity",
+            ),
+        },
+    ),
+    "scorers and neighbour search": (
+        ("test_scoring", "test_exact", "test_screening", "scorers"),
+        {
+            "LOF upside down": (
+                "self.density_[positions].mean(axis=1) / self._density(distances, positions)",
+                "self._density(distances, positions) / self.density_[positions].mean(axis=1)",
+            ),
+            "divided by the nearest one's distance": ("self.own_[positions[:, -1]]", "self.own_[positions[:, 0]]"),
+            "farthest normal class": ("np.min(distances, axis=0)", "np.max(distances, axis=0)"),
+            "reference distance added": (
+                "- self.weight * reduced(reference, self.reduce)",
+                "+ self.weight * reduced(reference, self.reduce)",
+            ),
+            "odds of normal classes": (
+                "outputs[:, ~normal].logsumexp(dim=1) - outputs[:, normal].logsumexp(dim=1)",
+                "outputs[:, normal].logsumexp(dim=1) - outputs[:, ~normal].logsumexp(dim=1)",
+            ),
+            "nearest dropped where copies are": (
+                "itself[~itself.any(axis=1), -1] = True",
+                "itself[~itself.any(axis=1), 0] = True",
+                ("test_scoring",),
+            ),
+            "doubt of float32 taken off": ("return doubt - kth", "return -doubt - kth", ("test_exact",)),
+            "copies a rounding apart": ("np.where(apart < 1e-14, 0.0, apart)", "apart", ("scorers",)),
+            "screen is sure too soon": (
+                "bounds[:, -1] > near[:, k - 1] + error",
+                "bounds[:, -1] > near[:, 0] + error",
+                ("test_screening",),
+            ),
+            "state saved under swapped names": (
+                '{"reach": self.reach_, "density": self.density_}',
+                '{"reach": self.density_, "density": self.reach_}',
+                ("scorers",),
+            ),
+            "checksums of files not looked at": (
+                'require_unchanged(folder / name, record["files"][name])',
+                'record["files"][name]',
+                ("contract/test_scorers", "scorers"),
+            ),
+            "recall counts the query itself": (
+                "found[i][found[i] != own][:k]",
+                "found[i][:k]",
+                ("unit/test_scorers", "scorers"),
+            ),
+            "one list less is looked into": (
+                "self.nprobe or min(nlist, max(16,",
+                "self.nprobe or min(nlist, max(1,",
+                ("unit/test_scorers", "scorers"),
+            ),
+        },
+    ),
+    "thresholds and p-values": (
+        ("test_statistics", "threshold"),
+        {
+            "rank one too low": ("calibration[rank - 1]", "calibration[rank - 2]"),
+            "one image too many wanted": (
+                "math.ceil(1 / _exact_rate(false_alarm_rate)) - 1",
+                "math.ceil(1 / _exact_rate(false_alarm_rate))",
+            ),
+            "equal scores not counted": (
+                '_finite_vector(scores, "scores"), side="left"',
+                '_finite_vector(scores, "scores"), side="right"',
+            ),
+            "a third is no third": (
+                "return simple if float(simple) == false_alarm_rate else Fraction(",
+                "return Fraction(",
+            ),
+            "calibration scores not sorted": (
+                SORTED_THRESHOLD,
+                SORTED_THRESHOLD.replace("np.sort(", "np.asarray("),
+            ),
+            "alarm at the threshold itself": ("alarms = scores > threshold", "alarms = scores >= threshold"),
+        },
+    ),
+    "metrics": (
+        ("test_scoring", "metrics", "test_statistics"),
+        {
+            "95 % itself is not enough": (
+                "true_positive_rate >= MIN_TRUE_POSITIVE_RATE",
+                "true_positive_rate > MIN_TRUE_POSITIVE_RATE",
+            ),
+            "highest false-positive rate": ("false_positive_rate[enough][0]", "false_positive_rate[enough][-1]"),
+            "partial AUROC up to another rate": ("max_fpr=MAX_FALSE_POSITIVE_RATE", "max_fpr=MIN_TRUE_POSITIVE_RATE"),
+            "points of the curve dropped": ("drop_intermediate=False", "drop_intermediate=True"),
+            "ties broken": (
+                "np.unique(scores, return_inverse=True)[1], anomalous",
+                "scores.argsort().argsort(), anomalous",
+            ),
+            "only anomalous images let in": ("if anomalous.all() or not anomalous.any():", "if not anomalous.any():"),
+        },
+    ),
+    "intervals": (
+        ("test_statistics", "interval"),
+        {
+            "variance over N": ("components.var(ddof=1)", "components.var()"),
+            "ties count nothing": (
+                'side="left") + np.searchsorted(others, ranks, side="right")',
+                'side="left") + np.searchsorted(others, ranks, side="left")',
+            ),
+            "more disjoint pairs than there are": (
+                "float(V10.mean()), min(len(V10), len(V01))",
+                "float(V10.mean()), max(len(V10), len(V01))",
+            ),
+            "ends of another level": ("blocks]), [tail, 1 - tail])", "blocks]), [tail / 2, 1 - tail / 2])"),
+            "Wilson in place of Clopper-Pearson": ('level, method="exact"', 'level, method="wilson"'),
+        },
+    ),
+    "whitening": (
+        ("whitening", "test_finetuning"),
+        {
+            "about the mean of all": ("centred - means[places]", "centred - centred.mean(axis=0)"),
+            "seen from the mean of all images": (
+                "return means.mean(axis=0), (dir",
+                "return np.mean(embeddings, axis=0), (dir",
+            ),
+            "not turned back": (
+                "(directions / np.sqrt(variances)) @ directions.T",
+                "(directions / np.sqrt(variances)).T",
+            ),
+            "nearly singular let in": (" or variances[0] <= np.finfo(np.float64).eps * variances[-1]", ""),
+            "centre not taken off": (
+                "(embeddings.to(self.centre.dtype) - self.centre) @ self.whitening.T",
+                "embeddings.to(self.centre.dtype) @ self.whitening.T",
+            ),
+        },
+    ),
+    "embeddings and ranks": (
+        ("test_embedding", "test_distributed", "ranks"),
+        {
+            "rows left out between ranks": ("min(i + 1, more)", "min(i, more)", ("test_distributed", "ranks")),
+            "last rows in no part": (
+                "divmod(-(-count // step), world_size())",
+                "divmod(count // step, world_size())",
+                ("test_distributed", "ranks"),
+            ),
+            "parts of a batch in another order": (
+                "tensor_split(ranks.world_size())[ranks.rank()]",
+                "tensor_split(ranks.world_size())[-1 - ranks.rank()]",
+                ("test_distributed", "batches"),
+            ),
+            "batch of twice the memory": ("2 * size * bytes_each <= memory", "size * bytes_each <= memory"),
+            "float16 run as bfloat16": ('"16": torch.float16', '"16": torch.bfloat16'),
+            "no memory for one image tried again": (
+                "if len(images) == 1:\n                raise",
+                "if not len(images):\n                raise",
+            ),
+            "gradient not multiplied by the ranks": (
+                "world_size() * len(labels) / every",
+                "len(labels) / every",
+                ("test_distributed", "ranks"),
+            ),
+            "rows of ranks put in each other's places": (
+                "in enumerate(parts):\n        if source > 0",
+                "in enumerate(parts[::-1]):\n        if source > 0",
+                ("test_distributed", "ranks"),
+            ),
+            "first anomalous image counts as normal": (
+                "np.arange(normal + anomalous) >= normal",
+                "np.arange(normal + anomalous) > normal",
+            ),
+        },
+    ),
+    "run directories": (
+        ("test_runs", "test_sweep"),
+        {
+            "a killed run counts as running": (
+                'state == "running" and not self.is_held()',
+                'state == "running" and self.is_held()',
+                ("test_sweep", "test_runs"),
+            ),
+            "a selection found is cleared": (
+                "[self.selection] * keep_selection",
+                "[self.selection] * keep_training",
+                ("test_sweep", "test_runs"),
+            ),
+            "identity lost at the end": ('if key in ("identity", "started")', 'if key in ("started",)'),
+            "own lock taken for another's": (
+                "self._own_lock or not self.lock.exists()",
+                "not self.lock.exists()",
+                ("test_sweep", "test_runs"),
+            ),
+            "old file removed before the new one is whole": (
+                "yield partial\n        partial.replace(path)",
+                "path.unlink(missing_ok=True)\n        yield partial\n        partial.replace(path)",
+            ),
+            "checkpoints of a refused run removed": (
+                "and not keep_refused and not self.checkpoints.exists()",
+                "and not keep_refused",
+            ),
+            "a run that is not finished opened": ('if run.state != "finished":\n', 'if run.state == "failed":\n'),
+            "a folder claimed twice": ("[path.name for path in self._own() if path.exists()]", "[]"),
+            "changed files let in": ("if found != digest:", "if len(found) != len(digest):", ("scorers", "checksum")),
+            "changed records let in": (
+                "whole = sealed(record).encode() == text",
+                "whole = len(sealed(record).encode()) == len(text)",
+                ("unit/test_scorers", "scorers", "checksum"),
+            ),
+        },
+    ),
+    "identity and names": (
+        ("test_sweep", "test_config.py", "names"),
+        {
+            "compile makes another run": ('"ckpt_path", "allow_targets", "compile"', '"ckpt_path", "allow_targets"'),
+            "later settings make no other run": ("(key not in LATER or value != LATER[key])", "key not in LATER"),
+            "differences one way alone": (
+                "for key in a | b if a.get(key)",
+                "for key in a if a.get(key)",
+                ("test_config.py", "names"),
+            ),
+            "paths stand in names": (
+                'key.split(".")[0] not in _UNNAMED',
+                "key not in _UNNAMED",
+                ("test_config.py", "names"),
+            ),
+            "long names cut without a hash": (
+                'f"{name[:190]}~{_hash(name)}"',
+                "name[:200]",
+                ("test_config.py", "names"),
+            ),
+            "values cut without a hash": ("[:40]}~{_hash(value)}", "[:40]}", ("test_config.py", "names")),
+            "a sweep's name forgotten": ("return time if name is None else str(name)", "return time"),
+        },
+    ),
+    "configuration checks": (
+        ("test_config.py",),
+        {
+            "batches of one let in": ('cfg["batch_size"] >= 2', 'cfg["batch_size"] >= 1'),
+            "a rate twice let in": ("and len(set(value)) == len(value)", ""),
+            "target that leads outside let in": (
+                "if not callable(found) or not home.startswith(allowed):",
+                "if not callable(found):",
+            ),
+            "true passes for a number": ("strict=isinstance(value, bool)", "strict=False"),
+            "two open roles let in": (
+                'for role in ("normal", "anomalous", "reference") if dataset[role] is None',
+                'for role in ("normal", "anomalous") if dataset[role] is None',
+            ),
+        },
+    ),
+    "resuming": (
+        ("test_checkpoints", "resum", "test_datamodule"),
+        {
+            "checkpoint written in place": (SAVED_WHOLE, "        torch.save(checkpoint, path)"),
+            "any file of a dictionary is a checkpoint": (
+                'checkpoint["optimizer_states"][0]["param_groups"][0]\n',
+                'checkpoint.get("optimizer_states")\n',
+            ),
+            "seed and epoch added up": (
+                "default_rng([self.seed, self.epoch])",
+                "default_rng(self.seed + self.epoch)",
+                ("test_datamodule", "batches"),
+            ),
+            "changed images taken up": (
+                'if self._split_hash(split) != description["hash"]:',
+                'if not description["hash"]:',
+                ("test_datamodule",),
+            ),
+            "hash of names alone": (
+                "self.data.names[i].encode() + self.data.digests[i].tobytes()",
+                "self.data.names[i].encode()",
+                ("test_datamodule",),
+            ),
+            "checkpoints cleared where training goes on": (
+                "[self.checkpoints] * keep_training",
+                "[self.checkpoints] * keep_selection",
+                ("test_sweep", "test_runs"),
+            ),
+            "the order of epochs begins anew": (
+                "sampler.set_epoch(self.first_epoch)",
+                "sampler.set_epoch(0)",
+                ("test_datamodule",),
+            ),
+            "an epoch counted too few": (
+                'int(checkpoint["epoch"]) + 1, checkpoint',
+                'int(checkpoint["epoch"]), checkpoint',
+            ),
+            "checkpoint of other images let in": (
+                "if checkpoint.get(type(data).__qualname__) != data.state_dict():",
+                "if type(data).__qualname__ not in checkpoint:",
+            ),
+            "rate of a scheduler compared": ('settings.pop("initial_lr", settings["lr"])', 'settings["lr"]'),
+        },
+    ),
+    "sweeps": (
+        ("test_sweep",),
+        {
+            "a running run is made again": ('if state not in ("finished", "running")', 'if state not in ("finished",)'),
+            "a run of other settings counts as made": (
+                'job.run.noted().get("identity") == identity(job.config)',
+                'job.run.noted().get("identity")',
+            ),
+            "finished without figures counts as made": (
+                "if job.run.figures() is None:",
+                "if not job.run.status.exists():",
+            ),
+            "time left of all runs": ("(len(self.todo) - done)", "(self.total - done)"),
+            "last training counts as choosing": (
+                'status.get("training", 0) + 1 < status.get("trainings", 1)',
+                'status.get("training", 0) + 1 <= status.get("trainings", 1)',
+            ),
+            "skipped runs not counted in": (
+                "{self.skipped + len(self.ended)}/{self.total}",
+                "{len(self.ended)}/{self.total}",
+            ),
+            "one GPU filled before the next": (
+                EACH_GPU,
+                "        for gpu in gpus:\n            for place in range(self.jobs_per_gpu):",
+            ),
+            "a GPU for each run of a process": ("if _devices or not gpus:", "if not gpus:"),
+            "a run given up at its first death": ("if deaths[job.number] > 1:", "if deaths[job.number] > 0:"),
+        },
+    ),
+    "comparison": (
+        ("test_compare", "comparison"),
+        {
+            "Holm's steps the other way": (
+                "np.arange(len(order), 0, -1)",
+                "np.arange(1, len(order) + 1)",
+                ("test_paired",),
+            ),
+            "Wilcoxon's sum itself left out": (
+                "min(chances[: positive + 1].sum(), chances[positive:].sum())",
+                "min(chances[:positive].sum(), chances[positive:].sum())",
+                ("test_paired",),
+            ),
+            "unpaired effect with the wrong sign": (
+                "np.round(values[:, None] - others, DECIMALS)",
+                "np.round(others - values[:, None], DECIMALS)",
+                ("test_paired",),
+            ),
+            "least p one-sided": ("2.0 ** (1 - pairs)", "2.0**-pairs", ("test_paired",)),
+            "mean rank over the wrong axis": (
+                "stats.rankdata(figures, axis=1).mean(axis=0)",
+                "stats.rankdata(figures, axis=1).mean(axis=1)",
+                ("test_paired",),
+            ),
+            "runs paired by their place": (
+                PAIRED_DIFFERENCES,
+                "np.array([a - b for a, b in zip(one.values(), other.values(), strict=False)])",
+            ),
+            "detectable without Holm's first step": ("alpha=ALPHA / max(1, tests)", "alpha=ALPHA"),
+            "interval beyond 0 and 1": (
+                SUMMARY_OF_SEED,
+                SUMMARY_OF_SEED.replace("np.clip(", "(").replace(", 0, 1)", ")"),
+            ),
+            "other images let into a pair": ('if not _below(by, "dataset"):', "if not by:"),
+            "a CSV's figure that is no number let in": (
+                "finished & ~runs[metric].between(0, 1)",
+                "finished & (runs[metric] > 1)",
+            ),
+            "a CSV's two splits let in": ("if (different > 1).any():", "if (different > 2).any():"),
+            "better and worse swapped": (
+                "(difference > 0) != (comparison.metric in LOWER_IS_BETTER)",
+                "(difference > 0) == (comparison.metric in LOWER_IS_BETTER)",
+            ),
+            "numbers sorted as words": ("return float(value), value", "return -math.inf, value", ("test_comparison",)),
+            "deviation over N": ("statistics.stdev(aurocs)", "statistics.pstdev(aurocs)", ("test_comparison",)),
+        },
+    ),
+    "report data": (
+        ("test_report",),
+        {
+            "upper of two as the median": (
+                'rows["folder"].iloc[(len(rows) - 1) // 2]',
+                'rows["folder"].iloc[len(rows) // 2]',
+            ),
+            "curve one threshold too low": (
+                'np.searchsorted(false_positive, RATES, side="right") - 1',
+                'np.searchsorted(false_positive, RATES, side="left")',
+            ),
+            "unfinished runs in the cells": ("runs[runs[metric].notna()]", "runs"),
+            "a setting that is lacking is no difference": (
+                "{one.get(key) for one in settings}",
+                "{one[key] for one in settings if key in one}",
+            ),
+            "each panel has the room of all": ("<= EVIDENCE_BYTES / panels", "<= EVIDENCE_BYTES"),
+        },
+    ),
+}
+
+
+class Fault(NamedTuple):
+    """A fault: its name and room, the text that stands once in src, what to put there, and the tests to run first."""
+
+    name: str
+    room: str
+    old: str
+    new: str
+    keywords: tuple[str, ...]
+
+
+class Result(NamedTuple):
+    """What became of a fault: the first test that failed, or SURVIVED, and the seconds it took."""
+
+    fault: Fault
+    test: str
+    seconds: float
+
+
+def faults() -> list[Fault]:
+    """Return all faults."""
+    return [
+        Fault(name, room, old, new, own[0] if own else keywords)
+        for room, (keywords, planted) in PLANTED.items()
+        for name, (old, new, *own) in planted.items()
+    ]
+
+
+def place(root: Path, fault: Fault) -> Path:
+    """Return the file below ``root`` that holds the old text of ``fault``.
+
+    Raises:
+        RuntimeError: it does not occur exactly once, or the new text changes nothing or is no Python.
+    """
+    texts = {file: file.read_text(encoding="utf-8") for file in sorted((root / "src").rglob("*.py"))}
+    holds = {file: text.count(fault.old) for file, text in texts.items() if fault.old in text}
+    if sum(holds.values()) != 1:
+        where = ", ".join(str(file.relative_to(root)) for file in holds) or "no file"
+        raise RuntimeError(f"{fault.old!r} occurs {sum(holds.values())} times, in {where}")
+    (file,) = holds
+    try:
+        changed = ast.dump(ast.parse(texts[file].replace(fault.old, fault.new))) != ast.dump(ast.parse(texts[file]))
+    except SyntaxError as error:
+        raise RuntimeError(f"with {fault.new!r} {file.name} is no Python ({error})") from error
+    if not changed:
+        raise RuntimeError(f"{fault.new!r} changes nothing")
+    return file
+
+
+def test_files(root: Path) -> list[str]:
+    """Return all test files by their path below ``root``."""
+    return sorted(str(file.relative_to(root)) for file in (root / "tests").rglob("test_*.py"))
+
+
+def first_files(root: Path, fault: Fault) -> list[str]:
+    """Return the test files of the fault, those of its first keyword first.
+
+    Raises:
+        RuntimeError: there are none.
+    """
+    quick = [file for file in test_files(root) if file.startswith(FIRST)]
+    chosen = list(dict.fromkeys(file for word in fault.keywords for file in quick if word in file))
+    if not chosen:
+        raise RuntimeError(f"no test file has {' or '.join(fault.keywords)} in its path")
+    return chosen
+
+
+def snapshot(root: Path, folder: Path) -> Path:
+    """Copy what the tests need to ``folder``, so that edits during the run do not reach it."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for part in filter(lambda part: (root / part).exists(), PARTS):
+        if (root / part).is_dir():
+            shutil.copytree(root / part, folder / part, ignore=ignored)
+        else:
+            shutil.copy(root / part, folder)
+    (folder / "conftest.py").write_text(CONFTEST)
+    return folder
+
+
+def tested(whole: Path, fault: Fault, *, deep: bool) -> Result:
+    """Plant ``fault`` in a copy of ``whole`` and run the tests on it."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="metrad-fault-", ignore_cleanup_errors=True) as name:
+        copy = shutil.copytree(whole, Path(name) / "copy")
+        target = place(copy, fault)
+        target.write_text(target.read_text(encoding="utf-8").replace(fault.old, fault.new), encoding="utf-8")
+        first = first_files(copy, fault)
+        test = first_failure(copy, first, started + LIMIT_SECONDS) or SURVIVED
+        if test == SURVIVED and deep:
+            rest = [file for file in test_files(copy) if file not in first]
+            rest.sort(key=lambda file: not any(word in file for word in fault.keywords))
+            found = first_failure(copy, rest, started + LIMIT_SECONDS)
+            test = SURVIVED if found is None or found.startswith("no end") else found
+        return Result(fault, test, time.monotonic() - started)
+
+
+def first_failure(copy: Path, files: Iterable[str], until: float) -> str | None:
+    """Run the tests of ``files`` in ``copy`` and return the first that fails, or None.
+
+    Raises:
+        RuntimeError: the tests did not run, or not on the copy.
+    """
+    paths = [str(copy / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("METRAD_")}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, *PYTEST, f"--basetemp={copy.parent / 'temporary'}", *files]
+    process = subprocess.Popen(
+        command, cwd=copy, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        said = process.communicate(timeout=max(1, until - time.monotonic()))[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # and the processes that the tests have started
+        process.communicate()
+        return f"no end within {LIMIT_SECONDS} s"
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+::\w+(?:\[.*?\])?|\S+)", said, re.MULTILINE)
+    if process.returncode in (0, 5) and failed is None:  # 5: all of them are left out by their marks
+        return None
+    if failed is None or "not the copy is tested" in said:
+        raise RuntimeError(f"the tests did not run in {copy}:\n{said[-4000:]}")
+    return failed[1].removeprefix("tests/")
+
+
+def unsound(whole: Path, results: Sequence[Result]) -> str | None:
+    """Return the first of the catching tests that fails without any fault too; None if all pass."""
+    names = dict.fromkeys(f"tests/{result.test.partition('[')[0]}" for result in results)
+    names = [name for name in names if "::" in name or name.endswith(".py")]
+    with tempfile.TemporaryDirectory(prefix="metrad-sound-", ignore_cleanup_errors=True) as name:
+        copy = shutil.copytree(whole, Path(name) / "copy")
+        return first_failure(copy, names, time.monotonic() + 6 * LIMIT_SECONDS) if names else None
+
+
+def check(root: Path, chosen: Sequence[Fault]) -> int:
+    """Tell which faults cannot be planted or have no tests, and return the exit code."""
+    bad = 0
+    for fault in chosen:
+        for needed in (place, first_files):
+            try:
+                needed(root, fault)
+            except RuntimeError as error:
+                print(f"{fault.room}, {fault.name}: {error}")
+                bad += 1
+    print(f"{len(chosen)} faults in {len({fault.room for fault in chosen})} rooms; {bad} to repair")
+    return int(bad > 0)
+
+
+def plant(root: Path, chosen: Sequence[Fault], *, jobs: int, deep: bool) -> int:
+    """Run the tests with each fault, print the table, and return the exit code."""
+    say, results, started = partial(print, file=sys.stderr, flush=True), [], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="metrad-whole-") as name, ThreadPoolExecutor(max_workers=jobs) as pool:
+        whole = snapshot(root, Path(name))
+        for result in pool.map(partial(tested, whole, deep=deep), chosen):
+            results.append(result)
+            say(f"[{len(results)}/{len(chosen)}] {result.fault.name}: {result.test} ({result.seconds:.0f} s)")
+        broken = unsound(whole, results)
+    print("| room | fault | caught by | seconds |\n|---|---|---|---|")
+    for fault, test, seconds in sorted(results, key=lambda result: list(PLANTED).index(result.fault.room)):
+        print(f"| {fault.room} | {fault.name} | {test.replace('|', '/')} | {seconds:.0f} |")
+    survivors = [result.fault.name for result in results if result.test == SURVIVED]
+    told = f"; survivors: {', '.join(survivors)}" * bool(survivors)
+    print(f"\n{len(results) - len(survivors)} of {len(results)} caught{told}")
+    print(f"\n{time.monotonic() - started:.0f} s in all; without a fault {broken or 'none of these tests'} fails")
+    return int(bool(survivors) or broken is not None)
+
+
+def main() -> int:
+    """Plant the faults that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path(), help="the project; default the working directory")
+    parser.add_argument("--check", action="store_true", help="only tell which faults cannot be planted")
+    parser.add_argument(
+        "--deep", action="store_true", help="run all other tests on what the tests of the room let live"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the order, and of what --count draws")
+    parser.add_argument("--count", type=int, help="how many faults to draw; default all")
+    parser.add_argument("--jobs", type=int, default=1, help="how many copies are tested at a time")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="parts of names of faults or rooms; default all")
+    arguments = parser.parse_args()
+    root, chosen = arguments.root.resolve(), faults()
+    if arguments.names:
+        chosen = [fault for fault in chosen if any(part in f"{fault.room}/{fault.name}" for part in arguments.names)]
+    if not chosen:
+        parser.error("no fault and no room is named so")
+    if arguments.check:
+        return check(root, chosen)
+    random.Random(arguments.seed).shuffle(chosen)
+    return plant(root, chosen[: arguments.count], jobs=arguments.jobs, deep=arguments.deep)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
