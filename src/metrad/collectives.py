@@ -1,7 +1,7 @@
-"""What the ranks of a run tell each other. In a single process all of it is free and changes nothing.
+"""Collective operations of the ranks: broadcast, gather and sum. In a single process they communicate nothing.
 
-A rank is one of the processes that train a model together, each on a device of its own. Values on the CPU travel over
-gloo, those on a GPU over NCCL.
+A rank is one of the processes that train a model together, each on its own device. Tensors on the CPU travel over
+gloo, tensors on a GPU over NCCL.
 """
 
 from typing import Any, TypeVar
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 def several() -> bool:
-    """Tell whether this process is one of several ranks."""
+    """Return whether this process is one of several ranks."""
     return world_size() > 1
 
 
 def rank() -> int:
-    """Return the number of this rank, 0 in a single process. Rank 0 alone writes and prints."""
+    """Return the number of this rank, 0 in a single process. Only rank 0 writes and prints."""
     return dist.get_rank() if _joined() else 0
 
 
 def world_size() -> int:
-    """Return how many ranks there are."""
+    """Return the number of ranks, 1 in a single process."""
     return dist.get_world_size() if _joined() else 1
 
 
@@ -43,12 +43,13 @@ def total(count: int) -> int:
 
 
 def gradient_weight(labels: Tensor) -> Tensor | float:
-    """Return what the mean loss of this rank's images is multiplied by, for the gradient of the whole batch's mean.
+    """Return the factor of this rank's mean loss that makes DDP's gradient that of the whole batch's mean loss.
 
-    DDP averages the gradients of R ranks, so with n of N images a rank's weight is R·n/N, which is 1 for equal parts.
+    DDP averages the gradients of R ranks. A rank with n of the batch's N images therefore has the factor R·n/N, which
+    is 1 for equal parts.
 
     Args:
-        labels: those of this rank's images, (n,).
+        labels: labels of this rank's images, (n,).
     """
     if not several():
         return 1.0
@@ -68,10 +69,10 @@ def same(value: T) -> T:
 
 
 def spans(count: int, step: int) -> list[tuple[int, int]]:
-    """Return for each rank where its part of ``count`` rows begins and ends.
+    """Divide ``count`` rows among the ranks, and return the start and end of each rank's part.
 
-    The parts follow each other, the earlier ranks' no smaller than the later ones', and all but the last are multiples
-    of ``step`` rows, so that batches of ``step`` are those of a single process.
+    The parts are consecutive, and no part is smaller than a later one. Every part but the last with rows is a multiple
+    of ``step`` rows, so batches of ``step`` rows are the same as in a single process.
     """
     whole, more = divmod(-(-count // step), world_size())
     ends = [min(count, step * (whole * (i + 1) + min(i + 1, more))) for i in range(world_size())]
@@ -79,11 +80,11 @@ def spans(count: int, step: int) -> list[tuple[int, int]]:
 
 
 def gather(rows: np.ndarray, parts: list[tuple[int, int]]) -> np.ndarray:
-    """Return the rows of all ranks, one after another, on rank 0, and none on the others.
+    """Return the rows of all ranks in rank order on rank 0, and no rows on the other ranks.
 
     Args:
-        rows: float32 (n, D), those of this rank; of a rank without any, (0, anything).
-        parts: what ``spans`` gave.
+        rows: rows of this rank, float32 (n, D); for a rank without rows, (0, anything).
+        parts: the result of ``spans``.
     """
     if not several():
         return rows

@@ -1,4 +1,4 @@
-"""The errors that metrad raises on purpose; the command line prints each in one line."""
+"""Errors that metrad raises on purpose, and exit codes. The command line prints each error in one line."""
 
 INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and SIGTERM
 
@@ -8,27 +8,27 @@ class MetradError(Exception):
 
 
 class InputError(MetradError, ValueError):
-    """Something the user gave cannot be used: a setting, a file, a directory. Nothing has been written."""
+    """A setting, file or directory from the user cannot be used. Nothing has been written."""
 
 
 class TrainingError(MetradError, RuntimeError):
-    """Training went wrong after it had begun."""
+    """Training failed after it had begun."""
 
 
 class HeldError(InputError):
-    """Another process is at work on the same run."""
+    """Another process is working on the same run."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or the name of its class where it has no text."""
+    """Return the first line of an error's text, or the name of its class if the text is empty."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def told_to_stop(error: BaseException) -> tuple[str, int] | None:
-    """Return why the process is to stop, and the exit code for that; None if ``error`` is of another kind.
+    """Return the reason and the exit code if ``error`` is a request to stop the process, else None.
 
-    Lightning makes ``SystemExit`` of Ctrl-C during training, and of SIGTERM a kind of its own; one with words has its
-    reason in them.
+    Lightning turns Ctrl-C during training into ``SystemExit``, and SIGTERM into ``SIGTERMException``. If the code of a
+    ``SystemExit`` is a text, that text is the reason.
     """
     if type(error).__name__ == "SIGTERMException":
         return "stopped by SIGTERM", TERMINATED

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read with an error of one line, and checked by their SHA-256."""
+"""Files: atomic writes, reads with one-line errors, and SHA-256 checks."""
 
 import contextlib
 import csv
@@ -17,7 +17,7 @@ _SEAL = "sha256"
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and put it in the place of ``path`` if all went well."""
+    """Yield a temporary path to write to, and rename it to ``path`` if the block succeeds."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
@@ -30,13 +30,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as JSON, all or nothing."""
+    """Write ``content`` as JSON, atomically."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write ``rows``, which share their keys, as CSV, all or nothing."""
+    """Write ``rows`` as CSV, atomically. All rows must have the same keys."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -47,7 +47,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: it is missing or no JSON.
+        InputError: the file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -56,13 +56,13 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of the file at ``path``, 64 hexadecimal digits."""
+    """Return the SHA-256 of the file at ``path`` as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_unchanged(path: Path, digest: str) -> None:
-    """Raise ``InputError`` unless the file at ``path`` is there and has the SHA-256 ``digest``."""
+    """Raise ``InputError`` unless the file at ``path`` exists and has the SHA-256 ``digest``."""
     try:
         found = sha256(path)
     except OSError as error:
@@ -72,16 +72,16 @@ def require_unchanged(path: Path, digest: str) -> None:
 
 
 def sealed(record: dict[str, Any]) -> str:
-    """Return ``record`` as JSON text that holds its own checksum, for ``unsealed`` to read."""
+    """Return ``record`` as JSON text that includes its own checksum; ``unsealed`` verifies it."""
     digest = hashlib.sha256(_text(record).encode()).hexdigest()
     return _text({**record, _SEAL: digest})
 
 
 def unsealed(path: Path) -> dict[str, Any]:
-    """Return the record that ``sealed`` made the text of the file at ``path`` from.
+    """Return the record in the file at ``path``, whose text ``sealed`` made.
 
     Raises:
-        InputError: the file is missing, or any byte of it has changed.
+        InputError: the file is missing, or a byte of it has changed.
     """
     try:
         text = path.read_bytes()
@@ -103,7 +103,7 @@ def _text(record: dict[str, Any]) -> str:
 
 
 def _changed(path: Path) -> str:
-    return f"{path} is not the file that was saved: its checksum differs; copy it again or make it anew"
+    return f"{path} is not the file that was saved: its checksum differs; copy or create it again"
 
 
 def _unreadable(path: Path, error: OSError) -> str:

@@ -1,7 +1,7 @@
-"""Names from before version 0.2, which users' YAML files, saved runs and imports still have.
+"""Former names of modules, from before version 0.2, in YAML files, saved runs and imports of users.
 
-Saved runs keep them for good: a run's identity is a hash over its targets, so targets are hashed by their former names.
-Imports by the former names work until version 0.3.
+A run's identity is a hash over its target names. Targets are hashed by their former names, so that saved runs keep
+their identity. Imports by former names work until version 0.3.
 """
 
 import importlib
@@ -27,7 +27,7 @@ def present(name: str) -> str:
 
 
 def former(name: str) -> str:
-    """Return the name that ``name`` had before it was renamed; ``name`` itself if it never was."""
+    """Return the former name of ``name``, or ``name`` itself if it was never renamed."""
     return _replaced(name, {new: old for old, new in MODULES.items()})
 
 
@@ -39,22 +39,22 @@ def _replaced(name: str, names: dict[str, str]) -> str:
 
 
 class FormerModules(MetaPathFinder, Loader):
-    """Imports a module by its former name, with a warning that gives the present one."""
+    """Importer that finds modules by their former names and warns with the present name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return how to import ``fullname`` if it is a former name."""
+        """Return a module spec if ``fullname`` is a former name, else None."""
         return ModuleSpec(fullname, self, is_package=True) if fullname in MODULES else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Let ``module`` give what the module of the present name has."""
+        """Make ``module`` take its attributes from the module of the present name."""
         name = present(module.__name__)
-        warnings.warn(f"{module.__name__} is {name} now; the former name goes in version 0.3", FutureWarning, 2)
+        warnings.warn(f"{module.__name__} is {name} now; version 0.3 removes the former name", FutureWarning, 2)
         module.__getattr__ = lambda attribute: getattr(importlib.import_module(name), attribute)  # type: ignore[method-assign]
 
 
 def install() -> None:
-    """Have Python find modules by their former names."""
+    """Register ``FormerModules`` with Python's import system."""
     if not any(isinstance(finder, FormerModules) for finder in sys.meta_path):
         sys.meta_path.append(FormerModules())
