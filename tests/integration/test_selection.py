@@ -331,7 +331,7 @@ def test_two_ranks_choose_as_one_process_does(metrad, digits, tmp_path):
         (["selection.classes=[9]"], ["selection.classes: 9 is no reference class"]),
         (["selection.classes=[7]"], ["selection.classes: 7 is no reference class"]),
         (["selection.classes=[boot]"], ["selection.classes: no class 'boot'"]),
-        (["selection.classes=[3,3]"], ["selection.classes names 3 twice"]),
+        (["selection.classes=[3,3]"], ["selection.classes lists 3 twice"]),
         (["selection.classes=0"], ["selection.classes must be", "got 0"]),
         (["selection.classes=-1"], ["selection.classes must be", "got -1"]),
         (["selection.classes=9"], ["selection.classes=9", "8 reference classes"]),

@@ -1,4 +1,4 @@
-"""Images by position: in memory, joined from several arrays, or decoded on demand; and their resizing."""
+"""Arrays of images by position: in memory, joined from several arrays, or decoded on demand; and resizing."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ from metrad.data.decoding import Decoded
 
 
 class Indexable(Protocol):
-    """Images by position: an index array gives (len(index), height, width, channels) uint8."""
+    """Images by position. An index array gives (len(index), height, width, channels) uint8."""
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         """Return the images at the positions ``index``."""
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Return ``pixels`` (height, width, channels) uint8 as (size, size, channels), bilinear with antialiasing."""
+    """Return ``pixels`` (height, width, channels) uint8 at (size, size, channels), bilinear with antialiasing."""
     if pixels.shape[:2] == (size, size):
         return pixels
     image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
@@ -31,11 +31,11 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class OnDemand:
-    """Images that are decoded each time they are asked for, for sources too large to keep.
+    """Images that are decoded at each access, for sources too large to keep.
 
     Attributes:
-        read: position to decoded image; safe to call from several processes.
-        size: height and width every image is brought to.
+        read: function from a position to the decoded image; safe to call from several processes.
+        size: height and width in pixels that every image is resized to.
     """
 
     read: Callable[[int], Decoded]
@@ -50,10 +50,10 @@ class OnDemand:
 
 
 class Joined:
-    """Arrays of images one behind the other, as they are: one array of them all would take as much memory again.
+    """Several arrays of images behind one index. They are not concatenated, which would double their memory.
 
     Args:
-        arrays: each (n, height, width, channels) uint8, all of the same height, width and channels.
+        arrays: each (n, height, width, channels) uint8; all have the same height, width and channels.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
@@ -61,14 +61,14 @@ class Joined:
         self.starts = [0, *accumulate(map(len, arrays))]
 
     def __getitem__(self, index: np.ndarray | int) -> np.ndarray:
-        """Return the images at the positions ``index`` (B,) as (B, height, width, channels); of a scalar, that image.
+        """Return the images at the positions ``index`` (B,) as (B, height, width, channels); for an integer, one image.
 
         Raises:
-            IndexError: a position is none of 0 to N - 1; none counts from the end.
+            IndexError: a position is negative, or not below the number of images.
         """
         low, high = (index.min(initial=0), index.max(initial=0)) if isinstance(index, np.ndarray) else (index, index)
         if low < 0 or high >= self.starts[-1]:
-            raise IndexError(f"there are {self.starts[-1]} images, and a position is below 0 or past them")
+            raise IndexError(f"there are {self.starts[-1]} images, counted from 0; got positions {low} to {high}")
         if not isinstance(index, np.ndarray):
             part = bisect_right(self.starts, index) - 1
             image: np.ndarray = self.arrays[part][index - self.starts[part]]

@@ -1,8 +1,8 @@
-"""Augmentations: training images changed at random, each in its own way, a batch at once on the device it is on.
+"""Augmentations: random changes of training images, drawn for each image and computed on a whole batch.
 
-The functions take a setting for each image. torchvision's take one for the whole batch. kornia 0.9 crops image by image
-in Python, draws the operations of its RandAugment for the whole batch, and its colour jitter takes nine times as long
-as one matrix an image (``benchmarks/augmentation.py``).
+The functions take one setting per image; torchvision's take one per batch. kornia 0.9 crops image by image in Python
+and draws the operations of its RandAugment once per batch. Its colour jitter takes nine times as long as one matrix
+per image (``benchmarks/augmentation.py``).
 """
 
 import math
@@ -13,43 +13,44 @@ from torch import Tensor, nn
 
 from metrad.errors import InputError
 
-# What each operation of rand_augment does at the full magnitude: the ranges of torchvision's RandAugment.
+# Strength of each operation of rand_augment at full magnitude: the ranges of torchvision's RandAugment.
 OPERATIONS = {
     "rotate": 30.0,  # degrees
     "shear_x": 0.3,  # width over height
     "shear_y": 0.3,
-    "translate_x": 150 / 331,  # of the side
+    "translate_x": 150 / 331,  # fraction of the side
     "translate_y": 150 / 331,
-    "brightness": 0.9,  # of the factor, below or above 1
+    "brightness": 0.9,  # change of the factor, down or up
     "contrast": 0.9,
     "saturation": 0.9,
     "sharpness": 0.9,
-    "posterize": 4.0,  # bits taken away
-    "solarize": 255.0,  # below white
+    "posterize": 4.0,  # bits set to 0
+    "solarize": 255.0,  # range of inverted values below 255
     "autocontrast": 1.0,
 }
 FULL_MAGNITUDE = 30.0
-LUMA = (0.299, 0.587, 0.114)  # brightness of red, green and blue, by ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, ITU-R BT.601
 
 
 class Augmentation(nn.Module):
     """Flips, crops, colour jitter and RandAugment, each off by default.
 
-    Everything is drawn for each image alone, by torch's global generator of the images' device, which training seeds
-    by seed, epoch and rank. What is off draws nothing.
+    Random numbers are drawn separately for each image, from torch's global generator of the images' device. Training
+    seeds that generator by seed, epoch and rank. An augmentation that is off draws no numbers.
 
     Sources: pad and crop, He 2015, arXiv 1512.03385; ``rand_augment``, Cubuk 2019, arXiv 1909.13719, here without
     equalising, and in the order of ``OPERATIONS``.
 
     Args:
-        flip: probability that left and right change places.
-        vertical_flip: probability that top and bottom change places.
-        crop_padding: how far an image is moved at most, as a fraction of its sides, 0 to 0.5; what comes in at the
-            border is its mirror image, as if it were padded so and cut to its size at a random place.
-        color: strength of the colour jitter, 0 to 1: brightness, contrast and saturation change by at most this factor,
-            the hue by a quarter of it, of a full turn. Grey images of one channel change in brightness and contrast.
-        rand_augment: how many different operations of ``OPERATIONS`` each image gets; 0 for none.
-        magnitude: how strong these are, 0 to 30.
+        flip: probability of a horizontal flip.
+        vertical_flip: probability of a vertical flip.
+        crop_padding: largest shift of an image, as a fraction of its sides, 0 to 0.5. This equals reflection padding
+            followed by a random crop to the original size.
+        color: strength of the colour jitter, 0 to 1. Brightness, contrast and saturation change by at most this factor.
+            The hue rotates by at most a quarter of it, in full turns. One-channel images change in brightness and
+            contrast only.
+        rand_augment: number of different operations of ``OPERATIONS`` applied to each image; 0 for none.
+        magnitude: strength of these operations, 0 to 30.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Augmentation(nn.Module):
         self.magnitude = magnitude
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return images (N, height, width, channels) uint8, channels 1 or 3, changed; shape, type and device stay."""
+        """Return augmented uint8 images (N, height, width, channels) of the same shape and device, channels 1 or 3."""
         if self.flip or self.vertical_flip or self.crop_padding:
             rows = self._places(images, images.shape[1], self.vertical_flip)
             images = rearranged(images, rows, self._places(images, images.shape[2], self.flip))
@@ -86,7 +87,7 @@ class Augmentation(nn.Module):
         return images
 
     def _places(self, images: Tensor, side: int, flip: float) -> Tensor:
-        """Draw where the rows or columns of each image come from, (N, side)."""
+        """Draw the source position of each row (or column) of each image, (N, side)."""
         count, device = len(images), images.device
         places = torch.arange(side, device=device).expand(count, side)
         padding = round(self.crop_padding * side)
@@ -98,7 +99,7 @@ class Augmentation(nn.Module):
         return places
 
     def _rand_augmented(self, images: Tensor) -> Tensor:
-        """Return images changed by some operations each; those that are not drawn leave every value as it is."""
+        """Apply ``rand_augment`` random operations to each image; the other operations change no value."""
         shape = len(images), len(OPERATIONS)
         order = torch.rand(shape, dtype=torch.float32, device=images.device).argsort(dim=1)
         signs = torch.randint(0, 2, shape, device=images.device) * 2 - 1
@@ -115,32 +116,38 @@ class Augmentation(nn.Module):
 
 
 def reflected(places: Tensor, side: int) -> Tensor:
-    """Return whole numbers from 1 - side to 2·side - 2 mirrored at 0 and side - 1 into that range."""
+    """Reflect whole numbers from 1 - side to 2·side - 2 at 0 and side - 1 into the range 0 to side - 1."""
     return side - 1 - (side - 1 - places.abs()).abs()
 
 
 def rearranged(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return images (N, H, W, C) whose pixel i, j is that of ``rows`` (N, H) at i and ``columns`` (N, W) at j."""
+    """Return images (N, H, W, C) whose pixel i, j is the pixel ``rows``[i], ``columns``[j] of the input.
+
+    Args:
+        images: (N, H, W, C).
+        rows: source row of each row, (N, H).
+        columns: source column of each column, (N, W).
+    """
     count, height, width, channels = images.shape
     numbers = torch.arange(count, device=images.device)[:, None]
     places = ((numbers * height + rows) * width)[:, :, None] + columns[:, None, :]
-    # Whole pixels out of one flat list: twice as fast as indexing with rows and columns.
+    # Selecting whole pixels from a flat list is twice as fast as indexing with rows and columns.
     return images.reshape(-1, channels).index_select(0, places.reshape(-1)).view(images.shape)
 
 
 def posterized(images: Tensor, bits: Tensor) -> Tensor:
-    """Return images (N, H, W, C) uint8 without the lowest ``bits`` (N,), rounded, of each value."""
+    """Return images (N, H, W, C) uint8 with the lowest ``bits`` (N,), rounded, of each value set to 0."""
     return images & _each(256 - torch.exp2(bits.round())).to(torch.uint8)
 
 
 def solarized(images: Tensor, depth: Tensor) -> Tensor:
-    """Return images (N, H, W, C) uint8 with values from 255 - ``depth`` (N,) made their negative; 0 changes none."""
+    """Return images (N, H, W, C) uint8 with values of at least 255 - ``depth`` (N,) inverted; depth 0 inverts none."""
     bright = (images >= _each((255 - depth).ceil()).to(torch.uint8)) & _each(depth > 0)
-    return images ^ (bright.to(torch.uint8) * 255)  # all bits of a value changed are its negative
+    return images ^ (bright.to(torch.uint8) * 255)  # flipping all bits of a value inverts it
 
 
 def stretched(pixels: Tensor, chosen: Tensor) -> Tensor:
-    """Return pixels (N, C, H, W) with each channel of the images ``chosen`` (N,) stretched to 0 to 255, whole again."""
+    """Return pixels (N, C, H, W) with each channel of the images ``chosen`` (N,) stretched to 0 to 255 and rounded."""
     low, high = pixels.amin(dim=(2, 3), keepdim=True), pixels.amax(dim=(2, 3), keepdim=True)
     wanted = _each(chosen) & (high > low)
     factor = torch.where(wanted, 255 / (high - low), torch.ones_like(low))
@@ -152,14 +159,15 @@ def recoloured(
 ) -> Tensor:
     """Return pixels (N, C, H, W) with changed brightness, contrast, saturation and hue, in this order.
 
-    All are linear in the colours, so one matrix an image does them, and values leave 0 to 255 in between.
+    All four changes are linear in the colours, so one matrix per image makes them. Only the final values are clipped.
 
     Args:
-        pixels: whole numbers from 0 to 255; RGB, or one channel, which has no saturation and hue.
-        brightness: factor of an image, (N,).
+        pixels: whole numbers from 0 to 255, RGB or one channel. One channel has no saturation and no hue.
+        brightness: factor for each image, (N,).
         contrast: factor of the distance to the image's mean grey, (N,).
         saturation: factor of the distance to the pixel's own grey, (N,).
-        turns: of the hue about the grey axis, (N,): 1/3 makes red green, green blue and blue red; None for none.
+        turns: rotation of the hue about the grey axis in full turns, (N,): 1/3 makes red green, green blue and blue
+            red. None for no rotation.
     """
     grey = pixels.new_tensor(LUMA) if pixels.shape[1] == 3 else pixels.new_ones(1)
     mean = pixels.mean(dim=(2, 3)) @ grey
@@ -170,13 +178,13 @@ def recoloured(
 
 
 def _colour_matrix(gain: Tensor, saturation: Tensor, turns: Tensor | None) -> Tensor:
-    """Return the matrices (N, 3, 3) of ``gain`` (N, 1, 1), saturation (N,) and hue (N,)."""
+    """Return the colour matrices (N, 3, 3) of ``gain`` (N, 1, 1), ``saturation`` (N,) and hue ``turns`` (N,)."""
     grey, unit = gain.new_tensor(LUMA).expand(3, 3), torch.eye(3, dtype=gain.dtype, device=gain.device)
     matrix = torch.lerp(grey, unit, saturation.view(-1, 1, 1))
     if turns is not None:
         matrix = _hue_matrix(turns) @ matrix
     matrix = _fine(gain * matrix)
-    # Each row sums to the gain exactly, and so does its product with three equal whole numbers: grey stays grey.
+    # Each row sums to the gain exactly, so a pixel of three equal values stays exactly grey.
     matrix[:, :, 2] = gain[:, :, 0] - matrix[:, :, 0] - matrix[:, :, 1]
     return matrix
 
@@ -190,9 +198,12 @@ def _hue_matrix(turns: Tensor) -> Tensor:
 
 
 def sharpened(pixels: Tensor, sharpness: Tensor) -> Tensor:
-    """Return pixels (N, C, H, W) with their distance to a smoothed image times ``sharpness`` (N,); borders stay."""
+    """Return pixels (N, C, H, W) with their difference from a smoothed image times ``sharpness`` (N,).
+
+    The outermost pixels stay unchanged.
+    """
     rows = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
-    around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]  # and the pixel itself, which the smoothing weighs 5
+    around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]  # 3x3 sum; the smoothing weighs the centre 5
     result = pixels.clone()
     inner = result[..., 1:-1, 1:-1]
     inner += (9 * inner - around).mul_(_each((sharpness - 1) / 13))
@@ -200,13 +211,13 @@ def sharpened(pixels: Tensor, sharpness: Tensor) -> Tensor:
 
 
 def warped(pixels: Tensor, angle: Tensor, shear: tuple[Tensor, Tensor], shift: tuple[Tensor, Tensor]) -> Tensor:
-    """Return pixels (N, C, H, W) turned, sheared and then shifted about the centre, bilinear, mirrored at the border.
+    """Rotate, shear and then shift pixels (N, C, H, W) about the centre, bilinear, with reflection at the border.
 
     Args:
         pixels: any range.
-        angle: in radians, counter-clockwise, (N,).
-        shear: of x by y and of y by x, each (N,).
-        shift: to the right and down, as fractions of the sides, each (N,).
+        angle: counter-clockwise rotation in radians, (N,).
+        shear: shear of x by y and of y by x, each (N,).
+        shift: shift to the right and down, as fractions of the sides, each (N,).
     """
     count, _, height, width = pixels.shape
     right, down = (part.view(-1, 1, 1) for part in shift)
@@ -214,7 +225,7 @@ def warped(pixels: Tensor, angle: Tensor, shear: tuple[Tensor, Tensor], shift: t
     x = _centred(width, pixels).view(1, 1, -1) - right * width
     y = _centred(height, pixels).view(1, -1, 1) - down * height
     across, along = 2 / width, 2 / height
-    grid = pixels.new_empty(count, height, width, 2)  # where each pixel comes from, in halves of the sides
+    grid = pixels.new_empty(count, height, width, 2)  # source of each pixel, in half sides
     torch.add(across * (cos - sin * shear_y) * x, across * (cos * shear_x - sin) * y, out=grid[..., 0])
     torch.add(along * (sin + cos * shear_y) * x, along * (sin * shear_x + cos) * y, out=grid[..., 1])
     return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
@@ -225,7 +236,7 @@ def _centred(side: int, like: Tensor) -> Tensor:
 
 
 def _fine(factor: Tensor) -> Tensor:
-    """Return ``factor`` rounded to 1/2048, so that sums of products with whole numbers up to 255 are exact."""
+    """Return ``factor`` rounded to multiples of 1/2048, so that sums of its products with 0 to 255 are exact."""
     return (factor * 2048).round() / 2048
 
 
@@ -238,7 +249,7 @@ def _images(pixels: Tensor) -> Tensor:
 
 
 def _each(setting: Tensor) -> Tensor:
-    """Return a setting of each image (N,) so that it meets (N, C, H, W) or (N, H, W, C)."""
+    """Return a setting of each image (N,) in a shape that broadcasts with (N, C, H, W) and (N, H, W, C)."""
     return setting.view(-1, 1, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Batches of images: which, in what order, and from where."""
+"""Batches of images: their order, their division among ranks, and the device they come from."""
 
 import math
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ from torch.utils.data import Dataset, Sampler
 from metrad import collectives
 from metrad.data.arrays import Indexable, OnDemand
 
-GPU_SHARE = 0.25  # of a GPU's free memory, up to which training images are kept there
-_ROWS = 4096  # images copied to a GPU at once
+RESIDENT_SHARE = 0.25  # of a GPU's free memory: the most that training images kept there may take
+_ROWS = 4096  # images copied to a GPU at a time
 
 Batch = tuple[Tensor, Tensor]
 
 
 class ImageBatches(Dataset[Batch]):
-    """Whole batches by index tensor: one gather, no Python an image.
+    """A dataset of whole batches: an index tensor gives a batch in one gather, without a Python loop over images.
 
     Args:
-        images: the source's images.
+        images: images of the source.
         indices: positions in the source, (N,).
-        labels: (N,); or (T·N,) for T - 1 further rounds of the same images, each turned by 90 degrees more.
+        labels: (N,); or (T·N,) for T rounds over the images, each round rotated by 90 degrees more than the last.
     """
 
     def __init__(self, images: Indexable, indices: np.ndarray, labels: Tensor) -> None:
@@ -37,7 +37,7 @@ class ImageBatches(Dataset[Batch]):
 
 
 class ResidentBatches(Dataset[Batch]):
-    """The same batches from a copy of the images on a device, so that of a batch only its positions go there."""
+    """The same batches from a copy of the images on a device, so that only positions travel to it."""
 
     def __init__(self, batches: ImageBatches, device: torch.device) -> None:
         parts = torch.arange(len(batches.indices)).split(_ROWS)
@@ -53,12 +53,12 @@ class ResidentBatches(Dataset[Batch]):
 
 
 def divided(chosen: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return of positions (B,) in rounds of ``count`` images the round and the place in it, each (B,)."""
+    """Return the round, and the place in the round, of positions (B,) in rounds of ``count`` images, each (B,)."""
     return chosen // count, chosen % count
 
 
 def turned(images: Tensor, quarters: Tensor) -> Tensor:
-    """Return images (B, height, width, channels), each turned by 90 degrees as often as ``quarters`` (B,) says."""
+    """Rotate images (B, height, width, channels) in place, each by 90 degrees times its ``quarters`` (B,)."""
     for quarter in set(quarters.tolist()) - {0}:
         wanted = quarters == quarter
         images[wanted] = images[wanted].rot90(quarter, dims=(1, 2))
@@ -66,30 +66,30 @@ def turned(images: Tensor, quarters: Tensor) -> Tensor:
 
 
 def fits(batches: ImageBatches, device: torch.device) -> bool:
-    """Tell whether the images of ``batches`` are to be kept on ``device``.
+    """Return whether to keep the images of ``batches`` on ``device``.
 
-    They are on the GPU of a single rank, if they take at most ``GPU_SHARE`` of its free memory and need not be decoded
+    A single rank keeps them on its GPU if they take at most ``RESIDENT_SHARE`` of its free memory and are not decoded
     on demand.
     """
     if device.type != "cuda" or collectives.several() or isinstance(batches.images, OnDemand):
         return False
     needed: int = len(batches.indices) * batches.images[batches.indices[:1]].nbytes
     free, _ = torch.cuda.mem_get_info(device)
-    return needed <= GPU_SHARE * free
+    return needed <= RESIDENT_SHARE * free
 
 
 class EpochShuffle(Sampler[Tensor]):
-    """Batches of positions in an order that depends on the seed and the epoch alone, so that resuming repeats it.
+    """Batches of positions in an order that depends only on seed and epoch, so that a resumed run repeats it.
 
-    Of each batch a rank gets its part: all ranks together step through the batches of a single process. The parts of a
-    batch that does not divide differ by one image. A last batch of fewer than ``least`` images is left out; in one
-    of a single image batch normalisation has nothing to average.
+    Each rank gets its part of every batch, so the ranks together step through the batches of a single process. The
+    parts of a batch differ by at most one image. A last batch of fewer than ``least`` images is left out, because batch
+    normalisation cannot average over a single image.
 
     Args:
-        count: how many positions.
-        batch_size: positions a batch, of all ranks together.
-        seed: of the order.
-        least: the fewest positions of a batch.
+        count: number of positions.
+        batch_size: positions per batch, over all ranks.
+        seed: seed of the order.
+        least: smallest size of a batch.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, *, least: int = 2) -> None:
@@ -100,7 +100,7 @@ class EpochShuffle(Sampler[Tensor]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before each epoch."""
+        """Set the epoch that the order is drawn for; Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

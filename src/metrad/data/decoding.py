@@ -1,4 +1,4 @@
-"""Pixels: any image file to uint8, and many of them to one array, decoded once."""
+"""Decoding: an image file as upright RGB uint8, the hash of its content, and the error that names it."""
 
 import hashlib
 import io
@@ -23,11 +23,11 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image and what identifies its content.
+    """One decoded image and the hash of its content.
 
     Attributes:
         pixels: (height, width, channels) uint8, channels 1 or 3.
-        digest: hash of the file's bytes, or of the pixels where there is no file.
+        digest: hash of the file's bytes, or of the pixels if there is no file.
     """
 
     pixels: np.ndarray
@@ -35,11 +35,11 @@ class Decoded:
 
 
 class CorruptImageError(InputError):
-    """An image that cannot be decoded."""
+    """An image cannot be decoded."""
 
 
 def corrupt_image(name: str, cause: Exception) -> CorruptImageError:
-    """Return the error for the image ``name`` (a path or number) that a decoder failed on with ``cause``."""
+    """Return the error for the image ``name`` (a path or number) whose decoder raised ``cause``."""
     lines = str(cause).splitlines() or [type(cause).__name__]
     reason = "not an image" if isinstance(cause, UnidentifiedImageError) else lines[0]
     return CorruptImageError(
@@ -49,29 +49,29 @@ def corrupt_image(name: str, cause: Exception) -> CorruptImageError:
 
 
 def decode_file(path: Path) -> Decoded:
-    """Read one image file as RGB, upright, with the hash of its bytes.
+    """Return an image file as upright RGB, with the hash of its bytes.
 
     Raises:
-        CorruptImageError: the file is truncated or no image; the message names it.
+        CorruptImageError: the file is truncated or not an image; the message names it.
     """
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             return Decoded(np.asarray(to_rgb(image)), digest(data))
-    except Exception as error:  # the decoders' errors share no base: struct.error, SyntaxError, RuntimeError, …
+    except Exception as error:  # decoders raise unrelated types: struct.error, SyntaxError, RuntimeError, …
         raise corrupt_image(str(path), error) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return ``image`` as 8-bit RGB, turned upright by its EXIF orientation.
+    """Return ``image`` as 8-bit RGB, rotated upright by its EXIF orientation.
 
-    16-bit grey is scaled to 8 bits, not cut off; transparency is laid over white, as image viewers show it.
+    16-bit grey is scaled to 8 bits, not clipped. Transparent pixels are laid over white, as image viewers do.
 
     Raises:
-        ValueError: the mode has no fixed range of values (floating point, or integers above 16 bits).
+        ValueError: the values have no fixed range (floating point, or integers outside 16 bits).
     """
-    # ImageOps.exif_transpose does the same and then writes all tags anew, which fails on tags it does not know.
-    image.load()  # TIFF turns itself upright here and drops the tag
+    # ImageOps.exif_transpose also rewrites all tags, which fails on tags it does not know.
+    image.load()  # Pillow rotates TIFF files upright here and drops the tag
     orientation = image.getexif().get(ExifTags.Base.Orientation)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
@@ -89,5 +89,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def digest(data: bytes) -> bytes:
-    """Return a 16-byte hash of ``data``: equal for equal content."""
+    """Return a 16-byte hash of ``data``."""
     return hashlib.blake2b(data, digest_size=16).digest()

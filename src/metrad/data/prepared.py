@@ -1,4 +1,4 @@
-"""The images of a run: read, split into roles, served in batches, and found again when the run is evaluated."""
+"""The images of a run: loaded, split into roles, served in batches, and restored for an evaluation."""
 
 import hashlib
 from functools import partial
@@ -21,18 +21,18 @@ class PreparedData:
     """Images, labels and split of a run.
 
     Args:
-        source: makes the source of the images when they are read.
-        roles: classes and sizes.
+        source: factory of the images' source.
+        roles: classes and sizes of the roles.
         storage: where decoded images are kept.
-        seed: draws the split.
-        image_size: input size of the model.
+        seed: seed of the split.
+        image_size: input size of the model in pixels.
         skip_corrupt: leave out files that cannot be decoded instead of raising.
 
     Attributes:
         image_set: all images of the source; set by ``load``.
         classes: the classes of each role; set by ``load``.
         split: the images of each role; set by ``draw`` or ``restore_split``.
-        turns: how many times an epoch trains on each image, each time turned by 90 degrees more.
+        turns: number of rotations, in steps of 90 degrees, that an epoch trains each image in; 1 for no rotation.
     """
 
     image_set: ImageSet
@@ -58,10 +58,11 @@ class PreparedData:
         self.turns = 4 if roles.rotations else 1
 
     def draw(self) -> None:
-        """Read the source and draw the split.
+        """Load the source and draw the split.
 
         Raises:
-            InputError: a class or an image is missing, broken or asked for twice.
+            InputError: a class does not exist or has two roles, an image cannot be decoded, a size does not fit, or
+                images to rotate are not square.
         """
         self.load()
         sizes = self.roles.sizes
@@ -79,10 +80,10 @@ class PreparedData:
         return hold_out(self.split, labels, self.classes, held_out, share=share, seed=self.seed)
 
     def load(self) -> None:
-        """Read the source and find the classes of each role, without drawing a split.
+        """Load the source and resolve the classes of each role, without drawing a split.
 
         Raises:
-            InputError: a class or an image is missing or broken.
+            InputError: a class does not exist or has two roles, or an image cannot be decoded.
         """
         source = open_source(self.source)
         self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
@@ -90,37 +91,37 @@ class PreparedData:
 
     @property
     def train_indices(self) -> np.ndarray:
-        """Positions of the images the head is trained on: reference and normal."""
+        """Positions, rising, of the images that the head is trained on: reference and normal."""
         return np.sort(np.concatenate([self.split.indices["reference"], self.split.indices["normal"]]))
 
     @property
     def epoch_images(self) -> int:
-        """How many images an epoch trains on."""
+        """Number of images in an epoch, rotated copies included."""
         return len(self.train_indices) * self.turns
 
     @property
     def head_classes(self) -> list[str]:
-        """Names of the classes that the head tells apart, in the order of its labels: first all as they are."""
+        """Names of the head's classes in the order of its labels: unrotated classes first."""
         names = [self.image_set.classes[i] for i in self.classes.seen]
         return [*names, *(f"{name} at {90 * turn}°" for turn in range(1, self.turns) for name in names)]
 
     def class_names(self, role: str) -> list[str]:
-        """Return the names of the classes that play ``role``: reference, normal or anomalous."""
+        """Return the names of the classes of ``role``: reference, normal or anomalous."""
         return [self.image_set.classes[i] for i in getattr(self.classes, role)]
 
     @property
     def head_labels(self) -> np.ndarray:
-        """The head's label of each image of an epoch, (turns * training images,), in the order of ``train_indices``."""
+        """The head's labels of an epoch's images, (turns * training images,), in the order of ``train_indices``."""
         upright = head_labels(self.image_set.pool.labels[self.train_indices], self.classes)
         return np.concatenate([upright + turn * len(self.classes.seen) for turn in range(self.turns)])
 
     @property
     def split_hash(self) -> str:
-        """A hash over the names and the content of the images of each role."""
+        """Hash over the names and contents of each role's images."""
         return self._split_hash(self.split)
 
     def describe_split(self) -> dict[str, Any]:
-        """Return the split as plain values: the images of each role by name, and a hash over names and content."""
+        """Return the split as plain values: its seed, its hash, its classes, and each role's images by name."""
         by_role = {role: [self.image_set.names[i] for i in indices] for role, indices in self.split.indices.items()}
         return {
             "seed": self.seed,
@@ -133,26 +134,30 @@ class PreparedData:
         }
 
     def records(self, role: str) -> list["ImageRecord"]:
-        """Return what the images of ``role`` are, in the order of its indices."""
+        """Return the name, class and position of each image of ``role``, in the order of its indices."""
         names, classes, labels = self.image_set.names, self.image_set.classes, self.image_set.pool.labels
         return [ImageRecord(names[i], classes[labels[i]], int(i)) for i in self.split.indices[role]]
 
     def restore_split(self, description: dict[str, Any]) -> None:
-        """Take the split that ``describe_split`` described in place of a newly drawn one.
+        """Set the split that ``describe_split`` described, instead of drawing one.
 
         Raises:
-            InputError: an image is missing or has changed since.
+            InputError: an image is missing, or has changed since it was described.
         """
         place = {name: i for i, name in enumerate(self.image_set.names)}
         indices = {}
         for role, names in description["images"].items():
             missing = [name for name in names if name not in place]
             if missing:
-                raise InputError(f"{len(missing)} images of this run are no longer in the dataset, first {missing[0]}")
+                raise InputError(
+                    f"{len(missing)} images of this run are missing from the dataset, the first is {missing[0]}"
+                )
             indices[role] = np.array([place[name] for name in names], dtype=np.int64)
         split = Split(indices, description["copies_left_out"])
         if self._split_hash(split) != description["hash"]:
-            raise InputError("the images of this run have changed since it was trained; its scores would not compare")
+            raise InputError(
+                "the images of this run have changed since it was trained; restore them or train a new run"
+            )
         self.split = split
 
     def _split_hash(self, split: Split) -> str:
@@ -164,12 +169,12 @@ class PreparedData:
         return content.hexdigest()
 
     def batches(self, indices: np.ndarray, batch_size: int, *, pinned: bool = False) -> DataLoader[Batch]:
-        """Return batches of the images at the source's positions ``indices``, in that order, with their positions.
+        """Return batches of the images at the positions ``indices`` in the source, in that order, with their positions.
 
         Args:
             indices: (N,).
-            batch_size: images a batch.
-            pinned: keep batches in memory that a GPU reads from by itself.
+            batch_size: images per batch.
+            pinned: put batches in pinned memory, which a GPU copies from directly.
         """
         batches = ImageBatches(self.image_set.images, indices, torch.from_numpy(indices))
         starts = range(0, len(indices), batch_size)
@@ -179,9 +184,9 @@ class PreparedData:
     def loader(
         self, batches: ImageBatches | ResidentBatches, sampler: Any, *, pinned: bool = False
     ) -> DataLoader[Batch]:
-        """Return a loader of the ``batches`` at the positions that ``sampler`` gives, with workers where they help."""
+        """Return a loader of ``batches`` at the positions from ``sampler``, with workers to decode images on demand."""
         workers = self.storage.workers if self.image_set.on_demand else 0
-        # A generator of its own: otherwise each iteration draws from the global one, which dropout in the model uses.
+        # Without a generator of its own, each iteration would draw from the global one, which the model's dropout uses.
         own = torch.Generator()
         return DataLoader(
             batches, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pinned, generator=own
@@ -189,7 +194,7 @@ class PreparedData:
 
 
 class ImageRecord(NamedTuple):
-    """What an image is: its name, its class, and its position in the source."""
+    """Name, class and position in the source of one image."""
 
     image: str
     class_name: str

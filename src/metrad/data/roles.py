@@ -1,4 +1,4 @@
-"""Which classes play which role, from what the user calls them."""
+"""Roles of classes: the user's class names, resolved to class numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,16 @@ class Roles:
     """The user's choice of classes and sizes.
 
     Attributes:
-        normal: classes of the normal images, by name or number; None, which one of the three can be, for all that are
-            left.
-        anomalous: classes of the anomalous test images; None likewise.
-        reference: classes of the reference images; None likewise. There may be none.
-        sizes: for each role a count, a fraction or None for all that are left.
-        test_share: share of the normal images set aside for testing where the source has no test part.
-        rotations: train on each image four times, as it is and turned by 90, 180 and 270 degrees, and have the head
-            tell the turns of a class apart as if each were a class of its own.
-        held_out: a reference class, by name, and a share of the normal images: that class stands in for the anomalous
-            one and these images are tested on, in place of all calibration and test images; None for the roles as
-            they are.
+        normal: classes of the normal images, by name or number; None for all remaining classes. Only one of ``normal``,
+            ``anomalous`` and ``reference`` can be None.
+        anomalous: classes of the anomalous test images; None as above.
+        reference: classes of the reference images, possibly none; None as above.
+        sizes: for each role a count, a fraction, or None for all remaining images.
+        test_share: share of the normal images set aside for testing if the source has no test part.
+        rotations: train on each image four times, rotated by 0, 90, 180 and 270 degrees; each rotation of a class is a
+            class of its own for the head.
+        held_out: name of the stand-in, a reference class that plays anomalous in a selection, and the share of the
+            normal images to test on. Both replace all calibration and test images. None outside a selection.
     """
 
     normal: ClassNames | None
@@ -39,15 +38,15 @@ class Roles:
 def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:
     """Return the classes of each role as numbers.
 
-    A number means a class by its position, or, where all class names are numbers, by its name.
+    A number means a class by its position in ``names``, or by its name if all class names are numbers.
 
     Args:
         roles: the user's choice.
         names: class names by label.
-        trainable: classes that have images to train on; None for all.
+        trainable: numbers of the classes that have training images; None for all.
 
     Raises:
-        InputError: a class does not exist, stands in two roles or has no images to train on; the message names it.
+        InputError: a class does not exist, has two roles or has no training images; the message names it.
     """
     trainable = frozenset(range(len(names))) if trainable is None else trainable
     wanted = {"normal": roles.normal, "anomalous": roles.anomalous, "reference": roles.reference}
@@ -60,13 +59,13 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
     normal, anomalous, reference = (numbers[role] for role in wanted)
     for role, chosen in (("normal", normal), ("anomalous", anomalous)):
         if not chosen:
-            hint = "; without defects, hold out one kind of other parts" if role == "anomalous" else ""
+            hint = "; without images of defects, name a class of other parts" if role == "anomalous" else ""
             raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}{hint}")
     everyone = [*reference, *normal, *anomalous]
     twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
     if twice:
         raise InputError(
-            f"dataset: {', '.join(twice)} stands in two roles; a class can be one of reference, normal and anomalous"
+            f"dataset: {', '.join(twice)} plays two roles; list each class in one of reference, normal and anomalous"
         )
     untrainable = [names[i] for i in (*reference, *normal) if i not in trainable]
     if untrainable:
@@ -75,10 +74,10 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
 
 
 def class_numbers(key: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
-    """Return the numbers of the classes that ``key`` names, by name or number.
+    """Return the numbers of the classes that the setting ``key`` lists by name or number.
 
     Raises:
-        InputError: one does not exist or is named twice; the message names it and ``key``.
+        InputError: a class does not exist or is listed twice; the message names the class and ``key``.
     """
     chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
     if all(name.isdecimal() for name in names):
@@ -93,6 +92,6 @@ def class_numbers(key: str, wanted: ClassNames, names: list[str]) -> tuple[int, 
         if number is None:
             raise InputError(f"{key}: no class {item!r}; there are {', '.join(names)}")
         if number in numbers:
-            raise InputError(f"{key} names {names[number]} twice")
+            raise InputError(f"{key} lists {names[number]} twice; remove the duplicate")
         numbers.append(number)
     return tuple(numbers)

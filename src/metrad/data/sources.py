@@ -1,4 +1,4 @@
-"""Where images come from: image folders, torchvision's datasets, scikit-learn's digits."""
+"""Sources of images: the contract, image folders, and scikit-learn's digits."""
 
 import fnmatch
 import os
@@ -14,8 +14,8 @@ from metrad.data.decoding import Decoded, decode_file, digest
 from metrad.errors import InputError
 
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "ppm", "pgm", "pbm")
-# Below this mean size, in bytes, most of the decoding is Python's, and threads only get into each other's way:
-# 60,000 JPEGs of 2 KB took 6 s one after another and 12 s in two threads.
+# Below this mean file size in bytes, decoding spends most of its time in Python, and threads slow it down:
+# 60,000 JPEGs of 2 KB took 6 s in one thread and 12 s in two.
 _WORTH_A_THREAD = 20_000
 
 
@@ -25,12 +25,12 @@ class Source:
     Attributes:
         classes: class names; a label is a position in this list.
         labels: (N,) integers.
-        names: path or number of each image, for people.
+        names: path or number of each image, for messages and reports.
         in_test_part: (N,) booleans, True for images of the source's own test part; None if it has none.
-        pixels: the images, (N, height, width, channels) uint8, if the source has them all at hand, else None.
-        size: height and width that images are kept at; None for the input size of the model.
-        identity: hashable value that changes when the content does; None where that cannot be told.
-        threads: whether decoding several images at a time is faster.
+        pixels: all images, (N, height, width, channels) uint8, if the source holds them in memory, else None.
+        size: height and width in pixels that images are kept at; None for the input size of the model.
+        identity: hashable value that changes when the content changes; None if changes cannot be detected.
+        threads: whether decoding in several threads is faster.
     """
 
     classes: list[str]
@@ -44,7 +44,7 @@ class Source:
 
     @property
     def trainable_classes(self) -> frozenset[int]:
-        """The classes that have images outside the test part."""
+        """Numbers of the classes that have images outside the test part."""
         labels = self.labels if self.in_test_part is None else self.labels[~self.in_test_part]
         return frozenset(np.unique(labels).tolist())
 
@@ -56,19 +56,19 @@ class Source:
 
 
 class ImageFolder(Source):
-    """A folder of folders of images: the first folder's name is the class, images may lie deeper.
+    """A folder with one subfolder of images per class, named by the class; images may lie deeper.
 
-    ``train`` and ``test`` folders below the root, where both exist, are the training and the test part.
+    If the root has both a ``train`` and a ``test`` folder, these are the training and the test part.
 
     Args:
-        root: the folder.
-        pattern: which files are images, as one or several shell patterns such as ``*.jpg``; null for the usual
-            image endings. Upper and lower case are alike; hidden files never match.
-        size: height and width that images are kept at; null for the input size of the model. Small images of one
-            size are best kept at it.
+        root: path of the folder.
+        pattern: one or several shell patterns for image files, such as ``*.jpg``; null for the usual image endings.
+            Case is ignored, and hidden files never match.
+        size: height and width in pixels that images are kept at; null for the input size of the model. For small
+            images of one size, set it to that size.
 
     Raises:
-        InputError: the folder is not there, or holds no images that match.
+        InputError: the folder does not exist, or holds no matching images.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class ImageFolder(Source):
             raise InputError(f"dataset.source.size must be at least 1, or null, got {size}")
         if not self.root.is_dir():
             raise InputError(
-                f"dataset.source.root: no folder {self.root.absolute()}; put one folder of images a class there, or "
-                "set paths.data (or METRAD_DATA) to the folder that your data lies in"
+                f"dataset.source.root: no folder {self.root.absolute()}; put one folder of images per class there, or "
+                "set paths.data (or METRAD_DATA) to the folder of your data"
             )
         patterns = (
             [pattern] if isinstance(pattern, str) else list(pattern or (f"*.{ending}" for ending in IMAGE_ENDINGS))
         )
         has_parts = all((self.root / part).is_dir() for part in ("train", "test"))
         parts = [self.root / "train", self.root / "test"] if has_parts else [self.root]
-        # sorted folder by folder as Paths are, and kept as strings, which take a fifth of their memory
+        # sorted folder by folder, as Path objects sort, but kept as strings, which take a fifth of the memory
         found = sorted(
             (image for part in parts for image in _walk(part, patterns, in_test=part.name == "test")),
             key=lambda image: (*image[:2], image[2].replace(os.sep, "\0")),
@@ -134,7 +134,7 @@ def _walk(part: Path, patterns: list[str], *, in_test: bool) -> list[Found]:
 
 
 def _signature(path: Path) -> tuple[int, ...]:
-    """Return size and times of a file; zeros for a link that leads nowhere, which decoding will report."""
+    """Return the size and times of a file, or (0,) for a broken link, which decoding will report."""
     try:
         stat = path.stat()
     except OSError:
@@ -143,12 +143,12 @@ def _signature(path: Path) -> tuple[int, ...]:
 
 
 def _readable(name: str) -> str:
-    """Return a file name that can be written anywhere, even if its bytes are not UTF-8."""
+    """Return a file name as printable text, even if its bytes are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class Digits(Source):
-    """scikit-learn's bundled handwritten digits: 1,797 grey images of 8 by 8 pixels, no download."""
+    """scikit-learn's bundled handwritten digits: 1,797 grey images of 8 by 8 pixels."""
 
     def __init__(self) -> None:
         bunch = _bundled_digits()
@@ -160,7 +160,7 @@ class Digits(Source):
 
 @cache
 def _bundled_digits() -> Any:
-    """Return scikit-learn's digits, whose text file takes a third of a second to read, once for all runs of a sweep."""
+    """Return scikit-learn's digits, cached because their text file takes a third of a second to read."""
     from sklearn.datasets import load_digits
 
     return load_digits()

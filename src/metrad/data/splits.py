@@ -1,4 +1,4 @@
-"""From labels, roles and a seed to disjoint sets of images: a pure function of arrays."""
+"""Splits: disjoint sets of images for each role, drawn from labels, classes and a seed by pure functions."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ Size = int | float | None
 
 @dataclass(frozen=True)
 class Pool:
-    """The images that can be drawn from, in the order of the source.
+    """The images that can be drawn, in the order of the source.
 
     Attributes:
-        labels: class of each image, (N,) integers.
-        content: equal numbers for images of identical content, (N,) integers.
-        usable: False for images to leave out, (N,) booleans.
-        in_test_part: True for images of the source's own test part, (N,) booleans; None if it has no such part.
+        labels: class number of each image, (N,) integers.
+        content: content number of each image, equal for identical images, (N,) integers.
+        usable: whether each image may be drawn, (N,) booleans.
+        in_test_part: True for images of the source's own test part, (N,) booleans; None if it has none.
     """
 
     labels: np.ndarray
@@ -29,7 +29,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of each role, as class numbers; no class stands in two of them."""
+    """The class numbers of each role; no class has two roles."""
 
     reference: tuple[int, ...]
     normal: tuple[int, ...]
@@ -37,17 +37,18 @@ class Classes:
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """The classes the head is trained on, in the order of its labels: reference first, then normal."""
+        """The classes that the head is trained on, in the order of its labels: reference, then normal."""
         return self.reference + self.normal
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which images play which role.
+    """The images of each role.
 
     Attributes:
         indices: for each of ``ROLES``, the positions of its images in the source, rising.
-        copies_left_out: images of the roles' classes left out because another of identical content was kept.
+        copies_left_out: number of images left out because an image of identical content was kept; counted over the
+            classes that have a role.
     """
 
     indices: dict[str, np.ndarray]
@@ -55,23 +56,23 @@ class Split:
 
 
 def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: float, seed: int) -> Split:
-    """Draw the five roles.
+    """Draw the images of the five roles.
 
-    Reference, normal and calibration images come from the training part of the source, the test roles from its test
-    part. Where the source has none, ``test_share`` of each normal class and all of each anomalous class make one. Of
-    images with identical content one is kept, one of the test part if there is one. A role of several classes is
-    shared out in proportion to what each class has.
+    Reference, normal and calibration images come from the training part of the source, test images from its test part.
+    If the source has no test part, ``test_share`` of each normal class and all anomalous images form one. Of images
+    with identical content only one is kept, preferably from the test part. The classes of a role contribute in
+    proportion to the images they have.
 
     Args:
         pool: the images.
         classes: the classes of each role.
-        sizes: for each of ``ROLES`` a count, a fraction in (0, 1] of the part's images of those classes, or None for
-            all that are left. That of the reference role counts only if it has classes.
-        test_share: share of the normal images that become the test part of a source without one, in (0, 1).
+        sizes: for each of ``ROLES`` a count, a fraction in (0, 1] of the images of its classes in its part, or None for
+            all remaining images. The size of the reference role is ignored if that role has no classes.
+        test_share: share of the normal images that form the test part if the source has none, in (0, 1).
         seed: the same seed gives the same split.
 
     Raises:
-        InputError: a size asks for more images than there are, or leaves a role that must not be empty without any.
+        InputError: a size asks for more images than there are, or leaves the normal role or a test role empty.
     """
     kept = _one_of_each_content(pool, classes)
     train, test = _parts(pool, kept, classes, test_share, seed)
@@ -96,29 +97,28 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
 def hold_out(
     split: Split, labels: np.ndarray, classes: Classes, held_out: int, *, share: float, seed: int
 ) -> tuple[Split, Classes]:
-    """Let a reference class stand in for the anomalous one, with no image but those that ``split`` trains on.
+    """Return the split of a selection, in which the stand-in ``held_out`` plays anomalous.
 
-    The images of that class leave the reference role and become the anomalous test images, and a share of the normal
-    images become the normal ones. There are no calibration images; calibration and test images of ``split`` play no
-    part.
+    The reference images of the stand-in become the anomalous test images. A share of the normal images become the
+    normal test images. There are no calibration images. Test and calibration images of ``split`` are not used.
 
     Args:
-        split: what ``draw`` drew.
-        labels: class of each image of the source, (N,) integers.
+        split: a split from ``draw``.
+        labels: class number of each image of the source, (N,) integers.
         classes: the classes of each role in ``split``.
-        held_out: the number of the reference class.
-        share: of the normal images that are tested on, in (0, 1); at least one of them.
-        seed: draws these.
+        held_out: class number of the stand-in, a reference class.
+        share: share of the normal images to test on, in (0, 1); at least one image is tested on.
+        seed: seed of the choice of these images.
 
     Raises:
-        InputError: the class has no reference images, or there are fewer than two normal ones.
+        InputError: the stand-in has no reference images, or there are fewer than two normal images.
     """
     reference, normal = split.indices["reference"], split.indices["normal"]
     held = labels[reference] == held_out
     if not held.any():
-        raise InputError(f"class {held_out} has no reference images that could stand in for anomalous ones")
+        raise InputError(f"class {held_out} has no reference images, so it cannot play anomalous; choose another class")
     if len(normal) < 2:
-        raise InputError("there must be at least 2 normal images, one of them to test on")
+        raise InputError(f"a selection needs at least 2 normal images, one of them to test on, got {len(normal)}")
     sizes: dict[str, Size] = {"test_normal": to_test_on(len(normal), share), "normal": None}
     by_class = [normal[labels[normal] == c] for c in classes.normal]
     indices = {
@@ -132,12 +132,12 @@ def hold_out(
 
 
 def to_test_on(normal: int, share: float) -> int:
-    """Return how many of so many normal images ``hold_out`` tests on: at least 1, and not all where there are 2."""
+    """Return the number of ``normal`` images that ``hold_out`` tests on: at least 1, and not all if there are 2."""
     return max(1, min(round(share * normal), normal - 1))
 
 
 def head_labels(labels: np.ndarray, classes: Classes) -> np.ndarray:
-    """Return for each class number in ``labels`` its place among ``classes.seen``; -1 for a class not seen."""
+    """Return the position in ``classes.seen`` of each class number in ``labels``; -1 for a class not seen."""
     place = {c: i for i, c in enumerate(classes.seen)}
     return np.array([place.get(int(c), -1) for c in labels], dtype=np.int64)
 
@@ -165,7 +165,7 @@ def _parts(
 
 
 def _shuffled(images: np.ndarray, seed: int, label: int, purpose: str) -> np.ndarray:
-    # One stream a class and purpose, so that changing one role's size does not change another role's images.
+    # One random stream per class and purpose, so that changing one role's size does not change another's images.
     return np.random.default_rng([seed, label, *purpose.encode()]).permutation(images)
 
 
@@ -177,7 +177,7 @@ def _share_out(
     *,
     purpose: str = "draw",
 ) -> dict[str, np.ndarray]:
-    """Cut the shuffled images of each class into consecutive pieces, one a role."""
+    """Cut the shuffled images of each class into consecutive pieces, one per role."""
     available = np.array([len(images) for images in by_class], dtype=np.int64)
     counts = _counts(sizes, int(available.sum()))
     shuffled = [_shuffled(images, seed, c, purpose) for images, c in zip(by_class, members, strict=True)]
@@ -192,20 +192,24 @@ def _share_out(
 
 
 def _counts(sizes: dict[str, Size], available: int) -> dict[str, int]:
-    """Turn counts, fractions and None into counts that fit, roles with None last."""
+    """Turn counts, fractions and None into counts that fit; None becomes the number of remaining images."""
     open_roles = [role for role, size in sizes.items() if size is None]
     if len(open_roles) > 1:
-        raise InputError(f"only one of dataset.sizes.{' and dataset.sizes.'.join(open_roles)} can be null (all others)")
+        raise InputError(
+            f"only one of dataset.sizes.{' and dataset.sizes.'.join(open_roles)} can be null (all the rest)"
+        )
     counts: dict[str, int] = {}
     left = available
     for role, size in sizes.items():
         if size is None:
             continue
         if isinstance(size, float) and not 0 <= size <= 1:
-            raise InputError(f"dataset.sizes.{role}={size}: a fraction must lie in 0 to 1; write a count without a dot")
+            raise InputError(
+                f"dataset.sizes.{role}={size}: a fraction must lie in 0 to 1, and a count has no decimal point"
+            )
         count = round(size * available) if isinstance(size, float) else size
         if isinstance(size, float) and count == left + 1:
-            count = left  # rounding up two fractions that share everything can ask for one image too many
+            count = left  # two fractions that add up to 1 can both be rounded up, to one image too many
         if not 0 <= count <= left:
             others = available - left
             taken = f", {others} of them taken by {' and '.join(counts)}" if others else ""
@@ -221,7 +225,7 @@ def _counts(sizes: dict[str, Size], available: int) -> dict[str, int]:
 
 
 def _proportional(count: int, available: np.ndarray) -> np.ndarray:
-    """Share ``count`` out over classes in proportion to ``available``, by largest remainder."""
+    """Divide ``count`` among classes in proportion to ``available``, by the largest-remainder method."""
     if not count:
         return np.zeros_like(available)
     share, remainder = np.divmod(count * available, available.sum())

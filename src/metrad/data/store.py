@@ -1,4 +1,4 @@
-"""A source decoded once: in memory, memory-mapped on disk, or on demand, whichever fits."""
+"""Storage of decoded images: in memory, memory-mapped on disk, or decoded on demand, whichever fits."""
 
 import contextlib
 import hashlib
@@ -25,10 +25,10 @@ from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
 
 GIB = 2**30
-DECODER_VERSION = 1  # raise it when the same file decodes to other pixels, so that no old cache is used
+DECODER_VERSION = 1  # increase it when the same file decodes to other pixels, so that old caches are not used
 _LOOKAHEAD = 64  # images decoded ahead of the one being stored; bounds memory
 Keep = Callable[[int, np.ndarray], None]
-# What the caches of earlier versions call these classes; under another name their files would be decoded again.
+# Names of these classes in the cache keys of earlier versions. Other names would orphan those caches.
 _KINDS = {ImageFolder: "metrad.datasets.ImageFolder", TorchvisionDataset: "metrad.datasets.TorchvisionDataset"}
 
 
@@ -37,11 +37,11 @@ class Storage:
     """Where decoded images are kept.
 
     Attributes:
-        memory_limit: bytes up to which they are kept in memory.
-        disk_limit: bytes up to which they are kept in a memory-mapped file; above it they are decoded on demand.
+        memory_limit: largest size in bytes that is kept in memory.
+        disk_limit: largest size in bytes that is kept in a memory-mapped file; larger sources are decoded on demand.
         cache: folder of the memory-mapped files.
-        workers: processes that decode where images are decoded on demand.
-        shared: several processes need them at once, so a file, which they share, goes before memory.
+        workers: number of processes that decode images on demand.
+        shared: whether several processes need the images at once. They share a file, so a file is preferred to memory.
     """
 
     memory_limit: int
@@ -53,7 +53,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """All images of a source and what is known of them.
+    """All images of a source, with their classes, names and hashes.
 
     Attributes:
         images: positions to (n, height, width, channels) uint8.
@@ -61,8 +61,8 @@ class ImageSet:
         classes: class names by label.
         names: path or number of each image.
         digests: hash of each image's content, (N, 16) uint8.
-        corrupt: what was wrong with each image that could not be decoded, by position.
-        on_demand: True if ``images`` decodes anew at each access, so that workers help.
+        corrupt: error message of each image that could not be decoded, by position.
+        on_demand: whether ``images`` decodes at each access, so that workers help.
     """
 
     images: Indexable
@@ -76,11 +76,11 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over all images found.
+    """Result of one pass over all images.
 
     Attributes:
-        digests: 16 bytes an image, (N, 16) uint8.
-        corrupt: messages of the images that could not be decoded, by position.
+        digests: hash of each image's content, (N, 16) uint8.
+        corrupt: error message of each image that could not be decoded, by position.
     """
 
     digests: np.ndarray
@@ -88,11 +88,11 @@ class Scan:
 
 
 def load(source: Source, image_size: int, storage: Storage, *, skip_corrupt: bool) -> ImageSet:
-    """Decode ``source`` once and keep it where ``storage`` says; the pixels are the same in all three places.
+    """Decode ``source`` and keep its images where ``storage`` says; the pixels are the same in every place.
 
     Args:
         source: the images.
-        image_size: input size of the model; images of a source without a size of its own are kept at it.
+        image_size: input size of the model in pixels; images are kept at it if the source has no size of its own.
         storage: limits and cache folder.
         skip_corrupt: leave out files that cannot be decoded instead of raising.
 
@@ -122,7 +122,7 @@ def _store(source: Source, size: int, storage: Storage, skip_corrupt: bool) -> t
 
 
 class _Work:
-    """A source to decode, equal to another if their content is."""
+    """A source as a cache key, equal to another if their contents are equal."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -135,7 +135,7 @@ class _Work:
         return hash(self.identity)
 
 
-# The runs of one sweep read the same source one after another: the last one read is kept.
+# The runs of one sweep read the same source one after another, so the last source is kept.
 @lru_cache(maxsize=1)
 def _in_memory(work: _Work, size: int, skip_corrupt: bool) -> tuple[np.ndarray, Scan]:
     array = np.zeros((len(work.source.labels), size, size, 3), dtype=np.uint8)
@@ -161,14 +161,14 @@ def _on_disk(source: Source, size: int, skip_corrupt: bool, cache: Path) -> tupl
 
 
 def _fill(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have ``write`` fill a folder that then becomes ``folder``; of several processes one does and the others wait."""
-    with FileLock(folder.with_suffix(".lock")):  # it stays: who waits for a lock that is removed may make a second one
+    """Have ``write`` fill a new folder and rename it to ``folder``; one process writes, the others wait."""
+    with FileLock(folder.with_suffix(".lock")):  # its file stays: without it, a process could make a second lock
         if folder.exists():
             return
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
         try:
             write(partial)
-            with contextlib.suppress(OSError):  # another process may have been faster, with the same content
+            with contextlib.suppress(OSError):  # another process may have renamed the same content first
                 partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -195,7 +195,7 @@ def _keep_in(array: np.ndarray, size: int) -> Keep:
 
 
 def _keep_nothing(position: int, pixels: np.ndarray) -> None:
-    """Only the digest of the image is wanted."""
+    """Drop the pixels; only the digest is needed."""
 
 
 def scan(
@@ -209,11 +209,11 @@ def scan(
     """Decode every image once, with a progress bar.
 
     Args:
-        read: position to decoded image.
-        count: how many images there are.
-        keep: called with position and pixels of each image, in order.
+        read: function from a position to the decoded image.
+        count: number of images.
+        keep: function called with the position and pixels of each image, in order.
         threads: decode several images at a time.
-        skip_corrupt: note an image that cannot be decoded instead of raising.
+        skip_corrupt: record the error of an image that cannot be decoded instead of raising it.
 
     Raises:
         CorruptImageError: an image cannot be decoded and ``skip_corrupt`` is False.
@@ -243,7 +243,7 @@ def scan(
 def _in_threads(
     work: Callable[[int], Decoded | CorruptImageError], positions: Sequence[int]
 ) -> Iterator[Decoded | CorruptImageError]:
-    """Map in order, at most ``_LOOKAHEAD`` images ahead of the one that is taken."""
+    """Map ``work`` over ``positions`` in order, at most ``_LOOKAHEAD`` images ahead of the one last yielded."""
     upcoming = iter(positions)
     with ThreadPoolExecutor() as pool:
         pending = deque(pool.submit(work, i) for i in islice(upcoming, _LOOKAHEAD))
@@ -254,6 +254,6 @@ def _in_threads(
 
 
 def content_numbers(digests: np.ndarray) -> np.ndarray:
-    """Return for each row of ``digests`` (N, 16) a number that is equal exactly for equal rows, (N,)."""
+    """Return a number for each row of ``digests`` (N, 16), equal exactly for equal rows, as (N,)."""
     rows = np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1]))).ravel()
     return np.unique(rows, return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""torchvision's datasets as sources: both parts read together, labels found, errors that name the files."""
+"""torchvision's datasets as sources: both parts together, their labels, and errors that name the missing files."""
 
 import contextlib
 import inspect
@@ -19,14 +19,14 @@ from metrad.errors import InputError, first_line
 
 
 class TorchvisionDataset(Source):
-    """Any classification dataset of torchvision, its training and test part together.
+    """A classification dataset of torchvision, its training and test part together.
 
     Args:
-        factory: the dataset's class with its settings bound. Where it has a setting ``train`` or ``split`` that is
-            not bound, both parts are read (``split``: train and test; a list of two names chooses others).
+        factory: the dataset's class with bound settings. If its setting ``train`` or ``split`` is not bound, both parts
+            are read. For ``split`` these are train and test, or the two names in a list.
 
     Raises:
-        InputError: the files are neither there nor can be downloaded, or the dataset has no class labels.
+        InputError: the files are missing and cannot be downloaded, or the dataset has no class labels.
     """
 
     def __init__(self, factory: partial[VisionDataset]) -> None:
@@ -46,7 +46,7 @@ class TorchvisionDataset(Source):
         self.names = [f"{title}/{i}" for title, length in zip(titles, lengths, strict=True) for i in range(length)]
 
     def read(self, position: int) -> Decoded:
-        """Return the image at ``position``; grey arrays stay one channel, all else becomes RGB."""
+        """Return the image at ``position``. Grey arrays keep their one channel; all other images become RGB."""
         if self.pixels is not None:
             return super().read(position)
         part = int(np.searchsorted(self.starts, position, side="right")) - 1
@@ -57,16 +57,16 @@ class TorchvisionDataset(Source):
             pixels = np.asarray(to_rgb(image))
         except InputError:
             raise
-        except Exception as error:  # the decoders' errors share no base
+        except Exception as error:  # decoders raise unrelated types
             raise corrupt_image(f"{type(self.parts[part]).__name__} {self.names[position]}", error) from error
         return Decoded(pixels, digest(pixels.tobytes() + repr(pixels.shape).encode()))
 
 
 def open_source(factory: partial[Any]) -> Source:
-    """Return the source that ``factory`` makes, with torchvision's datasets wrapped.
+    """Return the source that ``factory`` makes; torchvision's datasets are wrapped.
 
     Raises:
-        InputError: it makes neither a ``Source`` nor a torchvision dataset.
+        InputError: ``factory`` makes neither a ``Source`` nor a torchvision dataset.
     """
     if inspect.isclass(factory.func) and issubclass(factory.func, VisionDataset):
         return TorchvisionDataset(factory)
@@ -80,7 +80,7 @@ def open_source(factory: partial[Any]) -> Source:
 
 
 def _torchvision_parts(factory: partial[VisionDataset]) -> list[partial[VisionDataset]]:
-    factory = partial(factory.func, *factory.args, **factory.keywords)  # a subclass of partial would be nested below
+    factory = partial(factory.func, *factory.args, **factory.keywords)  # a subclass would be nested below
     accepted = _settings(factory.func)
     split = factory.keywords.get("split")
     if isinstance(split, Sequence) and not isinstance(split, str):
@@ -95,7 +95,7 @@ def _torchvision_parts(factory: partial[VisionDataset]) -> list[partial[VisionDa
 
 
 def _settings(dataset: Any) -> set[str]:
-    """Return the names of a dataset's settings, those that its constructor passes on to a parent included."""
+    """Return the names of a dataset's settings, including those its constructor passes to a parent class."""
     return {name for kind in dataset.__mro__ for name in inspect.signature(kind.__init__).parameters}
 
 
@@ -103,11 +103,11 @@ def _open_torchvision(factory: partial[VisionDataset]) -> VisionDataset:
     try:
         with _alone(factory):
             return factory()
-    except Exception as error:  # torchvision's readers raise whatever their formats' readers do
+    except Exception as error:  # the readers of the formats raise unrelated types
         reason = first_line(error)
         hint = ""
         if "split" in factory.keywords:
-            hint = f", or name the parts it has with dataset.source.split=[TRAIN,TEST], now {factory.keywords['split']}"
+            hint = f", or name its parts with dataset.source.split=[TRAIN,TEST], now {factory.keywords['split']}"
         raise InputError(
             f"dataset.source cannot be read or downloaded ({reason}); place {_files_to_place(factory)}{hint}"
         ) from error
@@ -115,12 +115,12 @@ def _open_torchvision(factory: partial[VisionDataset]) -> VisionDataset:
 
 @contextlib.contextmanager
 def _alone(factory: partial[VisionDataset]) -> Iterator[None]:
-    """Let one process at a time download and unpack a dataset; the others would read files that are half written."""
+    """Let one process at a time download and unpack a dataset, so that no other reads half-written files."""
     settings: dict[str, Any] = factory.keywords
     with contextlib.ExitStack() as held:
         if settings.get("download") and "root" in settings:
             lock = Path(settings["root"], f".{factory.func.__name__}.lock")
-            with contextlib.suppress(OSError):  # where nothing can be written nothing is going to be
+            with contextlib.suppress(OSError):  # a folder that cannot be written needs no lock
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 held.enter_context(FileLock(lock))
         yield
@@ -140,7 +140,7 @@ def _files_to_place(factory: partial[VisionDataset]) -> str:
         return f"{', '.join(names)} in {root / dataset.__name__ / 'raw'}"
     if hasattr(dataset, "filename"):
         return f"{dataset.filename} in {root}"
-    return f"its files below {root} as torchvision's documentation of {dataset.__name__} says"
+    return f"its files below {root}, as in torchvision's documentation of {dataset.__name__}"
 
 
 def _torchvision_labels(dataset: VisionDataset) -> np.ndarray:
@@ -162,7 +162,7 @@ def _is_labels(values: np.ndarray) -> bool:
 
 
 def _uint8_array(dataset: VisionDataset) -> np.ndarray | None:
-    """Return the images as (N, height, width, channels) if the dataset keeps them in one array."""
+    """Return the images as (N, height, width, channels) if the dataset keeps them in one uint8 array, else None."""
     data = getattr(dataset, "data", None)
     if data is None or isinstance(data, list):
         return None

@@ -17,7 +17,7 @@ from metrad.models.embedder import Embedder
 from metrad.models.whitening import within_class_whitening
 from metrad.scorers import Scorer
 
-ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
+EMBEDDED_ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
 REFERENCE = "reference"
 
 
@@ -26,7 +26,7 @@ class Embedded:
     """The embeddings of a run's images and what the images are.
 
     Attributes:
-        arrays: for each of ``ROLES`` its embeddings, (N, D) float32, and for the reference role where a scorer asked.
+        arrays: embeddings of each of ``EMBEDDED_ROLES``, (N, D) float32; of reference too if a scorer needs them.
         records: for each of these roles its images, in the same order.
     """
 
@@ -57,13 +57,13 @@ class Embedded:
 
 def roles_for(scorers: Iterable[Scorer]) -> tuple[str, ...]:
     """Return the roles whose images must be embedded so that each of ``scorers`` can be fitted and measured."""
-    return (*ROLES, REFERENCE) if any(scorer.needs_reference for scorer in scorers) else ROLES
+    return (*EMBEDDED_ROLES, REFERENCE) if any(scorer.needs_reference for scorer in scorers) else EMBEDDED_ROLES
 
 
 def embed(
     embedder: Embedder,
     data: PreparedData,
-    roles: Sequence[str] = ROLES,
+    roles: Sequence[str] = EMBEDDED_ROLES,
     *,
     device: torch.device | str = "cpu",
     precision: str = "32-true",
@@ -89,7 +89,7 @@ def embed(
 def fit_and_embed(
     embedder: Embedder,
     data: PreparedData,
-    roles: Sequence[str] = ROLES,
+    roles: Sequence[str] = EMBEDDED_ROLES,
     *,
     device: torch.device | str = "cpu",
     precision: str = "32-true",
@@ -106,7 +106,7 @@ def fit_and_embed(
         return embed(embedder, data, roles, device=device, precision=precision)
     width = embedder.out_features
     embedder.set_whitening(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
-    plain = embed(embedder, data, (*ROLES, REFERENCE), device=device, precision=precision)
+    plain = embed(embedder, data, (*EMBEDDED_ROLES, REFERENCE), device=device, precision=precision)
     first = collectives.rank() == 0
     embedder.set_whitening(*collectives.same(_whitening(plain, data) if first else None))  # type: ignore[misc]
     if not first:

@@ -10,7 +10,7 @@ from metrad.models.embedder import Embedder
 
 CPU_BATCH = 128  # the fastest of 32 to 1,024 for MobileNetV2: larger ones leave the cache (docs/performance.md)
 GPU_BATCHES = (128, 4096)  # the first is tried, the last is enough for any GPU
-GPU_SHARE = 0.5  # of the device's memory; of all and not of what is free, so that a repeated run takes the same batch
+BATCH_SHARE = 0.5  # of all GPU memory, free or not, so that a repeated run takes the same batch
 
 
 def half_type(precision: str) -> torch.dtype | None:
@@ -69,7 +69,7 @@ class Forward:
         self(image.expand(smallest, -1, -1, -1))
         needed = max(1, torch.cuda.max_memory_allocated(self.device) - before)
         total = torch.cuda.get_device_properties(self.device).total_memory
-        return fitting_batch(needed / smallest, GPU_SHARE * total, min(count, largest))
+        return fitting_batch(needed / smallest, BATCH_SHARE * total, min(count, largest))
 
 
 def fitting_batch(bytes_each: float, memory: float, most: int) -> int:

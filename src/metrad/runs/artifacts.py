@@ -16,7 +16,7 @@ from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.detector.core import Detector
 from metrad.errors import InputError
-from metrad.evaluation.embeddings import ROLES, Embedded
+from metrad.evaluation.embeddings import EMBEDDED_ROLES, Embedded
 from metrad.files import read_json, replacing, require_unchanged, sealed, sha256, unsealed, write_rows
 from metrad.runs.config.build import plain
 from metrad.runs.directory import Run
@@ -121,7 +121,7 @@ def load_embeddings(run: Run, embedder: str) -> Embedded:
         raise InputError(f"{error}; or remove {run.embeddings}, and it is made anew from the images") from error
     if record["embedder"] != embedder:
         raise InputError(f"{run.embeddings} is not of this run's model; remove it, and it is made anew from the images")
-    records: dict[str, list[ImageRecord]] = {role: [] for role in ROLES}
+    records: dict[str, list[ImageRecord]] = {role: [] for role in EMBEDDED_ROLES}
     with (run.embeddings / "images.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             records.setdefault(row["role"], []).append(

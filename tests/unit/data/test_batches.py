@@ -9,7 +9,7 @@ import torch
 from metrad import collectives
 from metrad.data import batches as module
 from metrad.data.arrays import OnDemand
-from metrad.data.batches import GPU_SHARE, EpochShuffle, ImageBatches, ResidentBatches, fits
+from metrad.data.batches import RESIDENT_SHARE, EpochShuffle, ImageBatches, ResidentBatches, fits
 from metrad.training.datamodule import MetradDataModule
 from tests.helpers.prepared import numbered
 
@@ -61,7 +61,7 @@ def test_a_batch_is_gathered_on_the_device_and_nothing_of_it_read_elsewhere():
 
 @pytest.mark.parametrize(("spare", "there"), [(0, True), (1, True), (-1, False)])
 def test_images_stay_on_a_gpu_up_to_a_share_of_its_free_memory(spare, there, free):
-    free(NEEDED / GPU_SHARE + spare)
+    free(NEEDED / RESIDENT_SHARE + spare)
     assert fits(thirty(), GPU) is there
 
 
