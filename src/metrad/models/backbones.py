@@ -11,16 +11,16 @@ from metrad.models.base import Backbone, InputSpec, measure_features
 from metrad.models.joined_layers import JoinedLayers
 from metrad.models.weights import CLASSIFIERS, download_weights, fit_weights, read_weights
 
-_FEATURES_ONLY = ("alexnet", "squeezenet", "vgg")  # their classifiers flatten the feature map to 9,216 and more numbers
+_FEATURES_ONLY = ("alexnet", "squeezenet", "vgg")  # their classifiers flatten the feature map to 9,216 or more numbers
 
 
 def mobilenet_v2(*, width: float = 1.0, weights: str | None = "imagenet", layers: list[str] | None = None) -> Backbone:
-    """Return MobileNetV2 of a width multiplier. Source: Sandler 2018, arXiv 1801.04381.
+    """Return MobileNetV2 with a width multiplier. Source: Sandler 2018, arXiv 1801.04381.
 
     Args:
-        width: multiplier of the number of channels; ImageNet weights exist for 1.0.
+        width: multiplier of the number of channels; ImageNet weights exist for 1.0 only.
         weights: as for ``torchvision_model``.
-        layers: likewise.
+        layers: as for ``torchvision_model``.
     """
     return torchvision_model("mobilenet_v2", weights=weights, args={"width_mult": width}, layers=layers)
 
@@ -35,23 +35,23 @@ def torchvision_model(
     """Return a classification model of torchvision without its classifier.
 
     Args:
-        name: as ``torchvision.models.list_models`` gives it.
-        weights: ``imagenet`` for torchvision's own (downloaded once), a file of its state dict (.pth or
-            .safetensors), or null for random ones.
+        name: name in ``torchvision.models.list_models``.
+        weights: ``imagenet`` for torchvision's own weights (downloaded once), the path of a state dict (.pth or
+            .safetensors), or null for random weights.
         args: further settings of the model's constructor.
-        layers: names of modules, such as ``features.13``, whose features ``JoinedLayers`` joins; None for the last
-            layer's alone.
+        layers: names of modules, such as ``features.13``, whose features ``JoinedLayers`` joins; None for the features
+            of the last layer only.
 
     Raises:
-        InputError: no such model or layer, or the weights are not there, cannot be downloaded or do not fit.
+        InputError: the model or a layer does not exist, or the weights are missing, cannot be downloaded or do not fit.
     """
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise InputError(
-            f"backbone.name={name} is no classification model of torchvision; there are {', '.join(known)}"
+            f"backbone.name={name} is no classification model of torchvision; choose one of {', '.join(known)}"
         )
     model = _construct(name, args or {})
-    spec = InputSpec(size=getattr(model, "image_size", InputSpec.size))  # vision transformers see one size alone
+    spec = InputSpec(size=getattr(model, "image_size", InputSpec.size))  # vision transformers take one size only
     if weights is not None:
         enum = torchvision.models.get_model_weights(name).DEFAULT
         preset = enum.transforms()
@@ -64,7 +64,7 @@ def torchvision_model(
 
 
 class _ConvNet(nn.Sequential):
-    """Blocks of 3x3 convolution, batch norm and ReLU, each but the first after halving the resolution."""
+    """Blocks of 3x3 convolution, batch norm and ReLU, with 2x2 max pooling between blocks."""
 
     def __init__(self, channels: list[int]) -> None:
         layers: list[nn.Module] = []
@@ -75,14 +75,14 @@ class _ConvNet(nn.Sequential):
 
 
 def convnet(*, channels: list[int], weights: str | None = None) -> Backbone:
-    """Return a small convolutional network, for small images trained from scratch.
+    """Return a small convolutional network, for small images and training from scratch.
 
     Args:
         channels: width of each block; the resolution halves between blocks.
-        weights: a file of its state dict (.pth or .safetensors), or null for random ones.
+        weights: path of a state dict (.pth or .safetensors), or null for random weights.
 
     Raises:
-        InputError: no channels, or the weights are not there or do not fit.
+        InputError: there are no channels, or the weights are missing or do not fit.
     """
     if not channels or min(channels) < 1:
         raise InputError(f"backbone.channels must be a list of at least one positive width, got {channels}")
@@ -105,8 +105,8 @@ def _without_classifier(model: nn.Module) -> nn.Module:
     for name in CLASSIFIERS:
         if hasattr(model, name):
             setattr(model, name, nn.Identity())
-    if getattr(model, "aux_logits", False):  # GoogLeNet and Inception give three outputs in training otherwise
-        setattr(model, "aux_logits", False)  # noqa: B010 - assignment is typed for tensors and modules alone
+    if getattr(model, "aux_logits", False):  # otherwise GoogLeNet and Inception give three outputs in training
+        setattr(model, "aux_logits", False)  # noqa: B010 - typed assignment takes only tensors and modules
         for name in ("AuxLogits", "aux1", "aux2"):
             if hasattr(model, name):
                 setattr(model, name, None)

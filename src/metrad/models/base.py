@@ -1,4 +1,4 @@
-"""What a backbone is: a module, the measured width of its features, and the input its weights expect."""
+"""The backbone as a type: a module, the measured width of its features, and the input its weights expect."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model's weights expect to see: RGB in 0 to 1, less ``mean``, over ``std``, best at ``size`` pixels."""
+    """Input that a model's weights expect: RGB in 0 to 1, less ``mean``, over ``std``, best at ``size`` pixels."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -17,12 +17,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A module and what is known of it.
+    """A module, the width of its features, and the input it expects.
 
     Attributes:
-        module: images (N, 3, height, width) to a feature map (N, out_features, h, w) or vectors (N, out_features).
-        out_features: width of the features, measured.
-        input_spec: comes with the weights.
+        module: from images (N, 3, height, width) to a feature map (N, out_features, h, w) or vectors (N, out_features).
+        out_features: measured width of the features.
+        input_spec: input that the weights expect.
     """
 
     module: nn.Module
@@ -31,9 +31,10 @@ class Backbone:
 
 
 def pool(features: Tensor) -> Tensor:
-    """Return vectors (N, D) from a feature map (N, D, h, w) or (N, D, L) by global average, or vectors as they are.
+    """Return the global average (N, D) of a feature map (N, D, h, w) or (N, D, L); vectors (N, D) stay as they are.
 
-    The average is float32 at least: in half precision its rounding would be most of that of the whole embedding.
+    The average is computed in at least float32. In half precision, its rounding error would exceed that of all other
+    layers together.
     """
     if features.ndim < 3:
         return features
@@ -41,7 +42,7 @@ def pool(features: Tensor) -> Tensor:
 
 
 def measure_features(module: nn.Module, size: int) -> int:
-    """Return the width of what ``module`` gives for an image of ``size`` pixels."""
+    """Return the width of the features that ``module`` gives for an image of ``size`` pixels."""
     was_training = module.training
     with torch.inference_mode():
         features: Tensor = module.eval()(torch.zeros(1, 3, size, size))

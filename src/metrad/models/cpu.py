@@ -1,4 +1,4 @@
-"""How memory is handed out while training and embedding on a CPU."""
+"""Speed on a CPU: memory reused between training steps, and layers with faster gradients."""
 
 import ctypes
 import sys
@@ -9,25 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Names and numbers of glibc's malloc.h; the usual values are those that its documentation gives.
+# Parameters of mallopt, as numbered in glibc's malloc.h. Their defaults are those of its documentation.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MIB = 2**20
 
-_open: list[torch.device] = []  # where the block that others lie within computes, while there is one
+_open: list[torch.device] = []  # device of the outermost ``lean_memory`` block, if there is one
 
 
 @contextmanager
 def lean_memory(device: torch.device) -> Iterator[None]:
-    """Keep freed memory for the next step, and leave fresh memory as it comes, until the block ends.
+    """Reuse freed memory, and leave fresh memory unfilled, until the block ends. Results do not change.
 
-    A step frees and asks again for some gigabytes. The C library gives large blocks back to the system at once, and the
-    system clears each page anew: up to a third of a step of MobileNetV2. Deterministic algorithms, as torch means
-    them, also fill fresh memory so that reading it uninitialised gives the same each time, which nothing here does.
-    Neither changes a result. Memory is given back at the end, of a block within another at that of the outer one. Only
-    glibc has these settings; elsewhere only the filling is left out.
+    A training step frees and allocates some gigabytes. By default glibc returns large blocks to the system at once, and
+    the system zeroes every page that it hands out: up to a third of a step of MobileNetV2. torch's deterministic mode
+    also fills fresh memory, so that reading uninitialised memory is reproducible; nothing here reads such memory. The
+    memory is returned at the end of the outermost block. Without glibc, only the filling is turned off.
 
     Args:
-        device: where the block computes; nothing is done but on a CPU.
+        device: device of the computation; on any but a CPU the block has no effect.
     """
     if device.type != "cpu" or _open:
         yield
@@ -61,17 +60,18 @@ def _set(libc: Any, values: dict[int, int]) -> None:
 
 
 class StridedDepthwise(nn.Conv2d):
-    """A depthwise convolution with a stride, whose gradients a CPU computes in float32 where the rest is in bfloat16.
+    """A depthwise convolution with a stride that a CPU trains in float32 where autocast would choose half precision.
 
-    oneDNN has no kernel of its own for the gradient of its input in bfloat16 and takes one for dense convolutions, 20
-    to 40 times as slow as float32: the four of MobileNetV2 were half of a training step (docs/performance.md).
+    oneDNN has no bfloat16 kernel for the gradient of its input. It falls back to a kernel for dense convolutions, which
+    is 20 to 40 times as slow as float32. In MobileNetV2 these four layers took half of a training step
+    (docs/performance.md).
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor] = super()._conv_forward
         if input.device.type != "cpu" or not input.requires_grad:
             return convolve(input, weight, bias)
-        autocast = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64  # which it leaves alone
+        autocast = torch.is_autocast_enabled("cpu") and input.dtype != torch.float64  # autocast ignores float64
         dtype = torch.get_autocast_dtype("cpu") if autocast else input.dtype
         if dtype not in (torch.bfloat16, torch.float16):
             return convolve(input, weight, bias)
@@ -80,11 +80,11 @@ class StridedDepthwise(nn.Conv2d):
 
 
 def quicken(module: nn.Module) -> None:
-    """Have ``module`` train faster on a CPU, with the same weights under the same names.
+    """Make ``module`` train faster on a CPU, with the same weights under the same names.
 
-    Depthwise convolutions with a stride become ``StridedDepthwise``. Activations whose gradient needs their input no
-    longer work in place, for which torch copies that input first; those alone that follow another layer of a
-    ``Sequential``, where nothing else can mean their input.
+    Depthwise convolutions with a stride become ``StridedDepthwise``. Activations whose gradient needs their input stop
+    working in place, which saves a copy of that input. Only activations that follow a layer of a ``Sequential`` change,
+    because no other code can rely on the overwritten input there.
     """
     for part in module.modules():
         if type(part) is nn.Conv2d and 1 < part.groups == part.in_channels and max(part.stride) > 1:

@@ -1,4 +1,4 @@
-"""The deployable model: images in, embeddings out."""
+"""The embedder: the deployable model, from images to embeddings."""
 
 import numpy as np
 import torch
@@ -10,18 +10,18 @@ from metrad.models.cpu import quicken
 
 
 class Embedder(nn.Module):
-    """Resizing, normalisation, backbone, pooling, the mean over flips, and whitening in one module.
+    """Resizing, normalisation, backbone, pooling, averaging over flips, and whitening in one module.
 
-    Mean, standard deviation and whitening are buffers, so that they travel with the weights.
+    Mean, standard deviation and whitening are buffers, so they are saved with the weights.
 
     Args:
         backbone: the module and its input specification.
-        image_size: height and width the backbone sees; None for the size its weights prefer.
-        channels_last: keep images and weights in channels-last order, which convolutions on CPUs and recent GPUs are
-            fastest with.
-        whiten: whether embeddings are whitened, but in training mode; until ``set_whitening`` they stay as they are.
-        test_time_flip: whether an embedding is the mean of those of the image and its mirror image, but in training
-            mode. It comes before whitening. Source: Krizhevsky, Sutskever and Hinton 2012, NeurIPS, average over flips.
+        image_size: height and width of the backbone's input in pixels; None for the size its weights prefer.
+        channels_last: keep images and weights in channels-last order, which is fastest for convolutions on CPUs and
+            recent GPUs.
+        whiten: whether to whiten embeddings outside training mode; before ``set_whitening`` they stay unchanged.
+        test_time_flip: whether an embedding outside training mode is the mean over the image and its mirror image,
+            taken before whitening. Source: Krizhevsky, Sutskever and Hinton 2012, NeurIPS, average over flips.
     """
 
     mean: Tensor
@@ -62,20 +62,20 @@ class Embedder(nn.Module):
         return self.whitened(embeddings)
 
     def whitened(self, embeddings: Tensor) -> Tensor:
-        """Return W(e - c) of embeddings e (N, D), or them as they are if this embedder does not whiten."""
+        """Return W(e - c) for embeddings e (N, D), or e itself if this embedder does not whiten."""
         if self.whitening is None:
             return embeddings
         with torch.autocast(embeddings.device.type, enabled=False):
             return (embeddings.to(self.centre.dtype) - self.centre) @ self.whitening.T
 
     def set_whitening(self, centre: np.ndarray, whitening: np.ndarray) -> None:
-        """Have an embedding e become W(e - c), with c ``centre`` (D,) and W ``whitening`` (D, D)."""
+        """Set the whitening of an embedding e to W(e - c), with c ``centre`` (D,) and W ``whitening`` (D, D)."""
         assert self.whitening is not None
         self.centre.copy_(torch.from_numpy(centre))
         self.whitening.copy_(torch.from_numpy(whitening))
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Return images (N, height, width, channels) uint8 as the backbone wants them, (N, 3, size, size)."""
+        """Return uint8 images (N, height, width, channels) as input of the backbone, (N, 3, size, size)."""
         batch = images.permute(0, 3, 1, 2).float().div_(255)
         if batch.shape[-2:] != (self.size, self.size):
             batch = transforms.resize(batch, [self.size, self.size], antialias=True)

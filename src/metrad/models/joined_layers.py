@@ -1,4 +1,4 @@
-"""Features of several layers, joined to one vector."""
+"""Joined layers: the features of several layers of a backbone in one vector."""
 
 from contextlib import suppress
 from typing import Any
@@ -12,19 +12,19 @@ from metrad.models.base import InputSpec, pool
 
 
 class JoinedLayers(nn.Module):
-    """Features of several layers, each averaged over the image and scaled to length 1, one after another.
+    """Features of several layers, each averaged over the image and scaled to length 1, then concatenated.
 
-    So each layer has the same weight in a distance: the cosine of two joined vectors is the mean of the layers' own.
-    Layers early in a network keep what a classifier has no use for, which is where anomalies may show (Rippel 2021,
-    arXiv 2005.14140). Feature maps (N, D, h, w) and (N, h, w, D) and the tokens (N, L, D) of a transformer serve.
+    Each layer thus has the same weight in a distance: the cosine of two joined vectors is the mean of the layers'
+    cosines. Early layers keep features that a classifier does not need and that may show anomalies (Rippel 2021,
+    arXiv 2005.14140). A layer may give vectors (N, D), feature maps (N, D, h, w) or (N, h, w, D), or tokens (N, L, D).
 
     Args:
-        module: images to features.
-        layers: names of modules inside it.
-        size: height and width of images that suit the module, to see what its layers give.
+        module: from images to features.
+        layers: names of its submodules.
+        size: height and width in pixels of the images that the layers' output shapes are measured with.
 
     Raises:
-        InputError: there is no such layer, the module cannot be traced, or a layer gives something else.
+        InputError: a layer does not exist or gives another shape, or the module cannot be traced.
     """
 
     def __init__(self, module: nn.Module, layers: list[str], *, size: int = InputSpec.size) -> None:
@@ -39,7 +39,7 @@ class JoinedLayers(nn.Module):
         try:
             self.module = create_feature_extractor(module, {name: name for name in dict.fromkeys(layers)})
         except Exception as error:  # torch.fx raises whatever the module's own code does
-            raise InputError(f"backbone.layers={layers} cannot be taken out of the model ({error})") from error
+            raise InputError(f"backbone.layers={layers} cannot be extracted from the model ({error})") from error
         _overwrite_nothing(self.module)
         self.channel_axes = _channel_axes(self.module, size)
 
@@ -51,35 +51,35 @@ class JoinedLayers(nn.Module):
 
 
 def _overwrite_nothing(module: Any) -> None:
-    """Have no activation of a traced ``module`` work in place, on what a layer before it gave."""
+    """Turn off in-place activations of a traced ``module``, which would overwrite the features of the layer before."""
     for part in module.modules():
         if getattr(part, "inplace", False):
             part.inplace = False
-    for node in [*module.train_graph.nodes, *module.eval_graph.nodes]:  # such as DenseNet's last ReLU, a function
+    for node in [*module.train_graph.nodes, *module.eval_graph.nodes]:  # functions, such as DenseNet's last ReLU
         if node.kwargs.get("inplace"):
             node.update_kwarg("inplace", False)
     module.recompile()
 
 
 def _channel_axes(module: nn.Module, size: int) -> list[int]:
-    """Return which axis holds the channels, for each layer that ``module`` gives of square images."""
+    """Return the channel axis of each layer's output for square images."""
     probes = [_probe(module, size)]
-    with suppress(RuntimeError, AssertionError, ValueError):  # some models take images of one size alone
-        probes.append(_probe(module, size + 32))  # one step more after the usual strides
+    with suppress(RuntimeError, AssertionError, ValueError):  # some models take one image size only
+        probes.append(_probe(module, size + 32))  # the usual total stride is 32 pixels
     axes = []
     for name, shape in probes[0].items():
         axis = _channel_axis([probe[name] for probe in probes])
         if axis is None:
             raise InputError(
-                f"backbone.layers: {name} gives {tuple(shape) if shape else 'no tensor'} for two images, not a "
-                "feature map or tokens of one width for images of any size; choose another layer"
+                f"backbone.layers: {name} gives {tuple(shape) if shape else 'no tensor'} for two images; it must give "
+                "a feature map or tokens, with as many channels for every image size; choose another layer"
             )
         axes.append(axis)
     return axes
 
 
 def _probe(module: nn.Module, size: int) -> dict[str, torch.Size | None]:
-    """Return the shape of each layer's features of two images of ``size`` pixels; None for what is no tensor."""
+    """Return the shape of each layer's output for two images of ``size`` pixels; None if it is no tensor."""
     was_training = module.training
     try:
         with torch.inference_mode():
@@ -90,7 +90,10 @@ def _probe(module: nn.Module, size: int) -> dict[str, torch.Size | None]:
 
 
 def _channel_axis(shapes: list[torch.Size | None]) -> int | None:
-    """Return the axis of the same size in all ``shapes``, of a layer for square images, between equal other ones."""
+    """Return the channel axis of a layer from its output ``shapes`` for square images; None if it cannot be found.
+
+    The channel axis has the same size in all shapes, and the spatial axes of one shape are equal.
+    """
     known = [shape for shape in shapes if shape is not None and shape[0] == 2]
     candidates = {2: [1], 3: [2], 4: [1, 3]}.get(len(known[0]), []) if len(known) == len(shapes) else []
     for axis in candidates:

@@ -1,4 +1,4 @@
-"""Weights of backbones: downloaded or read from a file without running code, and fitted to a model."""
+"""Weights of backbones: downloaded, or read from a file without running its code, and loaded into a model."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a .safetensors or PyTorch file; code in the file is never run.
 
     Raises:
-        InputError: the file is not there or holds no state dict.
+        InputError: the file does not exist or holds no state dict.
     """
     if not path.is_file():
         raise InputError(f"backbone.weights={path}: no such file (allowed: imagenet, a file path, or null)")
@@ -36,7 +36,7 @@ def download_weights(enum: Any) -> dict[str, Tensor]:
     """Return torchvision's own weights, an entry of a weights enumeration, from the cache or the internet.
 
     Raises:
-        InputError: they cannot be downloaded; the message says where to place the file.
+        InputError: the weights cannot be downloaded; the message says where to place the file.
     """
     try:
         state: dict[str, Tensor] = enum.get_state_dict(check_hash=True)
@@ -51,7 +51,7 @@ def download_weights(enum: Any) -> dict[str, Tensor]:
 
 
 def fit_weights(model: nn.Module, state: dict[str, Tensor], weights: str) -> None:
-    """Load ``state`` into ``model``; its classifier may be missing or of another size, nothing else."""
+    """Load ``state`` into ``model``; only its classifier may be missing or of another shape."""
     own = model.state_dict()
     ours = {key for key in own if key.split(".")[0] not in (*CLASSIFIERS, "AuxLogits", "aux1", "aux2")}
     wrong = [key for key in sorted(ours) if key not in state or state[key].shape != own[key].shape]

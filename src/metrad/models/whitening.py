@@ -1,22 +1,21 @@
-"""Whitening: a linear map after which embeddings of a class vary alike in all directions."""
+"""Whitening: a linear map after which embeddings of one class vary equally in all directions."""
 
 import numpy as np
 
 
 def within_class_whitening(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean c (D,) of the class means, and W (D, D) with WᵀW = Σ⁻¹ of the covariance Σ about these means.
+    """Return the mean c (D,) of the class means, and W (D, D) with WᵀW = Σ⁻¹ for the within-class covariance Σ.
 
-    Directions in which images of one class differ anyway count less afterwards, and those that tell classes apart more;
-    what to compare two embeddings by is the angle between them as seen from c. Σ is shrunk by Ledoit and Wolf's
-    estimate, so it can be inverted where there are fewer images than directions. W is symmetric: of all such maps the
-    one that moves embeddings least.
+    Whitening gives less weight to directions in which images of one class vary, and more to those that separate
+    classes. Whitened embeddings W(e - c) are compared by their angle. Σ is the Ledoit-Wolf estimate, which can be
+    inverted even with fewer images than dimensions. W is symmetric: of all whitening maps it changes embeddings least.
 
     Args:
-        embeddings: (N, D), in float64 from here on.
-        labels: class of each, (N,) integers.
+        embeddings: (N, D); the computation is in float64.
+        labels: class of each embedding, (N,) integers.
 
     Raises:
-        ValueError: within their classes all embeddings are alike.
+        ValueError: within each class the embeddings are alike, or nearly alike in some direction.
 
     Source:
         Hatch, Kajarekar and Stolcke 2006, Within-class covariance normalization for SVM-based speaker recognition,
@@ -30,5 +29,5 @@ def within_class_whitening(embeddings: np.ndarray, labels: np.ndarray) -> tuple[
     centred = centred - means[places]
     variances, directions = np.linalg.eigh(ledoit_wolf(centred, assume_centered=True)[0])
     if not variances[-1] > 0 or variances[0] <= np.finfo(np.float64).eps * variances[-1]:
-        raise ValueError("within their classes the embeddings are alike, or nearly so in some direction")
+        raise ValueError("within each class the embeddings are alike, or nearly alike in some direction")
     return means.mean(axis=0), (directions / np.sqrt(variances)) @ directions.T

@@ -334,10 +334,10 @@ def test_the_true_logit_falls_with_the_angle_from_0_to_180_degrees(name, length)
         ("curricularface", {"margin": 4.0}, r"head\.margin must lie in"),
         ("adaface", {"concentration": 0.0}, r"head\.concentration must be a number greater than 0"),
         ("adaface", {"momentum": 0.0}, r"head\.momentum must lie above 0"),
-        ("magface", {"margins": [0.8, 0.4]}, r"head\.lengths and head\.margins must rise"),
-        ("magface", {"lengths": [0.0, 1.0]}, r"head\.lengths and head\.margins must rise"),
+        ("magface", {"margins": [0.8, 0.4]}, r"head\.lengths must rise from above 0 and head\.margins must not fall"),
+        ("magface", {"lengths": [0.0, 1.0]}, r"head\.lengths must rise from above 0 and head\.margins must not fall"),
         ("magface", {"regulariser": -1.0}, r"head\.regulariser must be at least 0"),
-        ("pml", {"loss": "NoLoss"}, r"head\.loss=NoLoss is no loss of pytorch-metric-learning; it has .*ArcFaceLoss"),
+        ("pml", {"loss": "NoLoss"}, r"head\.loss=NoLoss is no loss of .*; choose one of .*ArcFaceLoss"),
         ("pml", {"loss_args": {"no": 1}}, r"head\.loss_args=\{'no': 1\} do not suit ProxyAnchorLoss"),
     ],
 )

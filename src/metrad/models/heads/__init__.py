@@ -1,4 +1,4 @@
-"""Metric heads: what turns embeddings and labels into logits and a loss. One class and one YAML each."""
+"""Metric heads: they turn embeddings and labels into logits and a loss. Each has one class and one YAML file."""
 
 from metrad.models.heads.adaptive import CurricularFace, DynamicAdaCos, SubClusterAdaCos
 from metrad.models.heads.base import CosineHead, Head

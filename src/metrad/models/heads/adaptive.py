@@ -1,6 +1,6 @@
-"""Cosine heads that adapt to the batch: scale or margin is state, updated in training mode without gradient.
+"""Adaptive cosine heads: scale or margin is state, updated on each training batch without gradient.
 
-What they read off a batch is gathered over all ranks first, so that every rank holds the same state.
+Batch statistics are gathered over all ranks first, so that every rank holds the same state.
 """
 
 import math
@@ -13,25 +13,25 @@ from metrad.models.heads.angular import adacos_scale, add_angle, angles, cosines
 from metrad.models.heads.base import CosineHead, gathered
 from metrad.models.heads.margin import AdaCos, ArcFace
 
-# A batch of well separated classes can bring ln B_avg to 0 and below, where softmax would be flat or upside down.
+# For well separated classes ln B_avg can be 0 or negative. With such a scale softmax is flat or inverted.
 SMALLEST_SCALE = 0.1
 
 
 class DynamicAdaCos(AdaCos):
-    """AdaCos with the scale that each batch asks for: s_t = ln B_avg / cos(min(π/4, θ_med)).
+    """AdaCos with a scale that adapts to each batch: s_t = ln B_avg / cos(min(π/4, θ_med)).
 
-    B_avg is the mean over the batch of Σ_{j≠y} exp(s_{t-1} cos θ_j), θ_med the median of θ_y. The scale starts from
+    B_avg is the mean over the batch of Σ_{j≠y} exp(s_{t-1} cos θ_j), and θ_med the median of θ_y. The scale starts at
     √2·ln(C - 1) and never falls below 0.1.
     Source: Zhang 2019, arXiv 1905.00292.
 
     Args:
         in_features: width of the embeddings.
         num_classes: C, reference and normal classes together; at least 3.
-        sub_centers: K, weights a class.
+        sub_centers: K, weights per class.
     """
 
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return s_t·cos θ_j, (N, num_classes), after the scale was brought up to date in training mode."""
+        """Return s_t·cos θ_j, (N, num_classes). In training mode the scale is updated first."""
         cosine = self.class_cosines(embeddings)
         if self.training:
             true = labels[:, None]
@@ -41,17 +41,17 @@ class DynamicAdaCos(AdaCos):
 
 
 class SubClusterAdaCos(CosineHead):
-    """AdaCos over K centres a class: softmax over all C·K, the probability of a class summed over its centres.
+    """AdaCos with K centres per class: softmax over all C·K centres, probabilities summed over each class's centres.
 
-    With a fixed scale, √2·ln(C·K - 1). With the adaptive one, B_avg is summed over all centres, the own class's too,
-    and θ_y is the angle to the nearest centre of the class. The author's code adds up the angles to all K centres,
-    which for K > 1 is past π/4, where θ_med is cut off, whatever the batch.
+    The fixed scale is √2·ln(C·K - 1). For the adaptive scale, B_avg sums over all centres, those of the true class
+    included, and θ_y is the angle to the nearest centre of the true class. The author's code instead sums the angles to
+    all K centres. For K > 1 that sum exceeds π/4 for every batch, so the cut-off of θ_med always applies.
     Source: Wilkinghoff 2021 (IJCNN), Sub-Cluster AdaCos.
 
     Args:
         in_features: width of the embeddings.
         num_classes: C, reference and normal classes together; C·K must be at least 3.
-        sub_centers: K, centres a class.
+        sub_centers: K, centres per class.
         adaptive: adapt the scale to each batch.
     """
 
@@ -68,7 +68,7 @@ class SubClusterAdaCos(CosineHead):
         return self._summed(self.scale.clone() * cosines(embeddings, self.weight))
 
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the same, after the scale was brought up to date in training mode."""
+        """Return the same logits. In training mode an adaptive scale is updated first."""
         cosine = cosines(embeddings, self.weight)
         if self.training and self.adaptive:
             nearest = cosine.unflatten(1, (-1, self.sub_centers)).amax(dim=2).gather(1, labels[:, None])
@@ -81,18 +81,18 @@ class SubClusterAdaCos(CosineHead):
 
 
 class CurricularFace(ArcFace):
-    """ArcFace whose hard negatives weigh more as training goes on.
+    """ArcFace in which hard negatives gain weight as training goes on.
 
-    A negative is hard where cos θ_j > cos(θ_y + m); it becomes cos θ_j·(t + cos θ_j), with t the running mean of
-    cos θ_y.
+    A negative class is hard if cos θ_j > cos(θ_y + m). Its cosine is replaced by cos θ_j·(t + cos θ_j), with t the
+    running mean of cos θ_y.
     Source: Huang 2020, arXiv 2004.00288.
 
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
-        scale: s, what the cosines are multiplied by.
+        scale: s, factor of the cosines.
         margin: m in radians, from 0 to π/2.
-        sub_centers: K, weights a class.
+        sub_centers: K, weights per class.
     """
 
     t: Tensor
@@ -119,10 +119,10 @@ class CurricularFace(ArcFace):
 
 
 def update_scale(scale: Tensor, log_b: Tensor, true_cosine: Tensor) -> None:
-    """Bring the buffer ``scale`` up to the batch, all ranks', unless that gave no number.
+    """Update the buffer ``scale`` from the batch of all ranks; keep it if the result is not finite.
 
     Args:
-        scale: s_{t-1}; becomes s_t, but never less than ``SMALLEST_SCALE``.
+        scale: s_{t-1}; becomes s_t, at least ``SMALLEST_SCALE``.
         log_b: logarithm of each embedding's sum in B_avg, (N,).
         true_cosine: cos θ_y of each embedding, (N,).
     """

@@ -1,6 +1,6 @@
-"""Cosines, margins and scales: the arithmetic that angular heads share.
+"""Angular arithmetic: the cosines, margins and scales that heads share.
 
-Every function takes and returns tensors of any shape unless it says otherwise and keeps no state.
+All functions are pure. Tensors have any shape unless a docstring says otherwise.
 """
 
 import math
@@ -13,17 +13,17 @@ SHORTEST = 1e-3
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Return ``values`` in float32, or in float64 if they came so.
+    """Return ``values`` in float32, or unchanged if they are float64.
 
-    In half precision a cosine close to 1 is 1, and softmax at scale 30 overflows float16.
+    In half precision a cosine close to 1 rounds to 1, and softmax at scale 30 overflows float16.
     """
     return values if values.dtype == torch.float64 else values.float()
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Return ``vectors`` (N, D) divided by their lengths; those shorter than ``SHORTEST`` stay as much shorter than 1.
+    """Return ``vectors`` (N, D) divided by their lengths, or by ``SHORTEST`` if they are shorter than that.
 
-    The slope of x/‖x‖ is 1/‖x‖, which the bound keeps inside the range of every dtype, zero vectors included.
+    The gradient of x/‖x‖ grows as 1/‖x‖. The bound keeps it finite in every dtype, also for zero vectors.
     """
     return F.normalize(vectors, eps=SHORTEST)
 
@@ -35,34 +35,34 @@ def embedding_lengths(embeddings: Tensor) -> Tensor:
 
 
 def cosines(embeddings: Tensor, W: Tensor) -> Tensor:
-    """Return cos θ of every embedding (N, D) with every class weight (C, D), as (N, C), each vector normalised."""
+    """Return cos θ between each embedding (N, D) and each class weight (C, D), as (N, C)."""
     return F.linear(unit(embeddings), unit(W.to(embeddings.dtype)))
 
 
 def angles(cosine: Tensor) -> Tensor:
-    """Return θ in [0, π] from cos θ. For statistics: its slope at both ends is infinite, so it has no gradient."""
+    """Return θ in [0, π] from cos θ, for statistics. It has no gradient, because the slope is infinite at both ends."""
     return cosine.detach().clamp(-1, 1).acos()
 
 
 def sines(cosine: Tensor) -> Tensor:
     """Return sin θ from cos θ for θ in [0, π], with a finite gradient at both ends.
 
-    ``acos`` and ``sqrt(1 - cos²)`` have infinite slope at ±1; below the smallest step of the dtype the sine is held
-    constant, so its gradient there is zero.
+    ``acos`` and ``sqrt(1 - cos²)`` have infinite slope at ±1. Where sin² θ is below the machine epsilon, the sine is
+    constant and its gradient is zero.
     """
     smallest = torch.finfo(cosine.dtype).eps
     return (1 - cosine.square()).clamp_min(smallest).sqrt()
 
 
 def add_angle(cosine: Tensor, angle: Tensor) -> Tensor:
-    """Return cos(θ + angle) from cos θ, wherever that leads, by the angle-addition formula."""
+    """Return cos(θ + angle) from cos θ by the angle-addition formula, also where θ + angle leaves [0, π]."""
     return cosine * angle.cos() - sines(cosine) * angle.sin()
 
 
 def add_angular_margin(cosine: Tensor, margin: float | Tensor) -> Tensor:
-    """Return cos(θ + m), continued by cos θ - m·sin m where θ + m exceeds π.
+    """Return cos(θ + m), or cos θ - m·sin m where θ + m exceeds π.
 
-    The continuation keeps the value falling in θ over the whole of [0, π]; it is the one of the authors' code.
+    That continuation, from the authors' code, makes the result decrease in θ over the whole of [0, π].
     Source: ArcFace, Deng 2019, arXiv 1801.07698, in the angle-addition form.
 
     Args:
@@ -75,9 +75,9 @@ def add_angular_margin(cosine: Tensor, margin: float | Tensor) -> Tensor:
 
 
 def multiply_angle(cosine: Tensor, m: int) -> Tensor:
-    """Return ψ(θ) = (-1)^k cos(mθ) - 2k on [kπ/m, (k+1)π/m]: cos(mθ) made to fall over the whole of [0, π].
+    """Return ψ(θ) = (-1)^k cos(mθ) - 2k on [kπ/m, (k+1)π/m], a variant of cos(mθ) that decreases over [0, π].
 
-    cos(mθ) comes from the Chebyshev recurrence, so no angle is taken and the gradient is finite everywhere.
+    cos(mθ) comes from the Chebyshev recurrence, so its gradient is finite everywhere.
     Source: SphereFace, Liu 2017, arXiv 1704.08063.
 
     Args:
@@ -93,20 +93,23 @@ def multiply_angle(cosine: Tensor, m: int) -> Tensor:
 
 
 def adacos_scale(num_centres: int) -> float:
-    """Return the fixed scale of AdaCos, s̃ = √2 · ln(C - 1).
+    """Return the fixed scale of AdaCos, s̃ = √2 · ln(C - 1), which is 0 for C = 2.
 
-    Source: Zhang 2019, arXiv 1905.00292. It is 0 for two classes. With K centres a class, C counts all centres.
+    Source: Zhang 2019, arXiv 1905.00292.
+
+    Args:
+        num_centres: C, the number of classes, or of all centres if a class has several.
     """
     return math.sqrt(2) * math.log(num_centres - 1)
 
 
 def dynamic_scale(log_b_avg: Tensor, true_angles: Tensor) -> Tensor:
-    """Return s_t = ln B_avg / cos(min(π/4, θ_med)), the adaptive scale of AdaCos, from one batch.
+    """Return the adaptive scale of AdaCos for one batch, s_t = ln B_avg / cos(min(π/4, θ_med)).
 
     Source: Zhang 2019, arXiv 1905.00292.
 
     Args:
         log_b_avg: ln B_avg, a scalar.
-        true_angles: θ_{i, y_i} of each embedding, (N,).
+        true_angles: θ_y of each embedding, (N,).
     """
     return log_b_avg / true_angles.quantile(0.5).clamp_max(math.pi / 4).cos()

@@ -1,4 +1,4 @@
-"""What every head shares: the contract, and the cosine between embeddings and class weights."""
+"""The contract of all heads, and the base of heads on cosines between embeddings and class weights."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,16 +16,17 @@ from metrad.models.heads.angular import at_least_float32, cosines
 class Head(nn.Module, ABC):
     """A layer that is trained with the embedder and dropped afterwards.
 
-    A head is called with embeddings (N, in_features) and integer labels (N,) and returns the mean loss and the logits
-    (N, num_classes) it was taken of. Logits are float32, or float64 for float64 embeddings, whatever autocast says.
-    All state lives in parameters and buffers.
+    A call takes embeddings (N, in_features) and integer labels (N,). It returns the mean loss and the logits
+    (N, num_classes) that the loss is computed from. Logits are float32, or float64 for float64 embeddings, even under
+    autocast. All state is in parameters and buffers.
 
     Attributes:
-        min_classes: the fewest classes that the head can tell apart.
-        why_min_classes: the reason, for the error.
+        min_classes: smallest number of classes that the head can be trained on.
+        why_min_classes: reason for that number, for the error message.
 
     Raises:
-        InputError: fewer classes than ``min_classes``, embeddings of another width, or labels out of range.
+        InputError: there are fewer classes than ``min_classes``, embeddings have another width, or a label is out of
+            range.
     """
 
     min_classes: ClassVar[int] = 2
@@ -43,26 +44,26 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Return the logits (N, num_classes) without margin: those that predict a class."""
+        """Return the logits (N, num_classes) without margin, which predict a class."""
 
     @abstractmethod
     def class_cosines(self, embeddings: Tensor) -> Tensor:
-        """Return the cosine of each embedding with each class (N, num_classes): what the statistics are taken of."""
+        """Return the cosine of each embedding with each class, (N, num_classes), for the statistics."""
 
     @abstractmethod
     def multiplier(self, embeddings: Tensor) -> Tensor:
-        """Return what the cosines are multiplied by on their way to logits; broadcasts with (N, num_classes)."""
+        """Return the factor from cosines to logits; it broadcasts with (N, num_classes)."""
 
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits (N, num_classes) that the loss is taken of; a margin goes here."""
+        """Return the logits (N, num_classes) for the loss; heads with a margin override this."""
         return self.logits(embeddings)
 
     def loss(self, embeddings: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return the mean loss: the cross-entropy of the logits unless a head differs."""
+        """Return the mean loss, by default the cross-entropy of the logits."""
         return F.cross_entropy(logits, labels)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss (a scalar) and the logits (N, num_classes) it was taken of."""
+        """Return the mean loss (a scalar) and the logits (N, num_classes) that it is computed from."""
         self._check(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = at_least_float32(embeddings)
@@ -77,7 +78,7 @@ class Head(nn.Module, ABC):
         name = type(self).__name__
         if embeddings.ndim != 2 or embeddings.shape[1] != self.in_features:
             raise InputError(f"head {name} takes embeddings (N, {self.in_features}), got {tuple(embeddings.shape)}")
-        # The values of labels cannot be looked at inside a compiled graph; there the cross-entropy itself objects.
+        # A compiled graph cannot read the labels' values; there the cross-entropy itself rejects wrong ones.
         if not torch.compiler.is_compiling() and labels.device.type == "cpu" and len(labels):
             lowest, highest = int(labels.min()), int(labels.max())
             if lowest < 0 or highest >= self.num_classes:
@@ -85,14 +86,14 @@ class Head(nn.Module, ABC):
 
 
 class CosineHead(Head):
-    """A head on s·cos θ_j, the angle between embedding and class weight, both normalised per vector.
+    """A head on s·cos θ_j, where θ_j is the angle between an embedding and the weight of class j.
 
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
-        scale: s, what the cosines are multiplied by before softmax.
-        sub_centers: K, how many weights a class has; the largest of its K cosines counts. Source: sub-center ArcFace,
-            Deng 2020 (ECCV).
+        scale: s, factor of the cosines before softmax.
+        sub_centers: K, weights per class; the largest of the K cosines counts. Source: sub-center ArcFace, Deng 2020
+            (ECCV).
     """
 
     scale: Tensor
@@ -112,12 +113,12 @@ class CosineHead(Head):
         cosine = cosines(embeddings, self.weight)
         if self.sub_centers == 1:
             return cosine
-        # max keeps the places of the largest for its gradient, amax all that it looked at.
+        # For its gradient, max stores the positions of the largest values, but amax stores its whole input.
         nearest: Tensor = cosine.unflatten(1, (-1, self.sub_centers)).max(dim=2).values
         return nearest
 
     def multiplier(self, embeddings: Tensor) -> Tensor:
-        """Return s, unless a head differs."""
+        """Return s by default."""
         return self.scale
 
     def logits(self, embeddings: Tensor) -> Tensor:
@@ -125,14 +126,14 @@ class CosineHead(Head):
         return self.multiplier(embeddings) * self.class_cosines(embeddings)
 
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return s·cos θ_j with the margin put on the true class, (N, num_classes)."""
+        """Return s·cos θ_j with the margin applied to the true class, (N, num_classes)."""
         cosine = self.class_cosines(embeddings)
         true = labels[:, None]
         with_margin = self.with_margin(cosine.gather(1, true), embeddings)
         return self.multiplier(embeddings) * cosine.scatter(1, true, with_margin)
 
     def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
-        """Return what stands in the place of cos θ_y (N, 1); the plain cosine unless a head differs."""
+        """Return the value that replaces cos θ_y, (N, 1); cos θ_y itself by default."""
         return cosine
 
 
@@ -143,13 +144,13 @@ def require_positive(name: str, value: float) -> None:
 
 
 def require_angle(name: str, value: float) -> None:
-    """Raise ``InputError`` unless the setting ``head.name`` is an angle that a margin can have."""
+    """Raise ``InputError`` unless the setting ``head.name`` is a valid margin, an angle from 0 to π/2."""
     if not 0 <= value <= math.pi / 2:
         raise InputError(f"head.{name} must lie in 0 to π/2 radians, got {value}")
 
 
 def gathered(values: Tensor) -> Tensor:
-    """Return ``values`` (n, …) of all ranks one after another, without gradient; as they are on a single one."""
+    """Return ``values`` (n, …) of all ranks, concatenated in rank order, without gradient."""
     values = values.detach()
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values

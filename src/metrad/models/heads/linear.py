@@ -45,7 +45,7 @@ class L2Softmax(Softmax):
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
         alpha: radius of the sphere.
-        learn_alpha: learn the radius, from ``alpha`` on.
+        learn_alpha: learn the radius, starting at ``alpha``.
     """
 
     alpha: Tensor

@@ -1,4 +1,4 @@
-"""Cosine heads with a fixed scale: what differs between them is the margin on the true class."""
+"""Cosine heads with a fixed scale, which differ in the margin on the true class."""
 
 import math
 from typing import ClassVar
@@ -18,8 +18,8 @@ class NormFace(CosineHead):
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
-        scale: s, what the cosines are multiplied by.
-        sub_centers: K, weights a class.
+        scale: s, factor of the cosines.
+        sub_centers: K, weights per class.
     """
 
     def __init__(self, in_features: int, num_classes: int, *, scale: float = 30.0, sub_centers: int = 1) -> None:
@@ -29,17 +29,17 @@ class NormFace(CosineHead):
 class SphereFace(CosineHead):
     """Multiplied angle: ‖x‖·(ψ(θ_y) + λ·cos θ_y)/(1 + λ) for the true class, ‖x‖·cos θ_j for the others.
 
-    Where most angles are near 90° at first, ψ alone (λ = 0) lies so far below the other logits that the loss falls
-    fastest by shortening all embeddings, and nothing is learnt. The authors bring λ down from 1000 to 5 while they
-    train; here it stays at one value.
-    Source: Liu 2017, arXiv 1704.08063; λ is of its authors' training.
+    At first most angles are near 90°. With ψ alone (λ = 0) the true logit is then so far below the others that the loss
+    falls fastest by shortening all embeddings, and nothing is learnt. The authors lower λ from 1000 to 5 during
+    training; here λ is constant.
+    Source: Liu 2017, arXiv 1704.08063; λ comes from its authors' training code.
 
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
-        margin: m, a whole number that the angle is multiplied by, at least 1.
+        margin: m, factor of the angle, a whole number of at least 1.
         easing: λ, at least 0.
-        sub_centers: K, weights a class.
+        sub_centers: K, weights per class.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class CosFace(CosineHead):
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
-        scale: s, what the cosines are multiplied by.
-        margin: m, from 0 to 2, the whole range of a cosine.
-        sub_centers: K, weights a class.
+        scale: s, factor of the cosines.
+        margin: m, from 0 to 2, the width of the range of a cosine.
+        sub_centers: K, weights per class.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class CosFace(CosineHead):
 class ArcFace(CosineHead):
     """Additive angular margin: s·cos(θ_y + m) for the true class, s·cos θ_j for the others.
 
-    Source: Deng 2019, arXiv 1801.07698; with several centres a class, sub-center ArcFace, Deng 2020 (ECCV).
+    Source: Deng 2019, arXiv 1801.07698; for several centres per class, sub-center ArcFace, Deng 2020 (ECCV).
 
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
-        scale: s, what the cosines are multiplied by.
+        scale: s, factor of the cosines.
         margin: m in radians, from 0 to π/2.
-        sub_centers: K, weights a class.
+        sub_centers: K, weights per class.
     """
 
     def __init__(
@@ -114,20 +114,20 @@ class ArcFace(CosineHead):
 
 
 class AdaCos(CosineHead):
-    """Cosine softmax at the fixed scale s̃ = √2·ln(C - 1), which leaves nothing to tune.
+    """Cosine softmax with the fixed scale s̃ = √2·ln(C - 1), so that no scale needs tuning.
 
     Source: Zhang 2019, arXiv 1905.00292, the fixed variant.
 
     Args:
         in_features: width of the embeddings.
         num_classes: C, reference and normal classes together; at least 3.
-        sub_centers: K, weights a class; the scale follows from C all the same.
+        sub_centers: K, weights per class; the scale does not depend on K.
     """
 
     min_classes: ClassVar[int] = 3
     why_min_classes: ClassVar[str] = "its scale √2·ln(C - 1) is 0 for two classes, so nothing would be learnt"
 
     def __init__(self, in_features: int, num_classes: int, *, sub_centers: int = 1) -> None:
-        # The base refuses too few classes before it looks at the scale.
+        # With too few classes the base class raises; until then, the scale must be a number.
         scale = adacos_scale(max(num_classes, self.min_classes))
         super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)

@@ -1,4 +1,4 @@
-"""Any loss of pytorch-metric-learning behind the contract of a head."""
+"""Losses of pytorch-metric-learning as heads."""
 
 import inspect
 from typing import Any
@@ -14,18 +14,18 @@ from metrad.models.heads.base import Head, gathered
 class PytorchMetricLearning(Head):
     """A pair, proxy or classification loss of pytorch-metric-learning (extra: pml).
 
-    The losses know no logits, so these are the cosines with the running mean of each class's embeddings; they serve
-    accuracy and statistics and have no part in the loss. The loss's own parameters, such as proxies, are parameters of
+    These losses have no logits. The head's logits are the cosines with the running mean of each class's embeddings,
+    which serve accuracy and statistics, not the loss. The loss's own parameters, such as proxies, are parameters of
     this module.
 
     Args:
-        in_features: width of the embeddings; passed on to losses that take ``embedding_size``.
-        num_classes: reference and normal classes together; passed on to losses that take ``num_classes``.
+        in_features: width of the embeddings; passed to losses that take ``embedding_size``.
+        num_classes: reference and normal classes together; passed to losses that take ``num_classes``.
         loss: class name in ``pytorch_metric_learning.losses``.
-        loss_args: its further settings.
+        loss_args: further settings of the loss.
 
     Raises:
-        InputError: no such loss, or it refuses its settings.
+        InputError: there is no such loss, or it rejects its settings.
     """
 
     centres: Tensor
@@ -39,11 +39,11 @@ class PytorchMetricLearning(Head):
         known = [name for name, value in vars(losses).items() if inspect.isclass(value)]
         if loss not in known:
             raise InputError(
-                f"head.loss={loss} is no loss of pytorch-metric-learning; it has {', '.join(sorted(known))}"
+                f"head.loss={loss} is no loss of pytorch-metric-learning; choose one of {', '.join(sorted(known))}"
             )
         make = getattr(losses, loss)
         sizes = {"num_classes": num_classes, "embedding_size": in_features}
-        # Some losses take the sizes by way of **kwargs from a parent.
+        # Some losses pass the sizes to a parent class through **kwargs.
         taken = {name for kind in make.__mro__ for name in inspect.signature(kind.__init__).parameters}
         accepted = {name: value for name, value in sizes.items() if name in taken}
         try:
@@ -57,25 +57,25 @@ class PytorchMetricLearning(Head):
         return cosines(embeddings, self.centres)
 
     def multiplier(self, embeddings: Tensor) -> Tensor:
-        """Return 1: the losses scale what they like themselves."""
+        """Return 1, because the losses apply their own scale."""
         return embeddings.new_ones(())
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Return the same cosines: the nearest class mean wins."""
+        """Return the same cosines; the class of the nearest mean is predicted."""
         return self.class_cosines(embeddings)
 
     def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the same, after the class means were brought up to date in training mode."""
+        """Return the same cosines, without gradient. In training mode the class means are updated first."""
         if self.training:
             every, classes = gathered(unit(embeddings)), gathered(labels)
             self.centres.mul_(0.9).index_add_(0, classes, 0.1 * every.to(self.centres.dtype))
         return self.logits(embeddings).detach()
 
     def loss(self, embeddings: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return what the loss says of the embeddings.
+        """Return the loss of the embeddings.
 
-        Embeddings shorter than ``angular.SHORTEST`` point nowhere and get no gradient; the losses' own normalisation
-        would give them one of up to 1e12.
+        Embeddings shorter than ``angular.SHORTEST`` have no reliable direction and get no gradient. The losses' own
+        normalisation would give them a gradient of up to 1e12.
         """
         points = embedding_lengths(embeddings) >= SHORTEST
         try:

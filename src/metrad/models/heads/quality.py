@@ -1,4 +1,4 @@
-"""Cosine heads whose margin depends on the length of the embedding, taken as the quality of the image."""
+"""Quality-aware cosine heads: the margin depends on the length of the embedding, a measure of image quality."""
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +12,18 @@ from metrad.models.heads.base import CosineHead, gathered, require_angle, requir
 class AdaFace(CosineHead):
     """Margin by image quality: cos(θ_y + g_angle) - g_add, both from the embedding's standardised length ẑ.
 
-    g_angle = -m·ẑ and g_add = m·ẑ + m, with ẑ = (‖x‖ - μ)/σ·h cut off at ±1, and μ and σ running over batches. The
-    angle is kept in [0, π], so the value never rises with θ_y.
+    g_angle = -m·ẑ and g_add = m·ẑ + m, where ẑ = (‖x‖ - μ)/σ·h is clipped to ±1, and μ and σ are running over batches.
+    The angle is clipped to [0, π], so the value never increases with θ_y.
     Source: Kim 2022, arXiv 2204.00964.
 
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
-        scale: s, what the cosines are multiplied by.
+        scale: s, factor of the cosines.
         margin: m.
-        concentration: h, how much of the range of lengths is used.
-        momentum: weight of a batch in the running mean and deviation.
-        sub_centers: K, weights a class.
+        concentration: h, the value of ẑ at one standard deviation.
+        momentum: weight of a batch in the running mean and standard deviation.
+        sub_centers: K, weights per class.
     """
 
     mean: Tensor
@@ -57,7 +57,7 @@ class AdaFace(CosineHead):
         return shifted(cosine, -self.margin * z) - (self.margin * z + self.margin)
 
     def standardised(self, lengths: Tensor) -> Tensor:
-        """Return ẑ of lengths (N, 1), after mean and deviation were brought up to date in training mode."""
+        """Return ẑ of lengths (N, 1). In training mode the running mean and deviation are updated first."""
         if self.training:
             every = gathered(lengths)
             spread = every.std() if len(every) > 1 else self.std
@@ -67,20 +67,19 @@ class AdaFace(CosineHead):
 
 
 class MagFace(CosineHead):
-    """Margin by length: cos(θ_y + m(a)), where m grows with a = ‖x‖, and a regulariser draws lengths up.
+    """Margin by length: cos(θ_y + m(a)), where m grows with a = ‖x‖, and a regulariser that favours long embeddings.
 
-    m(a) rises linearly from ``lower_margin`` at ``lower_length`` to ``upper_margin`` at ``upper_length``; the loss adds
-    λ·mean(1/a + a/u_a²).
+    m(a) rises linearly from l_m at length l_a to u_m at length u_a. The loss adds λ·mean(1/a + a/u_a²).
     Source: Meng 2021, arXiv 2103.06627.
 
     Args:
         in_features: width of the embeddings.
         num_classes: reference and normal classes together.
-        scale: s, what the cosines are multiplied by.
-        lengths: l_a and u_a, the range that lengths are cut to.
-        margins: l_m and u_m in radians, the margins at both ends.
-        regulariser: λ, the weight of the regulariser.
-        sub_centers: K, weights a class.
+        scale: s, factor of the cosines.
+        lengths: l_a and u_a, the range that lengths are clipped to.
+        margins: l_m and u_m in radians, the margins at both ends of that range.
+        regulariser: λ, weight of the regulariser.
+        sub_centers: K, weights per class.
     """
 
     def __init__(
@@ -98,7 +97,9 @@ class MagFace(CosineHead):
         for margin in margins:
             require_angle("margins", margin)
         if not (0 < lengths[0] < lengths[1] and margins[0] <= margins[1]):
-            raise InputError(f"head.lengths and head.margins must rise from above 0, got {lengths} and {margins}")
+            raise InputError(
+                f"head.lengths must rise from above 0 and head.margins must not fall, got {lengths} and {margins}"
+            )
         if not regulariser >= 0:
             raise InputError(f"head.regulariser must be at least 0, got {regulariser}")
         self.lengths = lengths
@@ -117,12 +118,12 @@ class MagFace(CosineHead):
         return F.cross_entropy(logits, labels) + self.regulariser * (1 / a + a / self.lengths[1] ** 2).mean()
 
     def cut_lengths(self, embeddings: Tensor) -> Tensor:
-        """Return a = ‖x‖ cut to its range, (N, 1)."""
+        """Return a = ‖x‖ clipped to its range, (N, 1)."""
         return embedding_lengths(embeddings).clamp(*self.lengths)
 
 
 def shifted(cosine: Tensor, angle: Tensor) -> Tensor:
-    """Return cos of θ + angle kept in [0, π], for angles of -π/2 to π/2, with a finite gradient everywhere."""
+    """Return cos(θ + angle) with θ + angle clipped to [0, π], for angles from -π/2 to π/2; the gradient is finite."""
     below_zero = (angle < 0) & (cosine > angle.cos())
     past_end = (angle > 0) & (cosine < -angle.cos())
     return torch.where(below_zero, 1.0, torch.where(past_end, -1.0, add_angle(cosine, angle)))

@@ -1,4 +1,4 @@
-"""What a head does over an epoch, in figures that mean the same for every head."""
+"""Statistics of a head over an epoch, with the same meaning for every head."""
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ ANGLE_QUANTILES = {"angle_q05": 0.05, "angle_q25": 0.25, "angle_median": 0.5, "a
 
 
 class HeadStatistics(Metric):
-    """Collects scale, angles, cosines and accuracy batch by batch; ``compute`` gives those of all batches since.
+    """Scale, angles, cosines and accuracy, collected batch by batch since the last reset.
 
-    ``scale`` is the mean factor between cosine and logit, ``angle_…`` are quantiles of θ_y in degrees,
-    ``largest_wrong_cosine`` is the mean over images of the largest cos θ_j with j ≠ y, and ``accuracy`` the share of
-    images whose largest logit without margin is the true class's.
+    ``scale`` is the mean factor between cosine and logit. ``angle_…`` are quantiles of θ_y in degrees.
+    ``largest_wrong_cosine`` is the mean over images of the largest cos θ_j with j ≠ y. ``accuracy`` is the share of
+    images whose largest logit without margin is that of the true class.
     """
 
     full_state_update = False
@@ -31,7 +31,7 @@ class HeadStatistics(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, head: Head, embeddings: Tensor, labels: Tensor) -> None:
-        """Look at embeddings (N, D) with labels (N,), without gradient and without changing the head."""
+        """Collect the values of embeddings (N, D) with labels (N,), without gradient and without changing the head."""
         with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
             embeddings = at_least_float32(embeddings)
             cosine, true = head.class_cosines(embeddings), labels[:, None]
@@ -41,7 +41,7 @@ class HeadStatistics(Metric):
             self.right.append(head.logits(embeddings).argmax(dim=1) == labels)
 
     def compute(self) -> dict[str, float]:
-        """Return the figures by name."""
+        """Return the statistics by name."""
         degrees = angles(joined(self.true_cosines)).rad2deg().cpu().numpy()
         quantiles = {name: float(np.quantile(degrees, q)) for name, q in ANGLE_QUANTILES.items()}
         return {
@@ -53,5 +53,5 @@ class HeadStatistics(Metric):
 
 
 def joined(values: list[Tensor] | Tensor) -> Tensor:
-    """Return ``values`` in one tensor; torchmetrics joins them itself where there are several ranks."""
+    """Return ``values`` in one tensor; with several ranks torchmetrics has joined them already."""
     return values if isinstance(values, Tensor) else torch.cat(values)
