@@ -1,4 +1,4 @@
-"""Scorers: what turns embeddings into anomaly scores. One class and one YAML each."""
+"""Scorers: they turn embeddings into anomaly scores. Each has one class and one YAML file."""
 
 from metrad.scorers.base import NoNeighboursError, NotFittedError, Scorer
 from metrad.scorers.centre import Centre

@@ -1,4 +1,4 @@
-"""What every scorer shares: the contract, its checks, and how a fitted scorer lies on disk."""
+"""The contract of all scorers: fit, score, neighbours, save and load, with their checks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -14,28 +14,28 @@ from metrad.files import require_unchanged, sealed, sha256, unsealed
 
 RECORD = "scorer.json"
 ARRAYS = "scorer.safetensors"
-BLOCK = 4096  # embeddings scored at a time, which bounds the memory
+BLOCK = 4096  # embeddings scored at a time; bounds memory
 
 
 class NotFittedError(MetradError, RuntimeError):
-    """A scorer was used before ``fit``."""
+    """A scorer was used before ``fit`` or ``load``."""
 
 
 class NoNeighboursError(MetradError, NotImplementedError):
-    """Neighbours were asked of a scorer that has none."""
+    """A scorer without neighbours was asked for neighbours."""
 
 
 class Scorer(ABC):
-    """Anomaly scores from the embeddings of normal images; higher is more anomalous, always.
+    """Anomaly scores of embeddings, fitted on normal images; a higher score is always more anomalous.
 
-    Fitted values end in ``_``. Embeddings are (N, D) float arrays. A fit or load that fails leaves the scorer as it
-    was.
+    Fitted values end in ``_``. Embeddings are (N, D) float arrays. A failed ``fit`` or ``load`` leaves the scorer
+    unchanged.
 
     Attributes:
-        has_neighbours: whether ``neighbours`` has an answer.
-        needs_head: whether ``attach`` must give the scorer the trained head before ``fit`` and ``score``.
-        needs_reference: whether ``fit`` must be given the embeddings of reference images too.
-        files: names of the files of a saved scorer beside its record.
+        has_neighbours: whether ``neighbours`` is supported.
+        needs_head: whether ``attach`` must pass the trained head to the scorer before ``fit`` and ``score``.
+        needs_reference: whether ``fit`` also needs the embeddings of reference images.
+        files: names of the files of a saved scorer, except its record.
     """
 
     has_neighbours: ClassVar[bool] = False
@@ -48,17 +48,16 @@ class Scorer(ABC):
     def fit(
         self, normal: np.ndarray, classes: np.ndarray | None = None, *, reference: np.ndarray | None = None
     ) -> Self:
-        """Learn what normal looks like.
+        """Fit the scorer to normal embeddings.
 
         Args:
-            normal: the normal embeddings (N, D).
-            classes: number of the normal class of each, (N,) integers; None for a single class. Scorers that do not
-                work per class pay no heed to it.
-            reference: the reference embeddings (M, D); only scorers that need them look at them.
+            normal: normal embeddings (N, D).
+            classes: class number of each normal embedding, (N,) integers; None for a single class. Scorers that do not
+                work per class ignore it.
+            reference: reference embeddings (M, D); scorers that do not need them ignore them.
 
         Raises:
-            InputError: no embeddings, no reference embeddings where they are needed, values that are not finite, or a
-                setting that does not suit them.
+            InputError: embeddings are missing or not finite, or a setting does not suit them.
         """
         normal = self._checked(normal, None)
         self.check_size(len(normal))
@@ -71,15 +70,15 @@ class Scorer(ABC):
         return self
 
     def score(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return a score for each of the embeddings (N, D), as (N,) float32.
+        """Return the scores of the embeddings (N, D), as (N,) float32.
 
         Raises:
             NotFittedError: ``fit`` or ``load`` has not been called.
-            InputError: another width than fitted, or values that are not finite or too large to measure.
+            InputError: the width differs from the fitted width, or values are not finite or too large to score.
         """
         embeddings = self._checked(embeddings, self.fitted_width)
         scores = np.empty(len(embeddings), np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):  # told below, by row
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below, by row
             for i in range(0, len(embeddings), BLOCK):
                 scores[i : i + BLOCK] = self._score(embeddings[i : i + BLOCK])
         bad = ~np.isfinite(scores)
@@ -91,10 +90,10 @@ class Scorer(ABC):
         return scores
 
     def neighbours(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return the positions (N,) of the nearest normal embedding of each of the embeddings (N, D).
+        """Return for each of the embeddings (N, D) the position of its nearest normal embedding, (N,).
 
         Raises:
-            NoNeighboursError: the scorer compares with no single normal image; see ``has_neighbours``.
+            NoNeighboursError: the scorer does not compare with single normal images; see ``has_neighbours``.
             NotFittedError: ``fit`` or ``load`` has not been called.
             InputError: as for ``score``.
         """
@@ -103,7 +102,7 @@ class Scorer(ABC):
         return self._neighbours(self._checked(embeddings, self.fitted_width))
 
     def fitted_figures(self) -> dict[str, float]:
-        """Return what fitting measured or chose, by name; empty for most scorers.
+        """Return the numbers that fitting measured or chose, by name; empty for most scorers.
 
         Raises:
             NotFittedError: ``fit`` or ``load`` has not been called.
@@ -111,12 +110,12 @@ class Scorer(ABC):
         return self._figures() if self.fitted_width else {}
 
     def check_size(self, normal_images: int) -> None:
-        """Raise ``InputError`` if so many normal images are too few to fit; told before training begins."""
+        """Raise ``InputError`` if the number of normal images is too small to fit; also called before training."""
         if normal_images < 1:
             raise InputError(f"scorer {type(self).__name__}: no normal images to fit")
 
     def check_reference(self, reference_images: int) -> None:
-        """Raise ``InputError`` if so many reference images are too few to fit; told before training begins."""
+        """Raise ``InputError`` if the number of reference images is too small to fit; also called before training."""
         if self.needs_reference and reference_images < 1:
             raise InputError(
                 f"scorer {type(self).__name__} compares with reference images, and there are none; choose another "
@@ -125,17 +124,17 @@ class Scorer(ABC):
 
     @property
     def fitted_width(self) -> int:
-        """Width of the embeddings the scorer was fitted on.
+        """Width of the embeddings that the scorer was fitted on.
 
         Raises:
-            NotFittedError: it was not.
+            NotFittedError: ``fit`` or ``load`` has not been called.
         """
         if not hasattr(self, "width_"):
             raise NotFittedError(f"scorer {type(self).__name__} is not fitted; call fit or load first")
         return self.width_
 
     def save(self, folder: str | Path) -> None:
-        """Write the fitted state into ``folder``, without pickle: arrays, then ``scorer.json`` with their checksums."""
+        """Write the fitted state into ``folder``, without pickle: arrays, and ``scorer.json`` with their checksums."""
         folder = Path(folder)
         record = {"scorer": type(self).__name__, "settings": self._shaping(), "width": self.fitted_width}
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,12 +146,12 @@ class Scorer(ABC):
         """Read the state that ``save`` wrote.
 
         Args:
-            folder: where it lies.
-            mmap: leave the vectors of an index on disk and read them as they are needed.
-            verify: compare the checksums of its files; False if the caller has done so.
+            folder: folder of the saved state.
+            mmap: leave the vectors of an index on disk and read them when they are needed.
+            verify: verify the checksums of the files; False if the caller has done so.
 
         Raises:
-            InputError: a file is missing or has changed, or the state is that of another scorer or of other settings.
+            InputError: a file is missing or has changed, or the state belongs to another scorer or to other settings.
         """
         folder = Path(folder)
         record = unsealed(folder / RECORD)
@@ -169,7 +168,7 @@ class Scorer(ABC):
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None: ...
 
     def _fit_reference(self, reference: np.ndarray) -> None:
-        """Learn what reference images look like, after ``_fit``; of scorers that need them."""
+        """Fit to reference embeddings, after ``_fit``; only called if ``needs_reference``."""
         raise NotImplementedError
 
     @abstractmethod
@@ -187,10 +186,10 @@ class Scorer(ABC):
 
     @abstractmethod
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take back what ``_state`` gave."""
+        """Set the fitted state from the result of ``_state``."""
 
     def _shaping(self) -> dict[str, Any]:
-        """Return the settings that shape the fitted state; loading into a scorer with others is refused."""
+        """Return the settings that the fitted state depends on; ``load`` rejects a state with other values of them."""
         return {}
 
     def _write(self, folder: Path) -> None:
@@ -198,7 +197,7 @@ class Scorer(ABC):
         save_file({name: np.array(value, order="C") for name, value in self._state().items()}, folder / ARRAYS)
 
     def _read(self, folder: Path, *, mmap: bool) -> None:
-        """Read ``files`` in ``folder``, which are whole."""
+        """Read ``files`` from ``folder``; their checksums have been verified."""
         self._restore(load_file(folder / ARRAYS))
 
     @contextmanager
@@ -218,13 +217,15 @@ class Scorer(ABC):
         for name, value in self._shaping().items():
             saved = record["settings"].get(name)
             if saved != value:
-                raise InputError(f"{path} was fitted with scorer.{name}={saved}, not {value}; fit again or change it")
+                raise InputError(
+                    f"{path} was fitted with scorer.{name}={saved}, not {value}; fit again or change the setting"
+                )
         if set(record["files"]) != set(self.files):
             raise InputError(f"{path} was saved by another version of metrad; fit again")
 
     def _checked(self, embeddings: np.ndarray, width: int | None, name: str = "embeddings") -> np.ndarray:
         """Return the embeddings as C-ordered float32, which is what FAISS reads."""
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+        with np.errstate(over="ignore"):  # values too large for float32 become infinite and are rejected below
             embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
         if embeddings.ndim != 2 or embeddings.shape[1] == 0 or (width is not None and embeddings.shape[1] != width):
             wanted = "any width" if width is None else f"width {width}"

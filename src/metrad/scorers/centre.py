@@ -1,4 +1,4 @@
-"""The angle to the mean direction of a normal class."""
+"""Centre scorer: the angle to the mean direction of the nearest normal class."""
 
 from typing import Any
 
@@ -14,8 +14,7 @@ class Centre(Scorer):
     s(x) = min over classes c of 1 - cos(x, μ_c), with μ_c the mean of the unit vectors of class c. An embedding of
     length zero scores 1.
 
-    Source: the nearest class mean on cosines, as in prototypical networks (Snell 2017, arXiv 1703.05175) with another
-    distance.
+    Source: the nearest class mean, as in prototypical networks (Snell 2017, arXiv 1703.05175), but by cosine.
     """
 
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The distance to the nearest normal images, held against that to the nearest reference images."""
+"""Contrast scorer: the distance to normal images, minus a share of the distance to reference images."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -15,21 +15,20 @@ REFERENCE_INDEX = "reference.faiss"
 
 
 class Contrast(NeighbourScorer):
-    """How far the nearest normal embeddings are, less a share of how far the nearest reference embeddings are.
+    """Distance to the nearest normal embeddings, minus a share of the distance to the nearest reference embeddings.
 
     s(x) = r(x, normal) - weight * r(x, reference), with r(x, ·) = reduce over j = 1..k of the distance to the j-th
-    nearest. Of two images that are as far from all that is normal, the one that looks like something else that is known
-    is the more anomalous; and an unusual normal image, which looks like nothing else either, is less so. Scores may be
-    below 0.
+    nearest. Of two images at the same distance from the normal images, the one nearer to the reference images scores
+    higher. An unusual normal image is far from the reference images too, which lowers its score. Scores can be below 0.
 
-    Source: Ren 2021, arXiv 2106.09022, takes the distance to a Gaussian of all classes off that to a class; here both
-    distances are those of ``KNN``. The default weight was chosen on stand-ins for anomalies (docs/studies.md).
+    Source: Ren 2021, arXiv 2106.09022, subtracts the distance to a Gaussian of all classes from that to a Gaussian of
+    one class. Here both distances are those of ``KNN``. The default weight was chosen on stand-ins (docs/studies.md).
 
     Args:
-        k: how many neighbours, of either kind.
+        k: number of neighbours, both normal and reference.
         metric: ``cosine`` or ``l2``.
-        reduce: what becomes of the k distances: their ``mean``, ``max`` (the k-th), ``min`` (the first) or ``sum``.
-        weight: of the distance to reference images, at least 0; 0 leaves that of ``KNN``.
+        reduce: reduction of the k distances: their ``mean``, ``max`` (the k-th), ``min`` (the first) or ``sum``.
+        weight: weight of the distance to reference images, at least 0; with 0 the scores are those of ``KNN``.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -43,10 +42,10 @@ class Contrast(NeighbourScorer):
         self.weight = weight
 
     def check_reference(self, reference_images: int) -> None:
-        """Raise if so many reference images cannot give k neighbours.
+        """Raise if there are too few reference images for k neighbours.
 
         Raises:
-            InputError: there are none, or k is larger.
+            InputError: there are no reference images, or fewer than k.
         """
         super().check_reference(reference_images)
         if self.k > reference_images:

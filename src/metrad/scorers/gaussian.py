@@ -1,4 +1,4 @@
-"""Normal embeddings as Gaussians: one for each class, or a mixture of a few."""
+"""Gaussian scorers: one Gaussian per normal class, or a Gaussian mixture over all classes."""
 
 import warnings
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from metrad.scorers.base import Scorer
 
 _FEWEST = 3
 _LEAST_PIVOT = 1e-7
-_LEAST_VARIANCE = 1e-10  # of a principal component, as a share of the first's
+_LEAST_VARIANCE = 1e-10  # of a kept principal component, as a share of the variance of the first
 _ROUNDING = 1e-20
 _MIXTURE = ("weights", "means", "covariances", "precisions_cholesky")
 
@@ -18,23 +18,23 @@ _MIXTURE = ("weights", "means", "covariances", "precisions_cholesky")
 class Mahalanobis(Scorer):
     """Mahalanobis distance to the nearest normal class.
 
-    s(x) = min over classes c of √((x - μ_c)ᵀ Σ_c⁻¹ (x - μ_c)), not squared, with Σ_c the Ledoit-Wolf estimate, which is
-    regular even where there are fewer images than dimensions.
+    s(x) = min over classes c of √((x - μ_c)ᵀ Σ_c⁻¹ (x - μ_c)), not squared. Σ_c is the Ledoit-Wolf estimate, which can
+    be inverted even with fewer images than dimensions.
 
     Source: Lee 2018, arXiv 1807.03888, with a covariance for each class; Ledoit & Wolf 2004, "A well-conditioned
     estimator for large-dimensional covariance matrices", as in scikit-learn.
     """
 
     def check_size(self, normal_images: int) -> None:
-        """Raise if so many images have no covariance.
+        """Raise if there are too few images for a covariance.
 
         Raises:
-            InputError: fewer than three; the estimate from two is not shrunk and cannot be inverted.
+            InputError: there are fewer than three; the estimate from two is not shrunk and cannot be inverted.
         """
         super().check_size(normal_images)
         if normal_images < _FEWEST:
             raise InputError(
-                f"scorer Mahalanobis needs at least {_FEWEST} images of a normal class for its covariance, got "
+                f"scorer Mahalanobis needs at least {_FEWEST} images of each normal class for its covariance, got "
                 f"{normal_images}; raise dataset.sizes.normal"
             )
 
@@ -59,21 +59,20 @@ class Mahalanobis(Scorer):
 
 
 class GMM(Scorer):
-    """Negative log-likelihood under a mixture of Gaussians, after a principal component analysis.
+    """Negative log-likelihood under a Gaussian mixture of principal components.
 
-    s(x) = -ln Σ_i w_i N(z; μ_i, Σ_i) with z the whitened principal components of x, found on the normal embeddings. A
-    covariance in the full width would need more images than there are; what lies outside the components is not seen.
-    There are at most as many components as the embeddings have directions to vary in. The mixture spans all normal
-    classes.
+    s(x) = -ln Σ_i w_i N(z; μ_i, Σ_i), with z the whitened principal components of x, fitted on the normal embeddings. A
+    covariance in the full width would need more images than there are. Deviations outside the kept principal components
+    do not change the score. Directions without variance are not kept. One mixture covers all normal classes.
 
     Source: scikit-learn, ``PCA`` and ``GaussianMixture``.
 
     Args:
-        components: Gaussians of the mixture; at most the number of normal images.
+        components: number of Gaussians; at most the number of normal images.
         covariance_type: ``full``, ``tied``, ``diag`` or ``spherical``.
-        dimensions: principal components kept, at most.
-        reg_covar: added to the variances; the whitened components have variance 1.
-        seed: of the k-means that the mixture starts from.
+        dimensions: largest number of principal components to keep.
+        reg_covar: added to the variances of the Gaussians; the whitened components have variance 1.
+        seed: seed of the k-means that initialises the mixture.
     """
 
     def __init__(
@@ -99,10 +98,10 @@ class GMM(Scorer):
         self.seed = seed
 
     def check_size(self, normal_images: int) -> None:
-        """Raise if so many images are too few for the mixture.
+        """Raise if there are too few normal images for the mixture.
 
         Raises:
-            InputError: fewer than the components, or fewer than two.
+            InputError: there are fewer images than Gaussians, or fewer than two.
         """
         super().check_size(normal_images)
         if self.components > normal_images:
@@ -120,28 +119,28 @@ class GMM(Scorer):
         }
 
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
-        del classes  # the mixture spans them all
+        del classes  # one mixture covers all classes
         self.mean_, self.basis_ = _principal(normal.astype(np.float64), self.dimensions)
-        components = self._components(normal)
+        projected = self._projected(normal)
         mixture = self._mixture()
         try:
             with warnings.catch_warnings():
                 from sklearn.exceptions import ConvergenceWarning
 
-                warnings.simplefilter("ignore", ConvergenceWarning)  # told by fitted_figures
-                mixture.fit(components)
+                warnings.simplefilter("ignore", ConvergenceWarning)  # reported by fitted_figures
+                mixture.fit(projected)
         except ValueError as error:
             raise InputError(
                 f"scorer GMM cannot fit {self.components} components to {len(normal)} normal images: a covariance "
                 "is singular; raise scorer.reg_covar or lower scorer.components"
             ) from error
         self.mixture_ = mixture
-        self.log_likelihood_ = float(mixture.score(components))
+        self.log_likelihood_ = float(mixture.score(projected))
         self.converged_ = float(mixture.converged_)
 
-    def _components(self, embeddings: np.ndarray) -> np.ndarray:
-        components: np.ndarray = (embeddings - self.mean_) @ self.basis_
-        return components
+    def _projected(self, embeddings: np.ndarray) -> np.ndarray:
+        projected: np.ndarray = (embeddings - self.mean_) @ self.basis_
+        return projected
 
     def _mixture(self) -> Any:
         from sklearn.mixture import GaussianMixture
@@ -155,7 +154,7 @@ class GMM(Scorer):
         )
 
     def _score(self, embeddings: np.ndarray) -> np.ndarray:
-        scores: np.ndarray = -self.mixture_.score_samples(self._components(embeddings))
+        scores: np.ndarray = -self.mixture_.score_samples(self._projected(embeddings))
         return scores
 
     def _shaping(self) -> dict[str, Any]:
@@ -176,7 +175,7 @@ class GMM(Scorer):
 
 
 def _gaussian(embeddings: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean (D,) and whitening W (D, D) of a class, ‖W(x - mean)‖ being the distance: W is L⁻¹ for Σ = LLᵀ."""
+    """Return mean μ (D,) and whitening W = L⁻¹ (D, D) of a class with Σ = LLᵀ, so that ‖W(x - μ)‖ is the distance."""
     from sklearn.covariance import LedoitWolf
 
     estimate = LedoitWolf().fit(embeddings)
@@ -188,7 +187,7 @@ def _gaussian(embeddings: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarr
     if _alike(embeddings) or pivots.min() <= _LEAST_PIVOT * pivots.max():
         raise InputError(
             f"scorer Mahalanobis: the covariance of normal class {number} is singular, as its {len(embeddings)} images "
-            "are too few or too much alike; give more or choose scorer=knn"
+            "are too few or too much alike; add images or choose scorer=knn"
         )
     return estimate.location_, np.linalg.inv(factor)
 
@@ -200,7 +199,7 @@ def _principal(embeddings: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.
     if _alike(embeddings):
         raise InputError("scorer GMM: the normal embeddings are all alike; a mixture needs some that differ")
     mean = embeddings.mean(axis=0)
-    # Centred first: this solver takes the mean off the covariance, which cancels where the mean is large.
+    # Centred first: this solver subtracts the mean's outer product, which loses digits if the mean is large.
     analysis = PCA(min(dimensions, *embeddings.shape), svd_solver="covariance_eigh").fit(embeddings - mean)
     variances = analysis.explained_variance_
     varied = variances > _LEAST_VARIANCE * variances[0]
@@ -208,5 +207,5 @@ def _principal(embeddings: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.
 
 
 def _alike(embeddings: np.ndarray) -> bool:
-    """Return whether the embeddings (N, D) differ by no more than the rounding of their mean."""
+    """Return whether the embeddings (N, D) differ by no more than the rounding error of their mean."""
     return bool(embeddings.var(axis=0).sum() <= _ROUNDING * np.square(embeddings).sum(axis=1).mean())

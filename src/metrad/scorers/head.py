@@ -1,4 +1,4 @@
-"""What the trained head itself makes of an embedding: the baseline that needs no index."""
+"""Head scorer: anomaly scores from the class outputs of the trained head, a baseline without an index."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import numpy as np
 from metrad.errors import InputError, MetradError
 from metrad.scorers.base import Scorer
 
-if TYPE_CHECKING:  # the other scorers do without torch
+if TYPE_CHECKING:  # the other scorers need no torch
     from torch import Tensor, nn
 
 
@@ -19,7 +19,7 @@ class NotAttachedError(MetradError, RuntimeError):
 
 
 class ClassHead(Protocol):
-    """What is asked of a head, a torch module, beside being one."""
+    """The methods that a head, a torch module, must have for this scorer."""
 
     def logits(self, embeddings: "Tensor") -> "Tensor":
         """Return the logits (N, C)."""
@@ -29,15 +29,16 @@ class ClassHead(Protocol):
 
 
 class HeadScorer(Scorer):
-    """How little the trained head takes an embedding for a normal class.
+    """How little the trained head believes that an embedding belongs to a normal class.
 
-    ``probability``: s(x) = 1 - Σ over normal classes c of p_c(x), taken as the sum of the other classes, so that images
-    the head is sure of do not tie at 0; in float32 those it is sure are of another class still tie at 1.
-    ``log_odds``: the same order without ties, s(x) = ln((1 - p) / p) with p the sum above.
+    ``probability``: s(x) = 1 - Σ over normal classes c of p_c(x). It is computed as the sum over the other classes, so
+    that images that are normal with near certainty do not tie at 0. In float32, images that are not normal with near
+    certainty still tie at 1.
+    ``log_odds``: s(x) = ln((1 - p) / p), with p the sum over normal classes above; the same order without ties.
     ``cosine``: s(x) = 1 - max over normal classes c of cos θ_c(x).
 
-    The head is not part of the saved state, only the numbers of its normal classes are; ``attach`` gives it again,
-    before or after ``load``.
+    The saved state holds the numbers of the normal classes, but not the head. Call ``attach`` again, before or after
+    ``load``.
 
     Source: Hendrycks & Gimpel 2017, arXiv 1610.02136, with the known normal classes in place of the most likely class.
 
@@ -54,10 +55,11 @@ class HeadScorer(Scorer):
         self.normal_classes_: np.ndarray | None = None
 
     def attach(self, head: ClassHead, normal_classes: Sequence[int] | np.ndarray) -> Self:
-        """Take the trained head and the numbers of the normal classes among its own.
+        """Set the trained head and the numbers of its normal classes.
 
         Raises:
-            InputError: no module, no normal class, or other normal classes than those fitted or loaded.
+            InputError: ``head`` is no such module, there is no normal class, or the scorer was fitted with other normal
+                classes.
         """
         from torch import nn
 
@@ -75,7 +77,7 @@ class HeadScorer(Scorer):
 
     @property
     def fitted_classes(self) -> np.ndarray:
-        """Numbers of the normal classes that the scorer was fitted with or that ``load`` read, (K,).
+        """Numbers of the normal classes from ``fit`` or ``load``, (K,).
 
         Raises:
             NotFittedError: neither has been called.
@@ -85,7 +87,7 @@ class HeadScorer(Scorer):
         return self.normal_classes_
 
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
-        del classes  # the head has its own numbers for them, given by attach
+        del classes  # attach sets the head's own class numbers
         self._outputs(normal[:1])
         self.normal_classes_ = self.normal_classes
 
@@ -100,7 +102,7 @@ class HeadScorer(Scorer):
         return result
 
     def _outputs(self, embeddings: np.ndarray) -> "tuple[Tensor, Tensor]":
-        """Return what the head gives, (N, C) float64, and which of the classes are normal, (C,)."""
+        """Return the head's outputs, (N, C) float64, and whether each class is normal, (C,)."""
         import torch
 
         if self.head is None:
@@ -137,7 +139,7 @@ class HeadScorer(Scorer):
 
 @contextmanager
 def _evaluating(head: "nn.Module") -> Iterator[None]:
-    """Put the head into evaluation mode without gradient, and each of its modules back as it was."""
+    """Set the head to evaluation mode without gradient, and restore the mode of each of its modules afterwards."""
     import torch
 
     modes = {module: module.training for module in head.modules()}

@@ -1,4 +1,4 @@
-"""The distance to the nearest normal images, by a FAISS index."""
+"""k-NN scorer: the distance to the nearest normal images, found by a FAISS index."""
 
 from typing import Any
 
@@ -15,23 +15,23 @@ class KNN(NeighbourScorer):
 
     s(x) = reduce over j = 1..k of d(x, n_j), with n_j the j-th nearest normal embedding.
 
-    ``flat`` compares with every normal embedding and is exact, ``fp16`` and ``sq8`` do so with embeddings kept in half
-    or a quarter of the memory, ``ivf`` and ``hnsw`` look at a part of them. For every index but ``flat`` fitting
-    measures the recall, the share of the true k nearest it finds, over normal embeddings that leave themselves out.
+    ``flat`` compares with every normal embedding and is exact. ``fp16`` and ``sq8`` do so with embeddings kept in half
+    or a quarter of the memory. ``ivf`` and ``hnsw`` compare with a part of them. For every index but ``flat``, fitting
+    measures the recall: the share of the true k nearest others of normal embeddings that the index finds.
 
     Source: Ramaswamy 2000 (SIGMOD) for the k-th distance, Angiulli & Pizzuti 2002 (PKDD) for the sum; FAISS, Douze
     2024, arXiv 2401.08281.
 
     Args:
-        k: how many neighbours; at most the number of normal images.
+        k: number of neighbours; at most the number of normal images.
         metric: ``cosine`` or ``l2``.
-        reduce: what becomes of the k distances: their ``mean``, ``max`` (the k-th), ``min`` (the first) or ``sum``.
+        reduce: reduction of the k distances: their ``mean``, ``max`` (the k-th), ``min`` (the first) or ``sum``.
         index: ``flat``, ``ivf``, ``hnsw``, ``sq8`` or ``fp16``.
-        nlist: lists of ``ivf``; None for a choice by the number of embeddings, see ``IndexSettings``.
-        nprobe: lists that a search of ``ivf`` looks into; None as above.
-        M: links of a vector in ``hnsw``; None as above.
-        ef_search: candidates that a search of ``hnsw`` keeps; None as above.
-        min_recall: the least recall that is accepted, above 0 and at most 1; no concern of ``flat``.
+        nlist: number of lists of ``ivf``; None for a choice by the number of embeddings, see ``IndexSettings``.
+        nprobe: number of lists that a search of ``ivf`` reads; None as above.
+        M: number of links per vector in ``hnsw``; None as above.
+        ef_search: number of candidates that a search of ``hnsw`` keeps; None as above.
+        min_recall: smallest accepted recall, above 0 and at most 1; ignored for ``flat``.
     """
 
     def __init__(  # noqa: PLR0913 - each is a key of the YAML
@@ -56,10 +56,10 @@ class KNN(NeighbourScorer):
         self.settings = IndexSettings(index, nlist, nprobe, M, ef_search)
 
     def check_size(self, normal_images: int) -> None:
-        """Raise if an index of so many images cannot give k neighbours or does not suit its settings.
+        """Raise if there are too few normal images for k neighbours or for the settings of the index.
 
         Raises:
-            InputError: k or nlist is larger than the number of images, or nprobe than the lists chosen for it.
+            InputError: k or nlist is larger than the number of images, or nprobe is larger than nlist.
         """
         super().check_size(normal_images)
         self.settings.chosen(normal_images, self.k)

@@ -1,4 +1,4 @@
-"""Distances judged by how far apart normal images are from each other thereabouts."""
+"""Local scorers: distances relative to the distances between nearby normal images."""
 
 from typing import Any, ClassVar
 
@@ -12,20 +12,20 @@ _LOF_LEAST = 1e-10
 
 
 class LocalKNN(NeighbourScorer):
-    """Distance to the nearest normal embeddings divided by the same distance of the farthest of them.
+    """Distance to the k nearest normal embeddings, divided by the same distance of the k-th of them.
 
-    s(x) = r(x) / max(r(n_k), f), where r(x) = reduce over j = 1..k of d(x, n_j), n_j is the j-th nearest normal
-    embedding of x, and r of a normal embedding leaves itself out. About 1 where x lies among the normal embeddings,
-    however dense they are there. The floor f, for copies whose r is 0, is a hundredth of the mean r of all normal
-    embeddings; where that is 0 too, the divisor is 1.
+    s(x) = r(x) / max(r(n_k), f), where r(x) = reduce over j = 1..k of d(x, n_j), and n_j is the j-th nearest normal
+    embedding of x. The neighbours of a normal embedding exclude itself. Scores are about 1 among normal embeddings,
+    whatever their density. The floor f is a hundredth of the mean r of all normal embeddings; it serves embeddings with
+    copies, whose r is 0. If that mean is 0 too, the divisor is 1.
 
     Source: Tax 2001, "One-class classification" (thesis, TU Delft), the nearest neighbour method; the same idea for
     embeddings is Wilkinghoff 2025, arXiv 2509.10951.
 
     Args:
-        k: how many neighbours; fewer than the normal images.
+        k: number of neighbours; smaller than the number of normal images.
         metric: ``cosine`` or ``l2``.
-        reduce: what becomes of the k distances: their ``mean``, ``max`` (the k-th), ``min`` (the first) or ``sum``.
+        reduce: reduction of the k distances: their ``mean``, ``max`` (the k-th), ``min`` (the first) or ``sum``.
     """
 
     compares_normals: ClassVar[bool] = True
@@ -56,17 +56,17 @@ class LocalKNN(NeighbourScorer):
 
 
 class LOF(NeighbourScorer):
-    """Local outlier factor: how much sparser it is around an embedding than around its normal neighbours.
+    """Local outlier factor: the density around the normal neighbours, divided by the density around the embedding.
 
     s(x) = mean over j of lrd(n_j) / lrd(x), with the local reachability density
-    lrd(x) = 1 / (mean over j of max(d_k(n_j), d(x, n_j)) + 1e-10) and d_k the distance of a normal embedding to its
-    k-th nearest other. About 1 where x lies among the normal embeddings. Equal to
+    lrd(x) = 1 / (mean over j of max(d_k(n_j), d(x, n_j)) + 1e-10). d_k is the distance of a normal embedding to its
+    k-th nearest other. Scores are about 1 among normal embeddings. They equal
     ``-LocalOutlierFactor(novelty=True).score_samples`` of scikit-learn.
 
     Source: Breunig 2000 (SIGMOD).
 
     Args:
-        k: how many neighbours; fewer than the normal images.
+        k: number of neighbours; smaller than the number of normal images.
         metric: ``cosine`` or ``l2``.
     """
 

@@ -1,4 +1,4 @@
-"""What the scorers share that compare with the nearest normal embeddings."""
+"""The base of neighbour scorers, which compare with the nearest normal embeddings."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,15 +16,14 @@ INDEX = "index.faiss"
 
 
 class NeighbourScorer(Scorer):
-    """A scorer with an index of the normal embeddings, whatever their class.
+    """A scorer with an index of the normal embeddings of all classes.
 
     Args:
-        k: how many neighbours.
-        metric: ``cosine``, 1 - cos of the angle between embeddings, or ``l2``, the Euclidean distance of the embeddings
-            as they come. FAISS itself gives inner products and squared distances; neither reaches a score.
+        k: number of neighbours.
+        metric: ``cosine``, 1 - cos of the angle between embeddings, or ``l2``, their Euclidean distance, not squared.
 
     Attributes:
-        compares_normals: whether each normal embedding needs k others, and not just a test image k in all.
+        compares_normals: whether fitting also compares each normal embedding with its k nearest others.
     """
 
     has_neighbours: ClassVar[bool] = True
@@ -38,10 +37,11 @@ class NeighbourScorer(Scorer):
         self.metric = metric
 
     def check_size(self, normal_images: int) -> None:
-        """Raise if an index of so many images cannot give k neighbours.
+        """Raise if there are too few normal images for k neighbours.
 
         Raises:
-            InputError: k is larger, or as large where normal images are compared with each other.
+            InputError: k is larger than the number of images, or equal to it if normal images are compared with each
+                other.
         """
         super().check_size(normal_images)
         if self.k > normal_images:
@@ -55,7 +55,7 @@ class NeighbourScorer(Scorer):
             )
 
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
-        del classes  # one index holds them all, and the nearest embedding is of the nearest class
+        del classes  # one index holds all classes; the nearest embedding is in the nearest class
         self.index_ = self._build(normal)
         self._forget_screen()
 
@@ -68,12 +68,12 @@ class NeighbourScorer(Scorer):
         return search(self.index_, queries, self.k, self.metric, self._screen(len(queries)))
 
     def _nearest_others(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return distances and positions (N, k) of the nearest others of each normal embedding."""
+        """Return distances and positions (N, k) of the nearest other normal embeddings of each normal embedding."""
         size = self.index_.ntotal
         return search_others(self.index_, np.arange(size), self.k, self.metric, self._screen(size))
 
     def _screen(self, queries: int) -> Screen | None:
-        """Return the screen of the index, made when it first pays for so many queries."""
+        """Return the screen of the index; None until a search of enough ``queries`` first pays for building it."""
         if not hasattr(self, "screen_"):
             if not pays(self.index_, queries):
                 return None
@@ -93,10 +93,10 @@ class NeighbourScorer(Scorer):
         return {"metric": self.metric}
 
     def _state(self) -> dict[str, Any]:
-        return {}  # all there is lies in the index
+        return {}  # the index is the whole state
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        """Take back nothing, as the index is read by itself."""
+        """Do nothing: the index, read separately, is the whole state."""
 
     def _write(self, folder: Path) -> None:
         super()._write(folder)
@@ -110,20 +110,20 @@ class NeighbourScorer(Scorer):
 
 
 def write_index(index: Any, path: Path) -> None:
-    """Write an index to ``path``, aside first: this very file may be where a memory-mapped index reads from."""
+    """Write an index to ``path`` by way of a temporary file, because a memory-mapped index may be reading ``path``."""
     partial = path.with_name(f".{path.name}.partial")
     faiss.write_index(index, str(partial))
     partial.replace(path)
 
 
 def read_index(path: Path, *, mmap: bool) -> Any:
-    """Return the index that ``write_index`` wrote, its vectors left on disk with ``mmap``.
+    """Return the index that ``write_index`` wrote; with ``mmap``, its vectors stay on disk.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is not a FAISS index.
     """
     try:
-        # Only this flag leaves the codes of a flat index on disk; IO_FLAG_MMAP reads them all the same.
+        # Only this flag leaves the codes of a flat index on disk; IO_FLAG_MMAP still reads them.
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as a FAISS index") from error

@@ -1,4 +1,4 @@
-"""Distances between embeddings, exact: what FAISS finds in float32 is measured again here in float64."""
+"""Distances between embeddings, exact to float64, because FAISS computes in float32."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ Reduce = Literal["mean", "max", "min", "sum"]
 
 
 def unit(vectors: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
-    """Return the vectors (N, D) at length 1; one of length zero has no direction and stays zero."""
+    """Return the vectors (N, D) scaled to length 1; vectors of length zero stay zero."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64, casting="unsafe"))
     lengths = np.maximum(lengths, np.finfo(np.float32).tiny)[:, None]
     result = np.empty(vectors.shape, dtype)
@@ -18,15 +18,15 @@ def unit(vectors: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarr
 
 
 def prepared(vectors: np.ndarray, metric: Metric) -> np.ndarray:
-    """Return the vectors (N, D) as an index takes them: at length 1 for ``cosine``, as they are for ``l2``."""
+    """Return the vectors (N, D) as an index takes them: scaled to length 1 for ``cosine``, unchanged for ``l2``."""
     return unit(vectors) if metric == "cosine" else vectors
 
 
 def distances(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.ndarray:
     """Return the distance of each of the queries (N, D) to its own vectors (N, k, D), as (N, k) float64.
 
-    ``cosine`` is 1 - cos of the angle, and 1 where either has length zero; ``l2`` is Euclidean, not squared. Copies are
-    at distance 0 exactly.
+    ``cosine`` is 1 - cos of the angle, or 1 if a vector has length zero. ``l2`` is Euclidean, not squared. Copies have
+    distance 0 exactly.
     """
     queries, vectors = queries.astype(np.float64), vectors.astype(np.float64)
     if metric == "l2":
@@ -37,11 +37,11 @@ def distances(queries: np.ndarray, vectors: np.ndarray, metric: Metric) -> np.nd
     lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(vectors, axis=2)
     cosine = np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0)
     apart = 1 - np.clip(cosine, -1, 1)
-    # Below this it is the rounding of a sum over D, and no angle that float32 embeddings can tell from zero.
+    # Smaller values are rounding errors of the sum over D; float32 embeddings cannot form such small angles.
     return np.where(apart < 1e-14, 0.0, apart)
 
 
 def reduced(values: np.ndarray, reduce: Reduce) -> np.ndarray:
-    """Return one number for each row of values (N, k): their ``mean``, ``max``, ``min`` or ``sum``."""
+    """Return the ``mean``, ``max``, ``min`` or ``sum`` of each row of values (N, k), as (N,)."""
     result: np.ndarray = getattr(values, reduce)(axis=1)
     return result

@@ -1,7 +1,7 @@
-"""Exact distances, and the exact neighbours in a flat index: what float32 cannot tell apart is compared in float64.
+"""Exact neighbours in a flat index: what float32 cannot tell apart is compared in float64.
 
-FAISS measures in float32, many queries at once as |q|² + |x|² - 2 q·x. Of vectors that lie close together and far from
-the origin, that leaves few digits or none.
+FAISS computes distances in float32 as |q|² + |x|² - 2 q·x. For vectors that lie close together and far from the
+origin, few digits or none of the result are right.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ import numpy as np
 from metrad.scorers.search.distances import Metric, distances
 from metrad.scorers.search.screening import Screen, nearest
 
-_BLOCK = 2**22  # numbers held at a time
-_SPARE = 8  # candidates beyond the k nearest, among which almost every tie is settled
-# Differences that may be rounding, as shares of the squared lengths: 1.6 times the most seen for widths to 4,096.
+_BLOCK = 2**22  # numbers held in memory at a time
+_SPARE = 8  # candidates beyond the k nearest; they settle almost every tie
+# Largest rounding error, as a share of the squared lengths: 1.6 times the largest observed for widths to 4,096.
 _DOUBT = {faiss.METRIC_INNER_PRODUCT: 2.0**-19, faiss.METRIC_L2: 2.0**-18}
 
 
 def exact(index: Any, queries: np.ndarray, k: int, metric: Metric, screen: Screen | None = None) -> np.ndarray:
     """Return the positions (N, k) of the k nearest vectors of each of the queries (N, D) in the flat ``index``.
 
-    They stand in no order; -1 where distances overflow float32. A ``screen`` of the index spares work and changes
-    nothing.
+    The k positions are in no order. They are -1 where distances overflow float32. A ``screen`` of the index saves time
+    and changes no result.
     """
     wanted = min(k + _SPARE, index.ntotal)
     near, found = index.search(queries, wanted) if screen is None else nearest(screen, index, queries, k, wanted)
@@ -43,7 +43,7 @@ def exact(index: Any, queries: np.ndarray, k: int, metric: Metric, screen: Scree
 
 
 def measured(index: Any, queries: np.ndarray, positions: np.ndarray, metric: Metric) -> np.ndarray:
-    """Return the distances (N, k) in float64 of the queries (N, D) to the vectors at ``positions``; infinite for -1."""
+    """Return the float64 distances (N, k) of the queries (N, D) to the vectors at ``positions``; infinite for -1."""
     apart = np.empty(positions.shape, np.float64)
     for rows in _slices(np.arange(len(queries)), positions.shape[1] * index.d):
         block = np.maximum(positions[rows], 0)
@@ -54,17 +54,17 @@ def measured(index: Any, queries: np.ndarray, positions: np.ndarray, metric: Met
 
 
 def _border(index: Any, queries: np.ndarray, near: np.ndarray, k: int) -> np.ndarray:
-    """Return how far (N,) a vector may seem in float32, less for nearer, and yet be nearer than the k-th."""
+    """Return the FAISS value (N,), lower for nearer, up to which a vector may in truth be nearer than the k-th."""
     kth = near[:, k - 1].astype(np.float64)
     doubt = _DOUBT[index.metric_type]
-    if index.metric_type == faiss.METRIC_INNER_PRODUCT:  # of vectors of length 1
+    if index.metric_type == faiss.METRIC_INNER_PRODUCT:  # all vectors have length 1
         return doubt - kth
     border: np.ndarray = kth + doubt * (kth + np.einsum("nd,nd->n", queries, queries, dtype=np.float64))
     return border
 
 
 def _by_brute_force(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
-    """Return the positions (N, k) of the nearest vectors, all of them compared in float64."""
+    """Return the positions (N, k) of the nearest vectors, from comparing all vectors in float64."""
     queries = queries.astype(np.float64)
     best, positions = np.full((len(queries), k), np.inf), np.full((len(queries), k), -1)
     for own in _slices(np.arange(index.ntotal), max(index.d, len(queries))):
@@ -82,6 +82,6 @@ def _by_brute_force(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def _slices(rows: np.ndarray, numbers: int) -> list[np.ndarray]:
-    """Return the rows in pieces, as ``numbers`` are held for each of them."""
+    """Cut ``rows`` into pieces that fit in memory, for ``numbers`` held per row."""
     size = max(1, _BLOCK // numbers)
     return [rows[i : i + size] for i in range(0, len(rows), size)]

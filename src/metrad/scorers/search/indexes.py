@@ -1,4 +1,4 @@
-"""FAISS indexes: which to build, how to search them, and how much of the truth they find."""
+"""FAISS indexes: their settings, building and searching them, and their recall."""
 
 import math
 from collections.abc import Iterator
@@ -19,24 +19,24 @@ Kind = Literal["flat", "ivf", "hnsw", "sq8", "fp16"]
 
 _METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 _OWNERS = {"nlist": "ivf", "nprobe": "ivf", "M": "hnsw", "ef_search": "hnsw"}
-_SAMPLE = 1000  # queries that recall is measured with
-_ROWS = 2**15  # vectors prepared at a time, so that no index needs a second copy of them all
-_TRAINING = 39  # vectors for each list that its centre is learnt from
-_SHARED = 32  # queries that look into a list on average, from which one product for all of them is the faster way
+_SAMPLE = 1000  # queries that measure recall
+_ROWS = 2**15  # vectors prepared at a time, which avoids a second copy of all vectors
+_TRAINING = 39  # training vectors per list
+_SHARED = 32  # mean queries per list from which one product for all of them is faster
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """The kind of an index and how hard it searches; what is None is chosen from the number of embeddings N.
+    """Kind of an index and its search effort. Values that are None are chosen from the number N of embeddings.
 
-    Chosen: nlist = 4·√N but at least 39 embeddings a list; nprobe = √nlist / 4 but at least 16; M = 32;
-    ef_search = √N but at least 64 and twice the neighbours wanted.
+    Chosen values: nlist = 4·√N, with at least 39 embeddings per list; nprobe = √nlist / 4, at least 16; M = 32;
+    ef_search = √N, at least 64 and at least twice k.
 
-    Source: the FAISS wiki, "Guidelines to choose an index" (4·√N to 16·√N lists, M from 4 to 64); 39 is the number
-    below which FAISS itself warns. The search efforts are this project's.
+    Source: the FAISS wiki, "Guidelines to choose an index" (4·√N to 16·√N lists, M from 4 to 64). FAISS warns below 39
+    embeddings per list. nprobe and ef_search are this project's choice.
 
     Raises:
-        InputError: a number below its range, or given to an index that does not know it.
+        InputError: a number is below its range, or belongs to another kind of index.
     """
 
     kind: Kind = "flat"
@@ -50,7 +50,7 @@ class IndexSettings:
         for name, value in self.given().items():
             if self.kind != _OWNERS[name]:
                 raise InputError(
-                    f"scorer.{name}={value} is for scorer.index={_OWNERS[name]} alone, not {self.kind}; leave it null"
+                    f"scorer.{name}={value} is only for scorer.index={_OWNERS[name]}, not {self.kind}; set it to null"
                 )
             least = 2 if name == "M" else 1
             if value < least:
@@ -59,15 +59,15 @@ class IndexSettings:
             self._check_probes()
 
     def given(self) -> dict[str, int]:
-        """Return the numbers that are set, by name."""
+        """Return the numbers that are not None, by name."""
         numbers = {name: getattr(self, name) for name in _OWNERS}
         return {name: value for name, value in numbers.items() if value is not None}
 
     def chosen(self, size: int, k: int) -> Self:
-        """Return these settings with nothing of their kind left open, for ``size`` embeddings and k neighbours.
+        """Return these settings with every None of their kind replaced, for ``size`` embeddings and k neighbours.
 
         Raises:
-            InputError: more lists than embeddings, or more probes than lists.
+            InputError: there are more lists than embeddings, or more probes than lists.
         """
         if self.kind == "hnsw":
             effort = self.ef_search or max(64, 2 * k, math.isqrt(size))
@@ -82,7 +82,7 @@ class IndexSettings:
         return result
 
     def advice(self) -> str:
-        """Return what raises the recall of this index."""
+        """Return the advice that raises the recall of this index, for an error message."""
         better = {
             "ivf": f"raise scorer.nprobe (now {self.nprobe} of {self.nlist} lists)",
             "hnsw": f"raise scorer.ef_search (now {self.ef_search}) or scorer.M (now {self.M})",
@@ -96,9 +96,9 @@ class IndexSettings:
 
 
 def build(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> Any:
-    """Return the index that ``settings``, with nothing left open, describe, holding the vectors (N, D).
+    """Return an index of the vectors (N, D) by ``settings``, in which no number of their kind is None.
 
-    For ``cosine`` the index holds their directions. The same vectors give the same index.
+    For ``cosine`` the vectors are scaled to length 1. The same vectors give the same index.
     """
     descriptions = {
         "flat": "Flat",
@@ -109,13 +109,13 @@ def build(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> Any:
     }
     index: Any = faiss.index_factory(vectors.shape[1], descriptions[settings.kind], _METRICS[metric])
     if settings.kind == "ivf":
-        index.cp.min_points_per_centroid = 1  # the user's own nlist is no cause for a line on the terminal
+        index.cp.min_points_per_centroid = 1  # no warning about the user's own nlist
         index.nprobe = settings.nprobe
     if settings.kind == "hnsw":
         index.hnsw.efSearch = settings.ef_search
     index.train(_training_set(settings, vectors, metric))
     if isinstance(index, faiss.IndexFlatCodes):
-        # Room for all at once: growing step by step holds up to three times as much.
+        # Allocated at once: growing step by step takes up to three times the memory.
         index.codes.resize(len(vectors) * index.code_size)
         index.codes.resize(0)
     if settings.kind == "ivf":
@@ -133,7 +133,7 @@ def _blocks(vectors: np.ndarray, metric: Metric) -> Iterator[np.ndarray]:
 
 
 def _fill_lists(index: Any, vectors: np.ndarray, metric: Metric) -> None:
-    """Add the vectors to an inverted file whose lists get their full size at once; see ``build``."""
+    """Add the vectors to an inverted file whose lists get their final size at once, which saves memory."""
     numbers = np.concatenate([index.quantizer.assign(block, 1)[:, 0] for block in _blocks(vectors, metric)])
     for i, size in enumerate(np.bincount(numbers, minlength=index.nlist).tolist()):
         index.invlists.resize(i, size)
@@ -145,8 +145,8 @@ def _fill_lists(index: Any, vectors: np.ndarray, metric: Metric) -> None:
 
 
 def _training_set(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> np.ndarray:
-    """Return the vectors that ``settings`` need to see before any is added."""
-    if settings.kind == "sq8":  # learns the range of each number, which two vectors tell as well as all
+    """Return the vectors that an index of ``settings`` is trained on before vectors are added."""
+    if settings.kind == "sq8":  # learns the range of each dimension, which two vectors give as well as all
         ranges = [(block.min(axis=0), block.max(axis=0)) for block in _blocks(vectors, metric)]
         return np.stack([np.min([low for low, _ in ranges], axis=0), np.max([high for _, high in ranges], axis=0)])
     size = _TRAINING * settings.nlist if settings.nlist else 1
@@ -160,13 +160,12 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return distances and positions (N, k) of the k nearest vectors of each of the queries (N, D), nearest first.
 
-    Positions are those the index finds, and for a flat index those of the truly nearest; distances are measured again
-    in float64, so that neither the rounding of FAISS nor the number of queries shows in a score. Rows for which an
-    approximate index finds fewer than k are searched exhaustively. A ``screen`` of a flat index spares work and changes
-    nothing.
+    The index finds the positions; a flat index finds the true ones. Distances are computed again in float64, so that
+    neither the rounding of FAISS nor the number of queries changes a score. If an approximate index finds fewer than k
+    vectors for a query, all vectors are searched. A ``screen`` of a flat index saves time and changes no result.
 
     Raises:
-        InputError: distances that float32 cannot hold.
+        InputError: distances overflow float32.
     """
     if isinstance(index, faiss.IndexFlat):
         positions = exact(index, queries, k, metric, screen)
@@ -185,10 +184,10 @@ def search(
 
 
 def _list_by_list(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
-    """Return the positions (N, k) that ``index.search`` finds, -1 where none.
+    """Return the positions (N, k) that ``index.search`` finds, -1 where it finds none.
 
-    FAISS reads the lists anew for every query. This multiplies each list once with all queries that look into it, a
-    list in each thread, as products this small are not worth sharing.
+    FAISS reads a list again for every query. Here each list is multiplied once with all queries that probe it. Each
+    thread takes whole lists, because products this small gain nothing from several threads.
     """
     _, lists = index.quantizer.search(queries, index.nprobe)
     order = np.argsort(lists, axis=None, kind="stable")
@@ -216,10 +215,10 @@ def _list_by_list(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
 def search_others(
     index: Any, own: np.ndarray, k: int, metric: Metric, screen: Screen | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return distances and positions (N, k) of the k nearest other vectors of those at positions ``own`` (N,)."""
+    """Return distances and positions (N, k) of the k nearest other vectors of the vectors at positions ``own`` (N,)."""
     apart, positions = search(index, index.reconstruct_batch(own), k + 1, metric, screen)
     itself = positions == own[:, None]
-    # Where copies have pushed the vector itself out of the list, its last is one too many.
+    # If copies have displaced the vector itself, the last neighbour is one too many.
     itself[~itself.any(axis=1), -1] = True
     return apart[~itself].reshape(-1, k), positions[~itself].reshape(-1, k)
 
@@ -227,13 +226,14 @@ def search_others(
 def recall(index: Any, vectors: np.ndarray, k: int, metric: Metric) -> float:
     """Return the share of the k nearest other vectors that ``index`` finds, over a seeded sample of its vectors (N, D).
 
-    A vector as near as the true k-th counts as found, so ties cost nothing. With fewer than k others, all count.
+    A vector as near as the true k-th counts as found, so ties do not lower the recall. With fewer than k other vectors,
+    all of them are searched for.
     """
     k = min(k, len(vectors) - 1)
     if k < 1:
         return 1.0
     sample = np.random.default_rng(0).choice(len(vectors), min(len(vectors), _SAMPLE), replace=False)
-    # The query is the vector itself, not what a compressed index remembers of it.
+    # The query is the original vector, not its compressed form in the index.
     queries = prepared(vectors[sample], metric)
     farthest = _distance_of_kth_other(vectors, sample, k, metric)
     _, found = search(index, queries, k + 1, metric)
@@ -246,7 +246,7 @@ def recall(index: Any, vectors: np.ndarray, k: int, metric: Metric) -> float:
 
 
 def _distance_of_kth_other(vectors: np.ndarray, own: np.ndarray, k: int, metric: Metric) -> np.ndarray:
-    """Return how far the k-th nearest other vector is from each of those at positions ``own`` (N,), as (N,)."""
+    """Return the distance of each vector at positions ``own`` (N,) to its k-th nearest other vector, as (N,)."""
     queries = prepared(vectors[own], metric)
     nearest = np.full((len(own), k), np.inf)
     for i in range(0, len(vectors), _ROWS):
@@ -272,7 +272,7 @@ def _exhaustive(index: Any, queries: np.ndarray, k: int) -> np.ndarray:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Threads race for the links of an HNSW graph, and every build would differ."""
+    """Use one thread: several would race for the links of an HNSW graph, and no two builds would be equal."""
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

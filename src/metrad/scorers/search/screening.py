@@ -1,13 +1,13 @@
-"""Exact nearest neighbours without comparing all the numbers of all the vectors.
+"""Screening: exact nearest neighbours from lower bounds of the distances, in fewer dimensions.
 
-Most of what embeddings differ in lies in few directions. Let V be an orthonormal basis of r of them, and x⊥ what of x
-lies outside their span. By the inequality of Cauchy and Schwarz
+Embeddings vary mostly in few directions. Let V be an orthonormal basis of r such directions, and x⊥ the part of x
+outside their span. By the Cauchy-Schwarz inequality
 
     q·x     ≤ (Vᵀq)·(Vᵀx) + |q⊥| |x⊥|             and        |q − x|² ≥ |Vᵀq − Vᵀx|² + (|q⊥| − |x⊥|)²,
 
-so the vectors (Vᵀx, |x⊥|) of r + 1 numbers bound every distance from below. A search among them gives candidates; a
-query whose k-th candidate is nearer than the bound of the last one has its true neighbours among them, and the others
-are searched in full.
+so the vectors (Vᵀx, |x⊥|) of r + 1 numbers bound every distance from below. A search among these vectors gives
+candidates. If a query's k-th candidate is nearer than the bound of its last candidate, its true neighbours are among
+the candidates. All other queries are searched in full.
 
 Source: Seidl & Kriegel 1998 (SIGMOD), "Optimal multi-step k-nearest neighbor search".
 """
@@ -19,22 +19,22 @@ from typing import Any
 import faiss
 import numpy as np
 
-_SHARE = 8  # the bounds take an eighth of the numbers
-_OUTSIDE = 0.1  # share of the variance outside the basis from which bounds are too loose to pay
-_SAMPLE = 2048  # vectors that the basis is learnt from
+_SHARE = 8  # the bounding vectors have an eighth of the dimensions
+_OUTSIDE = 0.1  # share of the variance outside the basis above which the bounds are too loose
+_SAMPLE = 2048  # vectors that the basis is computed from
 _ROWS = 2**10  # vectors projected at a time, few enough for the cache
-_LEAST_WIDTH, _LEAST_SIZE, _LEAST_QUERIES = 256, 4096, 512  # below them the full search takes no time worth saving
-_ROUNDING = 2.0**-24  # of one operation in float32
+_LEAST_WIDTH, _LEAST_SIZE, _LEAST_QUERIES = 256, 4096, 512  # below these the full search is fast enough
+_ROUNDING = 2.0**-24  # relative rounding error of one float32 operation
 
 
 @dataclass(frozen=True)
 class Screen:
-    """Bounds of the distances to the vectors of a flat index.
+    """Lower bounds of the distances to the vectors of a flat index.
 
     Attributes:
         basis: V, (D, r) float64.
-        bounds: a flat index of (N, r + 1), in the metric of the index it is for.
-        longest: the largest length of a vector.
+        bounds: flat index of the (N, r + 1) bounding vectors, with the metric of the bounded index.
+        longest: largest length of a vector.
     """
 
     basis: np.ndarray
@@ -43,13 +43,13 @@ class Screen:
 
 
 def pays(index: Any, queries: int) -> bool:
-    """Return whether a screen can be of use to that many queries of ``index``."""
+    """Return whether a screen can save time for ``queries`` queries of ``index``."""
     flat = isinstance(index, faiss.IndexFlat)
     return flat and index.d >= _LEAST_WIDTH and index.ntotal >= _LEAST_SIZE and queries >= _LEAST_QUERIES
 
 
 def screen(index: Any) -> Screen | None:
-    """Return a screen for the vectors of a flat index, or None where too much of them lies outside few directions."""
+    """Return a screen for the vectors of a flat index, or None if too much of them lies outside the basis."""
     vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(index.ntotal, index.d)
     rows = np.random.default_rng(0).choice(len(vectors), min(len(vectors), _SAMPLE), replace=False)
     sample = vectors[np.sort(rows)].astype(np.float64)
@@ -58,7 +58,7 @@ def screen(index: Any) -> Screen | None:
     if not np.square(sample @ basis).sum() > (1 - _OUTSIDE) * np.square(sample).sum():
         return None
     bounds, longest = faiss.IndexFlat(basis.shape[1] + 1, index.metric_type), 0.0
-    bounds.codes.resize(len(vectors) * bounds.code_size)  # room for all at once
+    bounds.codes.resize(len(vectors) * bounds.code_size)  # allocated at once
     bounds.codes.resize(0)
     for i in range(0, len(vectors), _ROWS):
         block, lengths = _projected(vectors[i : i + _ROWS], basis)
@@ -70,8 +70,8 @@ def screen(index: Any) -> Screen | None:
 def nearest(own: Screen, index: Any, queries: np.ndarray, k: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what ``index.search`` gives for the k nearest vectors of each of the queries (N, D) in the flat ``index``.
 
-    The next up to ``wanted`` are the nearest of those that were measured; any other is farther than the k-th, also in
-    exact numbers. A position is -1 where too few were measured.
+    Results after the k-th, up to ``wanted``, are the nearest of the measured candidates. Every other vector is farther
+    than the k-th, also in exact arithmetic. A position is -1 where too few candidates were measured.
     """
     projected, lengths = _projected(queries, own.basis)
     bounds, candidates = own.bounds.search(projected, min(index.ntotal, max(math.isqrt(index.ntotal) + 4 * k, wanted)))
@@ -79,7 +79,7 @@ def nearest(own: Screen, index: Any, queries: np.ndarray, k: int, wanted: int) -
         bounds, scale = -bounds, lengths * own.longest
     else:
         scale = (lengths + own.longest) ** 2
-    # Rounding of the sums behind a bound and a distance, in whatever order they are taken, and of their operands.
+    # Rounding errors of the sums in a bound and a distance, for any order of summation, and of their operands.
     error = (index.d + own.bounds.d + 64) * (_ROUNDING * scale + np.finfo(np.float32).tiny)
     enough = _apart(index, queries, candidates[:, :k]).max(axis=1)
     candidates[~(bounds <= (enough + error)[:, None])] = -1
@@ -94,18 +94,18 @@ def nearest(own: Screen, index: Any, queries: np.ndarray, k: int, wanted: int) -
 
 
 def _basis(sample: np.ndarray, size: int) -> np.ndarray:
-    """Return an orthonormal basis (D, up to size) that holds the mean and nearly the first principal axes of (N, D)."""
+    """Return an orthonormal basis (D, at most ``size``) of the mean and nearly the first principal axes of (N, D)."""
     mean = sample.mean(axis=0)
     centred = sample - mean
     axes = centred[: size - 1].T
     for _ in range(2):  # subspace iteration
         axes = _nearly_orthonormal(centred.T @ (centred @ axes))
     basis = np.column_stack([mean / max(np.linalg.norm(mean), np.finfo(np.float32).tiny), axes])
-    return _nearly_orthonormal(_nearly_orthonormal(basis))  # the second time leaves nothing but rounding
+    return _nearly_orthonormal(_nearly_orthonormal(basis))  # the second pass leaves only rounding errors
 
 
 def _nearly_orthonormal(vectors: np.ndarray) -> np.ndarray:
-    """Return a basis of the span of the columns (D, r), by products alone, which share well by threads."""
+    """Return a nearly orthonormal basis of the span of the columns (D, r), from fast matrix products only."""
     squares, axes = np.linalg.eigh(vectors.T @ vectors)
     kept = squares > 1e-10 * squares.max(initial=0)
     result: np.ndarray = vectors @ (axes[:, kept] / np.sqrt(squares[kept]))
@@ -116,7 +116,7 @@ def _projected(vectors: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.n
     """Return (Vᵀx, |x⊥|) of the vectors (N, D) as (N, r + 1) float32, and their lengths (N,)."""
     result = np.empty((len(vectors), basis.shape[1] + 1), np.float32)
     squares = np.empty(len(vectors))
-    with np.errstate(over="ignore"):  # infinite bounds are never sure
+    with np.errstate(over="ignore"):  # an infinite bound proves nothing, so the query is searched in full
         for i in range(0, len(vectors), _ROWS):
             rows = slice(i, i + _ROWS)
             exact = vectors[rows].astype(np.float64)
@@ -128,7 +128,7 @@ def _projected(vectors: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _apart(index: Any, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Return what FAISS measures from the queries to their candidates (N, c), less for nearer; infinite for -1."""
+    """Return what FAISS measures from queries to their candidates (N, c), lower for nearer; infinite for -1."""
     result = np.full(candidates.shape, -np.inf if _inner(index) else np.inf, np.float32)
     candidates = np.ascontiguousarray(candidates)
     measure: Any = getattr(faiss, "fvec_inner_products_by_idx" if _inner(index) else "fvec_L2sqr_by_idx")
