@@ -1,4 +1,4 @@
-"""Former names of modules, from before version 0.2, in YAML files, saved runs and imports of users.
+"""Former names of modules. YAML files, saved runs and imports from before version 0.2 still use them.
 
 A run's identity is a hash over its target names. Targets are hashed by their former names, so that saved runs keep
 their identity. Imports by former names work until version 0.3.

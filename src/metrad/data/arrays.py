@@ -50,7 +50,7 @@ class OnDemand:
 
 
 class Joined:
-    """Several arrays of images behind one index. They are not concatenated, which would double their memory.
+    """Several arrays of images, indexed as one. They are not concatenated, which would double their memory.
 
     Args:
         arrays: each (n, height, width, channels) uint8; all have the same height, width and channels.

@@ -116,7 +116,7 @@ class Augmentation(nn.Module):
 
 
 def reflected(places: Tensor, side: int) -> Tensor:
-    """Reflect whole numbers from 1 - side to 2·side - 2 at 0 and side - 1 into the range 0 to side - 1."""
+    """Reflect positions at 0 and side - 1 into that range; they may lie from 1 - side to 2·side - 2."""
     return side - 1 - (side - 1 - places.abs()).abs()
 
 
@@ -225,7 +225,7 @@ def warped(pixels: Tensor, angle: Tensor, shear: tuple[Tensor, Tensor], shift: t
     x = _centred(width, pixels).view(1, 1, -1) - right * width
     y = _centred(height, pixels).view(1, -1, 1) - down * height
     across, along = 2 / width, 2 / height
-    grid = pixels.new_empty(count, height, width, 2)  # source of each pixel, in half sides
+    grid = pixels.new_empty(count, height, width, 2)  # source of each pixel, -1 to 1 across the image
     torch.add(across * (cos - sin * shear_y) * x, across * (cos * shear_x - sin) * y, out=grid[..., 0])
     torch.add(along * (sin + cos * shear_y) * x, along * (sin * shear_x + cos) * y, out=grid[..., 1])
     return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
@@ -236,7 +236,7 @@ def _centred(side: int, like: Tensor) -> Tensor:
 
 
 def _fine(factor: Tensor) -> Tensor:
-    """Return ``factor`` rounded to multiples of 1/2048, so that sums of its products with 0 to 255 are exact."""
+    """Return ``factor`` in steps of 1/2048, so that sums of its products with whole numbers to 255 are exact."""
     return (factor * 2048).round() / 2048
 
 

@@ -59,7 +59,7 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
     """Draw the images of the five roles.
 
     Reference, normal and calibration images come from the training part of the source, test images from its test part.
-    If the source has no test part, ``test_share`` of each normal class and all anomalous images form one. Of images
+    If the source has none, ``test_share`` of each normal class and all anomalous images form a test part. Of images
     with identical content only one is kept, preferably from the test part. The classes of a role contribute in
     proportion to the images they have.
 

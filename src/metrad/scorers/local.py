@@ -15,7 +15,7 @@ class LocalKNN(NeighbourScorer):
     """Distance to the k nearest normal embeddings, divided by the same distance of the k-th of them.
 
     s(x) = r(x) / max(r(n_k), f), where r(x) = reduce over j = 1..k of d(x, n_j), and n_j is the j-th nearest normal
-    embedding of x. The neighbours of a normal embedding exclude itself. Scores are about 1 among normal embeddings,
+    embedding of x. A normal embedding is not its own neighbour. Scores are about 1 among normal embeddings,
     whatever their density. The floor f is a hundredth of the mean r of all normal embeddings; it serves embeddings with
     copies, whose r is 0. If that mean is 0 too, the divisor is 1.
 

@@ -43,8 +43,8 @@ class DynamicAdaCos(AdaCos):
 class SubClusterAdaCos(CosineHead):
     """AdaCos with K centres per class: softmax over all C·K centres, probabilities summed over each class's centres.
 
-    The fixed scale is √2·ln(C·K - 1). For the adaptive scale, B_avg sums over all centres, those of the true class
-    included, and θ_y is the angle to the nearest centre of the true class. The author's code instead sums the angles to
+    The fixed scale is √2·ln(C·K - 1). For the adaptive scale, B_avg sums over all centres, also those of the true
+    class. θ_y is the angle to the nearest centre of the true class. The author's code instead sums the angles to
     all K centres. For K > 1 that sum exceeds π/4 for every batch, so the cut-off of θ_med always applies.
     Source: Wilkinghoff 2021 (IJCNN), Sub-Cluster AdaCos.
 

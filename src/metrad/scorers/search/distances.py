@@ -1,4 +1,4 @@
-"""Distances between embeddings, exact to float64, because FAISS computes in float32."""
+"""Distances between embeddings in float64, because FAISS computes in float32."""
 
 from typing import Literal
 

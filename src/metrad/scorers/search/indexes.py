@@ -109,7 +109,7 @@ def build(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> Any:
     }
     index: Any = faiss.index_factory(vectors.shape[1], descriptions[settings.kind], _METRICS[metric])
     if settings.kind == "ivf":
-        index.cp.min_points_per_centroid = 1  # no warning about the user's own nlist
+        index.cp.min_points_per_centroid = 1  # FAISS does not warn about an nlist that the user chose
         index.nprobe = settings.nprobe
     if settings.kind == "hnsw":
         index.hnsw.efSearch = settings.ef_search
