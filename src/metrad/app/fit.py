@@ -70,7 +70,7 @@ def fit(parts: Parts, run: Run) -> Fitted:
     embedder = parts.make_embedder()
     learner = parts.make_learner(embedder, parts.head_size(data))
     epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
-    study = EpochStudy(data, epochs, parts.make_studied, told="study" if whole else "selection")
+    study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
     pace = collectives.same(choose_pace(parts.pace, embedder, data.epoch_images) if first else None)
     assert pace is not None
     trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)

@@ -14,7 +14,7 @@ from metrad.detector.bundle import Blueprint, Bundle
 from metrad.errors import InputError
 from metrad.scorers import HeadScorer, Scorer
 
-if TYPE_CHECKING:  # a detector can be loaded without importing torch
+if TYPE_CHECKING:  # importing this file must not import torch
     from metrad.models.embedder import Embedder
     from metrad.models.heads import Head
 
