@@ -190,7 +190,7 @@ def _blueprint(cfg: DictConfig) -> Blueprint:
         embedder={
             "image_size": cfg.image_size,
             "channels_last": cfg.channels_last,
-            "whiten": cfg.get("whiten", False),  # configurations of older runs lack the key
+            "whiten": cfg.get("whiten", False),  # older runs lack the key
             "test_time_flip": cfg.get("test_time_flip", False),  # the same
         },
         head=plain(cfg.head),
@@ -263,7 +263,7 @@ def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] 
     """Return the data of a configuration; no image is read yet. ``held_out`` is as in ``Roles``."""
     dataset = plain(cfg.dataset)
     chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
-    roles = Roles(**chosen, rotations=dataset.get("rotations", False), held_out=held_out)  # older runs lack rotations
+    roles = Roles(**chosen, rotations=dataset.get("rotations", False), held_out=held_out)  # older runs lack the key
     storage = Storage(
         memory_limit=int(dataset["memory_limit_gib"] * GIB),
         disk_limit=int(dataset["disk_limit_gib"] * GIB),

@@ -165,7 +165,7 @@ def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> Prepare
 
 
 def _embed_again(run: Run, kept: Embedded, roles: Sequence[str], detector: Detector, data: PreparedData) -> Embedded:
-    """Return the embeddings ``kept`` and, computed now, those of ``roles``; save all of them in the run."""
+    """Compute the embeddings of ``roles`` from the images, add them to ``kept``, save and return all of them."""
     lost = f"{run.embeddings} is gone" if not kept.arrays else f"no embeddings of {' or '.join(roles)} images were kept"
     log.info("%s; computing them from the images", lost)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -118,7 +118,7 @@ def make(parts: Parts, run: Run, ranks: int) -> None:
 
 @contextlib.contextmanager
 def expected_warnings() -> Iterator[None]:
-    """Ignore ``EXPECTED_WARNINGS``, which do not concern the user."""
+    """Ignore ``EXPECTED_WARNINGS`` inside this context; they do not concern the user."""
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""The claim of a run directory: for a new run, for one that continues, or not at all since the run has finished."""
+"""The preparation of a run directory for training: begin anew, continue, or leave a finished run unchanged."""
 
 import logging
 from dataclasses import dataclass

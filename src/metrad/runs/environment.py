@@ -33,7 +33,7 @@ def environment(device: str, precision: str, speed: dict[str, Any], ranks: int =
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the checkout that metrad runs from, with + after local changes; None outside a checkout."""
+    """Return the commit of the checkout that metrad runs from, with a + if it has changes; None outside a checkout."""
     here = Path(__file__).parent
     try:
         tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]

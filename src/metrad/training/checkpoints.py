@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint under a temporary name in its own folder and renames it.
 
-    Lightning writes into the system's temporary folder and moves the file. From another disk, the move is a copy, and
-    a run that is killed during the copy is left without a checkpoint.
+    Lightning writes into the system's temporary folder and moves the file. If that folder is on another disk, the move
+    is a copy, and a run that is killed during the copy is left without a checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -73,7 +73,9 @@ def epochs_behind(
             "repeat the seed, dataset and sizes that it was made with"
         )
     if max_epochs is not None and epochs > max_epochs >= 0:
-        raise InputError(f"ckpt_path={path} has finished {epochs} epochs; raise trainer.max_epochs={max_epochs}")
+        raise InputError(
+            f"ckpt_path={path} has finished {epochs} epochs and trainer.max_epochs={max_epochs}; set at least {epochs}"
+        )
     log.info("going on after epoch %d of %s", epochs, max_epochs)
     return epochs
 

@@ -38,11 +38,11 @@ class EpochLog(pl.Callback):
         self._images = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report the epochs that a checkpoint has finished."""
+        """Report the number of epochs finished before."""
         self.report(trainer.current_epoch, trainer.max_epochs)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start to measure the epoch."""
         self._start, self._images = time.perf_counter(), 0
 
     def on_train_batch_end(
@@ -52,7 +52,7 @@ class EpochLog(pl.Callback):
         self._images += len(batch[1])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock; log and keep the metrics of the epoch over all ranks."""
+        """Add the duration of the epoch; log and keep its metrics over all ranks."""
         took = time.perf_counter() - self._start
         self.seconds += took
         self.images += collectives.total(self._images)

@@ -76,7 +76,7 @@ class EpochStudy(pl.Callback):
         return bool(self.scorers)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Study the initial weights, unless the checkpoint has a row for them."""
+        """Study the weights that training starts from, unless ``history`` already has their row."""
         begins = trainer.datamodule.first_epoch  # type: ignore[attr-defined]
         if not any(row["epoch"] == begins for row in self.history):
             self._note(trainer, pl_module, {"epoch": begins, "accuracy": None, "loss": None})

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Settings = Mapping[str, Any]  # settings of Lightning's trainer by name
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
-TIMEOUT = timedelta(minutes=30)  # longest that ranks wait for another one; torch's default for gloo
+TIMEOUT = timedelta(minutes=30)  # longest wait for another rank; torch's default for gloo
 
 
 @dataclass(frozen=True)
