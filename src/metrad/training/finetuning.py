@@ -1,4 +1,4 @@
-"""The settings of fine-tuning, part of the configuration's schema."""
+"""The settings of fine-tuning."""
 
 from dataclasses import dataclass
 
