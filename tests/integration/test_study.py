@@ -118,7 +118,7 @@ def test_embeddings_that_cannot_be_scored_end_no_training(caplog):
         raise InputError("too few")
 
     with caplog.at_level("WARNING"):
-        assert epoch_study._measured(types.SimpleNamespace(fit=refuse), embedded) == dict.fromkeys(epoch_study.FIGURES)
+        assert epoch_study._measured(types.SimpleNamespace(fit=refuse), embedded) == dict.fromkeys(epoch_study.METRICS)
     assert "too few" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run. Nothing else makes parts from a DictConfig."""
+"""The parts of a run, built from its configuration. No other module builds parts from a DictConfig."""
 
 import logging
 import os
@@ -45,32 +45,32 @@ log = logging.getLogger(__name__)
 
 MakeScorer = Callable[[], Scorer]
 
-ENOUGH_CLASSES = 3  # for any head
-OWN_SCORER = "scorer"  # the name of the run's own among the scorers that a selection compares
+ENOUGH_CLASSES = 3  # number of classes that every head accepts
+OWN_SCORER = "scorer"  # name of the run's own scorer among those that a selection compares
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of: factories and plain settings.
+    """The parts of a run: factories and plain settings.
 
     Attributes:
-        seed: draws the split, the order of the images and the initial weights.
-        batch_size: training images a step, of all ranks together.
-        image_size: height and width that the backbone sees; None for the size that its weights prefer.
+        seed: seed of the split, the order of the images and the initial weights.
+        batch_size: training images per step, over all ranks.
+        image_size: height and width of the backbone's input in pixels; None for the size that its weights prefer.
         trainer: settings of Lightning's trainer.
-        settings: what an evaluation measures.
-        pace: what decides the precision and whether to compile.
-        blueprint: what the run's detector is built from.
-        make_data: makes the images for an image size; nothing is read yet.
+        settings: settings of the evaluation.
+        pace: settings that decide the precision and whether to compile.
+        blueprint: settings of the parts of the run's detector.
+        make_data: makes the data for an image size; no image is read yet.
         make_embedder: makes the embedder with its initial weights.
-        make_learner: makes the learner of an embedder and a number of classes.
-        make_trainer: makes Lightning's trainer for a run, a pace and callbacks.
-        make_scorer: makes the run's scorer, not fitted.
-        make_studied: makes, by name, the scorers of a study by epochs, the run's own first; empty for no study.
-        checkpoint: the checkpoint to go on from; None to begin anew.
-        selection: how epochs, settings and scorer are chosen; None if nothing is.
-        selected: what a selection chose; None if there was none.
-        held_out: the class that stands in for the anomalous one in a fold of a selection; None for a whole run.
+        make_learner: makes the learner from an embedder and a number of classes.
+        make_trainer: makes Lightning's trainer from a run, a pace and callbacks.
+        make_scorer: makes the run's scorer, unfitted.
+        make_studied: by name, factories of the scorers of an epoch study, the run's own first; empty for no study.
+        checkpoint: checkpoint to continue from; None to begin anew.
+        selection: the selection to make before the training; None for no selection.
+        selected: result of the selection; None without a selection.
+        held_out: name of the stand-in in a fold of a selection; None for a whole run.
         config: the configuration, for the record.
     """
 
@@ -95,31 +95,32 @@ class Parts:
 
     @property
     def epochs(self) -> int | None:
-        """How many epochs to train; None if the trainer's own default decides."""
+        """Number of epochs to train; None for the trainer's default."""
         return self.trainer.get("max_epochs")
 
     def head_size(self, data: PreparedData) -> int:
-        """Return how many classes the head tells apart; one that is never trained gets enough for any head."""
+        """Return the number of classes of the head; an untrained head gets enough classes for every kind of head."""
         classes = len(data.head_classes)
         return max(classes, ENOUGH_CLASSES) if self.epochs == 0 else classes
 
     def make_datamodule(self, data: PreparedData) -> MetradDataModule:
-        """Return what serves the training images of ``data`` to Lightning."""
+        """Return the data module of the training images of ``data``."""
         return MetradDataModule(data, batch_size=self.batch_size, least_images=devices.least_images(self.trainer))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a selection compares, and what it makes.
+    """A selection: its candidates, its scorers, its stand-ins and the parts of its trainings.
 
     Attributes:
-        candidates: the settings to choose among, by dotted keys.
-        scheduled: for each candidate whether its learning rate follows a schedule.
-        make_scorers: makes, by name, the scorers to choose among with the settings of each candidate.
-        classes: the classes to hold out: all for None, a count, or names.
-        normal_share: share of the normal images that are tested on while choosing.
-        fold: makes the parts of a training with a candidate and without a class.
-        chosen: makes the parts of the run with a candidate, a number of epochs and a scorer.
+        candidates: settings to choose among, by dotted keys.
+        scheduled: for each candidate, whether its learning rate follows a schedule.
+        make_scorers: for each candidate, factories of the scorers to choose among, by name.
+        classes: stand-ins as names or numbers of reference classes, or the count to draw; None for every reference
+            class.
+        normal_share: share of the normal images that a fold tests on.
+        fold: makes the parts of a training from a candidate's position and the name of a stand-in.
+        chosen: makes the parts of the run from a candidate's position, a number of epochs and the name of a scorer.
     """
 
     candidates: list[dict[str, Any]]
@@ -132,7 +133,7 @@ class Selection:
 
 
 def build(cfg: DictConfig) -> Parts:
-    """Return the parts of the run that a configuration describes, after everything is checked that needs no data.
+    """Return the parts of the run that a configuration describes, after all checks that need no data.
 
     Raises:
         InputError: a setting cannot be used; the message names its key.
@@ -189,8 +190,8 @@ def _blueprint(cfg: DictConfig) -> Blueprint:
         embedder={
             "image_size": cfg.image_size,
             "channels_last": cfg.channels_last,
-            "whiten": cfg.get("whiten", False),  # older runs do not say
-            "test_time_flip": cfg.get("test_time_flip", False),  # same
+            "whiten": cfg.get("whiten", False),  # older runs lack the key
+            "test_time_flip": cfg.get("test_time_flip", False),  # the same
         },
         head=plain(cfg.head),
         scorer=plain(cfg.scorer),
@@ -198,14 +199,14 @@ def _blueprint(cfg: DictConfig) -> Blueprint:
 
 
 def _studied(cfg: DictConfig) -> dict[str, MakeScorer]:
-    """Return the scorers of a study by epochs."""
+    """Return factories of the scorers of an epoch study, by name."""
     if not cfg.study.epochs:
         return {}
     if not cfg.selection:
         return {OWN_SCORER: partial(build_scorer, cfg)}
     epochs, trained = cfg.trainer.max_epochs, cfg.copy()
     trained.trainer.max_epochs = max(1, epochs)
-    # Where no training was chosen, there is no head to ask.
+    # Without epochs of training, the head is untrained and cannot serve a scorer.
     return {name: make for name, make in _makers(trained, _compared(cfg)).items() if epochs or not make().needs_head}
 
 
@@ -234,7 +235,7 @@ def _selection(cfg: DictConfig) -> Selection:
 
 
 def _with_choice(cfg: DictConfig, candidate: DictConfig, epochs: int, scorer: str) -> DictConfig:
-    """Return the configuration of ``candidate`` with what was chosen, and the selection for the record."""
+    """Return the configuration of ``candidate`` with the chosen epochs and scorer, and the selection for the record."""
     final = candidate.copy()
     final.trainer.max_epochs = epochs
     final.scorer = _compared(cfg)[scorer]
@@ -243,7 +244,7 @@ def _with_choice(cfg: DictConfig, candidate: DictConfig, epochs: int, scorer: st
 
 
 def _compared(cfg: DictConfig) -> dict[str, Any]:
-    """Return the settings of the scorers that a selection compares, by name: the run's own first, each once."""
+    """Return the settings of the scorers that a selection compares, by name: the run's own first, none twice."""
     own = plain(cfg.scorer)
     others = plain(cfg.selection.scorers)
     return {OWN_SCORER: own, **{name: node for name, node in others.items() if node != own}}
@@ -259,10 +260,10 @@ def _makers(cfg: DictConfig, scorers: dict[str, Any]) -> dict[str, MakeScorer]:
 
 
 def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] | None = None) -> PreparedData:
-    """Return the images of a configuration; nothing is read yet. ``held_out`` is as in ``Roles``."""
+    """Return the data of a configuration; no image is read yet. ``held_out`` is as in ``Roles``."""
     dataset = plain(cfg.dataset)
     chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
-    roles = Roles(**chosen, rotations=dataset.get("rotations", False), held_out=held_out)  # older runs say no turns
+    roles = Roles(**chosen, rotations=dataset.get("rotations", False), held_out=held_out)  # older runs lack the key
     storage = Storage(
         memory_limit=int(dataset["memory_limit_gib"] * GIB),
         disk_limit=int(dataset["disk_limit_gib"] * GIB),
@@ -281,11 +282,15 @@ def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] 
 
 
 def build_embedder(cfg: DictConfig) -> Embedder:
-    """Return the embedder of a configuration, with the weights it names."""
+    """Return the embedder of a configuration, with the initial weights.
+
+    Raises:
+        InputError: the backbone is not a ``Backbone``, or does not accept the image size.
+    """
     backbone = instantiate(cfg, "backbone")
     if not isinstance(backbone, Backbone):
         raise InputError(f"backbone._target_ must make a metrad.models.base.Backbone, got {type(backbone).__name__}")
-    later = {name: cfg.get(name, False) for name in ("whiten", "test_time_flip")}  # older runs do not say
+    later = {name: cfg.get(name, False) for name in ("whiten", "test_time_flip")}  # older runs lack both
     embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last, **later)
     try:
         with torch.inference_mode():
@@ -298,7 +303,11 @@ def build_embedder(cfg: DictConfig) -> Embedder:
 
 
 def build_scorer(cfg: DictConfig) -> Scorer:
-    """Return the scorer of a configuration, not fitted yet."""
+    """Return the scorer of a configuration, unfitted.
+
+    Raises:
+        InputError: the class is not a ``Scorer``, or the scorer needs a head that the run does not provide.
+    """
     scorer = instantiate(cfg, "scorer")
     if not isinstance(scorer, Scorer):
         raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
@@ -307,19 +316,19 @@ def build_scorer(cfg: DictConfig) -> Scorer:
             "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
         )
     if scorer.needs_head and cfg.get("whiten"):
-        raise InputError("scorer=head asks the head, which knows no whitened embeddings; choose another scorer")
+        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose another scorer")
     return scorer
 
 
 def build_settings(cfg: DictConfig) -> Settings:
-    """Return what an evaluation measures."""
+    """Return the settings of the evaluation."""
     wanted = cfg.evaluation
     rates = None if wanted.false_alarm_rates is None else [float(rate) for rate in wanted.false_alarm_rates]
     return Settings(rates, wanted.level, wanted.resamples)
 
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
-    """Return the head of a configuration, not trained."""
+    """Return the head of a configuration, untrained."""
     head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
     if not isinstance(head, Head):
         raise InputError(f"head._target_ must make a metrad.models.heads.Head, got {type(head).__name__}")
@@ -327,7 +336,7 @@ def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
 
 
 def build_augmentation(cfg: DictConfig) -> nn.Module | None:
-    """Return what changes the images of a training step; None if nothing does."""
+    """Return the augmentation of a configuration; None for no augmentation."""
     if not cfg.augmentation:
         return None
     augmentation = instantiate(cfg, "augmentation")
@@ -337,7 +346,7 @@ def build_augmentation(cfg: DictConfig) -> nn.Module | None:
 
 
 def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> MetricLearner:
-    """Return embedder, head and optimiser in one module."""
+    """Return the learner, which combines ``embedder``, a head and an optimiser."""
     learner = MetricLearner(
         embedder,
         build_head(cfg, embedder.out_features, num_classes),
@@ -357,11 +366,11 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
 
 
 def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback, keeping: bool = True) -> pl.Trainer:
-    """Return Lightning's trainer at the pace chosen, writing checkpoints and logs into ``run`` if it is ``keeping``."""
+    """Return Lightning's trainer at ``pace``; if ``keeping``, it writes checkpoints and logs into ``run``."""
     checkpoint = ModelCheckpoint(
         run.checkpoints, filename=run.last_checkpoint.stem, save_top_k=1, enable_version_counter=False
     )
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # importing it set INFO: devices, tips, adverts
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # at INFO it logs devices, tips and adverts
     progress = cfg.trainer.enable_progress_bar
     compiling = [CompileEmbedder()] if pace.compiled else []
     trainer: pl.Trainer = instantiate(
@@ -375,11 +384,11 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         **devices.trainer_arguments(plain(cfg.trainer)),
         **({} if keeping else {"enable_checkpointing": False}),
     )
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user has none of their own in trainer.plugins
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # trainer.plugins has no checkpoint plugin
         trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
 
 
 def _bars_wanted() -> bool:
-    """Tell whether progress bars go to a terminal, and no view of a whole sweep is in their place."""
+    """Return whether progress bars go to a terminal and no view of a whole sweep replaces them."""
     return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")

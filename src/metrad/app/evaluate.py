@@ -1,4 +1,4 @@
-"""Jobs on a finished run: everything starts from its directory and its saved configuration."""
+"""The evaluation of finished runs, from their directories and saved configurations."""
 
 import errno
 import itertools
@@ -44,7 +44,9 @@ CHANGEABLE = (
 
 
 def runs_at(path: str | Path) -> list[Run]:
-    """Return the finished run at ``path``, or those of the sweep at ``path``; what did not finish is told and left out.
+    """Return the finished run at ``path``, or all finished runs of the sweep at ``path``.
+
+    Unfinished runs of a sweep are logged and left out.
 
     Raises:
         InputError: there is no finished run.
@@ -64,10 +66,10 @@ def runs_at(path: str | Path) -> list[Run]:
 
 
 def expand(overrides: list[str]) -> list[list[str]]:
-    """Return the overrides of each evaluation that ``overrides`` ask for; scorer=knn,lof or scorer=glob(*) are several.
+    """Return the overrides of each evaluation; ``scorer=knn,lof`` and ``scorer=glob(*)`` ask for several evaluations.
 
     Raises:
-        InputError: a value cannot be read, or none is meant.
+        InputError: a value cannot be read, or an override stands for no value.
     """
     with initialize_config_dir(str(folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
@@ -75,7 +77,7 @@ def expand(overrides: list[str]) -> list[list[str]]:
 
 
 def _values(item: str, parser: OverridesParser) -> list[str]:
-    """Return the overrides that ``item`` stands for: itself, unless it sweeps over settings of scorer or evaluation."""
+    """Return the overrides that ``item`` stands for: several if it sweeps over scorer or evaluation, else itself."""
     if not re.match(r"(scorer|evaluation)[.\w]*=", item):
         return [item]
     try:
@@ -85,7 +87,7 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
     if not override.is_sweep_override():
         return [item]
     if not override.is_discrete_sweep():
-        raise InputError(f"{item} has no end of values; list them as in scorer.k=1,5")
+        raise InputError(f"{item} stands for infinitely many values; list some, as in scorer.k=1,5")
     values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     if not values:
         raise InputError(f"{item} stands for no value; list some, as in scorer=knn,lof or scorer.k=1,5")
@@ -95,19 +97,19 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
 def evaluate_run(
     path: str | Path, overrides: list[str], name: str | None = None, *, evidence: bool = False
 ) -> tuple[Path, dict[str, Any]]:
-    """Score a finished run again, from the embeddings it kept, and write the results beside the old ones.
+    """Score a finished run again, from its saved embeddings, and write the results into a new folder.
 
     Args:
-        path: the run's directory.
-        overrides: ``key=value`` with keys below ``CHANGEABLE``, or ``scorer=NAME`` for another scorer.
-        name: of the folder below ``evaluations``; None for one made of the overrides.
-        evidence: read the images again and draw ``neighbours.png`` and ``hardest.png``.
+        path: directory of the run.
+        overrides: ``key=value`` with keys in or below ``CHANGEABLE``; ``scorer=NAME`` chooses another scorer.
+        name: name of the new folder in ``evaluations``; None for a name made of the overrides.
+        evidence: whether to read the images again and draw ``neighbours.png`` and ``hardest.png``.
 
     Returns:
-        The folder written and what its ``metrics.json`` holds.
+        The new folder and the content of its ``metrics.json``.
 
     Raises:
-        InputError: no finished run, an override that cannot be made, or data or files that have changed.
+        InputError: the run has not finished, an override cannot be applied, or data or files have changed.
     """
     run = Run.finished(path)
     cfg = override(_saved_config(run), overrides)
@@ -139,13 +141,13 @@ def evaluate_run(
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            target = _free_folder(run, overrides, name)  # another evaluation was quicker
+            target = _free_folder(run, overrides, name)  # another evaluation has just taken the folder
         else:
             return target, metrics
 
 
 def _saved_config(run: Run) -> DictConfig:
-    """Return the run's configuration; which packages may be imported is not for it to say."""
+    """Return the run's configuration without its ``allow_targets``: the user must allow packages again."""
     saved = run.load_config()
     lacking = [part for part in (*PARTS, "evaluation") if not OmegaConf.is_dict(OmegaConf.select(saved, part))]
     if lacking:
@@ -155,7 +157,7 @@ def _saved_config(run: Run) -> DictConfig:
 
 
 def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
-    """Return the run's images, read again and found unchanged."""
+    """Return the run's data, read again and checked against the run's split."""
     data = build_data(cfg, detector.backend.embedder.size)
     data.load()
     data.restore_split(split)
@@ -163,7 +165,7 @@ def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> Prepare
 
 
 def _embed_again(run: Run, kept: Embedded, roles: Sequence[str], detector: Detector, data: PreparedData) -> Embedded:
-    """Return what a run has kept and the embeddings of the roles it has not, and keep these too."""
+    """Compute the embeddings of ``roles`` from the images, add them to ``kept``, save and return all of them."""
     lost = f"{run.embeddings} is gone" if not kept.arrays else f"no embeddings of {' or '.join(roles)} images were kept"
     log.info("%s; computing them from the images", lost)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -174,7 +176,7 @@ def _embed_again(run: Run, kept: Embedded, roles: Sequence[str], detector: Detec
 
 
 def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """Return ``cfg`` with ``overrides`` made; a mistyped key is an error, never a new key.
+    """Return ``cfg`` with ``overrides`` applied; an unknown key is an error, never a new key.
 
     Raises:
         InputError: a key is unknown or cannot change after training.
@@ -184,9 +186,9 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     twice = [key for key in keys if keys.count(key) > 1]
     if twice:
         raise InputError(f"{twice[0]} is given twice; several values are written {twice[0]}=A,B")
-    for item in sorted(overrides, key=lambda item: not item.startswith("scorer=")):  # a choice, then its settings
+    for item in sorted(overrides, key=lambda item: not item.startswith("scorer=")):  # scorer=NAME before its settings
         key, equals, value = item.partition("=")
-        if os.path.exists(item):  # noqa: PTH110 - Path.exists raises where a name is too long
+        if os.path.exists(item):  # noqa: PTH110 - Path.exists raises an error if a name is too long
             raise InputError(f"{item} is a second folder; one run or one sweep is evaluated at a time")
         if key in ("paths", "evaluation"):
             raise InputError(f"{key} is a group of settings; write {key}.NAME=VALUE")
@@ -212,7 +214,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def _free_folder(run: Run, overrides: list[str], name: str | None) -> Path:
-    """Return a folder for new results; never one that is there already."""
+    """Return a folder for new results; it does not exist yet."""
     if name is not None:
         target = run.evaluations / name
         if name in ("", ".", "..") or target.parent != run.evaluations or Path(name).is_absolute():

@@ -1,4 +1,4 @@
-"""Train on the images of a run, or of a fold of a selection, and embed them."""
+"""The training of a run, or of a fold of a selection, and the embedding of its images."""
 
 import logging
 import time
@@ -27,17 +27,17 @@ log = logging.getLogger(__name__)
 
 
 def prepare(parts: Parts) -> PreparedData:
-    """Return the run's images, read and split."""
+    """Return the run's data, read and split."""
     data = parts.make_data(parts.image_size or parts.make_embedder().size)
     data.draw()
     return data
 
 
 def check_data(parts: Parts, data: PreparedData) -> None:
-    """Check that the run's scorer and thresholds can do with its images, and log how many there are.
+    """Check that there are enough images for the run's scorer and thresholds, and log how many there are.
 
     Raises:
-        InputError: there are too few.
+        InputError: there are too few images, or no classes for a scorer that needs the head.
     """
     log_images(data)
     scorer = parts.make_scorer()
@@ -45,17 +45,17 @@ def check_data(parts: Parts, data: PreparedData) -> None:
     scorer.check_reference(len(data.split.indices["reference"]))
     if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
         raise InputError(
-            "scorer=head asks how little an image looks like the normal classes, which takes others in training, and "
-            "dataset.reference names none; choose another scorer"
+            "scorer=head takes a head that was trained on other classes than the normal ones, but dataset.reference "
+            "names none; choose another scorer"
         )
     log_thresholds(parts.settings, len(data.split.indices["calibration"]))
 
 
 def fit(parts: Parts, run: Run) -> Fitted:
-    """Train, and embed the images, each rank its part.
+    """Train, then embed the images; each rank does its part.
 
-    A fold of a selection writes nothing into ``run`` and embeds nothing after the last epoch. One that diverges ends
-    with what it found before.
+    A fold of a selection writes nothing into ``run`` and embeds nothing after training. If a fold diverges, the
+    metrics of its earlier epochs are kept.
 
     Raises:
         InputError: the images, the model or the checkpoint do not suit the settings.
@@ -70,7 +70,7 @@ def fit(parts: Parts, run: Run) -> Fitted:
     embedder = parts.make_embedder()
     learner = parts.make_learner(embedder, parts.head_size(data))
     epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
-    study = EpochStudy(data, epochs, parts.make_studied, told="study" if whole else "selection")
+    study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
     pace = collectives.same(choose_pace(parts.pace, embedder, data.epoch_images) if first else None)
     assert pace is not None
     trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)
@@ -83,9 +83,9 @@ def fit(parts: Parts, run: Run) -> Fitted:
     try:
         trainer.fit(learner, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     except TrainingError as error:
-        if whole or collectives.several():  # the other ranks wait for this one
+        if whole or collectives.several():  # on several ranks the others would wait for this one
             raise
-        log.warning("selection: %s; what comes after counts as unfit", error)
+        log.warning("selection: %s; later epochs of this training get no AUROC", error)
     trained = time.perf_counter()
     if first and whole and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
         _note_environment(run, trainer, kept)
@@ -108,10 +108,10 @@ def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:
-    """Tell which of the usual thresholds there will be none for.
+    """Log for which default false-alarm rates there are too few calibration images.
 
     Raises:
-        InputError: a rate that was asked for needs more calibration images.
+        InputError: a requested rate needs more calibration images.
     """
     given = settings.rates(calibration_images)
     if settings.false_alarm_rates is not None:
@@ -121,7 +121,7 @@ def log_thresholds(settings: Settings, calibration_images: int) -> None:
             needed = calibration_images_needed(rate)
             log.info(
                 "no threshold for %g %% false alarms, which takes %d calibration images and not %d; "
-                "dataset.sizes.calibration=%d would give them",
+                "set dataset.sizes.calibration=%d",
                 100 * rate,
                 needed,
                 calibration_images,
@@ -130,10 +130,10 @@ def log_thresholds(settings: Settings, calibration_images: int) -> None:
 
 
 def log_images(data: PreparedData) -> None:
-    """Tell how many images each role has, and which stay out and why."""
+    """Log the number of images of each role, and the images left out with the reason."""
     counts = ", ".join(f"{len(indices):,} {role}" for role, indices in data.split.indices.items())
     log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
     if data.split.copies_left_out:
-        log.warning("left out %d copies of images that stand in the dataset more than once", data.split.copies_left_out)
+        log.warning("left out %d copies of images that the dataset has more than once", data.split.copies_left_out)
     for position in sorted(data.image_set.corrupt):
         log.warning("left out %s, which cannot be decoded", data.image_set.names[position])

@@ -1,4 +1,4 @@
-"""How fast a run trains here: its precision, and whether it is compiled."""
+"""The pace of a run on this machine: its precision, and whether it is compiled."""
 
 import logging
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PaceSettings:
-    """What decides how a run trains.
+    """The settings that decide the pace of a run.
 
     Attributes:
-        precision: as Lightning names it, or ``auto``.
+        precision: precision, named as in Lightning, or ``auto``.
         compiled: whether to use torch.compile, or ``auto``.
-        accelerator: as Lightning names it.
-        epochs: how many there are to train.
-        batch_size: training images a step.
+        accelerator: accelerator, named as in Lightning.
+        epochs: number of epochs to train.
+        batch_size: training images per step.
         channels_last: whether images and weights are in channels-last order.
-        backbone: settings of the backbone but its weights; measured speeds are remembered for these.
+        backbone: settings of the backbone without its weights; part of the key of the remembered speeds.
     """
 
     precision: str | int
@@ -49,9 +49,9 @@ class PaceSettings:
 
 
 def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int) -> Pace:
-    """Return in which precision to train and whether to compile, for ``train_images`` images an epoch.
+    """Return the precision to train in and whether to compile, for ``train_images`` images per epoch.
 
-    No random state is changed, whether speeds are measured or remembered.
+    The random state stays unchanged.
     """
     about = {
         "backbone": settings.backbone,

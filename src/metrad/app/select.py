@@ -1,8 +1,8 @@
-"""Which epochs, settings and scorer to train with, chosen without anomalies.
+"""The selection of epochs, settings and scorer without anomalies.
 
-Each reference class in turn is left out of training and stands in for the anomalous one. What tells these classes from
-the normal one best, on average, is what a run then trains with, on all its images. No calibration and no test image is
-looked at.
+Each reference class in turn is the stand-in: it is held out of training and plays the anomalous class. A recipe is a
+candidate's settings with a number of epochs and a scorer. The run then trains on all its images with the recipe of the
+highest mean AUROC over the stand-ins. No calibration image and no test image is used.
 """
 
 import dataclasses
@@ -35,15 +35,15 @@ AS_CONFIGURED = "as configured"
 
 @dataclass(frozen=True)
 class Choice:
-    """What a run trains with.
+    """The chosen recipe.
 
     Attributes:
-        candidate: position of its settings among ``selection.candidates``.
-        epochs: how many; 0 for the weights as they come.
-        scorer: name among ``scorers_of``.
-        auroc: mean over the classes held out.
-        folds: how many these were.
-        recipes: how many were compared.
+        candidate: position of the settings in ``selection.candidates``.
+        epochs: number of epochs; 0 for the initial weights.
+        scorer: name of the scorer.
+        auroc: mean AUROC over the stand-ins.
+        folds: number of stand-ins.
+        recipes: number of recipes compared.
     """
 
     candidate: int
@@ -55,16 +55,16 @@ class Choice:
 
 
 def select(parts: Parts, run: Run) -> Parts:
-    """Train with each candidate and each class held out; return the parts of the run with what was best.
+    """Train with each candidate and each stand-in; return the parts of the run with the best recipe.
 
-    What was trained before, as by a run that was interrupted, is read from the run's ``selection`` folder.
+    Each training's result is kept in the run's ``selection`` folder. An interrupted run reads its results from there.
 
     Args:
-        parts: of the run, with a selection.
-        run: where to keep what is found.
+        parts: parts of the run, with a selection.
+        run: run whose ``selection`` folder is used.
 
     Raises:
-        InputError: a class is not there, or no scorer can serve the embeddings.
+        InputError: a class does not exist, or no scorer can serve the embeddings.
     """
     start, selection = time.perf_counter(), parts.selection
     assert selection is not None
@@ -75,25 +75,25 @@ def select(parts: Parts, run: Run) -> Parts:
     rows, seconds = _trained(parts, run, [(number, data.image_set.classes[number]) for number in held_out])
     choice = best(rows, last_only=selection.scheduled)
     log.info(
-        "selection: %d epochs, %s, scorer %s: mean AUROC %.4f over the classes held out, the best of %d recipes",
+        "selection: %d epochs, %s, scorer %s: mean AUROC %.4f over the stand-ins, the best of %d recipes",
         *(choice.epochs, describe(selection.candidates[choice.candidate]), choice.scorer, choice.auroc, choice.recipes),
     )
-    figures = _figures(choice, selection.candidates, [data.image_set.classes[number] for number in held_out])
+    entries = _entries(choice, selection.candidates, [data.image_set.classes[number] for number in held_out])
     chosen = selection.chosen(choice.candidate, choice.epochs, choice.scorer)
-    selected = Selected(figures, rows, seconds, time.perf_counter() - start)
+    selected = Selected(entries, rows, seconds, time.perf_counter() - start)
     return dataclasses.replace(chosen, selected=selected, checkpoint=parts.checkpoint)
 
 
 def _trained(parts: Parts, run: Run, held_out: list[tuple[int, str]]) -> tuple[list[Row], float]:
-    """Return a row for each candidate, class held out, epoch and scorer, and the seconds that all trainings took.
+    """Return a row for each candidate, stand-in, epoch and scorer, and the total seconds of all trainings.
 
-    ``held_out`` has number and name of each class.
+    ``held_out`` has the number and name of each stand-in.
     """
     selection = parts.selection
     assert selection is not None
     jobs = [(i, *each) for i in range(len(selection.candidates)) for each in held_out]
     log.info(
-        "selection: %d candidates, %d classes held out in turn: %d trainings of up to %s epochs before the run's own",
+        "selection: %d candidates, %d stand-ins: %d trainings of up to %s epochs before the run's own",
         *(len(selection.candidates), len(held_out), len(jobs), parts.epochs),
     )
     first, rows, seconds = collectives.rank() == 0, [], 0.0
@@ -101,7 +101,7 @@ def _trained(parts: Parts, run: Run, held_out: list[tuple[int, str]]) -> tuple[l
         if first:
             run.note(training=done, trainings=len(jobs) + 1)
         settings = describe(selection.candidates[i])
-        log.info("selection %d of %d: %s held out, %s", done + 1, len(jobs), name, settings)
+        log.info("selection %d of %d: stand-in %s, %s", done + 1, len(jobs), name, settings)
         found = _kept(run.selection / f"{i}-{number}.json", partial(_fold, selection.fold(i, name), run))
         seconds += found["seconds"]
         rows += [{"candidate": i, "settings": settings, "held_out": name, **row} for row in found["rows"]]
@@ -111,15 +111,15 @@ def _trained(parts: Parts, run: Run, held_out: list[tuple[int, str]]) -> tuple[l
 
 
 def best(rows: Sequence[Row], *, last_only: Sequence[bool]) -> Choice:
-    """Return the candidate, epoch and scorer with the highest mean AUROC; of equal ones that of fewer epochs.
+    """Return the recipe with the highest mean AUROC; of tied recipes, the one with fewer epochs.
 
     Args:
-        rows: with ``candidate``, ``held_out``, ``epoch``, ``scorer`` and ``auroc``, which is None where there is none.
-        last_only: for each candidate whether its last epoch alone may be chosen: with a learning rate that is scheduled
-            over all epochs, stopping early is another schedule.
+        rows: rows with ``candidate``, ``held_out``, ``epoch``, ``scorer`` and ``auroc``, which may be None.
+        last_only: for each candidate, whether only epoch 0 and its last epoch may be chosen. A schedule of the learning
+            rate spans all epochs, so stopping earlier would be another schedule.
 
     Raises:
-        InputError: none has an AUROC for each class held out.
+        InputError: no recipe has an AUROC for every stand-in.
     """
     last: dict[int, int] = {}
     for row in rows:
@@ -141,12 +141,12 @@ def best(rows: Sequence[Row], *, last_only: Sequence[bool]) -> Choice:
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """Return a candidate's settings in words."""
+    """Return a candidate's settings as text."""
     return ", ".join(f"{key}={value}" for key, value in settings.items()) or AS_CONFIGURED
 
 
 def _held_out(selection: Selection, data: PreparedData, seed: int) -> list[int]:
-    """Return the numbers of the classes to hold out."""
+    """Return the numbers of the stand-ins."""
     there = set(data.image_set.pool.labels[data.split.indices["reference"]].tolist())
     reference, wanted = [number for number in data.classes.reference if number in there], selection.classes
     if not reference:
@@ -182,21 +182,21 @@ def _check_scorers(selection: Selection, data: PreparedData, held_out: list[int]
             raise InputError(f"selection: {key}: {error}") from error
         if scorer.needs_head and len(data.classes.reference) == 1 and data.turns == 1:
             raise InputError(
-                f"selection: {key}=head takes classes in training that are not normal, and there are none while the "
-                "only reference class is held out; choose another scorer"
+                f"selection: {key}=head takes classes in training that are not normal, and there are none if the "
+                "only reference class is the stand-in; choose another scorer"
             )
         try:
             scorer.check_size(left)
             scorer.check_reference(reference)
         except InputError as error:
-            fitted = f"while choosing, a scorer is fitted on {left} of {normal} normal images"
+            fitted = f"in a selection, a scorer is fitted on {left} of {normal} normal images"
             if scorer.needs_reference:
                 fitted += f", and on as few as {reference} reference images"
             raise InputError(f"selection: {key}: {error}; {fitted}") from error
 
 
 def _kept(path: Path, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what ``path`` holds, or else what ``find`` finds, and keep it there."""
+    """Return the result kept in ``path``; if there is none, call ``find`` and keep its result there."""
     kept = collectives.same(_read(path) if collectives.rank() == 0 else None)
     if kept is not None:
         return kept
@@ -208,7 +208,7 @@ def _kept(path: Path, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a fold found; None if it did not end, or a machine that went down left it cut off."""
+    """Return the result of a fold; None if the file is missing, or was cut off by a crash of the machine."""
     try:
         found = read_json(path)
     except InputError:
@@ -217,27 +217,28 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _fold(parts: Parts, run: Run) -> dict[str, Any]:
-    """Train without a class; return its AUROC after each epoch by each scorer, and the seconds that took."""
+    """Train without the stand-in; return its AUROC after each epoch by each scorer, and the seconds of the fold."""
     start = time.perf_counter()
     try:
         fitted = fit(parts, run)
     except InputError as error:
-        raise InputError(f"selection, with class {parts.held_out} held out: {error}") from error
+        raise InputError(f"selection, with stand-in {parts.held_out}: {error}") from error
     rows = list(_long(fitted.study.history, parts.make_studied, parts.epochs or 0))
     return {"seconds": time.perf_counter() - start, "rows": rows}
 
 
 def _long(history: Sequence[Mapping[str, Any]], scorers: Mapping[str, MakeScorer], epochs: int) -> Iterator[Row]:
-    """Give a row an epoch, those that training did not reach among them, and a scorer."""
+    """Yield a row for each epoch and scorer; the AUROC is None for epochs that training did not reach."""
     noted = {row["epoch"]: row for row in history}
     for epoch in range(epochs + 1):
         for i, (name, make) in enumerate(scorers.items()):
-            if epoch or not make().needs_head:  # a head that is not trained knows nothing
+            if epoch or not make().needs_head:  # the head is untrained at epoch 0
                 auroc = noted.get(epoch, {}).get(f"auroc {name}" if i else "auroc")
                 yield {"epoch": epoch, "scorer": name, "auroc": auroc}
 
 
-def _figures(choice: Choice, candidates: Sequence[Mapping[str, Any]], held_out: list[str]) -> dict[str, Any]:
+def _entries(choice: Choice, candidates: Sequence[Mapping[str, Any]], held_out: list[str]) -> dict[str, Any]:
+    """Return the entries of ``metrics.json`` about the choice."""
     return {
         "settings": dict(candidates[choice.candidate]),
         "epochs": choice.epochs,

@@ -1,4 +1,4 @@
-"""The main job: from a configuration to a trained, scored run."""
+"""The training job: from a configuration to a trained and scored run."""
 
 import contextlib
 import dataclasses
@@ -35,12 +35,12 @@ log = logging.getLogger(__name__)
 
 EXPECTED_WARNINGS = (
     ".*does not have many workers.*",  # batches are gathered from one array in this process; workers would copy them
-    ".*dirpath has changed from.*",  # a run that goes on from another's checkpoint has a directory of its own
-    ".*Checkpoint directory .* exists and is not empty.*",  # that of an interrupted run that goes on
-    ".*Experiment logs directory .* exists and is not empty.*",  # so does one that goes on in its own directory
-    ".*The `srun` command is available.*",  # one process a run needs no srun
-    ".*module.s. in eval mode at the start of training.*",  # moving averages, and batch normalisation that is held
-    ".*isinstance.treespec, LeafSpec.. is deprecated.*",  # Lightning 2.6 on torch 2.14, not ours to mend
+    ".*dirpath has changed from.*",  # a run that continues from another run's checkpoint has its own directory
+    ".*Checkpoint directory .* exists and is not empty.*",  # an interrupted run continues in its directory
+    ".*Experiment logs directory .* exists and is not empty.*",  # the same
+    ".*The `srun` command is available.*",  # a run in a single process needs no srun
+    ".*module.s. in eval mode at the start of training.*",  # moving averages and fixed batch normalisation
+    ".*isinstance.treespec, LeafSpec.. is deprecated.*",  # Lightning 2.6 on torch 2.14; only Lightning can change it
 )
 
 
@@ -49,13 +49,14 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
 
     Args:
         cfg: the whole configuration.
-        run: the directory to fill.
-        hydra: Hydra's own configuration, kept beside ``cfg``.
-        sweeping: the run is one of a sweep: a finished one is left alone, an interrupted one goes on from its last
-            checkpoint, a failed one begins anew, and one whose settings are refused leaves a record.
+        run: directory to write to.
+        hydra: Hydra's own configuration, saved beside ``cfg``.
+        sweeping: whether the run belongs to a sweep. A finished run of a sweep stays unchanged, an interrupted run
+            continues from its last checkpoint, a failed run begins anew, and a run whose settings are refused leaves
+            a record.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises:
         InputError: a setting or file cannot be used.
@@ -72,7 +73,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
 
 
 def _train(parts: Parts, run: Run) -> None:
-    """Train on the devices asked for, each in a process of its own if they are several."""
+    """Train on the requested devices; if there are several, start one process for each."""
     plan = devices.plan(parts.trainer, parts.batch_size)
     if plan.to_start:
         arguments = (parts.config, run.path, parts.checkpoint, torch.get_num_threads())
@@ -82,7 +83,7 @@ def _train(parts: Parts, run: Run) -> None:
 
 
 def _train_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, threads: int) -> None:
-    """Be one of the ranks that ``_train`` starts; the first one writes the run, all but what tells how it ended."""
+    """Train as one of the ranks that ``_train`` starts; the first rank writes the run, but not its final status."""
     import faiss
 
     torch.set_num_threads(threads)
@@ -94,7 +95,7 @@ def _train_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, t
 
 
 def follow(cfg: DictConfig) -> None:
-    """Be one of the ranks that torchrun or srun started, but not the first, which calls ``train``."""
+    """Train as one of the ranks that torchrun or srun started after the first; the first rank calls ``train``."""
     launch.mute()
     with expected_warnings():
         parts = build(cfg)
@@ -102,7 +103,7 @@ def follow(cfg: DictConfig) -> None:
 
 
 def make(parts: Parts, run: Run, ranks: int) -> None:
-    """Choose if that is asked for, train, score and save, as one of so many ranks; the first one writes ``run``."""
+    """Select if ``parts`` has a selection, train, score and save, as one of ``ranks`` ranks; the first writes them."""
     with devices.joined(parts.trainer, ranks):
         run = Run(collectives.same(run.path))
         if parts.selection:
@@ -117,7 +118,7 @@ def make(parts: Parts, run: Run, ranks: int) -> None:
 
 @contextlib.contextmanager
 def expected_warnings() -> Iterator[None]:
-    """Keep quiet the warnings that say nothing to the user."""
+    """Ignore ``EXPECTED_WARNINGS`` inside this context; they do not concern the user."""
     with warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
@@ -125,7 +126,7 @@ def expected_warnings() -> Iterator[None]:
 
 
 def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluation]:
-    """Fit the scorer, take the thresholds, and measure; return the detector and what was measured.
+    """Fit the scorer, set the thresholds and compute the metrics; return the detector and the evaluation.
 
     Raises:
         InputError: the scorer cannot serve the embeddings.

@@ -1,6 +1,7 @@
-"""The folder that a detector is saved in: which files it holds, what they are built into, and their checksums.
+"""The folder of a saved detector: its files, the settings of its parts, and the checksums.
 
-``detector.json`` names only classes of metrad's own tables, so a folder from elsewhere runs no code of its choice.
+Only the classes of ``TABLES`` and of packages that the caller allows are built, so a folder from elsewhere runs no
+other code.
 """
 
 import importlib
@@ -24,7 +25,7 @@ FORMAT = 1
 
 Settings = dict[str, Any]
 
-# Kind of part → module → what of it a bundle may name.
+# Kind of part → module and names of the classes and functions that a bundle may use.
 TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "backbone": ("metrad.models.backbones", ("convnet", "mobilenet_v2", "torchvision_model")),
     "head": (
@@ -43,13 +44,13 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a detector is built from: for each part ``_target_``, its class or function, and its settings.
+    """Settings of a detector's parts. ``_target_`` names the class or function of a part; the rest are its arguments.
 
     Attributes:
-        backbone: the backbone; its ``weights`` are not used, since the detector has its own.
-        embedder: settings of ``models.embedder.Embedder``.
-        head: the head that the embedder was trained with.
-        scorer: the fitted scorer; None for a run so old that it does not say.
+        backbone: settings of the backbone; ``weights`` is ignored, since the bundle holds the trained weights.
+        embedder: arguments of ``models.embedder.Embedder``, without ``_target_``.
+        head: settings of the head that the embedder was trained with.
+        scorer: settings of the fitted scorer; None for an old run that does not record them.
     """
 
     backbone: Settings
@@ -58,7 +59,7 @@ class Blueprint:
     scorer: Settings | None
 
     def described(self) -> dict[str, Any]:
-        """Return the blueprint as ``detector.json`` holds it: parts from metrad's tables by their short names."""
+        """Return the blueprint as ``detector.json`` stores it, with the short names of metrad's own classes."""
         plain = asdict(self)
         for kind in TABLES:
             if plain[kind] is not None:
@@ -73,7 +74,7 @@ def _short(kind: str, target: str) -> str:
 
 
 def same_part(kind: str, one: Settings | None, other: Settings | None) -> bool:
-    """Tell whether two settings describe the same part; classes may be given by any of their names."""
+    """Return whether two settings describe the same part; all names of a class, old and new, count as one."""
     if one is None or other is None:
         return False
     named = [{**settings, "_target_": _short(kind, settings["_target_"])} for settings in (one, other)]
@@ -85,12 +86,12 @@ def build_part(kind: str, settings: Mapping[str, Any], allow: Sequence[str], **k
 
     Args:
         kind: ``backbone``, ``head`` or ``scorer``.
-        settings: ``_target_`` and the part's settings.
-        allow: prefixes of packages, such as ``mine``, whose classes may be built beside metrad's own.
-        known: settings that only the caller knows, such as the width of the embeddings.
+        settings: ``_target_`` and the arguments of the part.
+        allow: packages, such as ``mine``, whose classes may be built besides metrad's own.
+        known: further arguments that only the caller knows, such as the width of the embeddings.
 
     Raises:
-        InputError: the class is not allowed, or it refuses its settings.
+        InputError: the class is not allowed, or it rejects its arguments.
     """
     make = _located(kind, settings["_target_"], allow)
     given = {name: _nested(value, allow) for name, value in settings.items() if not name.startswith("_")}
@@ -103,7 +104,7 @@ def build_part(kind: str, settings: Mapping[str, Any], allow: Sequence[str], **k
 
 
 def _nested(value: Any, allow: Sequence[str]) -> Any:
-    """Return a setting with what it holds of parts with a ``_target_`` of their own built, if they are allowed."""
+    """Return ``value`` with each mapping that has a ``_target_`` replaced by the part it describes."""
     if isinstance(value, Mapping) and "_target_" in value:
         return build_part("", value, allow)
     if isinstance(value, Mapping):
@@ -119,7 +120,7 @@ def _located(kind: str, name: str, allow: Sequence[str]) -> Callable[..., Any]:
         return found
     if not name.startswith(tuple(f"{prefix.rstrip('.')}." for prefix in allow)):
         raise InputError(
-            f"{kind or 'a setting'} of the detector is {name}, which is none of metrad's own; "
+            f"{kind or 'a setting'} of the detector is {name}, which is not one of metrad's parts; "
             f"if you trust it, set allow_targets=[{name.split('.', maxsplit=1)[0]}]"
         )
     try:
@@ -131,15 +132,15 @@ def _located(kind: str, name: str, allow: Sequence[str]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder of a detector whose files have been found unchanged.
+    """The folder of a detector, after each file was checked against its checksum.
 
     Attributes:
-        folder: where the files are.
-        blueprint: what they are built into.
-        precision: in which the embeddings of the normal images were computed, as Lightning names it.
-        head_size: how many classes the head tells apart; None if the folder does not say.
-        files: the SHA-256 of each file.
-        about: what else the record says, such as the checksum of the run's split.
+        folder: path of the folder.
+        blueprint: settings of the detector's parts.
+        precision: precision of the normal images' embeddings, named as in Lightning.
+        head_size: number of classes that the head distinguishes; None if not recorded.
+        files: SHA-256 by file name.
+        about: further entries of the record, such as the checksum of the run's split.
     """
 
     folder: Path
@@ -151,14 +152,14 @@ class Bundle:
 
     @property
     def normal_images(self) -> list[str]:
-        """Names of the normal images, in the order of the scorer's index; empty if the folder does not say."""
+        """Names of the normal images, in the order of the scorer's index; empty if not recorded."""
         path = self.folder / NORMAL
         names: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.name in self.files else []
         return names
 
 
 def seal(folder: Path, blueprint: Blueprint, *, precision: str, head_size: int, about: Mapping[str, Any]) -> None:
-    """Write ``detector.json`` into ``folder``, with the checksum of every file that lies there."""
+    """Write ``detector.json`` into ``folder``, with the checksum of every file there."""
     files = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
     record = {
         "format": FORMAT,
@@ -172,7 +173,7 @@ def seal(folder: Path, blueprint: Blueprint, *, precision: str, head_size: int, 
 
 
 def unseal(folder: Path) -> Bundle:
-    """Return the bundle in ``folder`` after every file of it is found unchanged.
+    """Return the bundle in ``folder`` after checking each file against its checksum.
 
     Raises:
         InputError: a file is missing or has changed, or a later version of metrad wrote the folder.

@@ -1,4 +1,4 @@
-"""A detector: what turns images into anomaly scores and verdicts."""
+"""The detector: embedder, fitted scorer and calibration scores, loaded from one folder and saved in one."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from metrad.detector.bundle import Blueprint, Bundle
 from metrad.errors import InputError
 from metrad.scorers import HeadScorer, Scorer
 
-if TYPE_CHECKING:  # a detector is opened and read without torch
+if TYPE_CHECKING:  # importing this file must not import torch
     from metrad.models.embedder import Embedder
     from metrad.models.heads import Head
 
 
 class Backend(Protocol):
-    """What gives embeddings."""
+    """Provider of a detector's embedder and head."""
 
     @property
     def embedder(self) -> "Embedder":
@@ -35,13 +35,13 @@ class Detector:
     """An embedder, a fitted scorer, the calibration scores, and the names of the normal images.
 
     Args:
-        blueprint: what the parts are built from.
-        backend: gives embedder and head.
-        make_scorer: gives the fitted scorer; called once, when it is first asked for.
-        calibration_scores: scores of the calibration images, (M,), in rising order.
+        blueprint: settings of the parts.
+        backend: provides the embedder and the head.
+        make_scorer: returns the fitted scorer; called once, at the first use of ``scorer``.
+        calibration_scores: scores of the calibration images, (M,), in ascending order.
         normal_images: names of the normal images, in the order of the scorer's index.
-        precision: in which embeddings are computed, as Lightning names it.
-        loaded_from: the bundle it was loaded from; None if it was just trained.
+        precision: precision of the embeddings, named as in Lightning.
+        loaded_from: bundle that the detector was loaded from; None after training.
     """
 
     def __init__(
@@ -68,22 +68,22 @@ class Detector:
         """The fitted scorer.
 
         Raises:
-            InputError: its files do not fit its settings, or the run is so old that it does not name its scorer.
+            InputError: the scorer's files do not fit its settings, or an old run does not record the settings.
         """
         return self._make_scorer()
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the embedder's weights; empty for a detector that was not loaded."""
+        """SHA-256 of the embedder's weights; empty if the detector was not loaded from a folder."""
         return self.loaded_from.files[bundle.EMBEDDER] if self.loaded_from else ""
 
     @classmethod
     def load(cls, folder: str | Path, *, allow: Sequence[str] = ()) -> Self:
-        """Open the detector in ``folder``, after every file of it is found unchanged.
+        """Load the detector in ``folder`` after checking each file against its checksum.
 
         Args:
-            folder: what ``save`` wrote, such as ``RUN/model``.
-            allow: prefixes of packages whose classes may be built beside metrad's own.
+            folder: a folder written by ``save``, such as ``RUN/model``.
+            allow: packages, such as ``mine``, whose classes may be built besides metrad's own.
 
         Raises:
             InputError: a file is missing or has changed.
@@ -92,7 +92,7 @@ class Detector:
 
     @classmethod
     def of(cls, opened: Bundle, allow: Sequence[str] = ()) -> Self:
-        """Return the detector of a bundle that was opened; ``allow`` is as for ``load``."""
+        """Return the detector of an opened bundle; ``allow`` is as for ``load``."""
         from metrad.detector.torch_backend import TorchBackend
 
         backend = TorchBackend(opened, allow)
@@ -108,7 +108,7 @@ class Detector:
         )
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
-        """Write the detector into the empty folder ``folder``, with ``about`` in its record."""
+        """Write the detector into the empty folder ``folder``, and the entries ``about`` into its record."""
         from metrad.detector.torch_backend import save_weights
 
         save_weights(folder, self.backend.embedder, self.backend.head)
@@ -120,10 +120,10 @@ class Detector:
 
 
 def _load_scorer(opened: Bundle, backend: Backend, allow: Sequence[str]) -> Scorer:
-    """Return the scorer of a bundle with its fitted state, and with the head if it asks the head."""
+    """Return the fitted scorer of a bundle, with the head attached if it needs one."""
     settings = opened.blueprint.scorer
     if settings is None:
-        raise InputError(f"{opened.folder} does not say with which settings its scorer was fitted; fit one anew")
+        raise InputError(f"{opened.folder} does not record the settings of its scorer; fit a new scorer")
     scorer = bundle.build_part("scorer", settings, allow)
     if not isinstance(scorer, Scorer):
         raise InputError(f"{settings['_target_']} makes a {type(scorer).__name__}, not a scorer")

@@ -1,4 +1,4 @@
-"""The embedder and the head of a detector in torch."""
+"""The torch backend: embedder and head of a detector as torch modules."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,18 +17,18 @@ from metrad.models.heads import Head
 
 
 class TrainedBackend(NamedTuple):
-    """An embedder and a head that are at hand, as at the end of a training."""
+    """An embedder and a head in memory, as at the end of training."""
 
     embedder: Embedder
     head: Head
 
 
 class TorchBackend:
-    """Builds embedder and head from a bundle, each when it is first asked for.
+    """Builds embedder and head from a bundle, each at its first use.
 
     Args:
         opened: the bundle.
-        allow: prefixes of packages whose classes may be built beside metrad's own.
+        allow: packages, such as ``mine``, whose classes may be built besides metrad's own.
     """
 
     def __init__(self, opened: Bundle, allow: Sequence[str] = ()) -> None:
@@ -68,7 +68,7 @@ class TorchBackend:
 
 
 def save_weights(folder: Path, embedder: Embedder, head: Head) -> None:
-    """Write the weights of ``embedder`` and ``head`` into ``folder``, without pickle."""
+    """Write the weights of ``embedder`` and ``head`` into ``folder`` as safetensors."""
     _save(embedder, folder / bundle.EMBEDDER)
     _save(head, folder / bundle.HEAD)
 

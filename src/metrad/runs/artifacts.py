@@ -1,4 +1,4 @@
-"""The detector and the embeddings of a run on disk: no pickle, each file with a checksum."""
+"""The saved detector and embeddings of a run: no pickle, and a checksum for each file."""
 
 import csv
 import shutil
@@ -26,7 +26,7 @@ CHECKSUMS = "checksums.json"
 
 
 def save_detector(run: Run, detector: Detector) -> str:
-    """Write the run's detector into its ``model`` folder, all or nothing; return the SHA-256 of its embedder."""
+    """Write the detector into the run's ``model`` folder, all or nothing; return the SHA-256 of its embedder."""
     with replacing(run.model) as partial:
         partial.mkdir()
         detector.save(partial, {"split": sha256(run.split)})
@@ -34,11 +34,11 @@ def save_detector(run: Run, detector: Detector) -> str:
 
 
 def load_detector(run: Run, allow: Sequence[str] = ()) -> Detector:
-    """Open the run's detector; every file of it is found unchanged, and so is ``split.json``.
+    """Load the run's detector after checking its files and ``split.json`` against their checksums.
 
     Args:
         run: the run.
-        allow: prefixes of packages whose classes may be built beside metrad's own.
+        allow: packages, such as ``mine``, whose classes may be built besides metrad's own.
 
     Raises:
         InputError: a file is missing or has changed.
@@ -51,13 +51,13 @@ def load_detector(run: Run, allow: Sequence[str] = ()) -> Detector:
 def _converted(run: Run) -> Bundle:
     """Return the ``model`` folder of a run from before version 0.2 as a bundle.
 
-    Its ``checksums.json`` says nothing of what to build, so the run's configuration does.
+    Its ``checksums.json`` lacks the settings of the parts, so they are taken from the run's configuration.
     """
     record = unsealed(run.model / CHECKSUMS)
     for name in (run.embedder.name, run.head.name, run.calibration.name, SCORER):
         if name not in record["files"]:
-            raise InputError(f"{run.model / CHECKSUMS} knows no {name}; it was written by another version of metrad")
-    files = {**record["files"], **unsealed(run.model / SCORER)["files"]}  # the scorer's record has those of its index
+            raise InputError(f"{run.model / CHECKSUMS} lacks {name}; it was written by another version of metrad")
+    files = {**record["files"], **unsealed(run.model / SCORER)["files"]}  # the scorer's record lists its index
     for name, digest in files.items():
         require_unchanged(run.model / name, digest)
     cfg, split = run.load_config(), run.saved_split()
@@ -84,17 +84,15 @@ def _embedder_settings(run: Run, cfg: DictConfig) -> dict[str, Any]:
 
 
 def _precision(run: Run) -> str:
-    """Return the precision that a run's embeddings were computed in; runs from before this was noted had float32."""
+    """Return the precision of a run's embeddings; older runs, which do not record it, used float32."""
     noted = read_json(run.environment) if run.environment.is_file() else {}
     return str(noted["precision"]) if isinstance(noted, dict) and "speed" in noted else "32-true"
 
 
 def save_embeddings(run: Run, embedded: Embedded, embedder: str) -> None:
-    """Write embeddings and what the images are into the run's ``embeddings`` folder, all or nothing.
+    """Write the embeddings and the list of their images into the run's ``embeddings`` folder, all or nothing.
 
-    ``embedder`` is the SHA-256 of the weights that gave them.
-
-    What lies there already, of fewer roles, is replaced.
+    ``embedder`` is the SHA-256 of the embedder's weights. An existing folder, which holds fewer roles, is replaced.
     """
     rows = [{"role": role, **record._asdict()} for role, records in embedded.records.items() for record in records]
     with replacing(run.embeddings) as partial:
@@ -108,19 +106,19 @@ def save_embeddings(run: Run, embedded: Embedded, embedder: str) -> None:
 
 
 def load_embeddings(run: Run, embedder: str) -> Embedded:
-    """Return what ``save_embeddings`` wrote, with the SHA-256 ``embedder`` of the weights.
+    """Return the saved embeddings of a run; ``embedder`` is the SHA-256 that they must have been saved with.
 
     Raises:
-        InputError: it is missing, changed or of another run.
+        InputError: the files are missing, have changed or are from another embedder.
     """
     try:
         record = unsealed(run.embeddings / CHECKSUMS)
         for name in ("embeddings.safetensors", "images.csv"):
             require_unchanged(run.embeddings / name, record["files"][name])
     except InputError as error:
-        raise InputError(f"{error}; or remove {run.embeddings}, and it is made anew from the images") from error
+        raise InputError(f"{error}; or remove {run.embeddings} to compute it again from the images") from error
     if record["embedder"] != embedder:
-        raise InputError(f"{run.embeddings} is not of this run's model; remove it, and it is made anew from the images")
+        raise InputError(f"{run.embeddings} is not of this run's model; remove it to compute it again from the images")
     records: dict[str, list[ImageRecord]] = {role: [] for role in EMBEDDED_ROLES}
     with (run.embeddings / "images.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

@@ -1,4 +1,4 @@
-"""Whose a run directory is: a new run's, one that goes on, or one that has finished."""
+"""The preparation of a run directory for training: begin anew, continue, or leave a finished run unchanged."""
 
 import logging
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Claimed:
-    """What a run begins with.
+    """The state of a claimed run directory.
 
     Attributes:
-        finished: the run has finished already, and there is nothing to do.
-        checkpoint: the checkpoint to go on from; None to begin anew.
+        finished: whether the run has already finished, so that there is nothing to train.
+        checkpoint: checkpoint to continue from; None to begin anew.
     """
 
     finished: bool
@@ -30,13 +30,13 @@ class Claimed:
 
 
 def claim(run: Run, cfg: DictConfig, *, sweeping: bool) -> Claimed:
-    """Make the directory of ``run`` ready for a training with ``cfg``.
+    """Prepare the directory of ``run`` for training with ``cfg``.
 
-    A single run is refused where its directory holds one already. In a sweep a finished run is left alone, an
-    interrupted one goes on from its last checkpoint, and a failed one begins anew.
+    A single run is refused if its directory already holds a run. In a sweep, a finished run stays unchanged, an
+    interrupted run continues from its last checkpoint, and a failed run begins anew.
 
     Raises:
-        InputError: there is a run already; in a sweep, one that has finished with other settings.
+        InputError: the directory already holds a run; in a sweep, a finished run with other settings.
     """
     if sweeping and _has_finished(run, cfg):
         return Claimed(finished=True)
@@ -54,7 +54,7 @@ def claim(run: Run, cfg: DictConfig, *, sweeping: bool) -> Claimed:
 
 
 def _has_finished(run: Run, cfg: DictConfig) -> bool:
-    """Tell whether the run has finished with the settings of ``cfg``, and kept its figures."""
+    """Return whether the run has finished with the settings of ``cfg`` and has its metrics."""
     if run.state != "finished" or run.figures() is None:
         return False
     other = differences(run.asked_config(), cfg)
@@ -64,7 +64,7 @@ def _has_finished(run: Run, cfg: DictConfig) -> bool:
 
 
 def _goes_on(run: Run, cfg: DictConfig) -> bool:
-    """Tell whether what an unfinished run left is of the settings of ``cfg`` and of use.
+    """Return whether an unfinished run can continue: it did not fail and has the settings of ``cfg``.
 
     A failed run begins anew, since the cause of its failure may be in its checkpoint.
     """
@@ -74,7 +74,7 @@ def _goes_on(run: Run, cfg: DictConfig) -> bool:
 
 
 def _own_checkpoint(run: Run) -> Path | None:
-    """Return the run's last checkpoint; None if it has none, or one that was cut off when a machine went down."""
+    """Return the run's last checkpoint; None if it is missing, or was cut off by a crash of the machine."""
     if not run.last_checkpoint.exists():
         return None
     try:
@@ -87,5 +87,5 @@ def _own_checkpoint(run: Run) -> Path | None:
 def _identity(cfg: DictConfig) -> dict[str, str]:
     try:
         return {"identity": identity(cfg)}
-    except OmegaConfBaseException:  # the check of the configuration reports it
+    except OmegaConfBaseException:  # the check of the configuration reports this error
         return {}

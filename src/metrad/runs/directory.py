@@ -1,4 +1,4 @@
-"""The run directory: the only owner of its file names."""
+"""The run directory; no other module defines its file names."""
 
 import contextlib
 import logging
@@ -22,11 +22,11 @@ STATES = ("running", "interrupted", "failed", "finished")
 
 
 class Run:
-    """A directory that holds one trained model and all that is known of it.
+    """The directory of one run: its trained model, metrics, plots, tables and logs.
 
-    Each file is written under a temporary name and renamed, and ``status.json`` says ``finished`` only when all the
-    others are there, so a killed run never looks finished. Whoever trains it holds ``.lock``, a lock that the system
-    itself drops when its owner dies.
+    Each file is written under a temporary name and renamed. ``status.json`` says ``finished`` only after all other
+    files are written, so a killed run never looks finished. The training process holds the lock ``.lock``, which the
+    operating system releases when the process dies.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -62,14 +62,14 @@ class Run:
         """Open the directory of a finished run.
 
         Raises:
-            InputError: it is no run directory, or the run did not finish.
+            InputError: ``path`` is not a run directory, or the run has not finished.
         """
         run = cls(path)
         if not run.status.is_file() or not run.config.is_file():
             raise InputError(f"{path} is not a run directory: it has no status.json and .hydra/config.yaml")
         read_json(run.status)
         if run.state != "finished":
-            state = "in a state that status.json does not tell" if run.state == "new" else run.state
+            state = "in an unknown state" if run.state == "new" else run.state
             advice = f"go on with ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "train it again"
             advice = "wait for its end" if run.state == "running" else advice
             raise InputError(f"{path} holds a run that is {state}, not finished; {advice}")
@@ -77,14 +77,14 @@ class Run:
 
     @property
     def last_checkpoint(self) -> Path:
-        """Where training can go on from."""
+        """The checkpoint that training can continue from."""
         return self.checkpoints / "last.ckpt"
 
     @property
     def state(self) -> str:
-        """What became of the run: new, running, interrupted, failed or finished.
+        """State of the run: new, running, interrupted, failed or finished.
 
-        A run that says it is running while nobody holds its lock was killed, and counts as interrupted.
+        If ``status.json`` says ``running`` but no process holds the lock, the run was killed and counts as interrupted.
         """
         state = self.noted().get("state")
         if state not in STATES:
@@ -92,7 +92,7 @@ class Run:
         return "interrupted" if state == "running" and not self.is_held() else str(state)
 
     def noted(self) -> dict[str, Any]:
-        """Return what ``status.json`` says; nothing if it is not there or was left half written."""
+        """Return the content of ``status.json``; empty if the file is missing or damaged."""
         try:
             status = read_json(self.status)
         except InputError:
@@ -100,7 +100,7 @@ class Run:
         return status if isinstance(status, dict) else {}
 
     def figures(self) -> dict[str, Any] | None:
-        """Return what ``metrics.json`` says; None if it holds no figures, as a machine that went down may leave it."""
+        """Return the content of ``metrics.json``; None if it holds no metrics, as after a crash of the machine."""
         try:
             metrics = read_json(self.metrics)
         except InputError:
@@ -108,20 +108,20 @@ class Run:
         return metrics if isinstance(metrics, dict) and isinstance(metrics.get("auroc"), float) else None
 
     def note(self, **entries: Any) -> None:
-        """Write ``entries`` into ``status.json``, beside what it says already."""
+        """Add ``entries`` to ``status.json``."""
         write_json(self.status, {**self.noted(), **entries})
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from training this run.
+        """Hold the lock, so that no other process trains this run.
 
         Raises:
-            HeldError: one is at it.
+            HeldError: another process is training it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.lock)
         try:
-            lock.acquire(timeout=1)  # others look for an instant whether it is held
+            lock.acquire(timeout=1)  # is_held in another process takes the lock for an instant
         except Timeout as error:
             raise HeldError(f"{self.path} is being trained by another process") from error
         self._own_lock = True
@@ -132,20 +132,20 @@ class Run:
             lock.release()
 
     def is_held(self) -> bool:
-        """Tell whether another holds the run, and lives."""
+        """Return whether another living process holds the lock."""
         if self._own_lock or not self.lock.exists():
             return False
         try:
             with FileLock(self.lock, timeout=0):
                 return False
-        except OSError:  # it is held, or in a folder where nobody can look
+        except OSError:  # it is held, or this process may not open it
             return True
 
     def claim(self, **entries: Any) -> None:
-        """Make the directory this run's own, with ``entries`` for its status.
+        """Begin a run in a directory that must not hold one, with ``entries`` for ``status.json``.
 
         Raises:
-            InputError: there is a run in it already.
+            InputError: the directory already holds a run, or files named like a run's.
         """
         taken = [path.name for path in self._own() if path.exists()]
         if self.status.exists():
@@ -155,15 +155,16 @@ class Run:
         self.begin(**entries)
 
     def begin(self, **entries: Any) -> None:
-        """Say in ``status.json`` that the run is running."""
+        """Write a new ``status.json`` that says ``running``, with ``entries``."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.status, {"state": "running", "pid": os.getpid(), "started": _now(), **entries})
 
     def clear(self, *, keep_training: bool, keep_selection: bool = False) -> None:
-        """Remove what an earlier attempt left.
+        """Remove the files of an earlier attempt.
 
-        The checkpoints stay where its training is to go on, what was found for its selection where that is, and the
-        log in either case.
+        Args:
+            keep_training: keep the checkpoints and the log.
+            keep_selection: keep the results of the selection and the log.
         """
         kept = [self.checkpoints] * keep_training + [self.selection] * keep_selection
         kept += [self.log] * (keep_training or keep_selection)
@@ -184,11 +185,11 @@ class Run:
 
     @contextlib.contextmanager
     def recorded(self, *, keep_refused: bool) -> Iterator[None]:
-        """Write what is logged to the run's log, and to its status how it ended.
+        """Write log records to the run's log, and the outcome of the run to its status.
 
         Args:
-            keep_refused: leave a record of a run whose settings were refused before training began; otherwise the
-                directory is removed.
+            keep_refused: keep the directory of a run whose settings were refused before training began; otherwise it
+                is removed.
         """
         handler = logging.FileHandler(self.log, encoding="utf-8", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -198,7 +199,7 @@ class Run:
         try:
             yield
         except BaseException as error:
-            # To the file alone: the terminal gets one line.
+            # The traceback goes only to the file; the terminal gets one line.
             handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
             refused = isinstance(error, InputError | OSError) and not keep_refused and not self.checkpoints.exists()
             stopped = told_to_stop(error)
@@ -223,7 +224,7 @@ class Run:
         self.remove_if_empty()
 
     def remove_if_empty(self) -> None:
-        """Remove the directory if nothing but its lock is in it, and nobody else holds that."""
+        """Remove the directory if it holds nothing but its lock and no other process holds the lock."""
         if self.is_held():
             return
         with contextlib.suppress(OSError):
@@ -232,7 +233,7 @@ class Run:
             self.path.rmdir()
 
     def save_config(self, cfg: DictConfig, hydra: DictConfig) -> None:
-        """Write the configuration ``cfg`` and Hydra's own as Hydra would, in ``.hydra``."""
+        """Write ``cfg`` and Hydra's own configuration into ``.hydra``, as Hydra would."""
         overrides = list(hydra.hydra.overrides.task)
         self.config.parent.mkdir(parents=True, exist_ok=True)
         for name, content in (("hydra", hydra), ("overrides", OmegaConf.create(overrides)), ("config", cfg)):
@@ -240,7 +241,7 @@ class Run:
                 OmegaConf.save(content, partial)
 
     def save_choice(self, cfg: DictConfig) -> None:
-        """Put ``cfg``, in which a selection has chosen, in the place of the configuration, and keep what that was."""
+        """Replace the saved configuration by ``cfg``, with a selection's choice, and keep the original beside it."""
         if not self.asked.exists():
             with replacing(self.asked) as partial:
                 shutil.copyfile(self.config, partial)
@@ -248,26 +249,26 @@ class Run:
             OmegaConf.save(cfg, partial)
 
     def load_config(self) -> DictConfig:
-        """Return the configuration the run was made with.
+        """Return the configuration that the run was made with.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the configuration cannot be read.
         """
         return _read_config(self.config)
 
     def asked_config(self) -> DictConfig:
-        """Return the configuration that was asked for, before a selection chose among what it allows.
+        """Return the requested configuration, without the choice of a selection.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the configuration cannot be read.
         """
         return _read_config(self.asked if self.asked.exists() else self.config)
 
     def saved_split(self) -> dict[str, Any]:
-        """Return what ``split.json`` holds.
+        """Return the content of ``split.json``.
 
         Raises:
-            InputError: it cannot be read or lacks something.
+            InputError: the file cannot be read or lacks an entry.
         """
         split = read_json(self.split)
         if not isinstance(split, dict) or not split.keys() >= SPLIT_KEYS:
@@ -276,10 +277,10 @@ class Run:
 
 
 def read_yaml(path: Path) -> DictConfig | ListConfig:
-    """Return the content of a YAML file, its interpolations as they are written.
+    """Return the content of a YAML file, with its interpolations unresolved.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         return OmegaConf.load(path)

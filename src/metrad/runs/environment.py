@@ -1,4 +1,4 @@
-"""What a run was made with: packages, machine, commit."""
+"""The environment of a run: packages, machine and commit."""
 
 import platform
 import subprocess
@@ -15,7 +15,7 @@ PACKAGES = (
 
 
 def environment(device: str, precision: str, speed: dict[str, Any], ranks: int = 1) -> dict[str, Any]:
-    """Return what a reader needs to judge whether two runs were made alike; ``speed`` is what was chosen for it."""
+    """Return the content of ``environment.json``, by which two runs can be compared; ``speed`` describes the pace."""
     import torch
 
     return {
@@ -33,7 +33,7 @@ def environment(device: str, precision: str, speed: dict[str, Any], ranks: int =
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the checkout that metrad runs from, with + if it was changed; None if it is installed."""
+    """Return the commit of the checkout that metrad runs from, with a + if it has changes; None outside a checkout."""
     here = Path(__file__).parent
     try:
         tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]

@@ -1,4 +1,4 @@
-"""What a run is called, and what makes it the run it is."""
+"""The folder names of runs and sweeps."""
 
 import hashlib
 import re
@@ -11,22 +11,22 @@ _UNNAMED = ("paths", "hydra", "logger", "allow_targets", "study", "sweep")
 
 
 def run_name(hydra: Any, seed: int) -> str:
-    """Return a folder name that tells a run's choices: head, dataset and seed, then every other override.
+    """Return the folder name of a run: its head, dataset and seed, then every other override.
 
-    Values that make no good folder names are shortened and carry a hash, so that the runs of a sweep keep names apart.
+    Values that do not suit a folder name are shortened and get a hash, so that the runs of a sweep have distinct names.
     """
     overrides = dict(item.lstrip("+~").partition("=")[::2] for item in hydra.overrides.task)
     named = [_slug(hydra.runtime.choices["head"]), _slug(hydra.runtime.choices["dataset"]), str(seed)]
-    told = ("head", "dataset", "seed")
-    others = [(key, value) for key, value in overrides.items() if key not in told and key.split(".")[0] not in _UNNAMED]
+    main = ("head", "dataset", "seed")
+    others = [(key, value) for key, value in overrides.items() if key not in main and key.split(".")[0] not in _UNNAMED]
     return _short("-".join([*named, *(f"{key.split('.')[-1]}={_slug(value)}" for key, value in others)]))
 
 
 def sweep_name(name: str | None, time: str) -> str:
-    """Return the folder name of a sweep: what it is called, or else the time it began.
+    """Return the folder name of a sweep: ``name``, or the start time ``time`` if there is no name.
 
     Raises:
-        InputError: the name would not make one folder.
+        InputError: the name cannot be the name of a folder.
     """
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", str(name)):
         raise InputError(f"sweep={name} must be a folder's name of letters, digits, _, -, + and dots")
@@ -34,7 +34,7 @@ def sweep_name(name: str | None, time: str) -> str:
 
 
 def folder_name(overrides: list[str]) -> str:
-    """Return a folder name that tells ``overrides`` of the form key=value."""
+    """Return a folder name made of ``overrides`` of the form key=value."""
     return _short("-".join(f"{key}={_slug(value)}" for key, _, value in (item.partition("=") for item in overrides)))
 
 
@@ -49,5 +49,5 @@ def _short(name: str) -> str:
 
 
 def short_hash(text: str, size: int = 4) -> str:
-    """Return ``2 * size`` hexadecimal digits that depend on ``text`` alone."""
+    """Return a hash of ``text`` with ``2 * size`` hexadecimal digits."""
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()

@@ -1,4 +1,4 @@
-"""Who answers to signals while a model is trained."""
+"""Callbacks of training for signals and memory."""
 
 import signal
 from contextlib import ExitStack
@@ -9,35 +9,35 @@ from metrad.models.cpu import lean_memory
 
 
 class KeepSigterm(pl.Callback):
-    """Leaves SIGTERM to whoever had it before training began, if anybody had.
+    """Keeps the SIGTERM handler from before training, if there was one.
 
-    Lightning ends training on SIGTERM. In a job that Slurm preempts, that is the announcement of the end, and a job
-    that ends by itself then is over, while one that goes on until it is killed is requeued.
+    Lightning's own handler ends training. Slurm sends SIGTERM to announce a preemption. A job that then ends by itself
+    is over; a job that continues until it is killed is requeued.
     """
 
     def __init__(self) -> None:
         self.before = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the earlier handler back; Lightning has set its own by now."""
+        """Restore the earlier handler; Lightning has set its own by now."""
         if callable(self.before):
             signal.signal(signal.SIGTERM, self.before)
 
 
 class LeanMemory(pl.Callback):
-    """Trains with ``lean_memory``."""
+    """Trains inside ``lean_memory``."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin."""
+        """Enter ``lean_memory``."""
         self._open.enter_context(lean_memory(trainer.strategy.root_device))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End."""
+        """Leave ``lean_memory``."""
         self._open.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """End, whatever happened."""
+        """Leave ``lean_memory`` after an error too."""
         self._open.close()

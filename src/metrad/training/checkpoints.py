@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, and read without running what is in them."""
+"""Checkpoints on disk: written completely or not at all, and read without running code from them."""
 
 import logging
 from dataclasses import asdict
@@ -18,24 +18,24 @@ log = logging.getLogger(__name__)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it.
+    """Writes a checkpoint under a temporary name in its own folder and renames it.
 
-    Lightning writes it into the system's folder for temporary files and moves it from there. Where that folder is on
-    another disk, the move is a copy, and a run that is killed meanwhile is left without a checkpoint.
+    Lightning writes into the system's temporary folder and moves the file. If that folder is on another disk, the move
+    is a copy, and a run that is killed during the copy is left without a checkpoint.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``; there are no ``storage_options``."""
+        """Write ``checkpoint`` to ``path``; ``storage_options`` are ignored."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as partial:
             torch.save(checkpoint, partial)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return what training can go on from.
+    """Return the checkpoint at ``path``.
 
     Raises:
-        InputError: it cannot be read, or is no checkpoint of Lightning's.
+        InputError: the file cannot be read or is not a checkpoint of Lightning's.
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -52,10 +52,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def epochs_behind(
     path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None
 ) -> int:
-    """Return how many epochs the checkpoint at ``path`` has behind it, 0 for None, if training can go on from it.
+    """Return the number of finished epochs in the checkpoint at ``path``, 0 for None.
 
     Raises:
-        InputError: it cannot be read, is of another model or of other images, or is past the last epoch asked for.
+        InputError: training cannot continue from the checkpoint: it cannot be read, is of another model or other
+            images, or has more than ``max_epochs`` epochs.
     """
     if path is None:
         return 0
@@ -72,33 +73,35 @@ def epochs_behind(
             "repeat the seed, dataset and sizes that it was made with"
         )
     if max_epochs is not None and epochs > max_epochs >= 0:
-        raise InputError(f"ckpt_path={path} has {epochs} epochs behind it, trainer.max_epochs={max_epochs}")
+        raise InputError(
+            f"ckpt_path={path} has finished {epochs} epochs and trainer.max_epochs={max_epochs}; set at least {epochs}"
+        )
     log.info("going on after epoch %d of %s", epochs, max_epochs)
     return epochs
 
 
 def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:
-    """Return in what a checkpoint's model differs from ``learner``; None if in nothing."""
+    """Return how a checkpoint's model differs from ``learner``; None if it does not differ."""
     own, own_head = learner.state_dict(), type(learner.head).__qualname__
     wrong = [key for key in own | state if key not in state or key not in own or own[key].shape != state[key].shape]
     if wrong:
         return f"is of another model: {len(wrong)} tensors differ, first {wrong[0]}"
-    return None if head == own_head else f"was made with head {head}; choose that one"
+    return None if head == own_head else f"was made with head {head}; choose that head"
 
 
 def _other_finetuning(saved: dict[str, Any] | None, learner: MetricLearner) -> str | None:
-    """Return in what a checkpoint's finetuning differs from the learner's; None if in nothing, or it does not tell."""
+    """Return how a checkpoint's fine-tuning differs from the learner's; None if it does not differ or is unknown."""
     own = asdict(learner.finetuning)
     for key, value in (saved or {}).items():
         if value != own.get(key):
-            return f"was made with finetuning.{key}={value}; choose that"
+            return f"was made with finetuning.{key}={value}; set the same"
     return None
 
 
 def _other_optimizer(saved: list[dict[str, Any]], learner: MetricLearner) -> str | None:
-    """Return in what a checkpoint's optimiser differs from the learner's; None if in nothing.
+    """Return how a checkpoint's optimiser differs from the learner's; None if it does not differ.
 
-    Its settings are restored from the checkpoint, so others that are asked for would count for nothing.
+    Training would restore the checkpoint's settings, so other settings in the configuration would have no effect.
     """
     made = learner.configure_optimizers()
     own = (made["optimizer"] if isinstance(made, dict) else made).param_groups
@@ -109,12 +112,12 @@ def _other_optimizer(saved: list[dict[str, Any]], learner: MetricLearner) -> str
             return "was made with another optimizer; choose the one it was made with"
         for key, value in theirs.items():
             if mine[key] != value:
-                return f"was made with {key}={value} for its optimizer, which has {mine[key]} now; choose that"
+                return f"was made with optimizer.{key}={value}, but optimizer.{key}={mine[key]} now; set the same"
     return None
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a parameter group; the rate is that before a scheduler, which may change."""
+    """Return the settings of a parameter group, with the learning rate that a scheduler starts from."""
     settings = {key: list(v) if isinstance(v, tuple) else v for key, v in group.items()}
     rate = settings.pop("initial_lr", settings["lr"])
     return {**settings, "lr": rate, "params": len(settings["params"])}

@@ -1,4 +1,4 @@
-"""torch.compile for training: what is compiled, when it is worth its time, and what happens when it fails."""
+"""torch.compile for training: the compiled forward pass, its fallback, and the check for a C++ compiler."""
 
 import logging
 import os
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from metrad.errors import first_line
 
-# torch keeps a graph in channels-last where it finds a convolution in it, and finds none in a backward graph, whose
-# nodes have another name: inputs of depthwise convolutions were copied to another order and back (docs/performance.md).
 log = logging.getLogger(__name__)
 
+# By default torch keeps the channels-last order only in a graph with a convolution node. It finds none in a backward
+# graph, whose nodes have another name, and copies inputs of depthwise convolutions to another order and back
+# (docs/performance.md).
 CPU_OPTIONS: dict[str, Any] = {"force_layout_optimization": True}
 
 
 def missing_compiler(device: str) -> str | None:
-    """Return that the C++ compiler is missing, which torch.compile needs on the CPU; None if it is there."""
+    """Return a message if torch.compile needs a C++ compiler on ``device`` and there is none; otherwise None."""
     wanted = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if device != "cpu" or shutil.which(wanted.split()[0]):
         return None
@@ -32,13 +33,13 @@ def missing_compiler(device: str) -> str | None:
 
 
 class Compiled:
-    """Runs a module's forward compiled for the shape of its first training batch; everything else runs as written.
+    """A module's forward, compiled for the shape of the first training batch.
 
-    So a smaller last batch and evaluation cost no further compilation. If compiling fails, that is told once and all
-    goes on uncompiled.
+    Batches of another shape and evaluation use the plain forward, so they cause no further compilation. If compiling
+    fails, one warning is logged and training continues with the plain forward.
 
     Args:
-        module: its ``forward`` takes one tensor.
+        module: module whose ``forward`` takes one tensor.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -64,7 +65,7 @@ class Compiled:
             self.fast = torch.compile(self.plain, dynamic=False, options=options)
             with _quiet():
                 result = self.fast(images)
-        except Exception as error:  # whatever a compiler may raise; what is wrong with the model itself raises again
+        except Exception as error:  # a compiler may raise anything; the model's own errors are raised again below
             self.failure = first_line(error)
             log.warning("training goes on uncompiled, since torch.compile failed (%s)", self.failure)
             self.fast = self.plain
@@ -74,21 +75,21 @@ class Compiled:
 
 
 class CompileEmbedder(pl.Callback):
-    """Compiles the learner's embedder while it trains; the names of weights, in checkpoints too, stay as they are.
+    """Compiles the learner's embedder for training; the names of its weights stay the same, in checkpoints too.
 
     Attributes:
-        failure: why that failed; empty where it did not.
+        failure: reason why compiling failed; empty if it did not fail.
     """
 
     failure = ""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the compiled forward in place."""
+        """Replace the embedder's forward by the compiled one."""
         log.info("compiling the embedder, which takes a minute or so unless torch has it cached")
         self.put(_embedder(pl_module))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the plain one back, and forget what was compiled: torch gives up after eight models in one process."""
+        """Restore the plain forward, and reset the compiler: torch stops compiling after eight models in a process."""
         embedder = _embedder(pl_module)
         forward: Any = embedder.forward
         self.failure = forward.failure
@@ -97,7 +98,7 @@ class CompileEmbedder(pl.Callback):
 
     @staticmethod
     def put(embedder: nn.Module) -> None:
-        """Make ``embedder`` run compiled where it can."""
+        """Replace the forward of ``embedder`` by ``Compiled``."""
         embedder.forward = Compiled(embedder)
 
 
@@ -107,7 +108,7 @@ def _embedder(learner: nn.Module) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch says while it compiles, about CUDA not being there and the like, off the terminal."""
+    """Silence torch's messages during compilation, such as those about missing CUDA."""
     loggers = [logging.getLogger(name) for name in ("torch.utils.cpp_extension", "torch._inductor", "torch._dynamo")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The LightningDataModule: the training batches of a run's images."""
+"""The LightningDataModule: batches of a run's training images."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ class MetradDataModule(pl.LightningDataModule):
     """Serves the training images of ``data`` in batches.
 
     Args:
-        data: the images and their split.
-        batch_size: training images a step, of all ranks together.
-        least_images: how many images each rank needs of a batch.
+        data: images and their split.
+        batch_size: training images per step, over all ranks.
+        least_images: fewest images of a batch that each rank needs.
 
     Attributes:
-        first_epoch: the epoch that training starts with. When a run is resumed, Lightning starts to iterate before it
-            tells the sampler which epoch it is.
+        first_epoch: epoch that training starts with. In a resumed run, Lightning begins to iterate before it gives the
+            sampler the number of the epoch.
     """
 
     def __init__(self, data: PreparedData, *, batch_size: int, least_images: int = 1) -> None:
@@ -32,14 +32,13 @@ class MetradDataModule(pl.LightningDataModule):
         self.first_epoch = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what Lightning keeps in a checkpoint: which images the training part is made of."""
+        """Return the hash of the split, by which a checkpoint identifies the training images."""
         return {"split": self.data.split_hash}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of reference and normal images with the head's labels, in a new order each epoch.
 
-        Images are kept on a GPU that this run has to itself and that has room for them; to other GPUs batches go from
-        pinned memory.
+        The images are kept on the GPU of a single rank if they fit. Otherwise a GPU gets batches from pinned memory.
         """
         labels = self.data.head_labels
         batches = ImageBatches(self.data.image_set.images, self.data.train_indices, torch.from_numpy(labels))

@@ -1,4 +1,4 @@
-"""What an evaluation would find after every epoch: for studies of training, never for a choice."""
+"""The study of a training: metrics of the test images after each epoch."""
 
 import copy
 import logging
@@ -23,29 +23,30 @@ from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
 
-FIGURES = ("auroc", "average_precision")
+METRICS = ("auroc", "average_precision")
 
 
 class EpochStudy(pl.Callback):
-    """Scores the test images before the first and after every epoch, and measures how far the normal ones spread.
+    """Scores the test images before the first epoch and after each, and measures the spread of the normal embeddings.
 
-    **These figures are of the test images.** Nothing reads them but ``study.csv``, its picture and the report; they
-    stop nothing and choose nothing. Training is the same with a study as without, bit for bit: copies of embedder and
-    head are what is evaluated, and the random states are put back.
+    **A run's study uses its test images.** Its metrics go only into ``study.csv``, its plot and the report; they stop
+    nothing and choose nothing. A fold of a selection is studied too, on training images that play the test images.
+    The study evaluates copies of embedder and head and restores the random states, so it does not change training.
+
+    Checkpoints contain ``history`` and ``seconds``, so those of a resumed run cover all its epochs.
 
     Args:
-        data: the images.
-        epochs: what is noted of training; in the trainer's list of callbacks it comes before this one.
-        scorers: by name, what makes a scorer that is not fitted. The first is the run's own; none for no study.
-        told: what its lines in the log begin with.
+        data: images and their split.
+        epochs: log of the epochs; it comes before this callback in the trainer's list.
+        scorers: factories of unfitted scorers by name, the run's own first; empty for no study.
+        label: first word of the study's log lines.
 
     Attributes:
         history: for each epoch its number (0 before training), AUROC, average precision, effective rank of the normal
-            embeddings about their mean, ``auroc NAME`` for each scorer but the first, accuracy and loss in training;
-            None for what there is not. It is part of the checkpoint, so a resumed run has that of all epochs; on other
-            ranks than the first it is empty.
-        seconds: time that all of it took; of a resumed run, that of all epochs.
-        here: the part of ``seconds`` that this process took.
+            embeddings about their mean, ``auroc NAME`` for each scorer but the first, accuracy and loss in training.
+            A missing value is None. Empty on all ranks but the first.
+        seconds: duration of the study.
+        here: part of ``seconds`` spent in this process.
     """
 
     def __init__(
@@ -54,10 +55,10 @@ class EpochStudy(pl.Callback):
         epochs: EpochLog,
         scorers: Mapping[str, Callable[[], Scorer]],
         *,
-        told: str = "study",
+        label: str = "study",
     ) -> None:
         self.data = data
-        self.told = told
+        self.label = label
         self.epochs = epochs
         self.scorers = scorers
         self.history: list[dict[str, float | None]] = []
@@ -66,22 +67,22 @@ class EpochStudy(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """The key of this callback's state in a checkpoint, which earlier versions wrote too."""
+        """Key of this callback's state in a checkpoint, the same as in earlier versions."""
         return "Study"
 
     @property
     def wanted(self) -> bool:
-        """Whether there is one."""
+        """Whether there are scorers to study with."""
         return bool(self.scorers)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note what training begins with, unless the checkpoint that it goes on from brought that."""
+        """Study the weights that training starts from, unless ``history`` already has their row."""
         begins = trainer.datamodule.first_epoch  # type: ignore[attr-defined]
         if not any(row["epoch"] == begins for row in self.history):
             self._note(trainer, pl_module, {"epoch": begins, "accuracy": None, "loss": None})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note what the epoch made of it."""
+        """Study the weights after the epoch."""
         self._note(trainer, pl_module, self.epochs.history[-1])
 
     def _note(self, trainer: pl.Trainer, learner: pl.LightningModule, epoch: dict[str, Any]) -> None:
@@ -95,14 +96,14 @@ class EpochStudy(pl.Callback):
             roles = roles_for(make() for make in self.scorers.values())
             embedded = fit_and_embed(embedder, self.data, roles, device=device, precision=precision)
             if collectives.rank() == 0:
-                found = self._figures(copy.deepcopy(learner.head).cpu(), embedded)
+                found = self._metrics(copy.deepcopy(learner.head).cpu(), embedded)
                 trained = {"accuracy": epoch["accuracy"], "loss": epoch["loss"]}
                 self.history.append({"epoch": epoch["epoch"], **found, **trained})
         took = time.perf_counter() - start
         self.seconds, self.here = self.seconds + took, self.here + took
 
-    def _figures(self, head: Head, embedded: Embedded) -> dict[str, float | None]:
-        """Return what a row says of the embeddings."""
+    def _metrics(self, head: Head, embedded: Embedded) -> dict[str, float | None]:
+        """Return the metrics of the embeddings for a row of ``history``."""
         found: dict[str, float | None] = {}
         normal = [self.data.image_set.classes[i] for i in self.data.classes.normal]
         for name, make in self.scorers.items():
@@ -114,25 +115,28 @@ class EpochStudy(pl.Callback):
             else:
                 found = {**measured, "effective_rank": spread_rank(embedded.arrays["normal"])}
         if found["auroc"] is not None:
-            log.info("%s: AUROC %.4f, effective rank %.1f", self.told, found["auroc"], found["effective_rank"])
+            log.info("%s: AUROC %.4f, effective rank %.1f", self.label, found["auroc"], found["effective_rank"])
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state to keep in a checkpoint."""
         return {"history": self.history, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the history of a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.history = list(state_dict["history"])
         self.seconds = state_dict["seconds"]
 
 
 def _measured(scorer: Scorer, embedded: Embedded) -> dict[str, float | None]:
-    """Return ``FIGURES`` by a scorer; None for both where it cannot serve the embeddings, which ends no training."""
+    """Return the ``METRICS`` of a scorer; None for each if the scorer cannot serve the embeddings.
+
+    That case logs a warning, and training continues.
+    """
     try:
         scorer.fit(embedded.arrays["normal"], embedded.normal_classes, reference=embedded.reference)
         found = summary(scorer.score(embedded.test), embedded.anomalous)
     except InputError as error:
-        log.warning("nothing to note of this epoch: %s", error)
-        return dict.fromkeys(FIGURES)
-    return {name: found[name] for name in FIGURES}
+        log.warning("no metrics of this epoch: %s", error)
+        return dict.fromkeys(METRICS)
+    return {name: found[name] for name in METRICS}

@@ -1,4 +1,4 @@
-"""What ``Finetuning`` asks for: slower early layers, held batch statistics, distillation, a moving average."""
+"""The methods behind ``Finetuning``: slower early layers, fixed batch statistics, distillation, weight averaging."""
 
 import copy
 from typing import Any
@@ -11,22 +11,22 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from metrad.errors import InputError
 from metrad.models.embedder import Embedder
 
-NEARLY_ALL = 0.9  # of the parameters; in the networks whose blocks lie side by side none holds so many
+NEARLY_ALL = 0.9  # share of the parameters; a child with a larger share is a container of blocks, not a block
 
 
 def parameter_groups(embedder: Embedder, head: nn.Module, layer_decay: float) -> list[tuple[list[nn.Parameter], float]]:
-    """Return the parameters to train, each with its share of the learning rate: the head, then from the last block.
+    """Return groups of parameters to train, each with its factor on the learning rate.
 
-    A block that would not learn is frozen.
+    The head comes first, then the blocks of the backbone from last to first. A block whose factor is 0 is frozen.
 
     Raises:
-        InputError: the backbone is one block, so that a decay would change nothing.
+        InputError: ``layer_decay`` is not 1 and the backbone has a single block.
     """
     parts = blocks(embedder.backbone)
     if len(parts) < 2 and layer_decay != 1:
         raise InputError(
-            f"finetuning.layer_decay={layer_decay:g} takes a backbone of several blocks, and {len(parts)} can be told "
-            f"apart in {type(embedder.backbone).__name__}; set finetuning.layer_decay=1"
+            f"finetuning.layer_decay={layer_decay:g} takes a backbone of several blocks, and {len(parts)} was found in "
+            f"{type(embedder.backbone).__name__}; set finetuning.layer_decay=1"
         )
     groups = [(list(head.parameters()), 1.0)]
     share = 1.0
@@ -41,10 +41,10 @@ def parameter_groups(embedder: Embedder, head: nn.Module, layer_decay: float) ->
 
 
 def blocks(module: nn.Module) -> list[list[nn.Parameter]]:
-    """Return the parameters of a backbone by block, in their order, however deep the blocks' common parents lie.
+    """Return the parameters of a backbone by block, in order, at any depth of nesting.
 
-    Each child of ``module`` is a block; in place of one that holds nearly all parameters stand its own blocks.
-    Parameters beside the children come first, as a block. A norm behind the last block of several layers is part of it.
+    Each child of ``module`` is a block. A child that holds nearly all parameters is replaced by its own blocks. The
+    module's own parameters form the first block. A norm after a last block of several layers belongs to that block.
     """
     children = [child for child in module.children() if next(child.parameters(), None) is not None]
     own = list(module.parameters(recurse=False))
@@ -67,25 +67,27 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def freeze_batch_norms(module: nn.Module) -> None:
-    """Have batch normalisation in ``module`` go by its means and variances, which stay as they are."""
+    """Make batch normalisation in ``module`` use its stored means and variances, and stop updating them."""
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.eval()
 
 
 class Teacher:
-    """The embedder as it came, for distillation. It is no module, and so no part of checkpoints or of what is trained.
+    """A frozen copy of the initial embedder, for distillation.
+
+    The teacher is not a module, so neither checkpoints nor the optimiser contain it.
 
     Args:
-        embedder: copied.
+        embedder: embedder to copy.
     """
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = copy.deepcopy(embedder).eval().requires_grad_(False)
-        self.embedder.test_time_flip = False  # what learns sees each image once
+        self.embedder.test_time_flip = False  # in training, the learner does not embed mirror images
 
     def loss(self, images: Tensor, embeddings: Tensor) -> Tensor:
-        """Return the mean over images of 1 - cos of the angle between ``embeddings`` (N, D) and its own."""
+        """Return the mean over images of 1 - cos of the angle between ``embeddings`` (N, D) and the teacher's."""
         if self.embedder.mean.device != images.device:
             self.embedder.to(images.device)
         with torch.no_grad():
@@ -94,6 +96,6 @@ class Teacher:
 
 
 def moving_average(embedder: Embedder, keep: float) -> Any:
-    """Return a moving average of an embedder's weights and batch statistics, which nothing trains."""
+    """Return a module that averages an embedder's weights and batch statistics; a step keeps the share ``keep``."""
     average = AveragedModel(embedder, multi_avg_fn=get_ema_multi_avg_fn(keep), use_buffers=True)
     return average.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""What training a run gives, before anything is scored."""
+"""The results of training a run, before scoring."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +12,13 @@ from metrad.training.learner import MetricLearner
 
 @dataclass(frozen=True)
 class Selected:
-    """How epochs, settings and scorer of a run were chosen.
+    """The result of a selection of epochs, settings and scorer.
 
     Attributes:
-        figures: what ``metrics.json`` says of the choice.
-        rows: the AUROC of each candidate, class held out, epoch and scorer.
-        seconds: time that choosing took; of a resumed run, in all.
-        here: the part of ``seconds`` that this process took.
+        figures: entries of ``metrics.json`` about the choice.
+        rows: AUROC of each candidate, stand-in, epoch and scorer.
+        seconds: duration of the selection, summed over all processes of a resumed run.
+        here: part of ``seconds`` spent in this process.
     """
 
     figures: dict[str, Any]
@@ -29,19 +29,19 @@ class Selected:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model and the embeddings it gave.
+    """A trained model and the embeddings of the images.
 
     Attributes:
         learner: embedder and head.
-        data: the images and their split.
-        embedded: the embeddings; empty on other ranks than the first, and in a fold of a selection.
-        epochs: what was noted of each epoch.
-        study: what was scored after each epoch, if that was asked for.
-        precision: in which the embeddings were computed, as Lightning names it.
-        selected: how the run was chosen; None if nothing was.
-        seconds: time of each phase.
-        started: when it began, by ``time.perf_counter``.
-        first: whether this is the first rank, or the only one.
+        data: images and their split.
+        embedded: embeddings; empty on all ranks but the first, and in a fold of a selection.
+        epochs: log of the epochs.
+        study: study of the epochs; without rows if it has no scorers.
+        precision: precision of the embeddings, named as in Lightning.
+        selected: result of the selection; None without a selection.
+        seconds: duration of each phase.
+        started: start of the training, from ``time.perf_counter``.
+        first: whether this process is the first rank; True for a single process.
     """
 
     learner: MetricLearner

@@ -24,18 +24,17 @@ class MetricLearner(pl.LightningModule):
     """Trains an embedder through a head.
 
     Args:
-        embedder: images to embeddings; what is kept after training.
-        head: embeddings and labels to loss and logits.
+        embedder: turns images into embeddings; kept after training.
+        head: turns embeddings and labels into loss and logits.
         optimizer: makes the optimiser of all parameters, the head's included.
-        augmentation: changes the images (N, height, width, channels) uint8 of a training step, and no others; None for
-            images as they are.
+        augmentation: changes the images (N, height, width, channels) uint8 of a training step; None for no change.
         scheduler: makes a learning-rate scheduler that steps once an epoch; None for a constant rate.
-        finetuning: what holds the embedder back.
-        seed: with the epoch, seeds what is random inside the model, so that a resumed run repeats an unbroken one.
+        finetuning: options that keep the embedder near its initial weights; None for the defaults.
+        seed: with the epoch, seeds the random draws inside the model, so that a resumed run repeats an unbroken one.
 
     Attributes:
-        statistics: what the head did since these were last reset.
-        average: the moving average of the embedder; None if there is none.
+        statistics: statistics of the head since the last reset.
+        average: moving average of the embedder; None if there is none.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class MetricLearner(pl.LightningModule):
         return evaluated
 
     def on_train_epoch_start(self) -> None:
-        """Seed augmentation, dropout and the like by seed and epoch, and on several ranks by rank."""
+        """Seed augmentation, dropout and other random draws by seed, epoch and rank."""
         if not self.finetuning.batch_norm:
             freeze_batch_norms(self.embedder)
         torch.manual_seed(self.seed * 100_003 + self.current_epoch + 1_000_003_000_019 * collectives.rank())
@@ -85,7 +84,7 @@ class MetricLearner(pl.LightningModule):
         loss: Tensor = self.head(embeddings, labels)[0]
         if self.teacher:
             loss = loss + self.finetuning.distillation * self.teacher.loss(augmented, embeddings)
-        # A pair loss may leave out NaN distances and stay finite, so the loss alone does not tell.
+        # A pair loss may leave out NaN distances and stay finite, so a check of the loss is not enough.
         if not (torch.isfinite(loss) & torch.isfinite(embeddings).all()):
             what = f"the loss became {loss.item()}" if torch.isfinite(embeddings).all() else _spoilt(embeddings)
             raise TrainingError(
@@ -111,13 +110,13 @@ class MetricLearner(pl.LightningModule):
         return augmented
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Make a step, for which several batches may have gathered gradients, and move the average."""
+        """Update the weights, from the gradients of one or more batches, and the moving average."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update_parameters(self.embedder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the head, which a state dict of the same shapes would not tell, and what holds the embedder back."""
+        """Record the fine-tuning options and the head's class, which the state dict does not show."""
         checkpoint["head"] = type(self.head).__qualname__
         checkpoint["finetuning"] = asdict(self.finetuning)
 

@@ -1,4 +1,4 @@
-"""What was measured once on this machine, kept for the runs to come."""
+"""Measurements made once on this machine and kept in the user's cache for later runs."""
 
 import hashlib
 import json
@@ -20,26 +20,26 @@ log = logging.getLogger(__name__)
 
 Numbers = dict[str, float]
 
-LONGEST_WAIT = 120.0  # seconds, for another process that measures the same
+LONGEST_WAIT = 120.0  # seconds to wait for another process that makes the same measurement
 
 
 def cache_folder() -> Path:
-    """Return metrad's folder in the user's cache: below $XDG_CACHE_HOME, else below ~/.cache."""
+    """Return metrad's folder in the user's cache: in $XDG_CACHE_HOME if it is an absolute path, else in ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path("~/.cache").expanduser()) / "metrad"
 
 
 def remembered(about: dict[str, Any], names: Sequence[str], measure: Callable[[], Numbers]) -> Numbers:
-    """Return what ``measure`` gave when it was first called for ``about`` on this machine.
+    """Return the result of the first call of ``measure`` for ``about`` on this machine.
 
-    One JSON file is kept for each machine, version of torch, number of threads and ``about``. Of several processes one
-    measures and the others wait for it. A file that cannot be used is measured and written anew; a folder that cannot
-    be written to is no reason to stop.
+    One JSON file is kept for each machine, version of torch, number of threads and ``about``. If several processes ask
+    at once, one measures and the others wait. An unusable file is replaced by a new measurement. If the folder cannot
+    be written to, the measurement is returned and not kept.
 
     Args:
-        about: plain values that the measured numbers depend on.
-        names: of the numbers.
-        measure: gives a positive number for each name.
+        about: plain values that the measurement depends on.
+        names: names of the measured numbers.
+        measure: returns a positive number for each name.
     """
     place = {"processor": processor(), "torch": torch.__version__, "threads": torch.get_num_threads(), **about}
     name = hashlib.blake2b(json.dumps(place, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
@@ -58,7 +58,7 @@ def remembered(about: dict[str, Any], names: Sequence[str], measure: Callable[[]
 
 
 def _read(path: Path, names: Sequence[str]) -> Numbers | None:
-    """Return the numbers in a file; None unless there is one that can be used for each of ``names``."""
+    """Return the numbers in a file; None unless it has a usable number for each of ``names``."""
     try:
         content = read_json(path)
     except InputError:

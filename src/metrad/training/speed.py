@@ -1,4 +1,4 @@
-"""How to train fast here: which precision, whether to compile, and what tells."""
+"""The speed of training: choice of precision and of compilation, from measurements on this machine."""
 
 import copy
 import logging
@@ -20,31 +20,31 @@ from metrad.training.compiling import CompileEmbedder, missing_compiler
 
 log = logging.getLogger(__name__)
 
-Speeds = dict[str, float]  # precision → images per second
+Speeds = dict[str, float]  # precision, ``EAGER`` or ``COMPILED`` → images per second
 
 PROBED = ("32-true", "bf16-mixed")
 PROBE_BATCH, PROBE_ROUNDS = 64, 5
-REVISION = 2  # of what is measured and remembered: raised when training itself becomes faster or slower
-TINY = 1_000_000  # parameters; below it seconds of probing are a good part of the training
-# Compiling MobileNetV2 took 40 to 80 s on two threads.
+REVISION = 2  # of the remembered measurements: raise it when a change of the code makes training faster or slower
+TINY = 1_000_000  # parameters; the probe takes seconds, too long compared with the training of a smaller model
+# Assumed duration of compiling; MobileNetV2 took 40 to 80 s on two threads.
 COMPILE_SECONDS = 75.0
-# Of one thread, forward and backward, for each value that a convolution gives; of MobileNetV2 (docs/performance.md).
+# Forward and backward pass on one thread, per output value of a convolution; from MobileNetV2 (docs/performance.md).
 SECONDS_PER_VALUE = 1.0e-8
-# Whether compiling helps is tried out where the trial takes at most this part of the training.
+# Compiling is tried only if the trial takes at most this share of the training time.
 TRIAL_SHARE = 0.1
 EAGER, COMPILED = "as written", "compiled"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What was chosen for a run, and why; part of ``environment.json``.
+    """The precision and compilation chosen for a run, with reasons; part of ``environment.json``.
 
     Attributes:
-        precision: as Lightning names it.
-        precision_reason: why this one.
-        images_per_second: what was measured of each precision and of compiling; empty where nothing was.
+        precision: precision of training, named as in Lightning.
+        precision_reason: reason for this precision.
+        images_per_second: measured training speeds; empty if nothing was measured.
         compiled: whether the embedder is compiled for training.
-        compile_reason: why, or why not.
+        compile_reason: reason for compiling or not compiling.
     """
 
     precision: str | int
@@ -54,27 +54,27 @@ class Pace:
     compile_reason: str
 
     def kept(self, callbacks: Sequence[pl.Callback]) -> "Pace":
-        """Return what came of it in a training with ``callbacks``: compiling may have failed."""
+        """Return the pace that a training with ``callbacks`` really had: compiling may have failed."""
         failures = [callback.failure for callback in callbacks if isinstance(callback, CompileEmbedder)]
         if not any(failures):
             return self
         return replace(self, compiled=False, compile_reason=f"torch.compile failed ({failures[0]})")
 
     def describe(self) -> dict[str, Any]:
-        """Return the choice as plain values."""
+        """Return the attributes as plain values."""
         return asdict(self)
 
 
 def choose_precision(
     wanted: str | int, accelerator: str, parameters: int, probe: Callable[[], Speeds]
 ) -> tuple[str | int, str, Speeds]:
-    """Return the precision to train in, why, and what was measured.
+    """Return the precision to train in, the reason for it, and the measured speeds.
 
     Args:
-        wanted: ``auto``, or a precision that is taken as it is.
-        accelerator: as Lightning names it.
-        parameters: of the embedder.
-        probe: measures the speeds of ``PROBED`` on the CPU; called only where it decides.
+        wanted: ``auto``, or the precision to return.
+        accelerator: accelerator, named as in Lightning.
+        parameters: number of parameters of the embedder.
+        probe: measures the speeds of ``PROBED`` on the CPU; called only if the choice depends on them.
     """
     if wanted != "auto":
         return wanted, "given", {}
@@ -95,14 +95,14 @@ def choose_precision(
 def choose_compile(
     wanted: bool | str, device: str, images: int, seconds: float, probe: Callable[[], Speeds]
 ) -> tuple[bool, str, Speeds]:
-    """Return whether to compile, why, and what was measured.
+    """Return whether to compile, the reason for it, and the measured speeds.
 
     Args:
-        wanted: True, False or ``auto``; all that follows but ``device`` is for ``auto``.
+        wanted: True, False or ``auto``; only ``auto`` uses ``images``, ``seconds`` and ``probe``.
         device: type of the device, such as ``cpu``.
-        images: to train on, epochs times size.
-        seconds: that training on them takes as written, by ``estimated_seconds``.
-        probe: measures the speeds of ``EAGER`` and ``COMPILED``, which takes a minute; called only for long trainings.
+        images: number of training images, summed over the epochs.
+        seconds: estimated training time without compiling, from ``estimated_seconds``.
+        probe: measures the speeds of ``EAGER`` and ``COMPILED`` in about a minute; called only for long trainings.
     """
     if wanted is False:
         return False, "given", {}
@@ -121,16 +121,16 @@ def choose_compile(
 
 
 def estimated_seconds(embedder: Embedder, images: int) -> float:
-    """Return about how many seconds training on ``images`` images takes on the CPU.
+    """Return the estimated seconds of training on ``images`` images on the CPU, without compiling.
 
-    It depends on the model, the images and the threads alone, never on a clock, so a repeated or resumed run gets the
-    same.
+    The estimate depends on the model, the number of images and the threads, never on a clock. A repeated or resumed
+    run therefore gets the same estimate.
     """
     return images * convolution_values(embedder) * SECONDS_PER_VALUE / torch.get_num_threads()
 
 
 def convolution_values(embedder: Embedder) -> int:
-    """Return how many values all convolutions together give for one image."""
+    """Return the number of output values of all convolutions for one image."""
     counted = 0
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -151,13 +151,19 @@ def convolution_values(embedder: Embedder) -> int:
 
 
 def probe(embedder: Embedder, batch: int = PROBE_BATCH, rounds: int = PROBE_ROUNDS) -> Speeds:
-    """Return how many images a second each of ``PROBED`` trains on the CPU; nothing else is changed."""
+    """Return the training speed in each precision of ``PROBED`` on the CPU, in images per second.
+
+    The embedder and the random state stay unchanged.
+    """
     sides = {name: partial(_step, _own(embedder), name) for name in PROBED}
     return _fastest(sides, embedder.size, batch, rounds)
 
 
 def probe_compiled(embedder: Embedder, precision: str, batch: int, rounds: int = PROBE_ROUNDS) -> Speeds:
-    """Return how many images a second train on the CPU as written and compiled; nothing else is changed."""
+    """Return the training speed of the plain and of the compiled embedder on the CPU, in images per second.
+
+    The embedder and the random state stay unchanged.
+    """
     compiled = _own(embedder)
     CompileEmbedder.put(compiled)
     sides = {EAGER: partial(_step, _own(embedder), precision), COMPILED: partial(_step, compiled, precision)}
@@ -178,7 +184,7 @@ def _step(model: nn.Module, precision: str, images: Tensor) -> None:
 
 
 def _fastest(sides: Mapping[str, Callable[[Tensor], None]], size: int, batch: int, rounds: int) -> Speeds:
-    """Return images per second of forward and backward, the sides in turns, the best of some rounds after a first."""
+    """Return the images per second of each of ``sides``: the best of ``rounds`` rounds, in turns, after a warm-up."""
     values = torch.arange(batch * size**2, dtype=torch.int64) * 2_654_435_761 % 2**32 // 2**24
     images = values.to(torch.uint8).view(batch, size, size, 1)
     best = dict.fromkeys(sides, math.inf)

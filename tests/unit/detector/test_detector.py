@@ -105,7 +105,7 @@ def test_a_later_format_is_refused(folder):
 def test_a_class_outside_the_tables_is_never_built(target, folder):
     trained()[0].save(folder)
     changed(folder, scorer={"_target_": target, "command": "touch pwned"})
-    with pytest.raises(InputError, match=f"{target}, which is none of metrad's own"):
+    with pytest.raises(InputError, match=f"{target}, which is not one of metrad's parts"):
         assert Detector.load(folder).scorer
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation over the batch of all ranks, on the CPU too; torch's own needs a GPU."""
+"""Batch normalisation over the batch of all ranks, on the CPU too; torch's ``SyncBatchNorm`` needs a GPU."""
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from metrad import collectives
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all ranks, whose gradient is the sum over all ranks."""
+    """The sum over all ranks; its gradient is the sum of the gradients over all ranks."""
 
     @staticmethod
     def forward(context: torch.autograd.function.FunctionCtx, values: Tensor) -> Tensor:
@@ -30,13 +30,13 @@ class RankBatchNorm(AnyBatchNorm):
 
     @classmethod
     def like(cls, other: AnyBatchNorm) -> "RankBatchNorm":
-        """Return one that shares the parameters and buffers of ``other``."""
+        """Return a ``RankBatchNorm`` that shares the parameters and buffers of ``other``."""
         made = cls(other.num_features, other.eps, other.momentum, other.affine, other.track_running_stats)
         share(other, made)
         return made.train(other.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised ``input`` in its own precision; all sums are taken in float32 at least."""
+        """Return the normalised ``input`` in its own precision; sums are computed in float32 or float64."""
         if not self.training and self.running_mean is not None:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         with torch.autocast(input.device.type, enabled=False):
@@ -72,7 +72,7 @@ class RankBatchNorms(TorchSyncBatchNorm):
         self.replaced: list[tuple[nn.Module, str, AnyBatchNorm]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Replace those in ``model``, which is none itself."""
+        """Replace every batch normalisation inside ``model``; ``model`` itself must not be one."""
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, AnyBatchNorm):
@@ -81,7 +81,7 @@ class RankBatchNorms(TorchSyncBatchNorm):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Put back those that were there, with what the others learnt."""
+        """Restore the original layers, with the parameters and buffers of their replacements."""
         for module, name, original in self.replaced:
             share(getattr(module, name), original)
             setattr(module, name, original)
@@ -90,7 +90,7 @@ class RankBatchNorms(TorchSyncBatchNorm):
 
 
 def share(source: nn.Module, target: nn.Module) -> None:
-    """Give ``target`` the very parameters and buffers of ``source``."""
+    """Make ``target`` use the same parameter and buffer objects as ``source``."""
     for name, parameter in source.named_parameters(recurse=False):
         setattr(target, name, parameter)
     for name, buffer in source.named_buffers(recurse=False):

@@ -1,7 +1,7 @@
-"""Starts the processes of a run on several devices, and sees to it that they end together.
+"""The launch of a run's ranks: one process per device, all ended together.
 
-Lightning would start the command line again in each of them, which makes Hydra begin another run there, and in a sweep
-the whole sweep. Here a process calls one function, so a run on several devices is like any other part of a job.
+Lightning would start the command line again in each process, and Hydra would begin another run there, or a whole sweep.
+Here each process calls one function, so a run on several devices can be part of any job.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from typing import Any
 
 from metrad.errors import InputError, TrainingError
 
-GRACE = 3.0  # seconds for other ranks' errors to come in, since the first need not be the cause
-POLL = 0.1
-# What a rank says when another one has gone: the consequence, and not to be told if there is a cause.
+GRACE = 3.0  # seconds to wait for errors of other ranks, since the first error need not be the cause
+POLL = 0.1  # seconds between looks at the processes
+# Words in the error of a rank that lost another rank. Such an error is raised only if no rank has another error.
 _CONSEQUENCES = ("gloo", "nccl", "connection closed by peer", "connection reset", "broken pipe", "tcpstore")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a rank ended.
+    """The error that ended a rank.
 
     Attributes:
-        rank: which.
-        kind: name of the error's class; empty where the process ended without a word.
-        text: its message.
-        trace: its traceback.
-        of_input: it was an ``InputError``.
+        rank: number of the rank.
+        kind: class name of the error; empty if the process ended without an error.
+        text: message of the error, or how the process ended.
+        trace: traceback of the error.
+        of_input: whether the error is an ``InputError``.
     """
 
     rank: int
@@ -48,41 +48,41 @@ class Failure:
 
     @property
     def cause(self) -> int:
-        """How likely it is the cause of the others; the lower the likelier."""
+        """Priority as the cause of all failures: 0 for an error, 1 for an end without one, 2 for a lost rank."""
         if not self.kind:
             return 1
-        told = f"{self.kind} {self.text}".lower()
-        return 2 if self.kind.startswith("Dist") or any(word in told for word in _CONSEQUENCES) else 0
+        message = f"{self.kind} {self.text}".lower()
+        return 2 if self.kind.startswith("Dist") or any(word in message for word in _CONSEQUENCES) else 0
 
 
 class RankError(Exception):
-    """The traceback of another process, to stand under the error raised here."""
+    """The traceback of another process, attached as the cause of the error raised in this one."""
 
 
 def started_by_others() -> bool:
-    """Tell whether torchrun or srun started this process, as one of several ranks."""
+    """Return whether torchrun or srun started this process as one of several ranks."""
     if _of_srun():
         _adopt_srun()
     return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def follows() -> bool:
-    """Tell whether torchrun or srun started this process as another rank than the first."""
+    """Return whether torchrun or srun started this process as a rank after the first."""
     return started_by_others() and int(os.environ["RANK"]) > 0
 
 
 def cores() -> int:
-    """Return how many CPU cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _of_srun() -> bool:
-    # A batch script has the variables of its job too, but those of a step only under srun.
+    # A batch script has the variables of its job; only srun sets the variables of a step.
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "RANK" not in os.environ
 
 
 def _adopt_srun() -> None:
-    """Say in torchrun's variables what Slurm says in its own."""
+    """Set torchrun's environment variables from Slurm's."""
     from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 
     world = int(os.environ["SLURM_STEP_NUM_TASKS"])
@@ -103,22 +103,22 @@ def _adopt_srun() -> None:
 def start(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
     """Call ``target`` with ``arguments`` in ``count`` new processes of this machine, and wait until all have ended.
 
-    They find each other by the variables of torchrun. What the first one logs is logged here. If one fails, the others
-    are killed; so they are if this process is interrupted, and they end by themselves if it is killed.
+    The processes are ranks that find each other by torchrun's variables. The first rank's log records are logged here.
+    If a rank fails or this process is interrupted, the other ranks are killed. If this process is killed, they end.
 
     Args:
-        target: a function of a module; it has to be found under its name in the new processes.
-        arguments: can be pickled.
-        count: how many.
+        target: function of a module, which the new processes can import.
+        arguments: arguments that can be pickled.
+        count: number of ranks.
 
     Raises:
-        InputError: a rank raised one.
-        TrainingError: a rank failed otherwise; the message names it.
+        InputError: a rank raised an InputError.
+        TrainingError: a rank failed otherwise; the message names the rank.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     context = multiprocessing.get_context("spawn")
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # of any free port; nobody can take it
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # port 0: any free port, taken at once
     processes, ends = [], []
     try:
         for rank in range(count):
@@ -151,14 +151,14 @@ def _variables(rank: int, count: int, port: int) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _for_ranks() -> Iterator[None]:
-    """Have processes started here ignore Ctrl-C, which a terminal sends to all; this one ends them itself.
+    """Make processes that start in this context ignore Ctrl-C and use ``spawn`` as their start method.
 
-    A new process takes on the way of starting processes that is usual in this one, and in a worker of a sweep that is
-    one the new process does not know.
+    A terminal sends Ctrl-C to every process, but this process ends the ranks itself. New processes inherit the default
+    start method. In a worker of a sweep, that is a method which they do not know.
     """
     usual = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
-    in_main = threading.current_thread() is threading.main_thread()  # only there can signals be dealt with
+    in_main = threading.current_thread() is threading.main_thread()  # only the main thread may set signal handlers
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
         yield
@@ -169,7 +169,7 @@ def _for_ranks() -> Iterator[None]:
 
 
 def _watch(processes: list[SpawnProcess], ends: list[Connection]) -> list[Failure]:
-    """Wait until all processes have ended or one has failed; log what they log, and return why they failed."""
+    """Wait until all processes have ended or one has failed; log their records and return the failures."""
     failures: dict[int, Failure] = {}
     until = float("inf")
     while any(process.is_alive() for process in processes) and time.monotonic() < until:
@@ -218,7 +218,7 @@ def _as_error(failure: Failure, count: int) -> Exception:
 def _rank(
     target: Callable[..., None], arguments: tuple[Any, ...], variables: dict[str, str], end: Connection, level: int
 ) -> None:
-    """Be one of the ranks: call ``target`` and tell the process that started this one how it ended."""
+    """Call ``target`` as one of the ranks, and send the parent process the failure, if any."""
     os.environ.update(variables)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     rank = int(variables["RANK"])
@@ -228,7 +228,7 @@ def _rank(
     except BaseException as error:
         end.send(Failure(rank, type(error).__name__, str(error), traceback.format_exc(), isinstance(error, InputError)))
         end.close()
-        os._exit(1)  # an orderly end would wait for the others
+        os._exit(1)  # a regular exit would wait for the other ranks
 
 
 def _end_with_parent() -> None:
@@ -239,7 +239,7 @@ def _end_with_parent() -> None:
 
 
 def mute() -> None:
-    """Let this process log nothing: the first rank tells all there is to tell."""
+    """Silence the log of this process, since the first rank logs for all ranks."""
     logger = logging.getLogger("metrad")
     logger.handlers[:] = [logging.NullHandler()]
     logger.propagate = False
@@ -248,10 +248,10 @@ def mute() -> None:
 def _log_to(end: Connection, level: int) -> None:
     class Sender(QueueHandler):
         def enqueue(self, record: logging.LogRecord) -> None:
-            with contextlib.suppress(OSError):  # nobody is there any more
+            with contextlib.suppress(OSError):  # the parent process has ended
                 end.send(record)
 
     logger = logging.getLogger("metrad")
-    logger.handlers[:] = [Sender(None)]  # type: ignore[arg-type] # it has no queue
+    logger.handlers[:] = [Sender(None)]  # type: ignore[arg-type] # a Sender uses no queue
     logger.propagate = False
     logger.setLevel(level)

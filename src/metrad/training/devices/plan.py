@@ -1,4 +1,4 @@
-"""Which ranks a configuration asks for, and what Lightning has to know of them."""
+"""The plan of a run's ranks, and the arguments that describe them to Lightning's trainer."""
 
 import contextlib
 import logging
@@ -20,10 +20,10 @@ from metrad.training.devices.batchnorm import RankBatchNorms
 
 log = logging.getLogger(__name__)
 
-Settings = Mapping[str, Any]  # of Lightning's trainer, by name
+Settings = Mapping[str, Any]  # settings of Lightning's trainer by name
 
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
-TIMEOUT = timedelta(minutes=30)  # for what one rank does while others wait; torch's for gloo
+TIMEOUT = timedelta(minutes=30)  # longest wait for another rank; torch's default for gloo
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Plan:
     """The ranks of a run.
 
     Attributes:
-        count: how many.
-        to_start: they are still to be started by this process; otherwise it is one of them.
+        count: number of ranks.
+        to_start: whether this process must start the ranks; otherwise this process is one of them.
     """
 
     count: int
@@ -40,10 +40,10 @@ class Plan:
 
 
 def plan(trainer: Settings, batch_size: int) -> Plan:
-    """Return which ranks the settings of the trainer ask for, with ``batch_size`` images a step of all together.
+    """Return the ranks that the trainer's settings ask for; ``batch_size`` counts the images of all ranks.
 
     Raises:
-        InputError: they cannot be had, or do not suit the other settings.
+        InputError: the machine lacks the devices, or their number does not suit the other settings.
     """
     others = launch.started_by_others()
     here, nodes = device_count(trainer), int(trainer.get("num_nodes", 1))
@@ -52,12 +52,12 @@ def plan(trainer: Settings, batch_size: int) -> Plan:
     if others and there != count:
         raise InputError(
             f"trainer.devices={trainer['devices']} and trainer.num_nodes={nodes} ask for {count} processes in all, and "
-            f"{there} were started; set trainer.devices to those a machine has"
+            f"{there} were started; set trainer.devices to the number of processes on each machine"
         )
     if nodes > 1 and not others:
         raise InputError(f"trainer.num_nodes={nodes}: start the command on every machine with torchrun or srun")
     if count == 1 and trainer.get("strategy", "auto") != "auto":
-        log.warning("trainer.strategy=%s, but one device: trainer.devices=N asks for more", trainer["strategy"])
+        log.warning("trainer.strategy=%s has no effect on one device; set trainer.devices=N", trainer["strategy"])
     if count > 1:
         _check(trainer, batch_size, count)
         log.info("%d ranks, each with %.4g of the %d images of a batch", count, batch_size / count, batch_size)
@@ -71,24 +71,24 @@ def _check(trainer: Settings, batch_size: int, count: int) -> None:
     if trainer.get("plugins"):
         raise InputError("trainer.plugins cannot be set on several devices: metrad sets it itself; leave it out")
     if batch_size < count * least:
-        raise InputError(f"batch_size={batch_size} must be at least {count * least}: {count} ranks of {least} each")
+        raise InputError(f"batch_size={batch_size} must be at least {count * least}: {count} ranks need {least} each")
 
 
 def least_images(trainer: Settings) -> int:
-    """Return how many images of a batch each rank needs; 2 where it normalises over them alone."""
+    """Return the fewest images of a batch that each rank needs: 2 if it normalises over its own images alone."""
     return 1 if trainer.get("sync_batchnorm") else 2
 
 
 def is_cpu(trainer: Settings) -> bool:
-    """Tell whether ranks compute on the CPU."""
+    """Return whether ranks compute on the CPU."""
     return trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not torch.cuda.is_available())
 
 
 def device_count(trainer: Settings) -> int:
-    """Return how many devices of this machine the settings of the trainer ask for.
+    """Return how many devices of this machine the trainer's settings ask for.
 
     Raises:
-        InputError: there are fewer, or this kind of device does not come in several.
+        InputError: the machine has fewer devices, or its accelerator trains on one device only.
     """
     devices = trainer["devices"]
     if is_cpu(trainer):
@@ -101,8 +101,8 @@ def device_count(trainer: Settings) -> int:
         return 1
     if not torch.cuda.is_available():
         if devices in (1, "1", "auto", -1):
-            return 1  # Lightning tells what is missing
-        raise InputError(f"trainer.devices={devices}: there is no GPU; trainer.accelerator=cpu does without")
+            return 1  # Lightning's own error says what is missing
+        raise InputError(f"trainer.devices={devices}: there is no GPU; set trainer.accelerator=cpu")
     return len(_gpus(devices))
 
 
@@ -111,7 +111,7 @@ def _cpus(devices: Any) -> int:
         return int(os.environ["LOCAL_WORLD_SIZE"]) if launch.started_by_others() else 1
     try:
         return int(CPUAccelerator.parse_devices(devices))
-    except Exception as error:  # Lightning's errors and Python's own
+    except Exception as error:  # errors of Lightning and of Python share no base
         raise InputError(f"trainer.devices={devices} must be a number of at least 1 on the CPU") from error
 
 
@@ -120,17 +120,17 @@ def _gpus(devices: Any) -> list[int]:
         wanted = list(devices) if not isinstance(devices, int | str) else devices
         wanted = -1 if wanted == "auto" else wanted
         return list(CUDAAccelerator.parse_devices(wanted) or [])
-    except Exception as error:  # same
+    except Exception as error:  # as in _cpus
         there = ", ".join(str(i) for i in range(torch.cuda.device_count()))
-        hint = "; a sweep of jobs side by side gives each one GPU (hydra.launcher.n_jobs=1 gives it all)"
+        hint = "; parallel jobs of a sweep see one GPU each (hydra.launcher.n_jobs=1 lets a job see all)"
         raise InputError(f"trainer.devices={devices}: there are the GPUs {there}{hint}") from error
 
 
 @contextlib.contextmanager
 def joined(trainer: Settings, count: int) -> Iterator[None]:
-    """Be one of ``count`` ranks inside this context, from the variables of torchrun.
+    """Make this process one of ``count`` ranks inside this context, as torchrun's variables describe it.
 
-    It ends together for all ranks, so that the first may go on alone for as long as it likes.
+    All ranks leave the context together, so the first rank can then work alone without a time limit.
     """
     if count == 1:
         yield
@@ -142,13 +142,13 @@ def joined(trainer: Settings, count: int) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, min(threads, launch.cores() // int(os.environ["LOCAL_WORLD_SIZE"]))))
     yield
-    collectives.total(0)  # none leaves before all are done; after an error they are not waited for
+    collectives.total(0)  # waits for all ranks; an error skips this line
     dist.destroy_process_group()
     torch.set_num_threads(threads)
 
 
 def trainer_arguments(trainer: Settings) -> dict[str, Any]:
-    """Return what Lightning's trainer is given beside its settings, to take this process for the rank it is."""
+    """Return the arguments of Lightning's trainer, besides its settings, that make this process one of the ranks."""
     if not collectives.several():
         return {"devices": 1, "strategy": "auto"} if str(trainer.get("strategy")) in STRATEGIES[1:] else {}
     plugins: list[Any] = [TorchElasticEnvironment()]
