@@ -14,7 +14,7 @@ from metrad.data.prepared import PreparedData
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import attach_head
-from metrad.evaluation.metrics import summary
+from metrad.evaluation.metrics import shown_in, summary
 from metrad.evaluation.spectrum import spread_rank
 from metrad.models.heads import Head
 from metrad.scorers import Scorer
@@ -23,13 +23,11 @@ from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
 
-FIGURES = ("auroc", "average_precision")
-
 
 class EpochStudy(pl.Callback):
     """Scores the test images before the first and after every epoch, and measures how far the normal ones spread.
 
-    **These figures are of the test images.** Nothing reads them but ``study.csv``, its picture and the report; they
+    **These metrics are of the test images.** Nothing reads them but ``study.csv``, its picture and the report; they
     stop nothing and choose nothing. Training is the same with a study as without, bit for bit: copies of embedder and
     head are what is evaluated, and the random states are put back.
 
@@ -40,10 +38,10 @@ class EpochStudy(pl.Callback):
         told: what its lines in the log begin with.
 
     Attributes:
-        history: for each epoch its number (0 before training), AUROC, average precision, effective rank of the normal
-            embeddings about their mean, ``auroc NAME`` for each scorer but the first, accuracy and loss in training;
-            None for what there is not. It is part of the checkpoint, so a resumed run has that of all epochs; on other
-            ranks than the first it is empty.
+        history: for each epoch its number (0 before training), the metrics that a study shows, effective rank of the
+            normal embeddings about their mean, ``auroc NAME`` for each scorer but the first, accuracy and loss in
+            training; None for what there is not. It is part of the checkpoint, so a resumed run has that of all epochs;
+            on other ranks than the first it is empty.
         seconds: time that all of it took; of a resumed run, that of all epochs.
         here: the part of ``seconds`` that this process took.
     """
@@ -128,11 +126,12 @@ class EpochStudy(pl.Callback):
 
 
 def _measured(scorer: Scorer, embedded: Embedded) -> dict[str, float | None]:
-    """Return ``FIGURES`` by a scorer; None for both where it cannot serve the embeddings, which ends no training."""
+    """Return a study's metrics by a scorer; None for each if it cannot serve the embeddings, which ends no training."""
+    names = [metric.name for metric in shown_in("study")]
     try:
         scorer.fit(embedded.arrays["normal"], embedded.normal_classes, reference=embedded.reference)
         found = summary(scorer.score(embedded.test), embedded.anomalous)
     except InputError as error:
         log.warning("nothing to note of this epoch: %s", error)
-        return dict.fromkeys(FIGURES)
-    return {name: found[name] for name in FIGURES}
+        return dict.fromkeys(names)
+    return {name: found[name] for name in names}

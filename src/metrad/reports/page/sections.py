@@ -27,7 +27,7 @@ Part = TypeVar("Part")
 
 
 def styles_of(parts: Sequence[Cell]) -> Styles:
-    """Return the look of each choice, the same in every figure."""
+    """Return the look of each choice, the same in every picture."""
     choices = dict.fromkeys(cell.choice for cell in parts)
     return {choice: plots.style(number) for number, choice in enumerate(choices)}
 
@@ -192,7 +192,7 @@ def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
         lines = {float(entry["false_alarm_rate"]): float(entry["threshold"]) for entry in metrics["thresholds"]}
         return float(metrics["auroc"]), lines
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run.metrics} holds no figures of a run ({error!r})") from error
+        raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
 
 
 def named(what: str, condition: str) -> str:
