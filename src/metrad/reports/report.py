@@ -16,7 +16,7 @@ from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.tables import Comparison
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
-from metrad.reports.page.sections import by_condition, named, of_runs, of_settings, styles_of, unfinished
+from metrad.reports.page.sections import by_condition, named, of_pictures, of_runs, of_settings, styles_of, unfinished
 from metrad.reports.page.tables import Table, column, rate, table
 from metrad.runs.directory import Run
 
@@ -78,7 +78,7 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     group = Group(tables=[each for each in tables if each.rows], lines=_lacking(metrics), folds=[_explained(metrics)])
     results = Section("results", "Results", text, [group])
     parts = cells(runs, "head", [], "auroc")
-    write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_settings(runs, ["head"])])
+    write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_pictures(run), *of_settings(runs, ["head"])])
     return path
 
 

@@ -11,11 +11,12 @@ from tqdm import tqdm
 from metrad.errors import InputError
 from metrad.evaluation import plots
 from metrad.files import read_json
-from metrad.reports.cells import Cell, Flat, Reading, configuration_of, environment_of, hardest, read
+from metrad.reports.cells import Cell, Flat, Reading, configuration_of, embedded, environment_of, hardest, read
 from metrad.reports.comparison.plots import Styles
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened
 from metrad.reports.page.tables import Table, settings_tables, table
+from metrad.runs import pictures as run_pictures
 from metrad.runs.directory import Run
 
 HARDEST = 6
@@ -54,6 +55,20 @@ def of_runs(parts: Sequence[Cell]) -> list[Section]:
         *_section("study", "AUROC after each epoch", f"{STUDY} {over}".strip(), [_study(conditions, styles)]),
         *_section("evidence", "Evidence", panel, [_evidence(name, members) for name, members in conditions.items()]),
     ]
+
+
+def of_pictures(run: Run) -> list[Section]:
+    """Return the pictures in the directory of ``run`` that its report shows as they are.
+
+    Raises:
+        InputError: a picture cannot be read.
+    """
+    kept = [each for each in run_pictures.PICTURES if each.in_report and run.pictures[each.name].is_file()]
+    shown = [
+        Picture(f"{each.title}. {each.caption}", each.title, embedded(run.pictures[each.name], len(kept)))
+        for each in kept
+    ]
+    return _section("pictures", "Pictures", "Drawn when the run was made.", [Group(pictures=shown)])
 
 
 def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
