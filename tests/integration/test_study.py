@@ -119,9 +119,8 @@ def test_embeddings_that_cannot_be_scored_end_no_training(caplog):
         raise InputError("too few")
 
     with caplog.at_level("WARNING"):
-        assert epoch_study._measured(types.SimpleNamespace(fit=refuse), embedded) == dict.fromkeys(
-            each.name for each in shown_in("study")
-        )
+        found = epoch_study._measured(types.SimpleNamespace(fit=refuse), embedded)
+    assert found == dict.fromkeys(metric.name for metric in shown_in("study"))
     assert "too few" in caplog.text
 
 
