@@ -193,6 +193,16 @@ def test_the_report_of_an_older_run_says_what_it_lacks(tmp_path, monkeypatch):
     assert "AUROC (DeLong)" in page
 
 
+def test_the_line_of_an_older_run_that_a_sweep_finds_finished_leaves_it_out(tmp_path, monkeypatch):
+    content = read_json(finished_run(tmp_path / "run").metrics)
+    before = line(content)
+    monkeypatch.setattr(metrics, "METRICS", (*METRICS, NEW))
+    assert line(content) == before
+    assert re.fullmatch(
+        r"AUROC 0\.\d{4} \(.* to .*\), average precision 0\.\d{4}, FPR at 95 % TPR 0\.\d{4}, 3 s", before
+    )
+
+
 def test_a_csv_says_nothing_of_metrics_that_its_user_left_out(tmp_path, added):
     (tmp_path / "t.csv").write_text("head,seed,auroc\na,0,0.9\na,1,0.8\nb,0,0.7\nb,1,0.6\n")
     assert not any("have no" in note for note in compare_csv(tmp_path / "t.csv").notes)
