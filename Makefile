@@ -15,7 +15,7 @@ demo: .venv/run ## set up, then train and score a detector on scikit-learn's dig
 test: .venv/dev ## set up, then everything that CI checks
 	$(MAKE) check
 
-check:          ## lint, types, import floors, tests with coverage (in an environment that is set up)
+check:          ## lint, types, import layers, tests with coverage (in an environment that is set up)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -10,7 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from metrad.evaluation.metrics import summary
+from metrad.evaluation.metrics import by_name, summary
 from metrad.files import write_json, write_rows
 from metrad.reports.comparison.compare import compare
 from metrad.runs.directory import Run
@@ -38,12 +38,12 @@ def finished_run(folder, head="AdaCos", dataset="digits", seed=0, size=(90, 150)
             for i, (role, score) in enumerate(zip(roles, scores, strict=True))
         ],
     )
-    figures = summary(scores, anomalous)
-    intervals = {name: [value - 0.1, value] for name, value in figures.items()}
+    measured = summary(scores, anomalous)
+    intervals = {name: [value - 0.1, value] for name, value in measured.items()}
     alarms = {"test_false_alarm_rate": 0.1, "test_false_alarm_interval": [0.0, 0.2]}
     found = {"test_detection_rate": 0.8, "test_detection_interval": [0.7, 0.9]}
     metrics = {
-        **figures,
+        **measured,
         "intervals": {"level": 0.95, "auroc_delong": intervals["auroc"], "bootstrap": intervals},
         "thresholds": [{"false_alarm_rate": 0.05, "threshold": 1.5, **alarms, **found}],
         "seconds": {"train": 2.0 + seed, "total": 3.0 + seed},
@@ -106,9 +106,9 @@ class Sweep:
         OmegaConf.save({"hydra": {"runtime": {"choices": choices}}}, run.config.with_name("hydra.yaml"))
         write_json(run.status, {"state": state} | ({"error": error} if error else {}))
         if state == "finished":
-            figures = {"auroc": auroc, "average_precision": auroc, "fpr_at_95_tpr": 1 - auroc, "partial_auroc": auroc}
+            measured = {name: auroc if each.higher_is_better else 1 - auroc for name, each in by_name().items()}
             more = {"sizes": {"normal": 9}, "split": f"{dataset}{seed}", "seconds": {"total": 3.0}}
-            write_json(run.metrics, {**figures, **more, **(metrics or {})})
+            write_json(run.metrics, {**measured, **more, **(metrics or {})})
         return run
 
     def fill(self, heads, datasets=("digits",), seeds=6):

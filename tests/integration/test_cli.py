@@ -34,6 +34,7 @@ INSTALLED = "from metrad.app.cli import main; main()"
         (INSTALLED, ["--help"], "Usage: python train.py"),
         (INSTALLED, ["train", "--help"], "Usage: python train.py"),
         (INSTALLED, ["evaluate", "--help"], "RUN/evaluations"),
+        (INSTALLED, ["compare", "--help"], "auroc, area under the ROC curve"),
         (INSTALLED, ["--version"], metadata.version("metrad")),
         (TRAIN_PY, ["--cfg", "job", "dataset=digits", "head=arcface"], "_target_: metrad.models.heads.ArcFace"),
         (INSTALLED, ["train", "--cfg", "job", "head=arcface"], "_target_: metrad.models.heads.ArcFace"),

@@ -6,7 +6,7 @@ import pytest
 from metrad.files import read_json
 from metrad.reports.comparison import files
 from metrad.reports.comparison.compare import compare
-from metrad.reports.comparison.plots import figures
+from metrad.reports.comparison.plots import pictures
 from metrad.runs.directory import Run
 from tests.helpers.runs import rows
 
@@ -49,7 +49,7 @@ def test_all_pairs_of_three_classes_are_compared_pair_by_pair(sweep, tmp_path):
     assert "Wilcoxon's signed-rank test over the conditions" in told
     assert "dataset=digits, dataset.normal=2, dataset.anomalous=1: " in told
     assert "nan" not in told
-    assert set(figures(result)) == {"seeds", "differences", "ranks", "classes"}
+    assert set(pictures(result)) == {"seeds", "differences", "ranks", "classes"}
 
 
 def test_one_against_the_rest_takes_features_as_they_are(sweep):

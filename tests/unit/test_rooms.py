@@ -13,6 +13,7 @@ from metrad.models.heads import AdaCos
 LIGHT = (
     *("metrad", "metrad.app.cli", "metrad.app.messages", "metrad.runs.config.schema", "metrad.runs.config.catalogue"),
     *("metrad.reports.report", "metrad.scorers", "metrad.data.decoding", "metrad.evaluation.conformal"),
+    *("metrad.evaluation.metrics", "metrad.runs.directory", "metrad.runs.pictures"),
     "metrad.detector.core",
 )
 

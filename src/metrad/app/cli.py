@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from metrad.app.messages import FAILED_RUNS, is_told, one_line, relative, reporting_errors, summary, tell_thresholds
 from metrad.errors import InputError
@@ -37,6 +38,20 @@ _OTHER_SETTINGS = """\
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+class _CompareCommand(TyperCommand):
+    """``metrad compare``. Its help lists the metrics, and numpy is imported for this help alone."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # typer has click's types from elsewhere by its version
+        """Write the help."""
+        from metrad.evaluation.metrics import by_name
+
+        described = "; ".join(f"{name}, {metric.description}" for name, metric in by_name().items())
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.name == "metric":
+                option.help = f"One of: {described}."
+        super().format_help(ctx, formatter)
 
 
 def main() -> None:
@@ -100,7 +115,7 @@ def _evaluate_command(
     reporting_errors(job)
 
 
-@app.command("compare")
+@app.command("compare", cls=_CompareCommand)
 def _compare_command(
     sweep: Annotated[Path | None, typer.Argument(help="Folder of a sweep.", show_default=False)] = None,
     csv: Annotated[Path | None, typer.Option(help="Compare the rows of this CSV instead.", show_default=False)] = None,
@@ -108,13 +123,13 @@ def _compare_command(
     baseline: Annotated[
         str | None, typer.Option(help="Compare all others with this value of it, given as head=arcface or arcface.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="auroc, average_precision, fpr_at_95_tpr or partial_auroc.")] = "auroc",
+    metric: Annotated[str, typer.Option()] = "auroc",  # its help is written by the class of the command
     unpaired: Annotated[bool, typer.Option("--unpaired", help="Do not pair runs of one seed.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for tables and figures; SWEEP/comparison if not given.")
+        Path | None, typer.Option(help="Folder for tables and pictures; SWEEP/comparison if not given.")
     ] = None,
 ) -> None:
-    """Compare the runs of a sweep that differ in one choice, over seeds and datasets: tests, figures, report.html."""
+    """Compare the runs of a sweep that differ in one choice, over seeds and datasets: tests, pictures, report.html."""
 
     def job() -> str:
         from metrad.reports.comparison import compare as comparing

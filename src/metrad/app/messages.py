@@ -73,14 +73,15 @@ def one_line(error: BaseException) -> str:
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """Return the figures of a run in one line."""
+    """Return the most important metrics of a run in one line, without those that a run of an older version lacks."""
+    from metrad.evaluation.metrics import shown_in  # takes numpy, which --help has no use for
+
     seconds = metrics["seconds"].get("total", sum(metrics["seconds"].values()))
     low, high = metrics["intervals"]["auroc_delong"]
-    return (
-        f"AUROC {metrics['auroc']:.4f} ({low:.3f} to {high:.3f}), "
-        f"average precision {metrics['average_precision']:.4f}, "
-        f"FPR at 95 % TPR {metrics['fpr_at_95_tpr']:.3f}, {seconds:.0f} s"
-    )
+    intervals = {"auroc": f" ({low:.3f} to {high:.3f})"}
+    there = [each for each in shown_in("summary") if each.name in metrics]
+    told = [f"{each.phrase} {metrics[each.name]:.4f}{intervals.get(each.name, '')}" for each in there]
+    return f"{', '.join(told)}, {seconds:.0f} s"
 
 
 def tell_thresholds(metrics: dict[str, Any]) -> None:

@@ -1,37 +1,220 @@
-"""Figures of merit of anomaly scores, on raw scores of any range (higher is more anomalous).
+"""Metrics of anomaly scores, on raw scores of any range (higher is more anomalous).
 
-All of them depend on the order of the scores only, so they are taken of the ranks. scikit-learn computes them in
-float64. torchmetrics would squeeze scores outside [0, 1] through a sigmoid, which merges large ones into ties, and its
-float32 puts a rate of exactly 0.95 below 0.95.
+``METRICS`` is the only list of them: ``metrics.json``, the bootstrap, comparisons, tables, ``--metric`` and reports
+follow from it. All metrics depend on the order of the scores only, so they are computed from the ranks, in float64.
+torchmetrics would squeeze scores outside [0, 1] through a sigmoid, which merges large ones into ties, and its float32
+puts a rate of exactly 0.95 below 0.95.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc")
 MAX_FALSE_POSITIVE_RATE = 0.1
 MIN_TRUE_POSITIVE_RATE = 0.95
+Place = Literal["summary", "evaluations", "study"]
+
+
+@dataclass(frozen=True)
+class RocCurves:
+    """ROC curves of R samples with D distinct scores, each array (R, D), the highest score first.
+
+    Attributes:
+        false_alarms: share of the normal images with this score or a higher one.
+        new_false_alarms: share of the normal images with this score.
+        recall: share of the anomalous images with this score or a higher one.
+        new_recall: share of the anomalous images with this score.
+        precision: share of anomalous images among all with this score or a higher one; 0 above the highest score.
+    """
+
+    false_alarms: np.ndarray
+    new_false_alarms: np.ndarray
+    recall: np.ndarray
+    new_recall: np.ndarray
+    precision: np.ndarray
+
+    @classmethod
+    def from_counts(cls, normal: np.ndarray, anomalous: np.ndarray) -> "RocCurves":
+        """Return the curves of samples given by the numbers of images at each distinct score.
+
+        ``normal`` and ``anomalous`` are (R, D) counts, the highest score first. A score without images changes no
+        metric.
+        """
+        false_positives, true_positives = normal.cumsum(axis=1), anomalous.cumsum(axis=1)
+        recall, new_recall = (counts / true_positives[:, -1:] for counts in (true_positives, anomalous))
+        false_alarms, new_false_alarms = (counts / false_positives[:, -1:] for counts in (false_positives, normal))
+        # Above the highest score drawn there are no alarms: precision is then 0/1, and counts for nothing.
+        precision = true_positives / np.maximum(true_positives + false_positives, 1)
+        return cls(false_alarms, new_false_alarms, recall, new_recall, precision)
+
+    @classmethod
+    def from_ranks(cls, ranks: np.ndarray, anomalous: np.ndarray) -> "RocCurves":
+        """Return the curve of one sample (R = 1) of scores as dense ``ranks`` (N,) with the truth (N,)."""
+        kinds, levels = (ranks[~anomalous], ranks[anomalous]), int(ranks.max()) + 1
+        normal, positive = (np.bincount(kind, minlength=levels)[None, ::-1].astype(np.float64) for kind in kinds)
+        return cls.from_counts(normal, positive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric: how it is computed, and all that files, tables, help and reports say of it.
+
+    Attributes:
+        name: its key in ``metrics.json``, its column in tables and its value of ``--metric``.
+        title: heading of its column in a report.
+        description: what it measures, in half a sentence.
+        since: the first version of metrad whose ``metrics.json`` has it; runs of older versions may lack it.
+        from_curves: its values (R,), in [0, 1], of R samples; the bootstrap gives thousands at once.
+        from_ranks: its value of one sample, from the scores as dense ranks (N,) and the truth (N,) of booleans; None
+            to use ``from_curves``. It serves a metric that a library computes with other rounding.
+        higher_is_better: False if a smaller value is the better one.
+        darkest: the value at the dark end of a colour scale, whose light end is 1.
+        covers: how often its 95 % bootstrap interval held the true value in simulations; empty if nobody simulated it.
+        shown_in: where it stands beside the full tables: in the line that a run ends with (``summary``), in the table
+            of several evaluations (``evaluations``), and in ``study.csv`` (``study``).
+    """
+
+    name: str
+    title: str
+    description: str
+    since: str
+    from_curves: Callable[[RocCurves], np.ndarray]
+    from_ranks: Callable[[np.ndarray, np.ndarray], float] | None = None
+    higher_is_better: bool = True
+    darkest: float = 0.0
+    covers: str = ""
+    shown_in: tuple[Place, ...] = ()
+
+    @property
+    def phrase(self) -> str:
+        """The title as it stands within a sentence: "average precision", but "FPR at 95 % TPR"."""
+        return self.title if self.title[:2].isupper() else f"{self.title[0].lower()}{self.title[1:]}"
+
+    def of_sample(self, ranks: np.ndarray, anomalous: np.ndarray) -> float:
+        """Return the value for scores as dense ``ranks`` (N,) with the truth (N,) of booleans."""
+        if self.from_ranks is not None:
+            return float(self.from_ranks(ranks, anomalous))
+        return float(self.of_samples(RocCurves.from_ranks(ranks, anomalous))[0])
+
+    def of_samples(self, curves: RocCurves) -> np.ndarray:
+        """Return the values (R,) for R samples, in [0, 1]."""
+        return self.from_curves(curves).clip(0, 1)  # sums of rounded shares can come out as 1.0000000000000002
+
+
+def _auroc(curves: RocCurves) -> np.ndarray:
+    area: np.ndarray = (curves.new_false_alarms * (curves.recall - curves.new_recall / 2)).sum(axis=1)
+    return area
+
+
+def _auroc_of_ranks(ranks: np.ndarray, anomalous: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(anomalous, ranks))
+
+
+def _average_precision(curves: RocCurves) -> np.ndarray:
+    mean: np.ndarray = (curves.new_recall * curves.precision).sum(axis=1)
+    return mean
+
+
+def _average_precision_of_ranks(ranks: np.ndarray, anomalous: np.ndarray) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(anomalous, ranks))
+
+
+def _fpr_at_95_tpr(curves: RocCurves) -> np.ndarray:
+    first = (curves.recall >= MIN_TRUE_POSITIVE_RATE).argmax(axis=1)
+    return np.take_along_axis(curves.false_alarms, first[:, None], axis=1)[:, 0]
+
+
+def _partial_auroc(curves: RocCurves) -> np.ndarray:
+    """Return the area up to a false-positive rate of 0.1, scaled so that chance is 0.5 and perfect is 1.
+
+    Source:
+        McClish 1989, Medical Decision Making 9(3).
+    """
+    width, rise = curves.new_false_alarms, curves.new_recall
+    within = np.clip(MAX_FALSE_POSITIVE_RATE - (curves.false_alarms - width), 0, width)
+    share = within / np.where(width > 0, width, 1)
+    area: np.ndarray = (within * (curves.recall - rise + rise * share / 2)).sum(axis=1)
+    smallest, largest = MAX_FALSE_POSITIVE_RATE**2 / 2, MAX_FALSE_POSITIVE_RATE
+    return 0.5 * (1 + (area - smallest) / (largest - smallest))
+
+
+def _partial_auroc_of_ranks(ranks: np.ndarray, anomalous: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(anomalous, ranks, max_fpr=MAX_FALSE_POSITIVE_RATE))
+
+
+# Of 1,500 simulated draws of binormal scores, AUROC 0.8 to 0.97.
+COVERS = "92.5 to 95.4 % of simulations with 100 to 200 images a kind"
+METRICS = (
+    Metric(
+        name="auroc",
+        title="AUROC",
+        description="area under the ROC curve",
+        since="0.1",
+        from_curves=_auroc,
+        from_ranks=_auroc_of_ranks,
+        darkest=0.5,
+        covers=COVERS,
+        shown_in=("summary", "evaluations", "study"),
+    ),
+    Metric(
+        name="average_precision",
+        title="Average precision",
+        description="mean precision over the anomalous images, each as the threshold",
+        since="0.1",
+        from_curves=_average_precision,
+        from_ranks=_average_precision_of_ranks,
+        covers=COVERS,
+        shown_in=("summary", "study"),
+    ),
+    Metric(
+        name="fpr_at_95_tpr",
+        title="FPR at 95 % TPR",
+        description="share of normal images called anomalous where 95 % of the anomalous ones are found",
+        since="0.1",
+        from_curves=_fpr_at_95_tpr,
+        higher_is_better=False,
+        covers=f"{COVERS}; 89 % with 300 normal and 60 anomalous images, of which 5 % are three",
+        shown_in=("summary", "evaluations"),
+    ),
+    Metric(
+        name="partial_auroc",
+        title="Partial AUROC (FPR up to 0.1)",
+        description="area under the ROC curve up to 10 % false alarms, scaled to 0.5 for chance and 1 for perfect",
+        since="0.1",
+        from_curves=_partial_auroc,
+        from_ranks=_partial_auroc_of_ranks,
+        darkest=0.5,
+        covers=COVERS,
+    ),
+)
+
+
+def by_name() -> dict[str, Metric]:
+    """Return every metric by its name, in the order of ``METRICS``."""
+    return {metric.name: metric for metric in METRICS}
+
+
+def shown_in(place: Place) -> list[Metric]:
+    """Return the metrics that stand in ``place``, in the order of ``METRICS``."""
+    return [metric for metric in METRICS if place in metric.shown_in]
 
 
 def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
-    """Return every figure of this module for ``scores`` (N,) and the truth ``anomalous`` (N,) of booleans.
-
-    ``partial_auroc`` is the area up to a false-positive rate of 0.1, scaled so that chance is 0.5 and perfect is 1
-    (McClish 1989), as in scikit-learn.
+    """Return every metric, by its name, of ``scores`` (N,) and the truth ``anomalous`` (N,) of booleans.
 
     Raises:
         ValueError: the lengths differ, a score is not finite, or only one of the two kinds is present.
     """
-    from sklearn import metrics as sklearn_metrics
-
     ranks, target = ranked(scores, anomalous)
-    false_positive_rate, true_positive_rate = roc_curve(scores, anomalous)
-    enough = true_positive_rate >= MIN_TRUE_POSITIVE_RATE
-    return {
-        "auroc": float(sklearn_metrics.roc_auc_score(target, ranks)),
-        "average_precision": float(sklearn_metrics.average_precision_score(target, ranks)),
-        "fpr_at_95_tpr": float(false_positive_rate[enough][0]),
-        "partial_auroc": float(sklearn_metrics.roc_auc_score(target, ranks, max_fpr=MAX_FALSE_POSITIVE_RATE)),
-    }
+    return {metric.name: metric.of_sample(ranks, target) for metric in METRICS}
 
 
 def roc_curve(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

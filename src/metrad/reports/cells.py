@@ -200,8 +200,15 @@ def evidence_of(run: Run, panels: int) -> str | None:
         InputError: the picture cannot be read.
     """
     path = next((run.pictures[name] for name in ("hardest", "neighbours") if _has_picture(run, name)), None)
-    if path is None:
-        return None
+    return None if path is None else embedded(path, panels)
+
+
+def embedded(path: Path, panels: int) -> str:
+    """Return the picture in the file ``path`` as a data URI small enough for ``panels`` of them in one report.
+
+    Raises:
+        InputError: the picture cannot be read.
+    """
     try:
         with Image.open(path) as opened:
             picture = opened.convert("RGB")

@@ -1,5 +1,6 @@
 """The report of a comparison or of one run: which parts it has, in which order."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,19 @@ import numpy as np
 import pandas as pd
 
 from metrad.errors import InputError
+from metrad.evaluation.metrics import by_name
 from metrad.files import read_json
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.tables import Comparison
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
-from metrad.reports.page.sections import by_condition, named, of_runs, of_settings, styles_of, unfinished
-from metrad.reports.page.tables import COLUMNS, Table, rate, table
+from metrad.reports.page.sections import by_condition, named, of_pictures, of_runs, of_settings, styles_of, unfinished
+from metrad.reports.page.tables import Table, column, rate, table
 from metrad.runs.directory import Run
 
 MOST_NOTES = 20  # before the reader asks for more
 MOST_BOXES = 12  # that a phone shows without scrolling
-FIGURES = ("auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc", "seconds")
 
 
 def write_report(comparison: Comparison, path: Path) -> Path:
@@ -66,17 +67,18 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     name, choice = run.path.resolve().name, str(cfg.get("head", {}).get("_target_", "head")).rpartition(".")[2]
     try:
         seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
-        tables = [_figures_table(metrics), _thresholds_table(metrics)]
+        tables = [_metrics_table(metrics), _thresholds_table(metrics)]
         auroc = float(metrics["auroc"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{run.metrics} holds no figures of a run ({error!r})") from error
+        raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
     row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": cfg.get("seed"), "auroc": auroc}
     runs = pd.DataFrame([row])
     facts = [f"head {choice}, seed {cfg.get('seed')}: AUROC {rate(auroc)} in {seconds:,.0f} s"]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
-    results = Section("results", "Results", text, [Group(tables=[each for each in tables if each.rows])])
+    group = Group(tables=[each for each in tables if each.rows], lines=_lacking(metrics), folds=[_explained(metrics)])
+    results = Section("results", "Results", text, [group])
     parts = cells(runs, "head", [], "auroc")
-    write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_settings(runs, ["head"])])
+    write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_pictures(run), *of_settings(runs, ["head"])])
     return path
 
 
@@ -109,7 +111,7 @@ def _best(comparison: Comparison) -> list[str]:
 
 
 def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
-    """Return box plots, tables and the figures of the tests."""
+    """Return box plots, tables and what the tests found."""
     label = _label(comparison.metric)
     pictures = []
     for condition, members in by_condition(parts, lambda cell: cell.condition).items():
@@ -120,7 +122,7 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
         pictures.append(Picture(alt, condition, drawn, wide=len(comparison.compared) > MOST_BOXES))
     for title, found in comparison_plots.of_classes(comparison).items():
         alt = f"{label} by normal and anomalous class, {title}: {rate(np.nanmin(found))} to {rate(np.nanmax(found))}."
-        caption = f"{title}: {label} from {comparison_plots.lowest(comparison.metric):g} (dark) to 1 (light)"
+        caption = f"{title}: {label} from {comparison_plots.darkest(comparison.metric):g} (dark) to 1 (light)"
         pictures.append(Picture(alt, caption, page_plots.classes(found, comparison.metric)))
     tables, folds = opened([*_means(comparison, label), _summary(comparison, label)])
     groups = [Group(pictures=pictures, tables=tables, folds=folds), _differences(comparison, label)]
@@ -182,8 +184,8 @@ def _costs(comparison: Comparison, parts: Sequence[Cell]) -> list[Section]:
 def _all_runs(comparison: Comparison, base: Path) -> Section:
     """Return the table of all runs, and of those that did not finish with their reasons."""
     runs, done = comparison.runs, comparison.runs["state"] == "finished"
-    figures = [key for key in FIGURES if runs[key].notna().any()]
-    columns = [comparison.by, *comparison.conditions, "seed", *figures, "run"]
+    known = [name for name in (*by_name(), "seconds") if runs[name].notna().any()]
+    columns = [comparison.by, *comparison.conditions, "seed", *known, "run"]
     tables, folds = opened([table("Finished runs", runs.loc[done, columns])])
     left = unfinished(runs[~done], base)
     text = "All runs finished." if left is None else f"{int((~done).sum())} of {len(runs)} runs did not finish."
@@ -193,16 +195,34 @@ def _all_runs(comparison: Comparison, base: Path) -> Section:
     return Section("runs", "Runs", text, [group])
 
 
-def _figures_table(metrics: Mapping[str, Any]) -> Table:
+def _metrics_table(metrics: Mapping[str, Any]) -> Table:
     level, bootstrap = float(metrics["intervals"]["level"]), metrics["intervals"]["bootstrap"]
-    rows = [
-        {"Figure": _label(name), "Value": rate(metrics[name]), "low": bootstrap[name][0], "high": bootstrap[name][1]}
-        for name in FIGURES
-        if name in bootstrap
-    ]
+    rows = []
+    for name, metric in by_name().items():
+        if name in metrics:
+            low, high = bootstrap.get(name, (math.nan, math.nan))
+            rows.append({"Metric": metric.title, "Value": rate(metrics[name]), "low": low, "high": high})
     low, high = metrics["intervals"]["auroc_delong"]
-    rows.insert(1, {"Figure": "AUROC (DeLong)", "Value": rate(metrics["auroc"]), "low": low, "high": high})
-    return table(f"Figures, with intervals of {100 * level:g} % by bootstrap or DeLong", pd.DataFrame(rows))
+    rows.insert(1, {"Metric": "AUROC (DeLong)", "Value": rate(metrics["auroc"]), "low": low, "high": high})
+    return table(f"Metrics, with intervals of {100 * level:g} % by bootstrap or DeLong", pd.DataFrame(rows))
+
+
+def _lacking(metrics: Mapping[str, Any]) -> list[str]:
+    """Return a line for each metric that a run of an older version lacks."""
+    return [
+        f"This run has no {metric.title}: metrics.json has it since metrad {metric.since}."
+        for name, metric in by_name().items()
+        if name not in metrics
+    ]
+
+
+def _explained(metrics: Mapping[str, Any]) -> Fold:
+    lines = []
+    for metric in (metric for name, metric in by_name().items() if name in metrics):
+        better = "higher" if metric.higher_is_better else "lower"
+        covers = f" Its 95 % bootstrap interval held the true value in {metric.covers}." if metric.covers else ""
+        lines.append(f"{metric.title}: {metric.description}; {better} is better.{covers}")
+    return Fold("What the metrics say, and how often their intervals hold", "\n".join(lines))
 
 
 def _thresholds_table(metrics: Mapping[str, Any]) -> Table:
@@ -240,4 +260,4 @@ def _scored(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _label(key: str) -> str:
-    return COLUMNS.get(key, (key, None))[0]
+    return column(key)[0]

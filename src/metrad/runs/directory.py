@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from metrad.errors import HeldError, InputError, told_to_stop
 from metrad.files import read_json, replacing, write_json
+from metrad.runs import pictures
 
 SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
 STATES = ("running", "interrupted", "failed", "finished")
@@ -52,8 +53,7 @@ class Run:
         self.head = self.model / "head.safetensors"
         self.calibration = self.model / "calibration.safetensors"
         self.embeddings = self.path / "embeddings"
-        pictures = ("roc", "scores", "neighbours", "hardest", "head", "study", "selection")
-        self.pictures = {name: self.path / f"{name}.png" for name in pictures}
+        self.pictures = {picture.name: self.path / f"{picture.name}.png" for picture in pictures.PICTURES}
         self.evaluations = self.path / "evaluations"
         self._own_lock = False
 

@@ -1,24 +1,21 @@
-"""What an evaluation leaves behind: figures, scores and pictures."""
+"""What an evaluation leaves behind: metrics, scores and pictures."""
 
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from metrad.data.prepared import PreparedData
 from metrad.detector.core import Detector
-from metrad.evaluation import plots
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.evaluate import Evaluation
 from metrad.files import replacing, write_json, write_rows
+from metrad.runs import pictures
 from metrad.runs.artifacts import save_detector, save_embeddings
 from metrad.runs.directory import Run
 from metrad.training.fitted import Fitted
-
-EVIDENCE = 8
 
 
 def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> dict[str, Any]:
@@ -53,10 +50,7 @@ def save_evaluation(run: Run, result: Evaluation, embedded: Embedded, about: Map
     """
     metrics = {**result.figures, **about}
     write_rows(run.scores, _score_rows(result, embedded))
-    auroc, thresholds = result.figures["auroc"], result.figures["thresholds"]
-    save_picture(plots.roc(result.scores, result.anomalous, auroc), run.pictures["roc"])
-    lines = {entry["false_alarm_rate"]: entry["threshold"] for entry in thresholds}
-    save_picture(plots.histogram(result.scores, result.anomalous, auroc, lines), run.pictures["scores"])
+    save_pictures(run, "evaluation", result)
     write_json(run.metrics, metrics)
     return metrics
 
@@ -65,16 +59,16 @@ def save_history(run: Run, epochs: list[dict[str, Any]], study: list[dict[str, A
     """Write and draw into ``run`` what was noted of each epoch, and what a study of them found; either may be empty."""
     if epochs:
         write_rows(run.epochs, epochs)
-        save_picture(plots.head(epochs), run.pictures["head"])
+        save_pictures(run, "epochs", epochs)
     if study:
         write_rows(run.study, study)
-        save_picture(plots.study(study), run.pictures["study"])
+        save_pictures(run, "study", study)
 
 
 def save_selection(run: Run, rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> None:
     """Write and draw into ``run`` what was found when its epochs, settings and scorer were chosen."""
     write_rows(run.selection_table, rows)
-    save_picture(plots.selection(rows, chosen), run.pictures["selection"])
+    save_pictures(run, "selection", pictures.Selection(rows, chosen))
 
 
 def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,24 +82,15 @@ def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_evidence(run: Run, result: Evaluation, embedded: Embedded, data: PreparedData) -> None:
-    """Draw the extreme and the hardest test images beside their nearest normal ones into ``run``."""
-    order = np.argsort(result.scores, kind="stable")
-    anomalous, highest = order[result.anomalous[order]], order[::-1]
-    false_alarms = highest[~result.anomalous[highest]]
-    test = np.array([record.position for record in result.records])
-    normal = np.array([record.position for record in embedded.records["normal"]])
+    """Draw into ``run`` the pictures that show test images."""
+    save_pictures(run, "images", pictures.ScoredImages(result, embedded, data))
 
-    def evidence(rows: np.ndarray) -> list[plots.Evidence]:
-        images, nearest = data.image_set.images[test[rows]], data.image_set.images[normal[result.nearest[rows]]]
-        truth = np.where(result.anomalous[rows], "anomalous", "normal")
-        titles = [f"{score:.3g}\n{kind}" for score, kind in zip(result.scores[rows], truth, strict=True)]
-        return [plots.Evidence(*each) for each in zip(images, nearest, titles, result.anomalous[rows], strict=True)]
 
-    extreme = {"Highest scores": highest, "Lowest scores": order}
-    hardest = {"Normal images with the highest scores": false_alarms, "Anomalous ones with the lowest": anomalous}
-    for name, groups in (("neighbours", extreme), ("hardest", hardest)):
-        figure = plots.neighbours({title: evidence(rows[:EVIDENCE]) for title, rows in groups.items()})
-        save_picture(figure, run.pictures[name])
+def save_pictures(run: Run, material: pictures.Material, content: Any) -> None:
+    """Draw into ``run`` every picture of ``material``, whose content this is."""
+    for picture in pictures.PICTURES:
+        if picture.material == material:
+            save_picture(picture.draw(content), run.pictures[picture.name])
 
 
 def save_picture(figure: Figure, path: Path) -> None:

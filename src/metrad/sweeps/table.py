@@ -8,16 +8,17 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from metrad.evaluation.metrics import FIGURES
+from metrad.evaluation.metrics import by_name, shown_in
 from metrad.runs.directory import Run
 
 Row = dict[str, Any]
 
 
 def collect(folder: str | Path) -> list[Row]:
-    """Return a row for each run below ``folder``: its name and state, what sets it apart, its figures, its error.
+    """Return a row for each run below ``folder``: its name and state, what sets it apart, its metrics, its error.
 
-    What sets runs apart are the overrides that not all have in common. Figures of runs that did not finish are None.
+    What sets runs apart are the overrides that not all have in common. Metrics are None of runs that did not
+    finish, and where a run of an older version lacks one.
     """
     runs = [Run(path.parent) for path in sorted(Path(folder).glob("*/status.json"))]
     overrides = [_overrides(run) for run in runs]
@@ -31,11 +32,11 @@ def collect(folder: str | Path) -> list[Row]:
 def summarise(rows: list[Row]) -> list[Row]:
     """Return a row for each setting in ``rows`` of ``collect``, over all seeds: AUROC's mean and standard deviation.
 
-    ``runs`` counts the finished ones, which the figures are of, and ``unfinished`` the others. The deviation of one
-    run is None.
+    ``runs`` counts the finished ones, which both are of, and ``unfinished`` the others. The deviation of one run is
+    None.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    own = ("run", "state", "seed", "error", *FIGURES)
+    own = ("run", "state", "seed", "error", *by_name())
     for row in rows:
         groups.setdefault(tuple((key, value) for key, value in row.items() if key not in own), []).append(row)
     summary = []
@@ -43,13 +44,13 @@ def summarise(rows: list[Row]) -> list[Row]:
         aurocs = [row["auroc"] for row in members if row["auroc"] is not None]
         spread = statistics.stdev(aurocs) if len(aurocs) > 1 else None
         mean = statistics.mean(aurocs) if aurocs else None
-        figures = {"auroc_mean": mean, "auroc_std": spread, "runs": len(aurocs)}
-        summary.append({**dict(setting), **figures, "unfinished": len(members) - len(aurocs)})
+        over_seeds = {"auroc_mean": mean, "auroc_std": spread, "runs": len(aurocs)}
+        summary.append({**dict(setting), **over_seeds, "unfinished": len(members) - len(aurocs)})
     return summary
 
 
 def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> Row:
-    """Return the row of a table of evaluations: AUROC with its interval, FPR at 95 % TPR, false alarms, seconds.
+    """Return the row of a table of evaluations: AUROC with its interval, other metrics, false alarms, seconds.
 
     ``false_alarms`` is the share of normal test images above the threshold of each false-alarm rate.
     """
@@ -60,7 +61,7 @@ def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> R
         "changes": " ".join(overrides),
         "auroc": metrics["auroc"],
         f"interval_{metrics['intervals']['level']:g}": f"{low:.3f} to {high:.3f}",
-        "fpr_at_95_tpr": metrics["fpr_at_95_tpr"],
+        **{metric.name: metrics[metric.name] for metric in shown_in("evaluations")},
         **{f"false_alarms_at_{rate:g}": share for rate, share in alarms.items()},
         "seconds": round(sum(metrics["seconds"].values()), 2),
     }
@@ -77,8 +78,8 @@ def as_text(rows: list[Row]) -> str:
 def _row(run: Run, setting: dict[str, str]) -> Row:
     state = run.state
     metrics = (run.figures() or {}) if state == "finished" else {}
-    figures = {name: metrics.get(name) for name in FIGURES}
-    return {"run": run.path.name, "state": state, **setting, **figures, "error": run.noted().get("error", "")}
+    measured = {name: metrics.get(name) for name in by_name()}
+    return {"run": run.path.name, "state": state, **setting, **measured, "error": run.noted().get("error", "")}
 
 
 def _overrides(run: Run) -> dict[str, str]:

@@ -14,7 +14,7 @@ from metrad.data.prepared import PreparedData
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import attach_head
-from metrad.evaluation.metrics import summary
+from metrad.evaluation.metrics import shown_in, summary
 from metrad.evaluation.spectrum import spread_rank
 from metrad.models.heads import Head
 from metrad.scorers import Scorer
@@ -22,8 +22,6 @@ from metrad.training.epoch_log import EpochLog
 from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
-
-METRICS = ("auroc", "average_precision")
 
 
 class EpochStudy(pl.Callback):
@@ -42,9 +40,9 @@ class EpochStudy(pl.Callback):
         label: first word of the study's log lines.
 
     Attributes:
-        history: for each epoch its number (0 before training), AUROC, average precision, effective rank of the normal
-            embeddings about their mean, ``auroc NAME`` for each scorer but the first, accuracy and loss in training.
-            A missing value is None. Empty on all ranks but the first.
+        history: for each epoch its number (0 before training), the metrics that a study shows, the effective rank of
+            the normal embeddings about their mean, ``auroc NAME`` for each scorer but the first, accuracy and loss in
+            training. A missing value is None. Empty on all ranks but the first.
         seconds: duration of the study.
         here: part of ``seconds`` spent in this process.
     """
@@ -129,14 +127,15 @@ class EpochStudy(pl.Callback):
 
 
 def _measured(scorer: Scorer, embedded: Embedded) -> dict[str, float | None]:
-    """Return the ``METRICS`` of a scorer; None for each if the scorer cannot serve the embeddings.
+    """Return the metrics that a study shows, by a scorer; None for each if the scorer cannot serve the embeddings.
 
     That case logs a warning, and training continues.
     """
+    names = [metric.name for metric in shown_in("study")]
     try:
         scorer.fit(embedded.arrays["normal"], embedded.normal_classes, reference=embedded.reference)
         found = summary(scorer.score(embedded.test), embedded.anomalous)
     except InputError as error:
         log.warning("no metrics of this epoch: %s", error)
-        return dict.fromkeys(METRICS)
-    return {name: found[name] for name in METRICS}
+        return dict.fromkeys(names)
+    return {name: found[name] for name in names}

@@ -4,9 +4,12 @@ A high score means anomalous; scores is (N,) and anomalous (N,) is true for the 
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 
 def auroc(scores: ArrayLike, anomalous: ArrayLike) -> float:
@@ -63,6 +66,26 @@ def partial_auroc(scores: ArrayLike, anomalous: ArrayLike, max_fpr: float = 0.1)
             break
     smallest, largest = max_fpr**2 / 2, max_fpr
     return 0.5 * (1 + (area - smallest) / (largest - smallest))
+
+
+class Twin(NamedTuple):
+    """A metric computed twice more: by hand from (scores, anomalous), by a library from (anomalous, scores)."""
+
+    by_hand: Callable[[ArrayLike, ArrayLike], float]
+    library: Callable[[ArrayLike, ArrayLike], float]
+
+
+def _fpr_at_95_tpr(anomalous: ArrayLike, scores: ArrayLike) -> float:
+    false_alarms, recall, _ = roc_curve(anomalous, scores, drop_intermediate=False)
+    return float(min(false_alarms[recall >= 0.95]))
+
+
+TWINS = {
+    "auroc": Twin(auroc, roc_auc_score),
+    "average_precision": Twin(average_precision, average_precision_score),
+    "fpr_at_95_tpr": Twin(fpr_at_tpr, _fpr_at_95_tpr),
+    "partial_auroc": Twin(partial_auroc, lambda anomalous, scores: roc_auc_score(anomalous, scores, max_fpr=0.1)),
+}
 
 
 def _split(scores: ArrayLike, anomalous: ArrayLike) -> tuple[list[float], list[float]]:

@@ -9,7 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from tests.reference.evaluation.metrics import TWINS
 
 
 def kernel(x: float, y: float) -> float:
@@ -37,17 +38,6 @@ def logit_interval(auroc: float, variance: float, level: float) -> tuple[float, 
     return 1 / (1 + math.exp(reach - middle)), 1 / (1 + math.exp(-reach - middle))
 
 
-def figures(scores: ArrayLike, anomalous: ArrayLike) -> dict[str, float]:
-    """The four figures of metrad.evaluation.metrics.summary by scikit-learn, in float64."""
-    false_alarms, recall, _ = roc_curve(anomalous, scores, drop_intermediate=False)
-    return {
-        "auroc": float(roc_auc_score(anomalous, scores)),
-        "average_precision": float(average_precision_score(anomalous, scores)),
-        "fpr_at_95_tpr": float(min(false_alarms[recall >= 0.95])),
-        "partial_auroc": float(roc_auc_score(anomalous, scores, max_fpr=0.1)),
-    }
-
-
 def bootstrap(scores: ArrayLike, anomalous: ArrayLike, level: float, resamples: int, seed: int) -> dict[str, list]:
     """Percentile intervals from resamples drawn one after the other, the two kinds from a stream each."""
     positives, negatives = _split(scores, anomalous)
@@ -57,7 +47,7 @@ def bootstrap(scores: ArrayLike, anomalous: ArrayLike, level: float, resamples: 
     for _ in range(resamples):
         drawn = [negatives[i] for i in normal_stream.integers(len(negatives), size=len(negatives))]
         drawn += [positives[i] for i in anomalous_stream.integers(len(positives), size=len(positives))]
-        found.append(figures(drawn, truth))
+        found.append({name: float(twin.library(truth, drawn)) for name, twin in TWINS.items()})
     tails = [(1 - level) / 2, (1 + level) / 2]
     return {name: list(np.quantile([one[name] for one in found], tails)) for name in found[0]}
 

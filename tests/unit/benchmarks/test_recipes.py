@@ -11,6 +11,7 @@ from scipy.stats import norm, wilcoxon
 from sklearn.metrics import roc_auc_score
 
 from metrad.evaluation.intervals import delong_variance
+from metrad.evaluation.metrics import by_name
 from metrad.files import write_json
 from tests.helpers.runs import Sweep
 
@@ -120,7 +121,7 @@ def test_what_cannot_be_compared_is_told_in_a_line(script, made, capsys, argumen
 def test_other_images_and_other_sweeps_are_refused(script, made, tmp_path):
     sweep, _ = made
     one = next(sweep.path.glob("best-0-1-*")) / "metrics.json"
-    write_json(one, {"auroc": 0.9, "split": "others", "average_precision": 1, "fpr_at_95_tpr": 0, "partial_auroc": 1})
+    write_json(one, {**dict.fromkeys(by_name(), 0.9), "split": "others"})
     with pytest.raises(SystemExit, match="used other images"):
         script(sweep.path)
     heads = Sweep(tmp_path / "heads").fill(["adacos", "arcface"], seeds=2)

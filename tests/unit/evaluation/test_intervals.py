@@ -8,17 +8,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from metrad.errors import InputError
+from metrad.evaluation import intervals as intervals_module
 from metrad.evaluation.conformal import calibration_images_needed, conformal_p_values, conformal_threshold
-from metrad.evaluation.evaluate import intervals
 from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, delong_variance, exact_interval
-from metrad.evaluation.metrics import summary
-from tests.reference.evaluation import metrics
+from metrad.evaluation.metrics import RocCurves, by_name, summary
 from tests.reference.evaluation import statistics as slow
-
-FIGURES = ["auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc"]
+from tests.reference.evaluation.metrics import TWINS
 
 # Scores on a grid, so that ties are common.
 grid = st.integers(-20, 20).map(lambda value: value / 4)
@@ -83,7 +80,7 @@ def test_the_delong_interval_lies_in_0_to_1_around_the_auroc_and_has_some_width(
     scores, truth = case
     low, high = delong_interval(scores, truth, level)
     assert 0 <= low < high <= 1
-    assert low - 1e-12 <= metrics.auroc(scores, truth) <= high + 1e-12
+    assert low - 1e-12 <= TWINS["auroc"].by_hand(scores, truth) <= high + 1e-12
 
 
 @given(cases)
@@ -132,50 +129,54 @@ def test_the_variance_of_one_image_is_refused():
         delong_variance(np.arange(4), np.arange(4) == 3)
 
 
-# Bootstrap
+# Metrics and bootstrap
+
+
+def of_counts(normal, anomalous):
+    """Every metric of samples given by counts as ``RocCurves`` takes them."""
+    curves = RocCurves.from_counts(normal, anomalous)
+    return {name: metric.of_samples(curves) for name, metric in by_name().items()}
 
 
 @given(cases)
 @settings(deadline=None, max_examples=200)
-def test_the_figures_of_the_data_themselves_equal_the_twins_and_the_summary(case):
+def test_the_metrics_of_the_data_themselves_equal_the_twins_and_the_summary(case):
     scores, truth = case
     levels = np.unique(scores)[::-1]
     counts = [np.array([[(scores[kind] == level).sum() for level in levels]], float) for kind in (~truth, truth)]
-    figures = {name: value.item() for name, value in intervals._figures(*counts).items()}
-    assert list(figures) == FIGURES
-    assert figures == pytest.approx(slow.figures(scores, truth), abs=1e-12)
-    assert figures["fpr_at_95_tpr"] == pytest.approx(metrics.fpr_at_tpr(scores, truth), abs=1e-12)
-    expected = summary(scores, truth)
-    assert figures == pytest.approx(expected, abs=1e-6)
+    found = {name: value.item() for name, value in of_counts(*counts).items()}
+    assert found == pytest.approx({name: twin.library(truth, scores) for name, twin in TWINS.items()}, abs=1e-12)
+    assert found == pytest.approx({name: twin.by_hand(scores, truth) for name, twin in TWINS.items()}, abs=1e-12)
+    assert found == pytest.approx(summary(scores, truth), abs=1e-12)
 
 
 def test_19_of_20_anomalous_images_are_95_percent():
     normal = np.array([[0.0, 10.0, 0.0]])
     anomalous = np.array([[19.0, 0.0, 1.0]])
-    assert intervals._figures(normal, anomalous)["fpr_at_95_tpr"] == 0
+    assert of_counts(normal, anomalous)["fpr_at_95_tpr"] == 0
 
 
 @pytest.mark.parametrize("images", [1, 11, 58, 91, 93])
-def test_perfect_scores_have_perfect_figures_and_nothing_beyond_1(images):
+def test_perfect_scores_have_perfect_metrics_and_nothing_beyond_1(images):
     anomalous = (np.arange(2 * images) < images)[None].astype(float)
-    figures = intervals._figures(1 - anomalous, anomalous)
-    assert all(value.item() <= 1 for value in figures.values())
-    assert figures == pytest.approx({"auroc": 1, "average_precision": 1, "fpr_at_95_tpr": 0, "partial_auroc": 1})
+    found = of_counts(1 - anomalous, anomalous)
+    assert all(0 <= value.item() <= 1 for value in found.values())
+    assert found == pytest.approx({name: float(metric.higher_is_better) for name, metric in by_name().items()})
 
 
-def test_scores_that_are_drawn_no_time_change_no_figure():
+def test_scores_that_are_drawn_no_time_change_no_metric():
     generator = np.random.default_rng(0)
     normal, anomalous = generator.integers(0, 3, size=(2, 5, 12)).astype(float)
     gaps = np.zeros((5, 1))
     padded = [np.hstack([gaps, counts[:, :6], gaps, gaps, counts[:, 6:], gaps]) for counts in (normal, anomalous)]
-    figures, same = intervals._figures(normal, anomalous), intervals._figures(*padded)
-    for name in FIGURES:
-        np.testing.assert_allclose(same[name], figures[name], atol=1e-12)
+    found, same = of_counts(normal, anomalous), of_counts(*padded)
+    for name in by_name():
+        np.testing.assert_allclose(same[name], found[name], atol=1e-12)
 
 
 def test_each_resample_keeps_the_number_of_images_and_draws_them_all_alike():
     places = np.array([0, 0, 0, 1, 4])
-    counts = intervals._resampled_counts(np.random.default_rng(0), places, 20_000, 5)
+    counts = intervals_module._resampled_counts(np.random.default_rng(0), places, 20_000, 5)
     assert counts.shape == (20_000, 5)
     np.testing.assert_array_equal(counts.sum(axis=1), 5)
     # Five draws with shares 3/5, 1/5 and 1/5, the highest score first.
@@ -188,31 +189,18 @@ def test_the_bootstrap_equals_its_twin_resample_for_resample(decimals):
     scores, truth = binormal(37, 21, decimals=decimals)
     intervals = bootstrap_intervals(scores, truth, level=0.9, resamples=200, seed=3)
     expected = slow.bootstrap(scores, truth, level=0.9, resamples=200, seed=3)
-    assert list(intervals) == FIGURES
-    for name in FIGURES:
+    assert list(intervals) == list(by_name())
+    for name in by_name():
         assert intervals[name] == pytest.approx(expected[name], abs=1e-12)
 
 
-def false_alarms_at_95(truth, scores):
-    false_alarms, recall, _ = roc_curve(truth, scores)
-    return false_alarms[recall >= 0.95].min()
-
-
-STATISTICS = {
-    "auroc": roc_auc_score,
-    "average_precision": average_precision_score,
-    "fpr_at_95_tpr": false_alarms_at_95,
-    "partial_auroc": lambda truth, scores: roc_auc_score(truth, scores, max_fpr=0.1),
-}
-
-
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", by_name())
 def test_the_bootstrap_agrees_with_scipy(name):
     scores, truth = binormal(150, 100, decimals=2)
     labels = np.arange(250) >= 150
     expected = stats.bootstrap(
         (scores[~truth], scores[truth]),
-        lambda normal, anomalous: STATISTICS[name](labels, np.concatenate([normal, anomalous])),
+        lambda normal, anomalous: TWINS[name].library(labels, np.concatenate([normal, anomalous])),
         paired=False,
         vectorized=False,
         n_resamples=1000,
@@ -236,13 +224,13 @@ def test_bootstrap_intervals_lie_in_0_to_1_and_the_right_way_round(case):
         assert 0 <= low <= high <= 1
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", by_name())
 def test_bootstrap_intervals_widen_with_the_level_and_hold_the_figure(name):
     scores, truth = binormal(100, 100)
     narrow = bootstrap_intervals(scores, truth, level=0.5)[name]
     wide = bootstrap_intervals(scores, truth, level=0.99)[name]
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
-    assert wide[0] < slow.figures(scores, truth)[name] < wide[1]
+    assert wide[0] < TWINS[name].library(truth, scores) < wide[1]
 
 
 def test_the_bootstrap_follows_its_seed_and_not_the_size_of_its_blocks(monkeypatch):
@@ -250,7 +238,7 @@ def test_the_bootstrap_follows_its_seed_and_not_the_size_of_its_blocks(monkeypat
     intervals = bootstrap_intervals(*case, resamples=100)
     assert bootstrap_intervals(*case, resamples=100, seed=1) != intervals
     for block in (1, 2000):
-        monkeypatch.setattr(intervals, "BLOCK", block)
+        monkeypatch.setattr(intervals_module, "BLOCK", block)
         assert bootstrap_intervals(*case, resamples=100) == intervals
 
 

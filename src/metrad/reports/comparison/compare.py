@@ -21,7 +21,7 @@ def compare(
         folder: holds a run directory per run.
         by: the compared choice or setting.
         baseline: the value of it to compare the others with; None compares each with each.
-        metric: the figure of ``metrics.json`` to compare.
+        metric: the name of the metric to compare.
         unpaired: do not pair runs of one seed, and use the Mann-Whitney test.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The files of a comparison: its tables as CSV, Markdown and LaTeX, and its figures."""
+"""The files of a comparison: its tables as CSV, Markdown and LaTeX, and its pictures."""
 
 import contextlib
 import math
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from metrad.errors import InputError
 from metrad.files import replacing
 from metrad.reports.cells import cells, studies_of
-from metrad.reports.comparison.plots import figures, study
+from metrad.reports.comparison.plots import pictures, study
 from metrad.reports.comparison.tables import Comparison
 
 FORMATS = ("svg", "png")
@@ -56,13 +56,13 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     """Write ``comparison`` into the folder ``out``, all or nothing, and return the files.
 
     ``comparison.csv`` has the rows of all tables, told apart by its first column; ``comparison.md`` and
-    ``comparison.tex`` (booktabs) have the tables and the notes; each figure is there as SVG and PNG. Files of the same
+    ``comparison.tex`` (booktabs) have the tables and the notes; each picture is there as SVG and PNG. Files of the same
     names are replaced, others stay.
 
     Raises:
         InputError: ``out`` is a file, or a file of a run cannot be read.
     """
-    parts, drawn = tables(comparison), figures(comparison) | _studies(comparison)
+    parts, drawn = tables(comparison), pictures(comparison) | _studies(comparison)
     texts = {
         "comparison.csv": _csv(parts),
         "comparison.md": _markdown(comparison, parts, list(drawn)),
@@ -148,7 +148,7 @@ def _caption(comparison: Comparison, name: str) -> str:
     return _CAPTIONS[name].format(metric=comparison.metric, by=comparison.by, test=test)
 
 
-def _markdown(comparison: Comparison, parts: dict[str, pd.DataFrame], pictures: list[str]) -> str:
+def _markdown(comparison: Comparison, parts: dict[str, pd.DataFrame], drawn: list[str]) -> str:
     lines = [f"# Comparison by {comparison.by}", "", *(f"- {_plain(note)}" for note in comparison.notes), ""]
     for name, frame in parts.items():
         text = as_text(frame)
@@ -158,7 +158,7 @@ def _markdown(comparison: Comparison, parts: dict[str, pd.DataFrame], pictures: 
         lines += [_bar(text.columns), _bar("---" for _ in text.columns)]
         lines += [*(_bar(row) for row in text.itertuples(index=False)), ""]
         lines += ["</details>", ""] if folded else []
-    lines += [f"![{name}]({name}.png)\n" for name in pictures]
+    lines += [f"![{name}]({name}.png)\n" for name in drawn]
     if comparison.holes:
         lines += ["## Holes in the grid", "", *(f"- {_plain(hole)}" for hole in comparison.holes), ""]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Runs to compare from a CSV: figures from elsewhere, or the ``runs.csv`` of a sweep."""
+"""Runs to compare from a CSV: metrics from elsewhere, or the ``runs.csv`` of a sweep."""
 
 import math
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from metrad.errors import InputError
-from metrad.evaluation.metrics import FIGURES
-from metrad.reports.comparison.input import OWN, Table, require_metric
+from metrad.evaluation.metrics import by_name
+from metrad.reports.comparison.input import Table, own_columns, require_metric
 from metrad.runs.directory import STATES
 
 BY_POSITION = (
@@ -32,7 +32,7 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
     images used) are read where they are given. Every other column is a condition.
 
     Raises:
-        InputError: it cannot be read, lacks a column, has one that the comparison makes itself or a figure that is no
+        InputError: it cannot be read, lacks a column, has one that the comparison makes itself or a metric that is no
             number, or names a run's images twice.
     """
     require_metric(metric)
@@ -41,11 +41,11 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
         if name not in rows.columns:
             advice = f"; {ADVICE}" if len(rows.columns) == 1 else ""
             raise InputError(f"{file} has no column {name}; it has {', '.join(rows.columns)}{advice}")
-    if by in OWN:
+    if by in own_columns():
         raise InputError(f"by={by} compares nothing: give a choice such as head")
     paired = "seed" in rows.columns
     below = [name for name in rows.columns if name.startswith(f"{by}.")]
-    conditions = [name for name in rows.columns if name not in (*OWN, by, *below)]
+    conditions = [name for name in rows.columns if name not in (*own_columns(), by, *below)]
     _require_groups(file, rows, by, conditions)
     runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {line}" for line in rows.index])}, rows.index)
     runs["state"] = rows.get("state", "finished")
@@ -55,9 +55,9 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
     runs["seed"] = pd.to_numeric(seeds) if seeds.astype(str).str.fullmatch(r"-?\d+").all() else seeds
     runs[conditions] = rows[conditions]
     runs[by] = [_named(row, by, below) for row in rows.to_dict("records")]
-    for figure in (*FIGURES, "seconds"):
-        runs[figure] = pd.to_numeric(rows[figure], errors="coerce") if figure in rows else math.nan
-    _require_figures(file, rows, runs, metric)
+    for name in (*by_name(), "seconds"):
+        runs[name] = pd.to_numeric(rows[name], errors="coerce") if name in rows else math.nan
+    _require_numbers(file, rows, runs, metric)
     note = _check_images(file, rows, [*conditions, "seed"]) if paired else WITHOUT_SEED
     return Table(runs, by, conditions, paired=paired, notes=[note] if note else [])
 
@@ -117,13 +117,13 @@ def _require_states(file: Path, states: pd.Series) -> None:
         raise InputError(f"{file}, line {line}: state must be one of {', '.join(KNOWN_STATES)}, got {states[line]!r}")
 
 
-def _require_figures(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:
+def _require_numbers(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:
     finished = runs["state"] == "finished"
     bad = finished & ~runs[metric].between(0, 1)
     if bad.any():
         line = bad.idxmax()
         raise InputError(f"{file}, line {line}: {metric} must be a number from 0 to 1, got {rows[metric][line]!r}")
-    runs.loc[~finished, list(FIGURES)] = math.nan
+    runs.loc[~finished, list(by_name())] = math.nan
 
 
 def _check_images(file: Path, rows: pd.DataFrame, keys: list[str]) -> str | None:

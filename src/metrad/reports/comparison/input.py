@@ -11,14 +11,13 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from metrad.errors import InputError
-from metrad.evaluation.metrics import FIGURES
+from metrad.evaluation.metrics import by_name
 from metrad.files import read_json
 from metrad.renamed import former
 from metrad.runs.config.catalogue import folder as conf
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
 from metrad.runs.directory import Run, read_yaml
 
-OWN = ("folder", "run", "state", "error", "seed", "split", "seconds", *FIGURES)
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
 EPOCHS = "trainer.max_epochs"
@@ -72,10 +71,15 @@ class _Saved:
         return self.settings.get(key, self.overrides.get(key, ABSENT))
 
 
+def own_columns() -> tuple[str, ...]:
+    """Return the columns of ``Table.runs`` that are neither the compared choice nor a condition."""
+    return ("folder", "run", "state", "error", "seed", "split", "seconds", *by_name())
+
+
 def require_metric(metric: str) -> None:
-    """Raise ``InputError`` if ``metric`` is none of the figures that runs have."""
-    if metric not in FIGURES:
-        raise InputError(f"metric={metric} is unknown; choose one of {', '.join(FIGURES)}")
+    """Raise ``InputError`` if ``metric`` is no metric of runs."""
+    if metric not in by_name():
+        raise InputError(f"metric={metric} is unknown; choose one of {', '.join(by_name())}")
 
 
 def read_sweep(folder: Path, by: str) -> Table:
@@ -125,8 +129,8 @@ def _load(run: Run) -> _Saved:
         raise InputError(f"{run.status} does not tell the state of a run")
     state = run.state
     metrics = read_json(run.metrics) if state == "finished" else {}
-    if not isinstance(metrics, dict):
-        raise InputError(f"{run.metrics} holds no figures of a run")
+    if not isinstance(metrics, dict) or (state == "finished" and metrics.keys().isdisjoint(by_name())):
+        raise InputError(f"{run.metrics} holds no metrics of a run")
     settings, choices = {}, _choices(run)
     if run.config.is_file():
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
@@ -249,7 +253,7 @@ def _row(run: _Saved, by: str, name: str, conditions: list[str]) -> dict[str, An
         "seed": _number(run.value("seed")),
         **{key: _choice(run, key) for key in conditions},
         by: name,
-        **{figure: _figure(run, figure) if finished else math.nan for figure in FIGURES},
+        **{metric: _metric(run, metric) if finished else math.nan for metric in by_name()},
         "seconds": _seconds(run) if finished else math.nan,
     }
 
@@ -258,8 +262,11 @@ def _number(text: str) -> int | str:
     return int(text) if text.lstrip("-").isdecimal() else text
 
 
-def _figure(run: _Saved, name: str) -> float:
-    value = run.metrics.get(name)
+def _metric(run: _Saved, name: str) -> float:
+    """Return a metric of a finished run; NaN if a version of metrad made it that did not have the metric."""
+    if name not in run.metrics:
+        return math.nan
+    value = run.metrics[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InputError(f"{run.run.metrics}: {name} must be a number from 0 to 1, got {value!r}")
     return float(value)

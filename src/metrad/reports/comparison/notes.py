@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
+from metrad.evaluation.metrics import by_name
 from metrad.reports.comparison.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
-from metrad.reports.comparison.tables import ALPHA, LOWER_IS_BETTER, Comparison
+from metrad.reports.comparison.tables import ALPHA, Comparison
 
 TOLD_IN_FULL = 12  # differences; of more, those that are shown
 FEW = 10
 # Percent of 95 % bootstrap intervals that hold the truth, of so many pairs, and of so many runs in the smaller group.
 HELD = {1: {2: 50, 3: 75, 4: 87}, 2: {2: 68, 3: 88, 4: 93}}
-NAMED = 3  # comparisons of too few runs, where that is not true of all
+NAMED = 3  # comparisons of too few runs, where that is not true of all; runs that lack a metric
 
 
 class _Test(NamedTuple):
@@ -31,6 +32,7 @@ def notes(comparison: Comparison) -> list[str]:
         *_of_ranks(comparison),
         *_of_few_runs(comparison),
         *_of_unfinished(comparison),
+        *_of_older_runs(comparison),
     ]
 
 
@@ -57,7 +59,7 @@ def _of_pair(comparison: Comparison, row: dict[str, Any]) -> str:
     found = f"{interval}p = {row['p']:.2g}, {row['p_holm']:.2g} after Holm"
     start = f"{place}: " if place else ""
     if row["p_holm"] <= ALPHA:
-        better = (difference > 0) != (comparison.metric in LOWER_IS_BETTER)
+        better = (difference > 0) == comparison.higher_is_better
         verdict = "better" if better else "worse"
         return f"{start}{one} is {verdict} than {other} by {abs(difference):.4f} in {comparison.metric} ({found})."
     return (
@@ -211,3 +213,20 @@ def _of_unfinished(comparison: Comparison) -> Iterator[str]:
     missing = sum(line.startswith("no run:") for line in comparison.holes)
     if missing:
         yield f"{missing} runs of the grid are missing, so not all values are measured over the same seeds."
+
+
+def _of_older_runs(comparison: Comparison) -> Iterator[str]:
+    """Yield a note for each metric that finished runs lack, being of a version of metrad without it.
+
+    A CSV holds what its user chose to write, so only runs with a directory count.
+    """
+    runs = comparison.runs[(comparison.runs["state"] == "finished") & (comparison.runs["folder"] != "")]
+    for name, metric in by_name().items():
+        lacking = list(runs.loc[runs[name].isna(), "run"])
+        if lacking:
+            named = ", ".join(lacking[:NAMED]) + (f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else "")
+            effect = "they are left out" if name == comparison.metric else "nothing else depends on it"
+            yield (
+                f"{len(lacking)} of {len(runs)} finished runs have no {name} ({named}): metrics.json has it since "
+                f"metrad {metric.since}; {effect}."
+            )

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from metrad.evaluation.metrics import by_name
 from metrad.evaluation.plots import ANOMALOUS, NORMAL, style
 from metrad.reports.comparison.tables import ALPHA, Comparison
 
@@ -24,7 +25,7 @@ CLASSES = ("dataset.normal", "dataset.anomalous")
 LIGHT, DARK = "#fdfdfd", "#111111"  # not white and black, which a report changes with the page's colours
 
 
-def figures(comparison: Comparison) -> dict[str, Figure]:
+def pictures(comparison: Comparison) -> dict[str, Figure]:
     """Return the pictures by name: ``seeds``, ``differences``, and ``ranks`` where there are several conditions.
 
     Where the conditions are pairs of a normal and an anomalous class, ``classes`` is there too, or if they are many in
@@ -65,8 +66,8 @@ def seeds(comparison: Comparison) -> Figure:
 
 def draw_seeds(axes: Axes, comparison: Comparison, place: Sequence[object]) -> None:
     """Draw the boxes and dots of the condition ``place`` into ``axes``."""
-    finished, values = comparison.runs[comparison.runs["state"] == "finished"], comparison.compared
-    members = finished[(finished[comparison.conditions] == list(place)).all(axis=1)]
+    runs, values = comparison.measured, comparison.compared
+    members = runs[(runs[comparison.conditions] == list(place)).all(axis=1)]
     groups = [members.loc[members[comparison.by] == value, comparison.metric] for value in values]
     boxes(axes, groups)
     axes.set_xticks(range(1, len(values) + 1), [_label(value) for value in values], rotation=30, ha="right")
@@ -99,7 +100,7 @@ def boxes(
             medianprops=median,
         )
     for i, group in enumerate(groups):
-        # Dots of like figures would hide each other: they stand side by side in the order of their seeds.
+        # Dots of like values would hide each other: they stand side by side in the order of their seeds.
         spread = [i + 1 + shift + 0.3 * share * ((j + 0.5) / len(group) - 0.5) for j in range(len(group))]
         axes.plot(spread, group.to_numpy(), "o", color=colour or NORMAL, markersize=4, alpha=0.7, zorder=3)
     axes.set_xlim(0.4, len(groups) + 0.6)
@@ -205,7 +206,7 @@ def of_classes(comparison: Comparison) -> dict[str, pd.DataFrame]:
 
 
 def classes(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
-    """Draw figures by normal and anomalous class, a panel for each of ``of_classes``."""
+    """Draw the metric by normal and anomalous class, a panel for each of ``of_classes``."""
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.4 * columns, 4.2 * rows), layout="constrained")
@@ -215,18 +216,19 @@ def classes(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
     for axes, (title, table) in zip(grid.flat, panels.items(), strict=False):
         draw_classes(axes, table, metric)
         axes.set_title(_label(title), fontsize=10)
-    figure.suptitle(f"{metric} by normal and anomalous class, from {lowest(metric):g} (dark) to 1 (light)", fontsize=10)
+    scale = f"from {darkest(metric):g} (dark) to 1 (light)"
+    figure.suptitle(f"{metric} by normal and anomalous class, {scale}", fontsize=10)
     return figure
 
 
-def lowest(metric: str) -> float:
-    """Return the figure that the darkest cell stands for: an AUROC by chance, and 0 of other figures."""
-    return 0.5 if metric.endswith("auroc") else 0.0
+def darkest(metric: str) -> float:
+    """Return the value of the metric that the darkest cell stands for."""
+    return by_name()[metric].darkest
 
 
 def draw_classes(axes: Axes, table: pd.DataFrame, metric: str) -> None:
-    """Draw ``table`` as coloured cells, up to 12 classes with their figures in them."""
-    values, low = table.to_numpy(dtype=float), lowest(metric)
+    """Draw ``table`` as coloured cells, up to 12 classes with their values in them."""
+    values, low = table.to_numpy(dtype=float), darkest(metric)
     axes.pcolormesh(values, cmap="cividis", vmin=low, vmax=1, edgecolor="face")
     for (i, j), value in np.ndenumerate(values) if values.size <= MOST_WRITTEN else ():
         if not math.isnan(value):

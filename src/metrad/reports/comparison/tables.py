@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from metrad.errors import InputError
+from metrad.evaluation.metrics import by_name
 from metrad.reports.comparison import paired as statistic
 from metrad.reports.comparison.input import Table, require_metric
 from metrad.reports.comparison.ranking import ranking
 
-LOWER_IS_BETTER = ("fpr_at_95_tpr",)
 ALPHA = 0.05
 MANY = 12  # conditions; more are not looked at one by one
-Cell = dict[Any, float]  # the figure of each seed
+Cell = dict[Any, float]  # the metric by seed
 Place = tuple[Any, ...]  # the values of the conditions
 
 
@@ -27,13 +27,14 @@ class Comparison:
 
     Attributes:
         runs: a row a run: folder (absolute path as text; empty from a CSV), run (its name), state, error, seed, the
-            conditions, the compared choice, the four figures of merit and seconds; NaN where it did not finish.
+            conditions, the compared choice, every metric and seconds; NaN where the run did not finish or lacks the
+            metric.
         by: the compared choice, such as head.
-        metric: the figure compared, such as auroc.
+        metric: the name of the compared metric, such as auroc.
         baseline: the value that the others are compared with; None compares each with each.
         conditions: the columns of ``runs`` that make a condition besides ``by`` and the seed.
         summary: a row per condition and value: conditions, by, runs, unfinished, mean, median, std, low, high (ends
-            of Student's 95 % interval for the mean over seeds, cut to [0, 1], where all figures lie).
+            of Student's 95 % interval for the mean over seeds, cut to [0, 1], where all metrics lie).
         pairs: a row per condition and two values: conditions, by, against, pairs, difference (mean of by minus
             against), low, high (of its 95 % bootstrap interval), p, p_holm (over all rows), effect (rank-biserial
             correlation), wins, ties, losses, detectable (the smallest difference that would have shown with a chance
@@ -96,8 +97,13 @@ class Comparison:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a larger figure is the better one."""
-        return self.metric not in LOWER_IS_BETTER
+        """Whether a larger value of the metric is the better one."""
+        return by_name()[self.metric].higher_is_better
+
+    @property
+    def measured(self) -> pd.DataFrame:
+        """The rows of ``runs`` that are compared: those of finished runs that have the metric."""
+        return _measured(self.runs, self.metric)
 
 
 def tabulate(table: Table, *, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
@@ -105,10 +111,10 @@ def tabulate(table: Table, *, baseline: str | None, metric: str, unpaired: bool)
 
     Raises:
         InputError: an unknown metric or baseline, fewer than two values, two runs in one place of the grid, or not
-            one finished run.
+            one finished run that has the metric.
     """
     _require(table, baseline, metric)
-    higher, paired = metric not in LOWER_IS_BETTER, table.paired and not unpaired
+    higher, paired = by_name()[metric].higher_is_better, table.paired and not unpaired
     cells = _cells(table, metric)
     values = list(table.runs[table.by].unique())
     against = [(value, baseline) for value in values if value != baseline] if baseline else combinations(values, 2)
@@ -122,7 +128,7 @@ def tabulate(table: Table, *, baseline: str | None, metric: str, unpaired: bool)
         conditions=table.conditions,
         summary=_summary(table, cells, values),
         pairs=pairs,
-        holes=list(_holes(table, values)),
+        holes=list(_holes(table, values, metric)),
         paired=paired,
         **overall,
     )
@@ -138,6 +144,8 @@ def _require(table: Table, baseline: str | None, metric: str) -> None:
         raise InputError(f"baseline {by}={baseline} is not among the runs; choose one of {', '.join(values)}")
     if not (runs["state"] == "finished").any():
         raise InputError(f"none of the {len(runs)} runs is finished, so there is nothing to compare")
+    if _measured(runs, metric).empty:
+        raise InputError(_nowhere(runs, metric))
     twice = runs.duplicated([*table.conditions, by, "seed"], keep=False)
     if twice.any():
         first, second = runs[twice].sort_values([*table.conditions, by, "seed"], kind="stable").iloc[:2].itertuples()
@@ -145,34 +153,44 @@ def _require(table: Table, baseline: str | None, metric: str) -> None:
         raise InputError(f"{first.run} and {second.run} are both the run of {_told(place)}; leave one out")
 
 
+def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return runs[(runs["state"] == "finished") & runs[metric].notna()]
+
+
+def _nowhere(runs: pd.DataFrame, metric: str) -> str:
+    """Return why finished ``runs`` without ``metric`` cannot be compared by it, and which metrics they have."""
+    finished = int((runs["state"] == "finished").sum())
+    there = [name for name in by_name() if not _measured(runs, name).empty]
+    since = f"metrics.json has it since metrad {by_name()[metric].since}"
+    return f"none of the {finished} finished runs has {metric} ({since}); choose one of {', '.join(there)}"
+
+
 def _told(place: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in place.items())
 
 
 def _cells(table: Table, metric: str) -> dict[Place, dict[str, Cell]]:
-    """Return the figures of the finished runs by condition, value and seed; conditions without any are empty."""
+    """Return the metric of the measured runs by condition, value and seed; conditions without any are empty."""
     cells: dict[Place, dict[str, Cell]] = {}
     for row in table.runs.to_dict("records"):
         members = cells.setdefault(tuple(row[key] for key in table.conditions), {})
-        if row["state"] == "finished":
+        if row["state"] == "finished" and not math.isnan(row[metric]):
             members.setdefault(row[table.by], {})[row["seed"]] = row[metric]
     return cells
 
 
 def _summary(table: Table, cells: dict[Place, dict[str, Cell]], values: list[str]) -> pd.DataFrame:
-    counts = table.runs.groupby([*table.conditions, table.by]).size()
+    counts = table.runs[table.runs["state"] != "finished"].groupby([*table.conditions, table.by]).size()
     rows = []
     for place, members in cells.items():
         for value in values:
-            figures = pd.Series(members.get(value, {}), dtype=float)
-            low, high = np.clip(statistic.seed_interval(figures.to_numpy()), 0, 1)
+            found = pd.Series(members.get(value, {}), dtype=float)
+            low, high = np.clip(statistic.seed_interval(found.to_numpy()), 0, 1)
             key = (*place, value)
-            unfinished = int(counts.get(key if len(key) > 1 else value, 0)) - len(figures)
+            unfinished = int(counts.get(key if len(key) > 1 else value, 0))
             head = {**dict(zip(table.conditions, place, strict=True)), table.by: value}
-            figures_of_it = {"mean": figures.mean(), "median": figures.median(), "std": figures.std()}
-            rows.append(
-                {**head, "runs": len(figures), "unfinished": unfinished, **figures_of_it, "low": low, "high": high}
-            )
+            middle = {"mean": found.mean(), "median": found.median(), "std": found.std()}
+            rows.append({**head, "runs": len(found), "unfinished": unfinished, **middle, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
@@ -254,7 +272,7 @@ def _overall(
         common = set.intersection(*(set(cell) for cell in own))
         chosen = [[cell[seed] for seed in cell if seed in common or not paired] for cell in own]
         if all(chosen):
-            means.append([float(np.mean(figures)) for figures in chosen])
+            means.append([float(np.mean(cell)) for cell in chosen])
     if len(means) < 2:
         return {"overall": None}
     ranks = ranking(np.array(means), higher_is_better=higher, alpha=ALPHA)
@@ -270,12 +288,14 @@ def _overall(
     }
 
 
-def _holes(table: Table, values: list[str]) -> Iterator[str]:
-    """Yield a line for each place of the grid that holds no finished run, and why."""
+def _holes(table: Table, values: list[str], metric: str) -> Iterator[str]:
+    """Yield a line for each place of the grid that holds no finished run with the metric, and why."""
     runs, keys = table.runs, [*table.conditions, table.by, "seed"]
     for row in runs[runs["state"] != "finished"].to_dict("records"):
         reason = f" ({row['error']})" if row["error"] else ""
         yield f"{row['state']}: {_told({key: row[key] for key in keys})}{reason}"
+    for row in runs[(runs["state"] == "finished") & runs[metric].isna()].to_dict("records"):
+        yield f"no {metric}: {_told({key: row[key] for key in keys})}"
     if not table.paired:
         return
     there = {tuple(row) for row in runs[keys].itertuples(index=False)}

@@ -11,11 +11,12 @@ from tqdm import tqdm
 from metrad.errors import InputError
 from metrad.evaluation import plots
 from metrad.files import read_json
-from metrad.reports.cells import Cell, Flat, Reading, configuration_of, environment_of, hardest, read
+from metrad.reports.cells import Cell, Flat, Reading, configuration_of, embedded, environment_of, hardest, read
 from metrad.reports.comparison.plots import Styles
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened
 from metrad.reports.page.tables import Table, settings_tables, table
+from metrad.runs import pictures as run_pictures
 from metrad.runs.directory import Run
 
 HARDEST = 6
@@ -27,7 +28,7 @@ Part = TypeVar("Part")
 
 
 def styles_of(parts: Sequence[Cell]) -> Styles:
-    """Return the look of each choice, the same in every figure."""
+    """Return the look of each choice, the same in every picture."""
     choices = dict.fromkeys(cell.choice for cell in parts)
     return {choice: plots.style(number) for number, choice in enumerate(choices)}
 
@@ -54,6 +55,20 @@ def of_runs(parts: Sequence[Cell]) -> list[Section]:
         *_section("study", "AUROC after each epoch", f"{STUDY} {over}".strip(), [_study(conditions, styles)]),
         *_section("evidence", "Evidence", panel, [_evidence(name, members) for name, members in conditions.items()]),
     ]
+
+
+def of_pictures(run: Run) -> list[Section]:
+    """Return the pictures in the directory of ``run`` that its report shows as they are.
+
+    Raises:
+        InputError: a picture cannot be read.
+    """
+    kept = [each for each in run_pictures.PICTURES if each.in_report and run.pictures[each.name].is_file()]
+    shown = [
+        Picture(f"{each.title}. {each.caption}", each.title, embedded(run.pictures[each.name], len(kept)))
+        for each in kept
+    ]
+    return _section("pictures", "Pictures", "Drawn when the run was made.", [Group(pictures=shown)])
 
 
 def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
@@ -192,7 +207,7 @@ def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
         lines = {float(entry["false_alarm_rate"]): float(entry["threshold"]) for entry in metrics["thresholds"]}
         return float(metrics["auroc"]), lines
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run.metrics} holds no figures of a run ({error!r})") from error
+        raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
 
 
 def named(what: str, condition: str) -> str:

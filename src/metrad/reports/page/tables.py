@@ -1,4 +1,4 @@
-"""Tables of a report: what their columns are called, how their figures are written, and what sorts them."""
+"""Tables of a report: what their columns are called, how their numbers are written, and what sorts them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from metrad.evaluation.metrics import by_name
 from metrad.reports.cells import Flat, common
 
 Format = Callable[[float], str]
@@ -41,12 +42,12 @@ class Table:
 
 
 def rate(value: float) -> str:
-    """Write a figure of merit."""
+    """Write a metric."""
     return f"{value:.4f}"
 
 
 def difference(value: float) -> str:
-    """Write a difference of figures of merit, with its sign."""
+    """Write a difference of metrics, with its sign."""
     return f"{value:+.4f}"
 
 
@@ -79,10 +80,6 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
     "dataset": ("Dataset", None),
     "head": ("Head", None),
     "seed": ("Seed", None),
-    "auroc": ("AUROC", rate),
-    "average_precision": ("Average precision", rate),
-    "fpr_at_95_tpr": ("FPR at 95 % TPR", rate),
-    "partial_auroc": ("Partial AUROC (FPR up to 0.1)", rate),
     "seconds": ("Seconds", seconds),
     "runs": ("Runs", None),
     "unfinished": ("Unfinished", None),
@@ -106,20 +103,26 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
 }
 
 
+def column(name: str) -> tuple[str, Format | None]:
+    """Return the heading of a column and how its numbers are written; an unknown one is called by its name."""
+    metric = by_name().get(name)
+    return COLUMNS.get(name, (name, None)) if metric is None else (metric.title, rate)
+
+
 def table(caption: str, frame: pd.DataFrame, rates: Sequence[str] = ()) -> Table:
     """Return ``frame`` as a table; its ``low`` and ``high`` become one column, an interval.
 
     Args:
         caption: says what it holds.
-        frame: its columns are named as in ``COLUMNS``, or as they are to be called.
-        rates: columns that ``COLUMNS`` does not know and that hold figures of merit.
+        frame: its columns are named as ``column`` knows them, or as they are to be called.
+        rates: columns that ``column`` does not know and that hold metrics.
     """
     keys = [key for key in frame.columns if key != "high"]
     renamed = "interval_of_mean" if "mean" in frame else "interval"
     renamed = "interval_of_difference" if "difference" in frame else renamed
     names = [renamed if key == "low" else key for key in keys]
-    headings = [COLUMNS.get(str(name), (str(name), None))[0] for name in names]
-    formats = [COLUMNS.get(str(name), ("", rate if name in rates else None))[1] for name in names]
+    headings = [column(str(name))[0] for name in names]
+    formats = [rate if name in rates else column(str(name))[1] for name in names]
     rows = []
     for _, row in frame.iterrows():
         entries = []

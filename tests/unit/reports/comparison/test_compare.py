@@ -13,19 +13,20 @@ from typer.testing import CliRunner
 
 from metrad.app.cli import app
 from metrad.errors import InputError
+from metrad.evaluation.metrics import by_name
 from metrad.files import write_json
 from metrad.reports.comparison import files as comparison_files
 from metrad.reports.comparison import paired
 from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.comparison.from_csv import TAKEN
 from metrad.reports.comparison.notes import HELD
-from metrad.reports.comparison.plots import figures
+from metrad.reports.comparison.plots import pictures
 from metrad.runs.config.schema import LATER
 from metrad.runs.directory import Run
 from tests.helpers.runs import HEADS, Sweep
 
 HEADER = "head,dataset,seed,auroc\n"
-FIGURES = '{"auroc": 1, "average_precision": 1, "fpr_at_95_tpr": 0, "partial_auroc": 1, "seconds": {"total": 3.0}}'
+METRICS = json.dumps(dict.fromkeys(by_name(), 0.5) | {"seconds": {"total": 3.0}})
 
 
 @pytest.fixture
@@ -63,8 +64,7 @@ def test_conditions_are_named_as_they_were_written(sweep):
 
 def test_the_columns_are_those_promised(sweep):
     result = compare(sweep.fill(["adacos", "arcface"]).path, baseline="adacos")
-    figures = ["auroc", "average_precision", "fpr_at_95_tpr", "partial_auroc"]
-    assert list(result.runs) == ["folder", "run", "state", "error", "seed", "dataset", "head", *figures, "seconds"]
+    assert list(result.runs) == ["folder", "run", "state", "error", "seed", "dataset", "head", *by_name(), "seconds"]
     own = ["runs", "unfinished", "mean", "median", "std", "low", "high"]
     assert list(result.summary) == ["dataset", "head", *own]
     own = ["pairs", "difference", "low", "high", "p", "p_holm", "effect", "wins", "ties", "losses", "detectable"]
@@ -298,11 +298,12 @@ def test_two_runs_in_one_place_are_refused(sweep):
     ("file", "content", "named"),
     [
         ("metrics.json", "{", "metrics.json cannot be read as JSON"),
-        ("metrics.json", "[]", "holds no figures"),
+        ("metrics.json", "[]", "holds no metrics"),
+        ("metrics.json", '{"sizes": {}}', "holds no metrics"),
         ("metrics.json", '{"auroc": NaN}', "auroc must be a number from 0 to 1, got nan"),
         ("metrics.json", '{"auroc": "high"}', "got 'high'"),
-        ("metrics.json", FIGURES.replace("3.0", '"x"'), "seconds must have a number as its total, got {'total': 'x'}"),
-        ("metrics.json", FIGURES.replace('{"total": 3.0}', "null"), "seconds must have a number .* got None"),
+        ("metrics.json", METRICS.replace("3.0", '"x"'), "seconds must have a number as its total, got {'total': 'x'}"),
+        ("metrics.json", METRICS.replace('{"total": 3.0}', "null"), "seconds must have a number .* got None"),
         ("status.json", "[]", "does not tell the state"),
         (".hydra/config.yaml", "a: [", "config.yaml cannot be read"),
         (".hydra/overrides.yaml", "a: b", "does not hold what Hydra writes"),
@@ -433,7 +434,7 @@ def test_two_values_over_few_conditions_get_no_test_that_contradicts_wilcoxon_s(
     notes = " ".join(result.notes)
     assert "With 4 conditions and two values p cannot be below 0.12, whatever the runs." in notes
     assert "Nemenyi" not in notes
-    drawn = figures(result)["ranks"]
+    drawn = pictures(result)["ranks"]
     assert "Wilcoxon's test does not show that they differ (p = 0.12)" in drawn.get_suptitle()
     assert bars(drawn) == [[1, 2]]
 
@@ -441,7 +442,7 @@ def test_two_values_over_few_conditions_get_no_test_that_contradicts_wilcoxon_s(
 def test_two_values_that_differ_over_the_conditions_are_drawn_apart(tmp_path):
     rows = [f"{head},d{i},0,{0.6 + 0.1 * j + 0.01 * i}" for j, head in enumerate("ab") for i in range(6)]
     result = compare_csv(csv(tmp_path, rows))
-    drawn = figures(result)["ranks"]
+    drawn = pictures(result)["ranks"]
     assert "Wilcoxon's test shows that they differ (p = 0.031)" in drawn.get_suptitle()
     assert bars(drawn) == []
     assert not any("conditions and two values" in note for note in result.notes)
@@ -456,7 +457,7 @@ def test_nemenyi_s_test_comes_only_after_friedman_s(tmp_path):
     notes = " ".join(result.notes)
     assert "Nemenyi's test of each two comes only after a difference that Friedman's shows, so it is left out." in notes
     assert "tells apart" not in notes
-    drawn = figures(result)["ranks"]
+    drawn = pictures(result)["ranks"]
     assert "Friedman's test does not show that they differ (p = 0.055)" in drawn.get_suptitle()
     assert bars(drawn) == [[result.overall["mean_rank"].min(), result.overall["mean_rank"].max()]]
 
@@ -465,14 +466,14 @@ def test_nemenyi_s_test_tells_apart_after_friedman_s(tmp_path):
     rows = [f"h{j},d{i},0,{0.5 + 0.1 * j + 0.01 * i:.2f}" for j in range(3) for i in range(4)]
     result = compare_csv(csv(tmp_path, rows))
     assert "Nemenyi's test, critical difference 1.66, tells apart h2 from h0." in result.notes
-    drawn = figures(result)["ranks"]
+    drawn = pictures(result)["ranks"]
     assert "critical difference 1.66; a bar joins" in drawn.get_suptitle()
     assert bars(drawn) == [[1, 2], [2, 3]]
 
 
 def test_names_are_no_formulas_in_pictures(tmp_path):
     rows = [f"{head},{dataset},{seed},0.{seed}" for head in ("$x_$", "b") for dataset in "d$" for seed in (1, 2)]
-    for figure in figures(compare_csv(csv(tmp_path, [row.replace(",$,", ",$y_$,") for row in rows]))).values():
+    for figure in pictures(compare_csv(csv(tmp_path, [row.replace(",$,", ",$y_$,") for row in rows]))).values():
         figure.savefig(tmp_path / "x.svg")
 
 
@@ -489,7 +490,7 @@ def test_breaks_in_a_cell_are_spaces_and_an_error_may_hold_anything(tmp_path):
     result = compare_csv(csv(tmp_path, rows, "head,seed,auroc,state,error\n"))
     assert result.compared == ["a b  c", "d"]
     assert result.holes[0] == "failed: head=d, seed=1 ([31mbad)"
-    for figure in figures(result).values():
+    for figure in pictures(result).values():
         figure.savefig(tmp_path / "x.svg")
 
 
@@ -585,7 +586,7 @@ def test_many_values_and_conditions_give_pictures_that_can_be_saved(tmp_path):
     rows = [f"h{h},d{d},{s},{generator.uniform():.3f}" for h in range(8) for d in range(42) for s in range(2)]
     result = compare_csv(csv(tmp_path, rows))
     assert len(result.pairs) == 42 * 28
-    drawn = figures(result)
+    drawn = pictures(result)
     assert "the 80 of 1176 with the smallest p" in drawn["differences"].axes[0].get_title()
     assert sum(axes.get_visible() for axes in drawn["seeds"].axes) == 40
     assert all(150 * side < 2**15 for figure in drawn.values() for side in figure.get_size_inches())

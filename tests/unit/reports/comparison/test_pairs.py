@@ -8,7 +8,7 @@ import pytest
 
 from metrad.reports.comparison import files as comparison_files
 from metrad.reports.comparison.compare import compare_csv
-from metrad.reports.comparison.plots import classes, figures, of_classes
+from metrad.reports.comparison.plots import classes, of_classes, pictures
 from metrad.reports.comparison.tables import MANY
 from metrad.reports.report import write_report
 
@@ -108,7 +108,7 @@ def test_without_pairs_of_classes_there_is_no_such_picture(tmp_path, column):
     file = tmp_path / "figures.csv"
     pd.read_csv(file).drop(columns=column).assign(seed=range(40)).to_csv(file, index=False)
     assert of_classes(compare_csv(file, unpaired=True)) == {}
-    assert "classes" in figures(result)
+    assert "classes" in pictures(result)
 
 
 def test_the_report_folds_what_is_long(tmp_path):
