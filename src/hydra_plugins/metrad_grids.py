@@ -1,80 +1,84 @@
-"""A Hydra sweeper over several grids, for sweeps whose parts have different settings. Hydra finds it by its place here.
+"""The Hydra sweeper over several grids, for sweeps whose parts have different settings: conf/hydra/sweeper/grids.yaml.
 
-With the basic sweeper, ``head=arcface,adacos head.margin=0.1,0.3`` is one grid and ends at AdaCos, which has no margin.
+With Hydra's own sweeper, ``head=arcface,adacos head.margin=0.1,0.3`` is one grid and ends at AdaCos, which has no
+margin. Hydra imports this file in every Hydra program of the environment, so it is light and registers nothing.
 """
 
-import re
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
-Grid = Mapping[str, str | int]
 
-
-class GridSweeper(BasicSweeper):
+class GridSweeper(Sweeper):
     """Runs each of several grids, one after another.
 
     Args:
         grids: for each grid the values of its keys as on the command line, such as ``{head.margin: "0.1,0.3"}``. What
             the command line says holds for all grids and wins.
-        pairs: how many classes there are, or which, by name or number: each is normal in a grid of its own, in which
-            every other one is anomalous in turn. None for no such grids.
-        max_batch_size: how many runs to check and launch at a time; None for all.
+        pairs: number of classes, or the classes by name or number. Each class is normal in a grid of its own, in which
+            every other class is anomalous in turn. None for no such grids.
+        max_batch_size: number of runs to check and launch at a time; None for all.
         params: as in Hydra's basic sweeper, for all grids.
     """
 
     def __init__(
         self,
-        grids: Sequence[Grid] = (),
+        grids: Sequence[Mapping[str, str | int]] = (),
         pairs: int | Sequence[str | int] | None = None,
         max_batch_size: int | None = None,
-        params: dict[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
     ) -> None:
+        from metrad.sweeps.grids import ordered_pairs
+
         if not all(isinstance(grid, Mapping) for grid in grids):
             raise ValueError(f"hydra.sweeper.grids must list grids such as {{head: 'adacos,arcface'}}, got {grids}")
-        super().__init__(max_batch_size, params)
         self.grids = [*grids, *(ordered_pairs(pairs) if pairs is not None else [])]
         if not self.grids:
             raise ValueError("hydra.sweeper.grids and hydra.sweeper.pairs are both empty; give one of them")
+        if max_batch_size is not None and not (isinstance(max_batch_size, int) and max_batch_size >= 1):
+            raise ValueError(f"hydra.sweeper.max_batch_size must be a number of at least 1, got {max_batch_size}")
+        self.max_batch_size = max_batch_size
+        self.params = dict(params or {})
 
-    def split_arguments(  # type: ignore[override] # static in the parent, which calls it through self
-        self, overrides: list[Override], max_batch_size: int | None
-    ) -> list[list[list[str]]]:
-        """Return the overrides of every run, in batches; a run that two grids have in common stands once."""
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what the sweep needs, and build its launcher."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Check and launch the runs, one batch after another."""
+        assert self.config is not None
+        assert self.launcher is not None
+        batches = self.batches(arguments)
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        returned: list[Sequence[JobReturn]] = []
+        first = 0
+        for batch in batches:
+            self.validate_batch_is_legal(batch)
+            returned.append(self.launcher.launch(batch, initial_job_idx=first))
+            for result in returned[-1]:
+                _ = result.return_value  # raises the error of a run that failed
+            first += len(batch)
+        return returned
+
+    def batches(self, arguments: Sequence[str]) -> list[list[list[str]]]:
+        """Return the overrides of every run, in batches, for a sweep with the overrides ``arguments``."""
+        from metrad.sweeps.grids import runs
+
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        runs: dict[tuple[str, ...], list[str]] = {}
-        for grid in self.grids:
-            own = parser.parse_overrides([f"{key}={values}" for key, values in grid.items()])
-            for run in BasicSweeper.split_arguments([*own, *overrides], None)[0]:
-                runs.setdefault(tuple(run), run)
-        return list(self.split_overrides_to_chunks(list(runs.values()), max_batch_size))
-
-
-def ordered_pairs(classes: int | Sequence[str | int]) -> list[Grid]:
-    """Return a grid for each class, in which it is normal and every other one anomalous in turn.
-
-    Raises:
-        ValueError: there are fewer than two classes.
-    """
-    if isinstance(classes, bool | str) or len(names := range(classes) if isinstance(classes, int) else classes) < 2:
-        raise ValueError(f"hydra.sweeper.pairs must be a number of classes of at least 2, or list them, got {classes}")
-    quoted = [_quoted(str(name)) if isinstance(name, str) else str(name) for name in names]
-    return [
-        {"dataset.normal": normal, "dataset.anomalous": ",".join(name for name in quoted if name != normal)}
-        for normal in quoted
-    ]
-
-
-def _quoted(name: str) -> str:
-    """Return ``name`` as the command line reads it, quoted where it would not be taken for a word."""
-    plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.lower() not in (
-        "true",
-        "false",
-        "null",
-        "inf",
-        "nan",
-    )
-    return name if plain else "'{}'".format(name.replace("'", r"\'"))
+        common = parser.parse_overrides([*(f"{key}={values}" for key, values in self.params.items()), *arguments])
+        own = [parser.parse_overrides([f"{key}={values}" for key, values in grid.items()]) for grid in self.grids]
+        found = runs([[*grid, *common] for grid in own])
+        size = self.max_batch_size or len(found)
+        return [found[i : i + size] for i in range(0, len(found), size)]

@@ -49,5 +49,5 @@ class SlurmLauncher(SweepLauncher):
         """Submit the runs and give how each ended, as soon as it did."""
         from metrad.sweeps import slurm, workers
 
-        task = slurm.Task(workers.Maker(self.context, self.task), Singleton.get_state())
+        task = slurm.Task(workers.Maker(self.context, self.task.train), Singleton.get_state())
         yield from slurm.make_all(jobs, task, self.executor, self.poll_seconds)

@@ -1,60 +1,51 @@
 """What the command line says of errors and results, and the exit codes it ends with."""
 
 import logging
-import os
 import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
 
+from metrad.app.hydra_seam import full_error_wanted, raised_by_hydra
 from metrad.errors import InputError, MetradError
 
 log = logging.getLogger("metrad")
 T = TypeVar("T")
 
 BAD_INPUT, FAILED_RUNS = 2, 1
-WANTS_TRACEBACK = "METRAD_FULL_ERROR"
 
 
-def reporting_errors(job: Callable[[], T]) -> T:
-    """Run ``job`` and return what it returns; end with one line and exit code 2 if it was given what it cannot use."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    if before == "1":
-        os.environ[WANTS_TRACEBACK] = "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing several lines of each
+def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -> T:
+    """Run ``job`` and return what it returns; end with one line and exit code 2 if the user's input cannot be used.
+
+    Args:
+        job: what the command does.
+        given: the arguments of the command; None for those of the process.
+    """
+    whole = full_error_wanted()
     try:
         return job()
     except Exception as error:
-        if before == "1" or not is_told(error):
+        if whole or not is_told(error):
             raise
-        typer.echo(f"error: {one_line(error)}", err=True)
+        typer.echo(f"error: {one_line(error, given)}", err=True)
         raise SystemExit(BAD_INPUT) from None
-    finally:
-        os.environ.pop(WANTS_TRACEBACK, None)
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if before is not None:
-            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def is_told(error: Exception) -> bool:
-    """Tell whether an error is of what the user gave, so that one line says enough of it."""
-    return isinstance(error, MetradError | OSError) or _is_of_the_configuration(error)
+    """Return whether an error is about what the user gave, so that one line says enough of it."""
+    return isinstance(error, MetradError | OSError) or raised_by_hydra(error)
 
 
-def _is_of_the_configuration(error: Exception) -> bool:
-    """Tell whether Hydra, OmegaConf or the YAML parser raised it; they use errors of Python's own too."""
-    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf"):
-        return True
-    frames = list(traceback.walk_tb(error.__traceback__))
-    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
-    return module.split(".")[0] in ("antlr4", "hydra", "omegaconf", "yaml")
+def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
+    """Return an error as one line for the terminal.
 
-
-def one_line(error: BaseException) -> str:
-    """Return an error as one line for the terminal."""
+    Args:
+        error: the error.
+        given: the arguments of the command; None for those of the process.
+    """
     if isinstance(error, InputError) and "Traceback (most recent call last)" in str(error):
         return str(error).strip().splitlines()[-1].partition(": ")[2]  # it was raised in a worker process
     if isinstance(error, MetradError):
@@ -64,12 +55,16 @@ def one_line(error: BaseException) -> str:
 
     from metrad.runs.config.explain import explain, explain_null
 
+    arguments = sys.argv[1:] if given is None else given
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return explain(error)
+        return explain(error, arguments)
+    # OmegaConf asserts that a setting's parent is a mapping, where it raises no error of its own.
+    if isinstance(error, AssertionError | AttributeError | TypeError) and raised_by_hydra(error):
+        null = explain_null(arguments)
+        if null:
+            return null
     text = " ".join(str(error).split()) or type(error).__name__
-    if "NoneType" in text and (null := explain_null(sys.argv[1:])):
-        return null
-    return f"{text} (given: {' '.join(sys.argv[1:])})"
+    return f"{text} (given: {' '.join(arguments)})"
 
 
 def summary(metrics: dict[str, Any]) -> str:

@@ -4,16 +4,17 @@ import gc
 import logging
 import os
 import re
-import sys
 import traceback
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import typer
 
+from metrad.app import hydra_seam
 from metrad.app.messages import (
     BAD_INPUT,
     FAILED_RUNS,
-    WANTS_TRACEBACK,
     one_line,
     relative,
     reporting_errors,
@@ -28,43 +29,52 @@ log = logging.getLogger("metrad")
 def start(argv: list[str]) -> None:
     """Train what Hydra makes of the arguments, and end the process if not all is well."""
     try:
-        reporting_errors(lambda: _run_hydra(argv))
+        reporting_errors(lambda: _train_all(argv), given=argv)
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
 
 
-def _run_hydra(argv: list[str]) -> None:
-    import hydra
-
+def _train_all(argv: list[str]) -> None:
     from metrad.runs.config import checks
-    from metrad.runs.config.catalogue import folder
-    from metrad.runs.naming import sweep_name
     from metrad.sweeps import plan
     from metrad.training.devices import launch
 
     checks.register()
-    # sweep is a group of settings too, of which the name is the one that everybody needs
-    sys.argv = [sys.argv[0], *(_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in argv)]
+    arguments = for_hydra(argv)
     if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
         raise InputError("a sweep starts the ranks of its runs itself; leave torchrun or srun out")
     if launch.follows():
-        sys.argv.append("hydra.run.dir=.")  # the first rank has the run's directory, and Hydra makes none here
-    for item in sys.argv:
-        if item.lstrip("+").startswith("sweep.name="):
-            sweep_name(item.partition("=")[2].strip("'\""), time="")
-    plan.current = made = plan.Sweep()
+        arguments.append("hydra.run.dir=.")  # the first rank has the run's directory, and Hydra makes none here
+    sweep = plan.Sweep()
     kept = True
-    decorate = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
+    task = partial(_task, given=tuple(argv), full_error=hydra_seam.full_error_wanted())
     try:
-        decorate(_task)()
+        hydra_seam.run(arguments, plan.SweepTask(sweep, task))
     except Exception:
-        plan.forget_unstarted()
+        sweep.forget_unstarted()
         raise
     finally:
-        if made.runs:
-            kept = _tell_sweep(made)
-    if made.failures or made.unfinished() or not kept:
+        if sweep.runs:
+            kept = _tell_sweep(sweep)
+    if sweep.failures or sweep.unfinished() or not kept:
         raise SystemExit(FAILED_RUNS)
+
+
+def for_hydra(argv: Sequence[str]) -> list[str]:
+    """Return the arguments of the command line as Hydra is to read them.
+
+    ``sweep`` is a group of settings too, of which the name is the one that everybody needs: ``sweep=x`` names it.
+
+    Raises:
+        InputError: the name of the sweep makes no folder.
+    """
+    from metrad.runs.naming import sweep_name
+
+    arguments = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in argv]
+    for item in arguments:
+        if item.lstrip("+").startswith("sweep.name="):
+            sweep_name(item.partition("=")[2].strip("'\""), time="")
+    return arguments
 
 
 def _literal(item: str) -> str:
@@ -103,8 +113,13 @@ def _tell_sweep(sweep: Any) -> bool:
     return kept
 
 
-def _task(cfg: Any) -> Any:
+def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     """Train one run. In a sweep, return how it ended; a single one tells it, and ends the process if it failed.
+
+    Args:
+        cfg: the run's configuration.
+        given: the arguments of the command.
+        full_error: whether the user asks for whole tracebacks.
 
     Raises:
         SystemExit: a single run failed, or the process was told to stop.
@@ -118,7 +133,7 @@ def _task(cfg: Any) -> Any:
     from metrad.training.devices import launch
 
     if launch.follows():
-        _follow(cfg)
+        _follow(cfg, given)
         return None
     hydra = HydraConfig.get()
     run = Run(hydra.runtime.output_dir)
@@ -133,14 +148,13 @@ def _task(cfg: Any) -> Any:
         raise SystemExit(stopped[1]) from None
     except Exception as error:
         run.remove_if_empty()
-        told = os.environ.get(WANTS_TRACEBACK)
-        if not sweeping and (told or not isinstance(error, MetradError | OSError)):
+        if not sweeping and (full_error or not isinstance(error, MetradError | OSError)):
             raise
         if sweeping:
-            if told:
+            if full_error:
                 traceback.print_exc()
-            return Ended(run, "running" if isinstance(error, HeldError) else "failed", one_line(error))
-        typer.echo(f"error: {one_line(error)}", err=True)
+            return Ended(run, "running" if isinstance(error, HeldError) else "failed", one_line(error, given))
+        typer.echo(f"error: {one_line(error, given)}", err=True)
         raise SystemExit(BAD_INPUT) from None
     if sweeping:
         return Ended(run, "finished", summary(metrics))
@@ -163,12 +177,12 @@ def _importing_train() -> Any:
     return train
 
 
-def _follow(cfg: Any) -> None:
+def _follow(cfg: Any, given: Sequence[str]) -> None:
     """Help to train a run that is the first rank's."""
     from metrad.app.train import follow
 
     try:
         follow(cfg)
     except (MetradError, OSError) as error:
-        typer.echo(f"error: rank {os.environ['RANK']}: {one_line(error)}", err=True)
+        typer.echo(f"error: rank {os.environ['RANK']}: {one_line(error, given)}", err=True)
         raise SystemExit(BAD_INPUT) from None

@@ -3,16 +3,16 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
 from omegaconf.errors import OmegaConfBaseException
 
 from metrad.runs.directory import Run
 from metrad.runs.identity import identity
+from metrad.training import progress
 
 log = logging.getLogger("metrad")
 
@@ -47,12 +47,12 @@ class Ended:
 
 @dataclass
 class Sweep:
-    """What the sweep of this command came to so far.
+    """What the sweep of one command came to so far.
 
     Attributes:
-        folder: its folder; None before one was started.
+        folder: its folder; None before it was started.
         runs: all its runs.
-        failures: how many runs failed in this command.
+        failures: number of runs that failed in this command.
         stopped: no more runs are to be made, since one failed and ``sweep.fail_fast`` asks for that.
     """
 
@@ -65,37 +65,42 @@ class Sweep:
         """Return how many runs did not finish, by state."""
         return Counter(state for run in self.runs if (state := run.state) != "finished")
 
+    def forget_unstarted(self) -> None:
+        """Remove what Hydra wrote for the sweep if none of its runs started.
 
-current = Sweep()
+        Hydra writes ``multirun.yaml`` before it looks whether the runs' settings are any good.
+        """
+        if self.folder and not self.runs and not any(self.folder.glob("*/")):
+            (self.folder / "multirun.yaml").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: not ours
+                self.folder.rmdir()
+            self.folder = None
 
 
-class RememberFolder(Callback):
-    """Remembers the folder of a sweep until it holds runs.
+@dataclass(frozen=True)
+class SweepTask:
+    """What Hydra calls to make a run. Hydra hands it to the launcher too, which finds the sweep in it.
 
-    Hydra writes ``multirun.yaml`` there before it looks whether the runs' settings are any good.
+    Attributes:
+        sweep: what the sweep of this command came to so far.
+        train: makes a run of a configuration; the launcher sends it to other processes, without ``sweep``.
     """
 
-    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
-        """Note the folder of the sweep."""
-        current.folder, current.runs = Path(config.hydra.sweep.dir), []
+    sweep: Sweep
+    train: Callable[[Any], Any]
+
+    def __call__(self, cfg: Any) -> Any:
+        """Make a run in this process."""
+        return self.train(cfg)
 
 
-def forget_unstarted() -> None:
-    """Remove what Hydra wrote for a sweep none of whose runs started."""
-    if current.folder and not current.runs and not any(current.folder.glob("*/")):
-        (current.folder / "multirun.yaml").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: not ours
-            current.folder.rmdir()
-        current.folder = None
-
-
-def plan(jobs: Sequence[Job]) -> list[Job]:
-    """Tell how many runs of a sweep stand how, and return those that this process is to make."""
+def plan(sweep: Sweep, jobs: Sequence[Job]) -> list[Job]:
+    """Log how many runs of a sweep are in which state, and return those that this process is to make."""
     states = [_state(job) for job in jobs]
     counts = Counter(states)
     told = ", ".join(f"{counts[state]} {words}" for state, words in PLANNED.items() if counts[state])
-    log.info("sweep of %d runs in %s: %s", len(jobs), current.folder, told)
-    current.runs += [job.run for job in jobs]
+    log.info("sweep of %d runs in %s: %s", len(jobs), sweep.folder, told)
+    sweep.runs += [job.run for job in jobs]
     return [job for job, state in zip(jobs, states, strict=True) if state not in ("finished", "running")]
 
 
@@ -113,13 +118,14 @@ def _state(job: Job) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what runs log out of the terminal; their ``run.log`` gets it all."""
+    """Keep what runs log, and their progress bars, out of the terminal; their ``run.log`` gets all that they log."""
     logger = logging.getLogger("metrad")
     before, level = logger.propagate, logger.level
     logger.propagate = False
     logger.setLevel(logging.INFO)
     try:
-        yield
+        with progress.hidden():
+            yield
     finally:
         logger.propagate = before
         logger.setLevel(level)

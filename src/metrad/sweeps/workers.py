@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from metrad.runs.config.checks import register
 from metrad.sweeps.plan import Ended, Job, quiet
+from metrad.training.devices.launch import cores
 
 GPU_DEVICES = ("nvidia*", "kfd", "dxg", "nvmap")  # of NVIDIA, AMD, Windows' Linux, Jetson
 
@@ -146,6 +147,31 @@ def visible_gpus() -> list[str]:
     import torch
 
     return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def make_all(
+    jobs: Sequence[Job], maker: Maker, locks: Path, *, n_jobs: int | None, jobs_per_gpu: int
+) -> Generator[Ended]:
+    """Make runs and give how each ended, as soon as it ended.
+
+    Args:
+        jobs: the runs.
+        maker: makes one.
+        locks: folder for the locks that tell which GPUs are taken.
+        n_jobs: number of runs at a time; 1 makes all in this process, None takes as many as the machine takes.
+        jobs_per_gpu: number of processes that share a GPU.
+    """
+    if n_jobs == 1:
+        yield from map(maker.make, jobs)
+        return
+    room = len(visible_gpus()) * jobs_per_gpu or n_jobs or cores()
+    processes = min(n_jobs or room, room, max(len(jobs), 1))
+    share = Share(jobs_per_gpu, max(1, cores() // processes), locks)
+    if processes == 1:  # another process would gain nothing
+        share.take()
+        yield from map(maker.make, jobs)
+        return
+    yield from side_by_side(jobs, Worker(maker, share, Singleton.get_state(), os.getpid()), processes)
 
 
 def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int) -> Iterator[Ended]:

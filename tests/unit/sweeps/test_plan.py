@@ -156,9 +156,10 @@ def test_a_plan_tells_how_runs_stand_and_leaves_out_those_that_need_nothing(tmp_
     runs += [make(tmp_path / "f", "finished", identity="another"), held[0]]
     for run in runs:
         write_json(run.metrics, {"auroc": 0.9})
-    sweep_plan.current.folder = tmp_path
+    sweep = sweep_plan.Sweep(tmp_path)
     with caplog.at_level("INFO"):
-        todo = sweep_plan.plan([Job(i, run, config) for i, run in enumerate(runs)])
+        todo = sweep_plan.plan(sweep, [Job(i, run, config) for i, run in enumerate(runs)])
+    assert sweep.runs == runs
     assert [job.run.path.name for job in todo] == ["b", "c", "d", "e", "f"]
     told = [
         "1 finished",

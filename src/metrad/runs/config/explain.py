@@ -1,72 +1,105 @@
 """Errors of Hydra's and OmegaConf's in one line that says what is allowed."""
 
-import re
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import BooleanNode, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from metrad.runs.config.catalogue import choices, folder, suggestion
-from metrad.runs.config.schema import Config
 
 
-def explain(error: BaseException) -> str:
-    """Return an error of Hydra's or OmegaConf's as one line that names the key and what is allowed."""
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    added = re.match(r"Key '[^']+' not in '\w+' full_key: (\S+)", text)
-    if added:
-        return unknown_key(added[1], OmegaConf.structured(Config))
-    unknown = re.search(r"Could not (?:override|append to config)[^']*'([^']+)'", text)
-    if unknown and re.search(r"Key '[^']+'(?: is)? not in", text):
-        of_hydra = unknown[1].startswith("hydra.")
-        return unknown_key(unknown[1], _composed(of_hydra=of_hydra))
-    choice = re.search(r"Could not find '([\w/]+)/([^'/]+)'", text)
-    available = re.search(r"Available options in '[^']+': (.*?) Config search path", text + " Config search path")
-    if choice and available:
-        return f"{choice[1]}={choice[2]} is no choice; {suggestion(choice[2], available[1].split())}"
-    return _of_a_value(text)
+def explain(error: BaseException, given: Sequence[str] = ()) -> str:
+    """Return an error of Hydra's or OmegaConf's as one line that names the key and what is allowed.
+
+    Args:
+        error: the error.
+        given: the arguments of the command, where a mistyped key may be found in full.
+    """
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name} is no choice; {suggestion(name, error.options)}"
+    if isinstance(error, InstantiationException) and error.__cause__:
+        return " ".join(str(error.__cause__).split())
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        return _of_a_key(cause, given)
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return _of_a_value(cause)
+    return " ".join(f"{error} {error.__cause__ or ''}".split())
 
 
-def _of_a_value(text: str) -> str:
-    """Return what an error says of a value that some part cannot take, without what surrounds it."""
-    raised = re.search(r"Error in call to target '[^']+': \w+\((['\"])(.*?)\1\)", text)
-    if raised:
-        return raised[2]
-    no_list = re.search(r"Invalid value assigned: (\w+) is not a ListConfig, list or tuple\. full_key: (\S+)", text)
-    if no_list:
-        return f"{no_list[2]} must be a list, such as [A,B], not a single value ({no_list[1]})"
-    wrong = re.search(r"(Value '.*) full_key: (\S+)", text)
-    if not wrong:
-        return text
-    return f"{wrong[2]}: {wrong[1]}" + ("; true and false are" if "is not a valid bool" in wrong[1] else "")
+def _of_a_key(error: ConfigAttributeError | ConfigKeyError, given: Sequence[str]) -> str:
+    """Return a line on a key that its parent does not know.
+
+    OmegaConf stops at the first part of a key that is unknown, so the whole key is the one that was given.
+    """
+    keys = [override.key_or_group for override in _overrides(given)]
+    key = next((key for key in keys if f"{key}.".startswith(f"{error.full_key}.")), error.full_key)
+    parent = error.parent_node
+    known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+    if error.full_key == error.key:  # at the top, where Hydra's own settings stand beside the run's
+        known = [name for name in known if name != "hydra"]
+    return f"unknown configuration key {key}; {suggestion(str(error.key), known)}"
 
 
-def explain_null(overrides: list[str]) -> str | None:
+def _of_a_value(error: ValidationError) -> str:
+    """Return a line on a value that its key cannot take."""
+    given_list = isinstance(error.value, list | tuple | ListConfig)
+    if isinstance(error.child_node, ListConfig) and error.value is not None and not given_list:
+        kind = type(error.value).__name__
+        return f"{error.full_key} must be a list, such as [A,B], not a single value ({kind})"
+    hint = "; true and false are" if isinstance(error.child_node, BooleanNode) and error.value is not None else ""
+    return f"{error.full_key}: {str(error).splitlines()[0]}{hint}"
+
+
+def explain_null(given: Sequence[str]) -> str | None:
     """Return a line on the first override of a setting in a part that is null as it is configured, if there is one."""
-    composed = _composed()
-    for item in overrides:
-        key = item.partition("=")[0].lstrip("+")
+    overrides = _overrides(given)
+    composed = _composed(overrides, _config_dir(given))
+    for key in (override.key_or_group for override in overrides):
         part = key.partition(".")[0]
         if part != key and part in composed and composed[part] is None:
             return f"{key} cannot be set: {part} is null; choose {part}=, one of {', '.join(choices().get(part, ()))}"
     return None
 
 
-def _composed(*, of_hydra: bool = False) -> DictConfig:
-    """Return the configuration with nothing but the choices of the command line, and Hydra's own where asked."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
+def _overrides(given: Sequence[str]) -> list[Override]:
+    """Return the overrides among the arguments of a command."""
+    parser, found = OverridesParser.create(), []
+    for item in given:
+        try:
+            found += parser.parse_overrides([item])
+        except OverrideParseException:  # a flag, or what is at fault itself
+            continue
+    return found
 
-    groups = (*choices(), "hydra/launcher", "hydra/sweeper")
-    chosen = [item for item in sys.argv[1:] if re.fullmatch(r"[\w/]+=\w+", item) and item.split("=")[0] in groups]
-    own = re.search(r"\0(?:--config-dir|-cd)[\0=]([^\0]+)", "\0".join(sys.argv))
-    if own:
-        chosen.append(f"hydra.searchpath=['file://{Path(own[1]).resolve()}']")
+
+def _config_dir(given: Sequence[str]) -> str | None:
+    """Return the folder of the user's own choices among the arguments of a command."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd")
+    found: str | None = parser.parse_known_args(given)[0].config_dir
+    return found
+
+
+def _composed(overrides: Sequence[Override], config_dir: str | None) -> DictConfig:
+    """Return the configuration with nothing but the choices among ``overrides``."""
+    from hydra import compose, initialize_config_dir
+
+    chosen = [item.input_line for item in overrides if item.key_or_group in choices() and not item.is_sweep_override()]
+    lines = [line for line in chosen if line is not None]
+    if config_dir is not None:
+        lines.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
     with initialize_config_dir(str(folder()), version_base="1.3"):
         try:
-            return compose("config", chosen, return_hydra_config=of_hydra)
+            return compose("config", lines)
         except (HydraException, ValueError):  # what was chosen is at fault itself
-            return compose("config", return_hydra_config=of_hydra)
+            return compose("config")
 
 
 def unknown_key(key: str, node: DictConfig) -> str:

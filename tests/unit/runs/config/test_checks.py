@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hypothesis import example, given
@@ -21,7 +22,7 @@ from metrad.models.embedder import Embedder
 from metrad.runs.config import catalogue, checks
 from metrad.runs.config.build import instantiate
 from metrad.runs.config.catalogue import suggestion
-from metrad.runs.config.explain import explain
+from metrad.runs.config.explain import explain, explain_null
 from metrad.runs.config.schema import PARTS
 from metrad.runs.identity import differences, identity
 from metrad.runs.naming import run_name
@@ -268,9 +269,53 @@ def test_build_passes_what_is_known_at_run_time(cfg):
 def test_hydras_errors_become_one_line(overrides, says):
     with pytest.raises((HydraException, OmegaConfBaseException)) as error:
         composed(*overrides)
-    line = explain(error.value)
+    line = explain(error.value, overrides)
     assert "\n" not in line
     assert [word for word in says if word not in line] == [], line
+
+
+def test_a_line_on_a_value_names_its_key_without_what_surrounds_it():
+    for override, line in (
+        ("allow_targets=os", "allow_targets must be a list, such as [A,B], not a single value (str)"),
+        ("seed=null", "seed: field 'seed' is not Optional"),
+        ("study.epochs=some", "study.epochs: Value 'some' is not a valid bool (type str); true and false are"),
+    ):
+        with pytest.raises(HydraException) as error:
+            composed(override)
+        assert explain(error.value) == line
+
+
+def test_hydras_own_settings_are_not_among_those_of_a_run():
+    with pytest.raises(HydraException) as error:
+        composed("hydr=1")
+    assert "hydra" not in explain(error.value).partition("allowed: ")[2]
+
+
+def test_a_setting_of_a_part_that_is_null_is_explained_with_the_choices_given(tmp_path):
+    line = "selection.apply cannot be set: selection is null; choose selection=, one of none, pseudo_anomaly"
+    assert explain_null(["-m", "seed=1", "selection.apply=true"]) == line
+    assert explain_null(["selection=pseudo_anomaly", "+selection.apply=true"]) is None
+    (tmp_path / "selection").mkdir()
+    (tmp_path / "selection/mine.yaml").write_text("apply: true\n")
+    mine = ["selection=mine", "selection.apply=false"]
+    assert explain_null(["--config-dir", str(tmp_path), *mine]) is None
+    assert explain_null(mine) == line
+
+
+def test_an_experiment_can_choose_its_launcher(tmp_path):
+    def launcher(*overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            added = f"hydra.searchpath=['file://{tmp_path}']"
+            cfg = compose("config", [added, *overrides], return_hydra_config=True)
+        return cfg.hydra.runtime.choices["hydra/launcher"]
+
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/cluster.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /hydra/launcher: slurm\n"
+    )
+    assert launcher() == "metrad"
+    assert launcher("experiment=cluster") == "slurm"
+    assert launcher("experiment=cluster", "hydra/launcher=metrad_parallel") == "metrad_parallel"
 
 
 def hydra_config(overrides, head="adacos", dataset="digits"):

@@ -1,0 +1,101 @@
+"""All that metrad must do to Hydra 1.3 for want of an argument, a public name or a typed error.
+
+- ``sys.argv`` is replaced while Hydra runs. ``hydra.main`` reads its arguments from there alone. The public functions
+  that take arguments (``initialize_config_dir``, ``compose``) make no sweeps and know no flags such as ``--cfg``.
+- ``HYDRA_FULL_ERROR`` is set while Hydra runs. Without it ``hydra.main`` prints an error in several lines and ends the
+  process with code 1. It has no argument for that.
+- ``hydra/launcher=basic`` and ``=joblib`` are stored in Hydra's ``ConfigStore`` while Hydra runs, and taken out of its
+  ``repo`` afterwards, since the store has no method for that. They cannot be YAML files, because the launchers of the
+  same names that Hydra or hydra-joblib-launcher stored would be taken for their schemas.
+- ``raised_by_hydra`` looks at the module that raised an error. For some bad input Hydra, OmegaConf and the parsers
+  that they use raise errors of Python's own, such as ``ValueError`` and ``AssertionError``.
+
+Nothing of ``hydra._internal`` is used.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from metrad.runs.config.catalogue import folder
+
+if TYPE_CHECKING:
+    from hydra.types import TaskFunction
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+# Names that metrad's own launchers also have inside metrad: that of Hydra's default, and that of documented commands.
+OTHER_NAMES = {"basic": "metrad", "joblib": "metrad_parallel"}
+_PACKAGES = ("antlr4", "hydra", "omegaconf", "yaml")
+
+
+def run(arguments: Sequence[str], task: "TaskFunction") -> None:
+    """Have Hydra read ``arguments`` and call ``task`` for the run, or for every run of the sweep, that they ask for.
+
+    Raises:
+        Exception: whatever Hydra or ``task`` raises.
+        SystemExit: the arguments are wrong, or ask for something to be shown.
+    """
+    import hydra
+
+    decorate = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
+    with _arguments(arguments), _raising(), own_launchers():
+        decorate(task)()
+
+
+def full_error_wanted() -> bool:
+    """Return whether the user asks for whole tracebacks, by Hydra's own variable."""
+    return os.environ.get(FULL_ERROR) == "1"
+
+
+def raised_by_hydra(error: Exception) -> bool:
+    """Return whether Hydra, OmegaConf or a parser that they use raised ``error``."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    raising = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return type(error).__module__.split(".")[0] in ("hydra", "omegaconf") or raising.split(".")[0] in _PACKAGES
+
+
+@contextlib.contextmanager
+def own_launchers() -> Iterator[None]:
+    """Let ``hydra/launcher=basic`` and ``=joblib`` mean metrad's launchers, until the context ends."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+    from omegaconf import OmegaConf
+
+    Plugins.instance()  # finds the plugins of other packages, which would store theirs over these
+    store = ConfigStore.instance()
+    launchers = store.repo.setdefault("hydra", {}).setdefault("launcher", {})
+    before = dict(launchers)
+    for name, own in OTHER_NAMES.items():
+        node = OmegaConf.load(folder() / "hydra" / "launcher" / f"{own}.yaml")
+        store.store(group="hydra/launcher", name=name, node=node, provider="metrad")
+    try:
+        yield
+    finally:
+        launchers.clear()
+        launchers.update(before)
+
+
+@contextlib.contextmanager
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = before

@@ -1,0 +1,58 @@
+"""Grids of overrides: the runs that they come to, and grids over all ordered pairs of classes."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+Grid = Mapping[str, str | int]
+
+_WORDS_WITH_MEANING = ("true", "false", "null", "inf", "nan")
+
+
+def runs(grids: Sequence[Sequence[Override]]) -> list[list[str]]:
+    """Return the overrides of every run of several grids; a run that two grids have in common stands once.
+
+    Raises:
+        HydraException: a sweep is over an interval, which has no list of values.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for grid in grids:
+        values = {override.get_key_element(): _values(override) for override in grid}  # the last one of a key wins
+        for run in itertools.product(*values.values()):
+            found.setdefault(run, list(run))
+    return list(found.values())
+
+
+def _values(override: Override) -> list[str]:
+    """Return an override once for each of its values."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise HydraException(f"{override.input_line}: a grid needs a list of values, such as {key}=1,2")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def ordered_pairs(classes: int | Sequence[str | int]) -> list[Grid]:
+    """Return a grid for each class, in which it is normal and every other class anomalous in turn.
+
+    Raises:
+        ValueError: there are fewer than two classes.
+    """
+    if isinstance(classes, bool | str) or len(names := range(classes) if isinstance(classes, int) else classes) < 2:
+        raise ValueError(f"hydra.sweeper.pairs must be a number of classes of at least 2, or list them, got {classes}")
+    quoted = [_quoted(str(name)) if isinstance(name, str) else str(name) for name in names]
+    return [
+        {"dataset.normal": normal, "dataset.anomalous": ",".join(name for name in quoted if name != normal)}
+        for normal in quoted
+    ]
+
+
+def _quoted(name: str) -> str:
+    """Return ``name`` as the command line reads it, quoted where it would not be taken for a word."""
+    if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.lower() not in _WORDS_WITH_MEANING:
+        return name
+    return "'{}'".format(name.replace("'", r"\'"))
