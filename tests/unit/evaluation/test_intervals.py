@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from metrad.errors import InputError
 from metrad.evaluation.conformal import calibration_images_needed, conformal_p_values, conformal_threshold
-from metrad.evaluation.evaluate import intervals
+from metrad.evaluation import intervals as module
 from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, delong_variance, exact_interval
 from metrad.evaluation.metrics import summary
 from tests.reference.evaluation import metrics
@@ -141,7 +141,7 @@ def test_the_figures_of_the_data_themselves_equal_the_twins_and_the_summary(case
     scores, truth = case
     levels = np.unique(scores)[::-1]
     counts = [np.array([[(scores[kind] == level).sum() for level in levels]], float) for kind in (~truth, truth)]
-    figures = {name: value.item() for name, value in intervals._figures(*counts).items()}
+    figures = {name: value.item() for name, value in module._figures(*counts).items()}
     assert list(figures) == FIGURES
     assert figures == pytest.approx(slow.figures(scores, truth), abs=1e-12)
     assert figures["fpr_at_95_tpr"] == pytest.approx(metrics.fpr_at_tpr(scores, truth), abs=1e-12)
@@ -152,13 +152,13 @@ def test_the_figures_of_the_data_themselves_equal_the_twins_and_the_summary(case
 def test_19_of_20_anomalous_images_are_95_percent():
     normal = np.array([[0.0, 10.0, 0.0]])
     anomalous = np.array([[19.0, 0.0, 1.0]])
-    assert intervals._figures(normal, anomalous)["fpr_at_95_tpr"] == 0
+    assert module._figures(normal, anomalous)["fpr_at_95_tpr"] == 0
 
 
 @pytest.mark.parametrize("images", [1, 11, 58, 91, 93])
 def test_perfect_scores_have_perfect_figures_and_nothing_beyond_1(images):
     anomalous = (np.arange(2 * images) < images)[None].astype(float)
-    figures = intervals._figures(1 - anomalous, anomalous)
+    figures = module._figures(1 - anomalous, anomalous)
     assert all(value.item() <= 1 for value in figures.values())
     assert figures == pytest.approx({"auroc": 1, "average_precision": 1, "fpr_at_95_tpr": 0, "partial_auroc": 1})
 
@@ -168,14 +168,14 @@ def test_scores_that_are_drawn_no_time_change_no_figure():
     normal, anomalous = generator.integers(0, 3, size=(2, 5, 12)).astype(float)
     gaps = np.zeros((5, 1))
     padded = [np.hstack([gaps, counts[:, :6], gaps, gaps, counts[:, 6:], gaps]) for counts in (normal, anomalous)]
-    figures, same = intervals._figures(normal, anomalous), intervals._figures(*padded)
+    figures, same = module._figures(normal, anomalous), module._figures(*padded)
     for name in FIGURES:
         np.testing.assert_allclose(same[name], figures[name], atol=1e-12)
 
 
 def test_each_resample_keeps_the_number_of_images_and_draws_them_all_alike():
     places = np.array([0, 0, 0, 1, 4])
-    counts = intervals._resampled_counts(np.random.default_rng(0), places, 20_000, 5)
+    counts = module._resampled_counts(np.random.default_rng(0), places, 20_000, 5)
     assert counts.shape == (20_000, 5)
     np.testing.assert_array_equal(counts.sum(axis=1), 5)
     # Five draws with shares 3/5, 1/5 and 1/5, the highest score first.
@@ -250,7 +250,7 @@ def test_the_bootstrap_follows_its_seed_and_not_the_size_of_its_blocks(monkeypat
     intervals = bootstrap_intervals(*case, resamples=100)
     assert bootstrap_intervals(*case, resamples=100, seed=1) != intervals
     for block in (1, 2000):
-        monkeypatch.setattr(intervals, "BLOCK", block)
+        monkeypatch.setattr(module, "BLOCK", block)
         assert bootstrap_intervals(*case, resamples=100) == intervals
 
 
