@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,17 +11,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from metrad.app import cli
+from metrad.runs import outputs
 from metrad.runs.directory import Run
-from tests.helpers.commands import DIGITS, SMALL, Result, isolated
+from tests.helpers.commands import DIGITS, SMALL, Result, isolated, refusal, trained
 
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path) -> Iterator[None]:
     with isolated(tmp_path):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Render no picture of a run, which takes a third of its time, unless the test asks for ``pictures``."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(outputs, "save_picture", lambda figure, path: Image.new("L", (8, 8)).save(path))
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Have the pictures of runs rendered."""
 
 
 @pytest.fixture
@@ -52,13 +68,28 @@ def metrad(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def train(metrad: Callable[..., Result], tmp_path: Path) -> Callable[..., Run]:
+def train(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Run]:
     """Train with the overrides given and return the finished run in the folder ``name``."""
 
     def call(*overrides: str, name: str = "run") -> Run:
-        result = metrad("train", *overrides, f"hydra.run.dir={name}")
-        assert (result.code, result.err) == (0, "")
-        return Run.finished(tmp_path / name)
+        capfd.readouterr()
+        run = trained(tmp_path / name, *overrides)
+        assert capfd.readouterr().err == ""
+        return run
+
+    return call
+
+
+@pytest.fixture
+def turned_down(tmp_path: Path) -> Callable[..., str]:
+    """Assert that a run is refused in a line that holds ``words``, and leaves nothing behind."""
+
+    def call(*overrides: str, words: tuple[str, ...]) -> str:
+        line = refusal(tmp_path / "refused", *overrides)
+        assert "\n" not in line
+        assert [word for word in words if word not in line] == [], line
+        assert not (tmp_path / "refused").exists()
+        return line
 
     return call
 
@@ -80,13 +111,30 @@ def refused(metrad: Callable[..., Result], tmp_path: Path) -> Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return one finished run of ``DIGITS``, for tests that only read it."""
-    folder = tmp_path_factory.mktemp("finished")
-    run = Run(folder / "run")
-    with isolated(folder):
-        cli.train([*DIGITS, f"hydra.run.dir={run.path}"])
-    return run
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the folder ``name`` that ``make`` fills, once for all the processes of this session."""
+    here = tmp_path_factory.getbasetemp()
+    root = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+
+    def call(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / name
+        done = root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                with isolated(folder):
+                    make(folder)
+                done.touch()
+        return folder
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished_run(once: Callable[..., Path]) -> Run:
+    """Return one finished run of ``DIGITS``, made by the whole command, for tests that only read it."""
+    return Run(once("finished", lambda folder: cli.train([*DIGITS, f"hydra.run.dir={folder / 'run'}"])) / "run")
 
 
 @pytest.fixture(scope="session")

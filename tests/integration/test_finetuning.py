@@ -166,11 +166,11 @@ def test_settings_that_hold_nothing_back_make_no_other_run(train, digits):
         ("test_time_flip=maybe", ("test_time_flip",)),
     ],
 )
-def test_a_setting_that_cannot_be_is_one_line(setting, words, refused, digits):
-    refused("train", *digits, setting, words=words)
+def test_a_setting_that_cannot_be_is_one_line(setting, words, turned_down, digits):
+    turned_down(*digits, setting, words=words)
 
 
-def test_a_layer_that_is_not_there_is_one_line(refused, small):
+def test_a_layer_that_is_not_there_is_one_line(turned_down, small):
     backbone = ["backbone=mobilenet_v2", "backbone.weights=null", "backbone.layers=[features.33]"]
     overrides = [*(s for s in small if "backbone" not in s), "dataset=digits", *backbone]
-    refused("train", *overrides, words=("backbone.layers", "features.33", "features.18"))
+    turned_down(*overrides, words=("backbone.layers", "features.33", "features.18"))

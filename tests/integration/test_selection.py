@@ -356,5 +356,5 @@ def test_two_ranks_choose_as_one_process_does(metrad, digits, tmp_path):
     ],
     ids=lambda value: value[0] if isinstance(value, list) and "=" in value[0] else "",
 )
-def test_what_cannot_be_done_is_told_in_a_line(overrides, words, refused, digits):
-    refused("train", *digits, "selection=pseudo_anomaly", *overrides, words=tuple(words))
+def test_what_cannot_be_done_is_told_in_a_line(overrides, words, turned_down, digits):
+    turned_down(*digits, "selection=pseudo_anomaly", *overrides, words=tuple(words))

@@ -11,8 +11,8 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from metrad.errors import InputError
-from metrad.evaluation.conformal import calibration_images_needed, conformal_p_values, conformal_threshold
 from metrad.evaluation import intervals as module
+from metrad.evaluation.conformal import calibration_images_needed, conformal_p_values, conformal_threshold
 from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, delong_variance, exact_interval
 from metrad.evaluation.metrics import summary
 from tests.reference.evaluation import metrics
