@@ -365,7 +365,7 @@ def test_an_image_that_breaks_while_it_is_streamed_is_named(turned_down, small, 
         (root / "c/3.png").write_text("hello")
         return 0  # epochs behind
 
-    monkeypatch.setattr("metrad.app.train.epochs_behind", break_one)
+    monkeypatch.setattr("metrad.app.fit.epochs_behind", break_one)
     overrides = [item.replace("FILES", str(tmp_path)) for item in folder("images")]
     limits = ("dataset.memory_limit_gib=0", "dataset.disk_limit_gib=0")
     turned_down(*small, *overrides, *limits, words=("images/c/3.png", "not an image"))

@@ -1,4 +1,4 @@
-"""Runs whose backbone is held back: resumed, evaluated again, on two ranks, and the settings that are refused."""
+"""Runs whose backbone is held back: resumed, evaluated again, and the settings that are refused."""
 
 import shutil
 
@@ -125,21 +125,6 @@ def test_flips_are_part_of_a_run_and_of_what_is_embedded_again(train, metrad, di
     assert metrad("evaluate", run.path).code == 0
     for role, values in embeddings(run).items():
         np.testing.assert_allclose(values, before[role], rtol=1e-4, atol=1e-4)
-
-
-def test_two_ranks_whiten_as_one_process_does(train, digits):
-    plain = [*digits, "whiten=true", "trainer.max_epochs=0"]
-    one = embeddings(train(*plain, name="one"))
-    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    two = embeddings(train(*plain, *ranks, name="two"))
-    np.testing.assert_allclose(two["test_normal"], one["test_normal"], rtol=1e-3, atol=1e-3)
-
-
-def test_two_ranks_hold_back_as_one_process_does(train, digits):
-    held = [*digits, *HELD]
-    one = train(*held, name="one")
-    two = train(*held, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", name="two")
-    np.testing.assert_allclose(embeddings(two)["normal"], embeddings(one)["normal"], rtol=2e-2, atol=2e-3)
 
 
 def test_settings_that_hold_nothing_back_make_no_other_run(train, digits):
