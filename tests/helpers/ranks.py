@@ -19,9 +19,8 @@ TWO = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
 def train_on_two_ranks(folder: Path, runs: dict[str, list[str]]) -> None:
     """Train runs of the names and overrides given, one after the other, each into a folder of its name."""
     jobs = [(*configured(*overrides, *TWO), folder / name) for name, overrides in runs.items()]
-    stores = [
-        TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in jobs
-    ]  # ranks meet anew for each
+    # The ranks meet anew for each run.
+    stores = [TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in jobs]
     launch.start(_as_rank, (jobs, [store.port for store in stores]), 2)
 
 
