@@ -1,5 +1,6 @@
 """Sweeps that are killed, interrupted, started twice and partly wrong still come to the same end."""
 
+import contextlib
 import os
 import random
 import signal
@@ -52,36 +53,58 @@ def finished(folder: Path) -> dict[str, str]:
     return {name: run.status.read_text() for name, run in runs.items()}
 
 
-@pytest.mark.parametrize(
-    ("kills", "command"),
-    [
-        (3, ["head=adacos,softmax", "trainer.max_epochs=2"]),
-        pytest.param(10, [*SIX, "trainer.max_epochs=3"], marks=LONG),
-    ],
-)
-def test_a_killed_sweep_ends_like_one_that_was_left_alone(kills, command, start, metrad, tmp_path):
-    whole = metrad("train", "-m", *DIGITS, *command, "sweep=whole")
-    assert (whole.code, whole.err) == (0, "")
-    draw = random.Random(time.time_ns())
-    folder, done = tmp_path / "multirun/killed", {}
-    for _ in range(kills):
-        process = start(*command, "sweep=killed")
-        try:
-            process.wait(draw.uniform(0.5, 9))
-        except subprocess.TimeoutExpired:
+def begun(folder: Path) -> bool:
+    return bool(runs_of(folder))
+
+
+def trains(folder: Path) -> bool:
+    return any(run.last_checkpoint.exists() and run.state == "running" for run in runs_of(folder).values())
+
+
+def assert_killed_sweeps_go_on(start, folder: Path, command: list[str], kill: list[Callable[..., None]]) -> None:
+    """Kill one sweep as each of ``kill`` says; then it ends like the one beside it that was left alone."""
+    done: dict[str, str] = {}
+    for wait in kill:
+        process = start(*command, f"sweep={folder.name}")
+        wait(process)
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         now = finished(folder)
         assert {name: now[name] for name in done} == done  # what had finished was not touched
         done = now
-    last = start(*command, "sweep=killed")
+    last = start(*command, f"sweep={folder.name}")
     out, err = last.communicate(timeout=300)
     assert (last.returncode, err) == (0, "")
     assert f"{len(done)} finished" in out or not done
-    assert (folder / "runs.csv").read_bytes() == (tmp_path / "multirun/whole/runs.csv").read_bytes()
-    for name, run in runs_of(tmp_path / "multirun/whole").items():
+    whole = folder.with_name("whole")
+    assert (folder / "runs.csv").read_bytes() == (whole / "runs.csv").read_bytes()
+    for name, run in runs_of(whole).items():
         assert Run(folder / name).scores.read_bytes() == run.scores.read_bytes()
         assert Run(folder / name).epochs.read_bytes() == run.epochs.read_bytes()
+
+
+def test_a_sweep_killed_at_each_stage_ends_like_one_that_was_left_alone(start, metrad, tmp_path):
+    command, folder = ["head=adacos,softmax", "trainer.max_epochs=8"], tmp_path / "multirun/killed"
+    whole = metrad("train", "-m", *DIGITS, *command, "sweep=whole")
+    assert (whole.code, whole.err) == (0, "")
+    stages = [begun, trains, finished]
+    kill = [lambda process, stage=stage: wait_for(lambda: stage(folder), process) for stage in stages]
+    assert_killed_sweeps_go_on(start, folder, command, kill)
+
+
+@LONG
+def test_a_sweep_killed_ten_times_ends_like_one_that_was_left_alone(start, tmp_path):
+    command = [*SIX, "trainer.max_epochs=3"]
+    whole = start(*command, "sweep=whole")
+    assert (whole.communicate(timeout=300)[1], whole.returncode) == ("", 0)
+    draw = random.Random(time.time_ns())
+
+    def wait(process: subprocess.Popen) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(0.5, 9))
+
+    assert_killed_sweeps_go_on(start, tmp_path / "multirun/killed", command, [wait] * 10)
 
 
 @pytest.mark.parametrize(
