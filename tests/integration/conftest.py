@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from metrad.app import cli
@@ -111,30 +108,14 @@ def refused(metrad: Callable[..., Result], tmp_path: Path) -> Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return the folder ``name`` that ``make`` fills, once for all the processes of this session."""
-    here = tmp_path_factory.getbasetemp()
-    root = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
-
-    def call(name: str, make: Callable[[Path], object]) -> Path:
-        folder = root / name
-        done = root / f"{name}.done"
-        with FileLock(root / f"{name}.lock"):
-            if not done.exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir()
-                with isolated(folder):
-                    make(folder)
-                done.touch()
-        return folder
-
-    return call
-
-
-@pytest.fixture(scope="session")
 def finished_run(once: Callable[..., Path]) -> Run:
     """Return one finished run of ``DIGITS``, made by the whole command, for tests that only read it."""
-    return Run(once("finished", lambda folder: cli.train([*DIGITS, f"hydra.run.dir={folder / 'run'}"])) / "run")
+
+    def make(folder: Path) -> None:
+        with isolated(folder):
+            cli.train([*DIGITS, f"hydra.run.dir={folder / 'run'}"])
+
+    return Run(once("finished", make) / "run")
 
 
 @pytest.fixture(scope="session")

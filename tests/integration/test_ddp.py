@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from metrad.files import read_json
 from metrad.runs.directory import Run
-from tests.helpers.commands import DIGITS
+from tests.helpers.commands import DIGITS, isolated
 from tests.helpers.ranks import TWO, train_on_two_ranks
 from tests.helpers.runs import rows
 
@@ -150,7 +150,8 @@ def on_two_ranks(once) -> Callable[[str], Run]:
             "chosen": CHOOSING,
         }
         runs = {name: [*DIGITS, *EXACT, *overrides] for name, overrides in exact.items()}
-        train_on_two_ranks(folder, runs | {"whitened": [*DIGITS, *WHITENED], "held": [*DIGITS, *HELD]})
+        with isolated(folder):
+            train_on_two_ranks(folder, runs | {"whitened": [*DIGITS, *WHITENED], "held": [*DIGITS, *HELD]})
 
     return lambda name: Run.finished(once("two-ranks", make) / name)
 

@@ -24,14 +24,15 @@ CHOOSING = ["selection=pseudo_anomaly", "selection.classes=[0,3]", "trainer.max_
 TWO_RATES = "selection.candidates=[{optimizer.lr: 1e-3}, {optimizer.lr: 1e-2}]"
 
 
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory) -> Run:
-    """A finished run that chose among two learning rates, for tests that only read it."""
-    folder = tmp_path_factory.mktemp("chosen")
-    run = Run(folder / "run")
-    with isolated(folder):
-        cli.train([*DIGITS, *CHOOSING, TWO_RATES, f"hydra.run.dir={run.path}"])
-    return run
+@pytest.fixture(scope="session")
+def chosen(once) -> Run:
+    """Return a finished run that chose among two learning rates, for tests that only read it."""
+
+    def make(folder: Path) -> None:
+        with isolated(folder):
+            cli.train([*DIGITS, *CHOOSING, TWO_RATES, f"hydra.run.dir={folder / 'run'}"])
+
+    return Run(once("chosen", make) / "run")
 
 
 @pytest.fixture
