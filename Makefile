@@ -1,19 +1,26 @@
 # `make demo` and `make test` do all the set-up on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
+# the tests that `make test` leaves to `make test-all`
+LONG := (long or compiles or browser or slurm)
 DATA := $(or $(METRAD_DATA),data)
 METRAD_SLURM_STATE ?= /var/lib/metrad-slurm
 export METRAD_SLURM_STATE
 
-.PHONY: help demo test test-slurm check bench clean
+.PHONY: help demo test test-all test-slurm check bench clean
 help:           ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 demo: .venv/run ## set up, then train and score a detector on scikit-learn's digits (no data to download)
 	$(BIN)/python train.py experiment=demo
 
-test: .venv/dev ## set up, then everything that CI checks
+test: .venv/dev ## set up, then everything that CI checks: a few minutes
 	$(MAKE) check
+
+test-all: .venv/dev ## `make test`, then the long tests: kills, ranks, wheel, benchmarks, compiler, chromium, Slurm
+	$(MAKE) check
+	METRAD_REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "$(LONG) and not slurm"
+	$(MAKE) test-slurm
 
 check:          ## lint, types, import layers, tests with coverage (in an environment that is set up)
 	$(BIN)/ruff check .
@@ -23,8 +30,7 @@ check:          ## lint, types, import layers, tests with coverage (in an enviro
 	# a process a core, each with one thread: in models this small, threads only wait for each other;
 	# slipcover, since tracing every call makes those of configuration take 1.7 times as long on Python 3.11
 	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --branch --skip-covered --source src/metrad \
-	  -m pytest -n auto --dist worksteal -m "not compiles"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m compiles
+	  -m pytest -n auto --dist worksteal -m "not $(LONG)"
 
 test-slurm: .venv/dev ## set up, start a Slurm of one node here, and test sweeps on it (as root, on Debian)
 	tests/slurm/start.sh && SLURM_CONF=$$METRAD_SLURM_STATE/slurm.conf METRAD_REQUIRE_SLURM=1 OMP_NUM_THREADS=1 \

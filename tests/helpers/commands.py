@@ -13,7 +13,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from metrad.app.messages import is_told, one_line
+from metrad.app.train import train
+from metrad.runs.config import checks
+from metrad.runs.directory import Run
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -77,3 +82,36 @@ def composed(*overrides: str) -> DictConfig:
     """Compose the configuration with ``overrides`` and check nothing."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", list(overrides))
+
+
+def configured(*overrides: str) -> tuple[DictConfig, DictConfig]:
+    """Return the configuration of a run with ``overrides``, and Hydra's own, as the command line composes them."""
+    checks.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    hydra = OmegaConf.create({"hydra": cfg.hydra})
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, hydra
+
+
+def trained(folder: Path, *overrides: str) -> Run:
+    """Train a run into ``folder``, without starting Hydra's command line, and return it."""
+    logging.getLogger("metrad").setLevel(logging.INFO)  # as Hydra does for a run
+    cfg, hydra = configured(*overrides)
+    train(cfg, Run(folder), hydra)
+    return Run.finished(folder)
+
+
+def refusal(folder: Path, *overrides: str) -> str:
+    """Return the line in which a run into ``folder`` is refused, without starting Hydra's command line."""
+    sys.argv = ["metrad", "train", *overrides]  # the line may be made of what was typed; see ``isolated``
+    refused = None
+    try:
+        trained(folder, *overrides)
+    except Exception as error:
+        refused = error
+    Run(folder).remove_if_empty()
+    assert refused is not None, "it was trained"
+    assert is_told(refused), refused
+    return one_line(refused)

@@ -12,14 +12,27 @@ import pytest
 from PIL import Image
 
 from metrad.app import cli
+from metrad.runs import outputs
 from metrad.runs.directory import Run
-from tests.helpers.commands import DIGITS, SMALL, Result, isolated
+from tests.helpers.commands import DIGITS, SMALL, Result, isolated, refusal, trained
 
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path) -> Iterator[None]:
     with isolated(tmp_path):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Render no picture of a run, which takes a third of its time, unless the test asks for ``pictures``."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(outputs, "save_picture", lambda figure, path: Image.new("L", (8, 8)).save(path))
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Have the pictures of runs rendered."""
 
 
 @pytest.fixture
@@ -52,13 +65,28 @@ def metrad(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def train(metrad: Callable[..., Result], tmp_path: Path) -> Callable[..., Run]:
+def train(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Run]:
     """Train with the overrides given and return the finished run in the folder ``name``."""
 
     def call(*overrides: str, name: str = "run") -> Run:
-        result = metrad("train", *overrides, f"hydra.run.dir={name}")
-        assert (result.code, result.err) == (0, "")
-        return Run.finished(tmp_path / name)
+        capfd.readouterr()
+        run = trained(tmp_path / name, *overrides)
+        assert capfd.readouterr().err == ""
+        return run
+
+    return call
+
+
+@pytest.fixture
+def turned_down(tmp_path: Path) -> Callable[..., str]:
+    """Assert that a run is refused in a line that holds ``words``, and leaves nothing behind."""
+
+    def call(*overrides: str, words: tuple[str, ...]) -> str:
+        line = refusal(tmp_path / "refused", *overrides)
+        assert "\n" not in line
+        assert [word for word in words if word not in line] == [], line
+        assert not (tmp_path / "refused").exists()
+        return line
 
     return call
 
@@ -80,13 +108,14 @@ def refused(metrad: Callable[..., Result], tmp_path: Path) -> Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return one finished run of ``DIGITS``, for tests that only read it."""
-    folder = tmp_path_factory.mktemp("finished")
-    run = Run(folder / "run")
-    with isolated(folder):
-        cli.train([*DIGITS, f"hydra.run.dir={run.path}"])
-    return run
+def finished_run(once: Callable[..., Path]) -> Run:
+    """Return one finished run of ``DIGITS``, made by the whole command, for tests that only read it."""
+
+    def make(folder: Path) -> None:
+        with isolated(folder):
+            cli.train([*DIGITS, f"hydra.run.dir={folder / 'run'}"])
+
+    return Run(once("finished", make) / "run")
 
 
 @pytest.fixture(scope="session")

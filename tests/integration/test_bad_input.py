@@ -224,9 +224,26 @@ FILES = [
     ),
     case("checkpoint of weights alone", "ckpt_path=FILES/weights.ckpt", "trainer.max_epochs=2", says=["weights.ckpt"]),
     case("checkpoint past the end", "ckpt_path=FILES/a.ckpt", "trainer.max_epochs=0", says=["a.ckpt", "max_epochs=0"]),
+]
+# One of each kind of error, by who finds it, and those of Hydra's own settings.
+COMMANDS = [
     case("run directory taken", "hydra.run.dir=FILES/run", says=["FILES/run", "holds a run already", "hydra.run.dir"]),
     case("run directory below a file", "hydra.run.dir=FILES/one.pth/run", says=["FILES/one.pth"]),
     case("run directory null", "hydra.run.dir=null", says=["hydra.run.dir"]),
+    case("unknown key of Hydra", "hydra.run.dr=x", says=["hydra.run.dr"]),
+    case("unknown key", "sed=1", says=["sed", "did you mean seed?"]),
+    case("unknown choice", "head=arcfac", says=["head=arcfac", "did you mean arcface?", "adacos"]),
+    case("a list for a value", "seed=1,2", says=["seed=1,2", "--multirun"]),
+    case("unclosed bracket", "dataset.normal=[7", says=["[7"]),
+    case("a wrong type", "seed=abc", says=["seed", "abc", "Integer"]),
+    case("out of range", "seed=-1", says=["seed", "at least 0", "-1"]),
+    case("target not allowed", "head._target_=os.system", says=["head._target_=os.system", "metrad", "allow_targets"]),
+    case("a setting of a null part", "augmentation.flip=0.5", says=["augmentation.flip"]),
+    case("Lightning's refusal", "trainer.precision=99", says=["trainer", "recision", "99"]),
+    case("class missing", "dataset.normal=[seven]", says=["dataset.normal", "'seven'"]),
+    case("truncated image", *folder("truncated"), says=["FILES/truncated/c/3.png", "truncated", "on_corrupt=skip"]),
+    case("weights missing", "backbone.weights=FILES/no.pth", says=["backbone.weights=FILES/no.pth", "no such file"]),
+    case("checkpoint of another head", "ckpt_path=FILES/a.ckpt", "head=softmax", says=["a.ckpt", "another model"]),
 ]
 
 
@@ -260,18 +277,34 @@ def files(tmp_path_factory, finished_run, image_folders):
     return root
 
 
+@pytest.fixture
+def filled(files, digits, small):
+    """Return a case's overrides behind those of a small run, and its words, with the folder of files in both."""
+
+    def call(overrides, words):
+        base = small if any("=image_folder" in item for item in overrides) else digits
+        return [[item.replace("FILES", str(files)) for item in items] for items in ([*base, *overrides], words)]
+
+    return call
+
+
 @pytest.mark.parametrize(("overrides", "words"), CONFIGURATION + DATA + FILES)
-def test_bad_input_is_refused_in_one_line(overrides, words, refused, digits, small, files):
-    base = small if any("=image_folder" in item for item in overrides) else digits
-    overrides = [item.replace("FILES", str(files)) for item in overrides]
-    refused("train", *base, *overrides, words=tuple(word.replace("FILES", str(files)) for word in words))
+def test_bad_input_is_refused_in_one_line(overrides, words, turned_down, filled):
+    overrides, words = filled(overrides, words)
+    turned_down(*overrides, words=words)
+
+
+@pytest.mark.parametrize(("overrides", "words"), COMMANDS)
+def test_the_command_ends_with_code_two_and_that_line(overrides, words, refused, filled):
+    overrides, words = filled(overrides, words)
+    refused("train", *overrides, words=words)
 
 
 @pytest.mark.parametrize("package", ["mlflow", "wandb"])
-def test_a_logger_that_is_not_installed_names_the_extra(package, refused, digits):
+def test_a_logger_that_is_not_installed_names_the_extra(package, turned_down, digits):
     if importlib.util.find_spec(package):
         pytest.skip(f"{package} is installed")
-    refused("train", *digits, f"logger={package}", words=("logger", f"pip install 'metrad[{package}]'"))
+    turned_down(*digits, f"logger={package}", words=("logger", f"pip install 'metrad[{package}]'"))
 
 
 def test_a_second_bad_input_in_one_process_is_refused_like_the_first(digits):
@@ -291,14 +324,14 @@ def test_a_second_bad_input_in_one_process_is_refused_like_the_first(digits):
         ("cifar100", ("cifar-100-python.tar.gz", "place")),
     ],
 )
-def test_a_download_without_network_names_files_and_folder(dataset, says, refused, small, unreachable):
-    refused("train", *small, f"dataset={dataset}", "paths.data=place", words=says)
+def test_a_download_without_network_names_files_and_folder(dataset, says, turned_down, small, unreachable):
+    turned_down(*small, f"dataset={dataset}", "paths.data=place", words=says)
 
 
-def test_weights_without_network_name_file_and_folder(refused, digits, unreachable, tmp_path, monkeypatch):
+def test_weights_without_network_name_file_and_folder(turned_down, digits, unreachable, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     overrides = [item for item in digits if "backbone" not in item]
-    line = refused("train", *overrides, "backbone=mobilenet_v2", words=("mobilenet_v2-7ebf99e0.pth",))
+    line = turned_down(*overrides, "backbone=mobilenet_v2", words=("mobilenet_v2-7ebf99e0.pth",))
     assert str(tmp_path / "torch/hub/checkpoints") in line
     assert "backbone.weights=FILE" in line
 
@@ -314,30 +347,28 @@ def unreachable(monkeypatch):
 
 
 @pytest.mark.parametrize("broken", ["truncated", "empty", "text"])
-def test_corrupt_files_can_be_skipped_counted_and_listed(broken, metrad, small, files, tmp_path):
+def test_corrupt_files_can_be_skipped_counted_and_listed(broken, train, small, files):
     overrides = [item.replace("FILES", str(files)) for item in folder(broken, "dataset.on_corrupt=skip")]
-    result = metrad("train", *small, *overrides, "hydra.run.dir=run")
-    run = Run.finished(tmp_path / "run")
+    run = train(*small, *overrides)
     split = read_json(run.split)
-    assert result.code == 0
-    assert "c/3.png" in result.out
+    assert "c/3.png" in run.log.read_text()
     assert read_json(run.metrics)["corrupt_left_out"] == 1
     assert split["corrupt_left_out"] == ["c/3.png"]
     assert "c/3.png" not in [name for names in split["images"].values() for name in names]
     assert len(split["images"]["reference"]) == 2 * 12 - 1
 
 
-def test_an_image_that_breaks_while_it_is_streamed_is_named(refused, small, image_folders, tmp_path, monkeypatch):
+def test_an_image_that_breaks_while_it_is_streamed_is_named(turned_down, small, image_folders, tmp_path, monkeypatch):
     root = image_folders(tmp_path / "images")
 
     def break_one(*args):
         (root / "c/3.png").write_text("hello")
         return 0  # epochs behind
 
-    monkeypatch.setattr("metrad.app.train.epochs_behind", break_one)
+    monkeypatch.setattr("metrad.app.fit.epochs_behind", break_one)
     overrides = [item.replace("FILES", str(tmp_path)) for item in folder("images")]
     limits = ("dataset.memory_limit_gib=0", "dataset.disk_limit_gib=0")
-    refused("train", *small, *overrides, *limits, words=("images/c/3.png", "not an image"))
+    turned_down(*small, *overrides, *limits, words=("images/c/3.png", "not an image"))
 
 
 def test_nan_loss_stops_and_names_the_step(metrad, digits, tmp_path):
@@ -566,6 +597,8 @@ def test_a_folder_with_an_odd_name_works(metrad, small, image_folders, tmp_path)
         ("finetuning.layer_decay=0.5", "finetuning.layer_decay=1.0"),
     ],
 )
-def test_a_checkpoint_that_training_cannot_go_on_from_as_asked_is_refused(change, word, refused, digits, finished_run):
+def test_a_checkpoint_that_training_cannot_go_on_from_as_asked_is_refused(
+    change, word, turned_down, digits, finished_run
+):
     checkpoint = finished_run.last_checkpoint
-    refused("train", *digits, change, f"ckpt_path={checkpoint}", "trainer.max_epochs=3", words=("ckpt_path", word))
+    turned_down(*digits, change, f"ckpt_path={checkpoint}", "trainer.max_epochs=3", words=("ckpt_path", word))

@@ -150,6 +150,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_prints_its_table(name, made):
     assert name in SMALL, f"{name} needs a small setting here"
@@ -165,6 +166,7 @@ def test_a_benchmark_prints_its_table(name, made):
         assert all(np.isfinite(float(cell.replace(",", ""))) for cell in cells), cells
 
 
+@pytest.mark.long
 def test_data_that_is_missing_is_told_in_one_line(tmp_path):
     for name in ("growth.py", "precision.py"):
         result = benchmark(name, f"--data={tmp_path}")
@@ -173,6 +175,7 @@ def test_data_that_is_missing_is_told_in_one_line(tmp_path):
         assert all(word in result.stderr for word in (str(tmp_path), "dataset=fmnist", "--data"))
 
 
+@pytest.mark.long
 def test_jobs_on_a_gpu_take_one():
     result = benchmark("sweep.py", "--jobs-per-gpu=1,2")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)

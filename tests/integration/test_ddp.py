@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from safetensors.numpy import load_file
 
 from metrad.files import read_json
 from metrad.runs.directory import Run
-from tests.helpers.commands import DIGITS
+from tests.helpers.commands import DIGITS, isolated
+from tests.helpers.ranks import TWO, train_on_two_ranks
 from tests.helpers.runs import rows
 
 ROOT = Path(__file__).parents[2]
-TWO = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
 # 246 images make batches of 63, 63, 63 and 57, none of which divides by two.
 UNEVEN = ["batch_size=63", "trainer.max_epochs=2"]
 # Sums over ranks round differently. In float32 Adam makes that some 1e-4 of the weights in two epochs, as much as a
@@ -30,7 +31,7 @@ PLANTED = """
 import os, signal, time
 from pathlib import Path
 from metrad.models.heads import AdaCos
-from metrad import ranks
+from metrad import collectives
 
 def end(how):
     Path(__file__).with_name("crashed").write_text(str(time.time()))
@@ -49,7 +50,7 @@ class Planted(AdaCos):
 
     def training_logits(self, embeddings, labels):
         self.steps += 1
-        if ranks.rank() == 1 and self.steps == 3:
+        if collectives.rank() == 1 and self.steps == 3:
             end(self.how)
         return super().training_logits(embeddings, labels)
 """
@@ -98,6 +99,7 @@ def planted(tmp_path, monkeypatch) -> list[str]:
     return ["head._target_=planted.Planted", "allow_targets=[planted]"]
 
 
+@pytest.mark.long
 def test_two_ranks_equal_one_process_inside_a_sweep_of_two_runs(metrad, tmp_path):
     sweep = ["-m", *DIGITS, *UNEVEN, *EXACT, "head=adacos_dynamic,curricularface"]
     one, two = metrad("train", *sweep, "sweep=one"), metrad("train", *sweep, *TWO, "sweep=two")
@@ -115,41 +117,105 @@ def test_two_ranks_equal_one_process_inside_a_sweep_of_two_runs(metrad, tmp_path
         assert found == {*(path.name for path in each), "multirun.yaml", "runs.csv"}
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(train, tmp_path):
-    overrides = [*DIGITS, *EXACT, "batch_size=63", "head=adacos_dynamic", "study.epochs=true"]
-    whole = train(*overrides, "trainer.max_epochs=2", name="whole")
-    half = train(*overrides, *TWO, "trainer.max_epochs=1", name="half")
-    resumed = train(*overrides, *TWO, "trainer.max_epochs=2", f"ckpt_path={half.last_checkpoint}", name="resumed")
+# What is trained on two ranks for the tests that only read it.
+EQUAL = {
+    "adacos_dynamic": [*UNEVEN, "head=adacos_dynamic"],
+    "curricularface": [*UNEVEN, "head=curricularface"],
+}
+GOING_ON = ["batch_size=63", "head=adacos_dynamic", "study.epochs=true"]
+AUGMENTED = [*UNEVEN, "augmentation=all"]
+CHOOSING = ["selection=pseudo_anomaly", "selection.classes=[3]", "trainer.max_epochs=1"]
+WHITENED = ["whiten=true", "trainer.max_epochs=0"]
+HELD = [
+    "finetuning.layer_decay=0.8",
+    "finetuning.batch_norm=false",
+    "finetuning.distillation=0.5",
+    "finetuning.ema=0.9",
+]
+
+
+@pytest.fixture(scope="session")
+def on_two_ranks(once) -> Callable[[str], Run]:
+    """Return a finished run on two ranks by its name."""
+
+    def make(folder: Path) -> None:
+        half = Run(folder / "half")
+        exact = {
+            **EQUAL,
+            "augmented": AUGMENTED,
+            "again": AUGMENTED,
+            "apart": [*UNEVEN, "trainer.sync_batchnorm=false"],
+            half.path.name: [*GOING_ON, "trainer.max_epochs=1"],
+            "resumed": [*GOING_ON, "trainer.max_epochs=2", f"ckpt_path={half.last_checkpoint}"],
+            "chosen": CHOOSING,
+        }
+        runs = {name: [*DIGITS, *EXACT, *overrides] for name, overrides in exact.items()}
+        with isolated(folder):
+            train_on_two_ranks(folder, runs | {"whitened": [*DIGITS, *WHITENED], "held": [*DIGITS, *HELD]})
+
+    return lambda name: Run.finished(once("two-ranks", make) / name)
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_two_ranks_equal_one_process(name, on_two_ranks, train):
+    one, two = train(*DIGITS, *EXACT, *EQUAL[name]), on_two_ranks(name)
+    assert (ranks_of(one), ranks_of(two)) == (1, 2)
+    assert_equal(one, two)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(on_two_ranks, train):
+    whole = train(*DIGITS, *EXACT, *GOING_ON, "trainer.max_epochs=2")
+    resumed = on_two_ranks("resumed")
     assert_equal(whole, resumed, 1e-6)  # Lightning reads a checkpoint into float32, whatever it is to become
     assert "going on after epoch 1 of 2" in resumed.log.read_text()
     studies = [np.genfromtxt(run.study, delimiter=",", names=True) for run in (whole, resumed)]
     assert studies[1]["epoch"].tolist() == [0, 1, 2]
     for figure in ("auroc", "effective_rank"):
         np.testing.assert_allclose(studies[1][figure], studies[0][figure], rtol=1e-3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "resumed", "whole"]
 
 
-def test_augmentation_on_two_ranks_repeats_and_is_of_each_rank(train):
-    overrides = [*DIGITS, *UNEVEN, *EXACT, "augmentation=all"]
-    one = train(*overrides, name="one")
-    two, again = (train(*overrides, *TWO, name=name) for name in ("two", "again"))
+def test_augmentation_on_two_ranks_repeats_and_is_of_each_rank(on_two_ranks, train):
+    one, two, again = train(*DIGITS, *EXACT, *AUGMENTED), on_two_ranks("augmented"), on_two_ranks("again")
     assert two.embedder.read_bytes() == again.embedder.read_bytes()
     assert np.abs(numbers(one.epochs) - numbers(two.epochs)).max() > 1e-4
 
 
-def test_without_common_batch_statistics_two_ranks_differ(train):
-    overrides = [*DIGITS, *UNEVEN, *EXACT]
-    one, two = train(*overrides, name="one"), train(*overrides, *TWO, "trainer.sync_batchnorm=false", name="two")
+def test_without_common_batch_statistics_two_ranks_differ(on_two_ranks, train):
+    one, two = train(*DIGITS, *EXACT, *UNEVEN), on_two_ranks("apart")
     assert np.abs(numbers(one.epochs) - numbers(two.epochs)).max() > 1e-4
     assert read_json(two.metrics)["auroc"] == pytest.approx(read_json(one.metrics)["auroc"], abs=0.1)
+
+
+def test_two_ranks_choose_as_one_process_does(on_two_ranks, train):
+    one, two = train(*DIGITS, *EXACT, *CHOOSING), on_two_ranks("chosen")
+    found, expected = rows(two.selection_table), rows(one.selection_table)
+    assert [{**row, "auroc": ""} for row in found] == [{**row, "auroc": ""} for row in expected]
+    aurocs = [[float(row["auroc"]) for row in each] for each in (found, expected)]
+    np.testing.assert_allclose(*aurocs, atol=2e-3)  # sums over ranks round differently, and two images may swap places
+    assert ranks_of(two) == 2
+    assert (two.load_config().trainer.devices, two.asked.exists()) == (2, True)
+
+
+def embeddings(run: Run) -> dict[str, np.ndarray]:
+    return load_file(run.embeddings / "embeddings.safetensors")
+
+
+def test_two_ranks_whiten_as_one_process_does(on_two_ranks, train):
+    one, two = embeddings(train(*DIGITS, *WHITENED)), embeddings(on_two_ranks("whitened"))
+    np.testing.assert_allclose(two["test_normal"], one["test_normal"], rtol=1e-3, atol=1e-3)
+
+
+def test_two_ranks_hold_back_as_one_process_does(on_two_ranks, train):
+    one, two = embeddings(train(*DIGITS, *HELD)), embeddings(on_two_ranks("held"))
+    np.testing.assert_allclose(two["normal"], one["normal"], rtol=2e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
         ("raise", "RuntimeError: planted in two lines"),
-        ("exit", "it ended with code 7"),
-        ("kill", "it was killed, as the system does for want of memory"),
+        pytest.param("exit", "it ended with code 7", marks=pytest.mark.long),
+        pytest.param("kill", "it was killed, as the system does for want of memory", marks=pytest.mark.long),
     ],
 )
 def test_a_crash_of_one_rank_ends_all_with_its_error(how, words, metrad, planted, tmp_path):
@@ -162,6 +228,7 @@ def test_a_crash_of_one_rank_ends_all_with_its_error(how, words, metrad, planted
     assert ("planted.py" in (tmp_path / "run/run.log").read_text()) == (how == "raise")
 
 
+@pytest.mark.long
 def test_in_a_sweep_a_crash_of_one_rank_spoils_its_own_run_only(metrad, planted, tmp_path):
     crash = [*DIGITS, *TWO, *planted, "+head.how=raise", "trainer.max_steps=1,3", "sweep=s"]
     result = metrad("train", "-m", *crash)
@@ -194,6 +261,7 @@ def group_lives(number: int) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 def test_when_a_run_is_stopped_all_its_ranks_end(number, tmp_path):
     endless = [*DIGITS, *TWO, "trainer.max_epochs=100000", "hydra.run.dir=run"]
@@ -220,6 +288,7 @@ def torchrun(*overrides: str | Path) -> list[str | Path]:
     return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", ROOT / "train.py", *overrides]
 
 
+@pytest.mark.long
 def test_processes_of_torchrun_are_taken_for_the_ranks_of_one_run(tmp_path, train):
     overrides = [*DIGITS, *UNEVEN, *EXACT]
     with started(tmp_path, *torchrun(*overrides, *TWO)) as process:
@@ -232,6 +301,7 @@ def test_processes_of_torchrun_are_taken_for_the_ranks_of_one_run(tmp_path, trai
     assert_equal(train(*overrides, name="one"), Run(path))
 
 
+@pytest.mark.long
 def test_a_crash_of_one_rank_of_torchrun_ends_all(tmp_path, planted):
     crash = [*DIGITS, *TWO, *planted, "+head.how=raise", "hydra.run.dir=run"]
     environment = os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")])

@@ -1,4 +1,4 @@
-"""Runs whose backbone is held back: resumed, evaluated again, on two ranks, and the settings that are refused."""
+"""Runs whose backbone is held back: resumed, evaluated again, and the settings that are refused."""
 
 import shutil
 
@@ -127,21 +127,6 @@ def test_flips_are_part_of_a_run_and_of_what_is_embedded_again(train, metrad, di
         np.testing.assert_allclose(values, before[role], rtol=1e-4, atol=1e-4)
 
 
-def test_two_ranks_whiten_as_one_process_does(train, digits):
-    plain = [*digits, "whiten=true", "trainer.max_epochs=0"]
-    one = embeddings(train(*plain, name="one"))
-    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    two = embeddings(train(*plain, *ranks, name="two"))
-    np.testing.assert_allclose(two["test_normal"], one["test_normal"], rtol=1e-3, atol=1e-3)
-
-
-def test_two_ranks_hold_back_as_one_process_does(train, digits):
-    held = [*digits, *HELD]
-    one = train(*held, name="one")
-    two = train(*held, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", name="two")
-    np.testing.assert_allclose(embeddings(two)["normal"], embeddings(one)["normal"], rtol=2e-2, atol=2e-3)
-
-
 def test_settings_that_hold_nothing_back_make_no_other_run(train, digits):
     cfg = train(*digits).load_config()
     older = cfg.copy()
@@ -166,11 +151,11 @@ def test_settings_that_hold_nothing_back_make_no_other_run(train, digits):
         ("test_time_flip=maybe", ("test_time_flip",)),
     ],
 )
-def test_a_setting_that_cannot_be_is_one_line(setting, words, refused, digits):
-    refused("train", *digits, setting, words=words)
+def test_a_setting_that_cannot_be_is_one_line(setting, words, turned_down, digits):
+    turned_down(*digits, setting, words=words)
 
 
-def test_a_layer_that_is_not_there_is_one_line(refused, small):
+def test_a_layer_that_is_not_there_is_one_line(turned_down, small):
     backbone = ["backbone=mobilenet_v2", "backbone.weights=null", "backbone.layers=[features.33]"]
     overrides = [*(s for s in small if "backbone" not in s), "dataset=digits", *backbone]
-    refused("train", *overrides, words=("backbone.layers", "features.33", "features.18"))
+    turned_down(*overrides, words=("backbone.layers", "features.33", "features.18"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from metrad.runs.directory import Run
 from tests.helpers.heads import of_the_user
 
 ROOT = Path(__file__).parents[2]
@@ -68,19 +69,23 @@ def contract(folder: Path, conf: Path, which: str = "mine") -> subprocess.Comple
     )
 
 
-def test_a_head_of_ones_own_is_found_and_trained(train, refused, digits, tmp_path, monkeypatch):
+def test_a_head_of_ones_own_is_found_and_trained(metrad, refused, digits, tmp_path, monkeypatch):
     conf = own_heads(tmp_path, "additive_margin", SOUND, mine="AdditiveMargin")
     monkeypatch.syspath_prepend(tmp_path)
     choice = ["--config-dir", str(conf), *digits, "head=mine"]
     refused("train", *choice, words=("head._target_=additive_margin.AdditiveMargin", "allow_targets"))
     refused("train", *choice, "head.margn=0.1", words=("unknown configuration key head.margn; allowed: scale\n",))
-    run = train(*choice, "head.scale=15", "+head.margin=0.1", "allow_targets=[additive_margin]")
+    settings = ["head.scale=15", "+head.margin=0.1", "allow_targets=[additive_margin]", "hydra.run.dir=run"]
+    result = metrad("train", *choice, *settings)
+    assert (result.code, result.err) == (0, "")
+    run = Run.finished(tmp_path / "run")
     assert run.metrics.is_file()
     assert (run.path / "head.png").is_file()
     assert "_target_: additive_margin.AdditiveMargin" in run.config.read_text()
     sys.modules.pop("additive_margin")
 
 
+@pytest.mark.long
 @pytest.mark.compiles
 def test_a_head_of_ones_own_is_held_to_the_contract(tmp_path):
     answer = contract(tmp_path, own_heads(tmp_path, "sound_head", SOUND, mine="AdditiveMargin"))
@@ -90,6 +95,7 @@ def test_a_head_of_ones_own_is_held_to_the_contract(tmp_path):
     assert int(passed[1]) > 20
 
 
+@pytest.mark.long
 def test_broken_heads_fail_the_contract(tmp_path):
     conf = own_heads(tmp_path, "broken_heads", BROKEN, mine_forgets="Forgetful", mine_raises="Generous")
     answer = contract(tmp_path, conf, "mine and not compiles")  # the compiler takes seconds

@@ -282,7 +282,11 @@ def taking_ctrl_c():
 
 
 @pytest.mark.parametrize(
-    ("number", "state"), [(signal.SIGKILL, "running"), (signal.SIGINT, "interrupted")], ids=["killed", "Ctrl-C"]
+    ("number", "state"),
+    [
+        pytest.param(signal.SIGKILL, "running", id="killed"),
+        pytest.param(signal.SIGINT, "interrupted", id="Ctrl-C", marks=pytest.mark.long),
+    ],
 )
 def test_a_stopped_run_does_not_look_finished_and_can_go_on(number, state, metrad, digits, tmp_path):
     run = tmp_path / "run"

@@ -24,14 +24,15 @@ CHOOSING = ["selection=pseudo_anomaly", "selection.classes=[0,3]", "trainer.max_
 TWO_RATES = "selection.candidates=[{optimizer.lr: 1e-3}, {optimizer.lr: 1e-2}]"
 
 
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory) -> Run:
-    """A finished run that chose among two learning rates, for tests that only read it."""
-    folder = tmp_path_factory.mktemp("chosen")
-    run = Run(folder / "run")
-    with isolated(folder):
-        cli.train([*DIGITS, *CHOOSING, TWO_RATES, f"hydra.run.dir={run.path}"])
-    return run
+@pytest.fixture(scope="session")
+def chosen(once) -> Run:
+    """Return a finished run that chose among two learning rates, for tests that only read it."""
+
+    def make(folder: Path) -> None:
+        with isolated(folder):
+            cli.train([*DIGITS, *CHOOSING, TWO_RATES, f"hydra.run.dir={folder / 'run'}"])
+
+    return Run(once("chosen", make) / "run")
 
 
 @pytest.fixture
@@ -237,6 +238,7 @@ def test_a_run_interrupted_after_its_choice_chooses_nothing_again(chosen, metrad
     assert run.asked_config().trainer.max_epochs == 2
 
 
+@pytest.mark.long
 def test_a_run_killed_while_it_chooses_goes_on(chosen, metrad, tmp_path, folds):
     command = [sys.executable, ROOT / "train.py", *SWEEP[1:]]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -287,21 +289,6 @@ def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, t
     reported = metrad("report", runs[0].path)
     assert (reported.code, reported.err) == (0, "")
     assert "AUROC after each epoch" in (runs[0].path / "report.html").read_text()
-
-
-def test_two_ranks_choose_as_one_process_does(metrad, digits, tmp_path):
-    choosing = [*digits, *CHOOSING, "selection.classes=[3]", "trainer.precision=64-true", "trainer.max_epochs=1"]
-    two = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
-    for name, devices in (("one", []), ("two", two)):
-        made = metrad("train", *choosing, *devices, f"hydra.run.dir={name}")
-        assert (made.code, made.err) == (0, ""), made.err
-    one, two = (Run.finished(tmp_path / name) for name in ("one", "two"))
-    found, expected = rows(two.selection_table), rows(one.selection_table)
-    assert [{**row, "auroc": ""} for row in found] == [{**row, "auroc": ""} for row in expected]
-    aurocs = [[float(row["auroc"]) for row in each] for each in (found, expected)]
-    np.testing.assert_allclose(*aurocs, atol=2e-3)  # sums over ranks round differently, and two images may swap places
-    assert read_json(two.environment)["ranks"] == 2
-    assert (two.load_config().trainer.devices, two.asked.exists()) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -356,5 +343,5 @@ def test_two_ranks_choose_as_one_process_does(metrad, digits, tmp_path):
     ],
     ids=lambda value: value[0] if isinstance(value, list) and "=" in value[0] else "",
 )
-def test_what_cannot_be_done_is_told_in_a_line(overrides, words, refused, digits):
-    refused("train", *digits, "selection=pseudo_anomaly", *overrides, words=tuple(words))
+def test_what_cannot_be_done_is_told_in_a_line(overrides, words, turned_down, digits):
+    turned_down(*digits, "selection=pseudo_anomaly", *overrides, words=tuple(words))

@@ -71,8 +71,8 @@ def test_a_compiled_run_goes_on_uncompiled_and_the_other_way_round(train, digits
 
 
 @pytest.mark.parametrize("value", ["perhaps", "1", "null"])
-def test_compile_is_true_false_or_auto(value, refused, digits):
-    refused("train", *digits, f"compile={value}", words=("compile", "auto, true or false", "got"))
+def test_compile_is_true_false_or_auto(value, turned_down, digits):
+    turned_down(*digits, f"compile={value}", words=("compile", "auto, true or false", "got"))
 
 
 class Watch(TorchDispatchMode):

@@ -57,7 +57,7 @@ def test_a_run_is_the_same_with_a_study_as_without(kind, request, train, compara
         torch.testing.assert_close(states[1][key], states[0][key], rtol=0, atol=0)
 
 
-def test_it_notes_each_epoch_as_an_evaluation_finds_it(train, stateful):
+def test_it_notes_each_epoch_as_an_evaluation_finds_it(train, stateful, pictures):
     run = train(*stateful, ON)
     found, trained, metrics = rows(run.study), rows(run.epochs), read_json(run.metrics)
     assert list(found[0]) == ["epoch", "auroc", "average_precision", "effective_rank", "accuracy", "loss"]

@@ -1,5 +1,6 @@
 """Sweeps that are killed, interrupted, started twice and partly wrong still come to the same end."""
 
+import contextlib
 import os
 import random
 import signal
@@ -18,8 +19,8 @@ from tests.helpers.commands import DIGITS
 from tests.helpers.runs import rows, runs_of, wait_for
 
 ROOT = Path(__file__).parents[2]
+LONG = pytest.mark.long
 SIX = ["head=adacos,softmax,arcface", "seed=0,1"]
-KILLS = 10
 
 
 @pytest.fixture
@@ -52,33 +53,67 @@ def finished(folder: Path) -> dict[str, str]:
     return {name: run.status.read_text() for name, run in runs.items()}
 
 
-def test_a_sweep_killed_ten_times_ends_like_one_that_was_left_alone(start, tmp_path):
-    whole = start(*SIX, "trainer.max_epochs=3", "sweep=whole")
-    assert (whole.communicate(timeout=300)[1], whole.returncode) == ("", 0)
-    draw = random.Random(time.time_ns())
-    folder, done, kills = tmp_path / "multirun/killed", {}, 0
-    while kills < KILLS:
-        process = start(*SIX, "trainer.max_epochs=3", "sweep=killed")
-        try:
-            process.wait(draw.uniform(0.5, 9))
-        except subprocess.TimeoutExpired:
+def begun(folder: Path) -> bool:
+    return bool(runs_of(folder))
+
+
+def trains(folder: Path) -> bool:
+    return any(run.last_checkpoint.exists() and run.state == "running" for run in runs_of(folder).values())
+
+
+def assert_killed_sweeps_go_on(start, folder: Path, command: list[str], kill: list[Callable[..., None]]) -> None:
+    """Kill one sweep as each of ``kill`` says; then it ends like the one beside it that was left alone."""
+    done: dict[str, str] = {}
+    for wait in kill:
+        process = start(*command, f"sweep={folder.name}")
+        wait(process)
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        kills += 1
         now = finished(folder)
         assert {name: now[name] for name in done} == done  # what had finished was not touched
         done = now
-    last = start(*SIX, "trainer.max_epochs=3", "sweep=killed")
+    last = start(*command, f"sweep={folder.name}")
     out, err = last.communicate(timeout=300)
     assert (last.returncode, err) == (0, "")
     assert f"{len(done)} finished" in out or not done
-    assert (folder / "runs.csv").read_bytes() == (tmp_path / "multirun/whole/runs.csv").read_bytes()
-    for name, run in runs_of(tmp_path / "multirun/whole").items():
+    whole = folder.with_name("whole")
+    assert (folder / "runs.csv").read_bytes() == (whole / "runs.csv").read_bytes()
+    for name, run in runs_of(whole).items():
         assert Run(folder / name).scores.read_bytes() == run.scores.read_bytes()
         assert Run(folder / name).epochs.read_bytes() == run.epochs.read_bytes()
 
 
-@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["one", "two"])
+def test_a_sweep_killed_at_each_stage_ends_like_one_that_was_left_alone(start, metrad, tmp_path):
+    command, folder = ["head=adacos,softmax", "trainer.max_epochs=8"], tmp_path / "multirun/killed"
+    whole = metrad("train", "-m", *DIGITS, *command, "sweep=whole")
+    assert (whole.code, whole.err) == (0, "")
+    stages = [begun, trains, finished]
+    kill = [lambda process, stage=stage: wait_for(lambda: stage(folder), process) for stage in stages]
+    assert_killed_sweeps_go_on(start, folder, command, kill)
+
+
+@LONG
+def test_a_sweep_killed_ten_times_ends_like_one_that_was_left_alone(start, tmp_path):
+    command = [*SIX, "trainer.max_epochs=3"]
+    whole = start(*command, "sweep=whole")
+    assert (whole.communicate(timeout=300)[1], whole.returncode) == ("", 0)
+    draw = random.Random(time.time_ns())
+
+    def wait(process: subprocess.Popen) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(0.5, 9))
+
+    assert_killed_sweeps_go_on(start, tmp_path / "multirun/killed", command, [wait] * 10)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param([], id="one"),
+        pytest.param(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], id="two", marks=LONG),
+    ],
+)
 def test_ctrl_c_ends_a_sweep_within_seconds_and_the_same_command_goes_on(launcher, start, tmp_path):
     command = ["head=adacos,softmax", "seed=range(3)", "trainer.max_epochs=8", "sweep=x", *launcher]
     process = start(*command)
@@ -104,6 +139,7 @@ def test_ctrl_c_ends_a_sweep_within_seconds_and_the_same_command_goes_on(launche
     assert any("going on after epoch" in text for text in logs)
 
 
+@LONG
 def test_sigterm_ends_a_sweep_with_an_exit_code_that_says_so(start, tmp_path):
     process = start("head=adacos,softmax", "trainer.max_epochs=100", "sweep=x")
     folder = tmp_path / "multirun/x"
@@ -115,6 +151,7 @@ def test_sigterm_ends_a_sweep_with_an_exit_code_that_says_so(start, tmp_path):
     assert [run.noted()["error"] for run in runs_of(folder).values()] == ["stopped by SIGTERM"]
 
 
+@LONG
 def test_a_worker_that_is_told_to_end_costs_one_run(start, tmp_path):
     process = start(
         "seed=range(3)", "trainer.max_epochs=12", "sweep=x", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"
@@ -129,6 +166,7 @@ def test_a_worker_that_is_told_to_end_costs_one_run(start, tmp_path):
     assert sorted(run.state for run in runs_of(folder).values()) == ["finished", "finished", "interrupted"]
 
 
+@LONG
 def test_one_run_is_enough_for_several_jobs(start, tmp_path):
     command = ["trainer.max_epochs=1", "sweep=x", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     for seeds, told in (("seed=1", "1 to begin"), ("seed=1,2", "1 finished, 1 to begin")):
@@ -139,6 +177,7 @@ def test_one_run_is_enough_for_several_jobs(start, tmp_path):
     assert [run.state for run in runs_of(tmp_path / "multirun/x").values()] == ["finished"] * 2
 
 
+@LONG
 def test_two_launches_of_one_sweep_share_its_runs(start, tmp_path):
     processes = [start(*SIX, "trainer.max_epochs=3", "sweep=x") for _ in range(2)]
     said = [process.communicate(timeout=300) for process in processes]
@@ -149,6 +188,7 @@ def test_two_launches_of_one_sweep_share_its_runs(start, tmp_path):
     assert 0 in [process.returncode for process in processes], said
 
 
+@LONG
 def test_a_worker_that_is_killed_costs_no_run(start, tmp_path):
     process = start(*SIX[1:], "trainer.max_epochs=12", "sweep=x", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     folder = tmp_path / "multirun/x"
@@ -160,6 +200,7 @@ def test_a_worker_that_is_killed_costs_no_run(start, tmp_path):
     assert "going on after epoch" in victim.log.read_text()
 
 
+@LONG
 def test_workers_end_when_the_launcher_is_killed(start, tmp_path):
     process = start(*SIX[1:], "trainer.max_epochs=40", "sweep=x", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     folder = tmp_path / "multirun/x"
@@ -169,6 +210,7 @@ def test_workers_end_when_the_launcher_is_killed(start, tmp_path):
     assert "running" not in [run.state for run in runs_of(folder).values()]
 
 
+@LONG
 def test_fail_fast_ends_workers_without_a_word(start, tmp_path):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     process = start("scorer.k=500", "seed=range(4)", "sweep=x", "sweep.fail_fast=true", *launcher)

@@ -86,9 +86,14 @@ def main(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict[str, History]]:
+def ranks(once) -> list[dict[str, History]]:
     """Return what each of two processes learnt."""
-    folder = tmp_path_factory.mktemp("ranks")
+    folder = once("heads-on-two-ranks", learn)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def learn(folder: Path) -> None:
+    """Have two processes train every head and save what they learnt."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     if "lo" in [name for _, name in socket.if_nameindex()]:
@@ -106,7 +111,6 @@ def ranks(tmp_path_factory) -> list[dict[str, History]]:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", WITH_STATE)

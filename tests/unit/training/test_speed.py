@@ -9,7 +9,7 @@ import torch
 
 from metrad.models.backbones import convnet, mobilenet_v2
 from metrad.models.embedder import Embedder
-from metrad.training import speed
+from metrad.training import compiling, speed
 from metrad.training.compiling import CPU_OPTIONS, Compiled
 from metrad.training.speed import (
     COMPILED,
@@ -237,7 +237,7 @@ def test_a_compiler_that_fails_is_told_once_and_training_goes_on(embedder, monke
 
 
 def test_an_option_that_torch_no_longer_knows_is_told_and_training_goes_on(embedder, monkeypatch, caplog):
-    monkeypatch.setattr(speed, "CPU_OPTIONS", {"no_such_option": True})
+    monkeypatch.setattr(compiling, "CPU_OPTIONS", {"no_such_option": True})
     embedder.train().forward = Compiled(embedder)
     with caplog.at_level(logging.WARNING):
         assert embedder(IMAGES).shape == (4, 16)

@@ -322,7 +322,7 @@ def test_a_root_where_no_lock_can_be_is_read_all_the_same(tmp_path, monkeypatch)
     def refuse(*args: object, **settings: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("metrad.data.sources.FileLock", refuse)
+    monkeypatch.setattr("metrad.data.torchvision_sources.FileLock", refuse)
     assert open_source(partial(Unpacking, root=str(tmp_path), download=True)).labels.tolist() == [0, 1, 0, 1]
 
 
