@@ -1,8 +1,6 @@
 """The parts of a run, built from its configuration. No other module builds parts from a DictConfig."""
 
 import logging
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +37,7 @@ from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
 from metrad.training.fitted import Selected
 from metrad.training.learner import MetricLearner
+from metrad.training.progress import bars_wanted
 from metrad.training.speed import Pace
 
 log = logging.getLogger(__name__)
@@ -380,15 +379,10 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         callbacks=[*([checkpoint] if keeping else []), KeepSigterm(), *callbacks, LeanMemory(), *compiling],
         default_root_dir=run.path,
         precision=pace.precision,
-        enable_progress_bar=_bars_wanted() if progress == "auto" else progress,
+        enable_progress_bar=bars_wanted() if progress == "auto" else progress,
         **devices.trainer_arguments(plain(cfg.trainer)),
         **({} if keeping else {"enable_checkpointing": False}),
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # trainer.plugins has no checkpoint plugin
         trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
-
-
-def _bars_wanted() -> bool:
-    """Return whether progress bars go to a terminal and no view of a whole sweep replaces them."""
-    return sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
