@@ -64,13 +64,6 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         "ψ without -2k": ("sign * multiple - 2 * k", "sign * multiple"),
         "ψ without its sign": ("sign * multiple - 2 * k", "multiple - 2 * k"),
         "angle multiplied once too often": ("for _ in range(m - 1)", "for _ in range(m)"),
-        "C instead of C - 1": ("math.log(num_centres - 1)", "math.log(num_centres)"),
-        "natural logarithm dropped": ("math.sqrt(2) * math.log(num_centres - 1)", "math.sqrt(2) * (num_centres - 1)"),
-        "mean instead of median": ("true_angles.quantile(0.5)", "true_angles.mean()"),
-        "lower median": ("true_angles.quantile(0.5)", "true_angles.median()"),
-        "another quantile": ("quantile(0.5)", "quantile(0.25)"),
-        "π/4 not clamped": (".clamp_max(math.pi / 4)", ""),
-        "π/4 as the smallest": (".clamp_max(math.pi / 4)", ".clamp_min(math.pi / 4)"),
     },
     "models/heads/base.py": {
         "margin on the next class": (
@@ -106,6 +99,15 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         "gradient through the state": ("values = values.detach()", "values = values.clone()"),
     },
     "models/heads/margin.py": {
+        "momentum of t swapped": (
+            "self.momentum * self.t + (1 - self.momentum) * mean",
+            "(1 - self.momentum) * self.t + self.momentum * mean",
+        ),
+        "t of one rank": ("mean = gathered(true_cosine).mean()", "mean = true_cosine.detach().mean()"),
+        "t not saved": ('"t", torch.tensor(0.0)', '"t", torch.tensor(0.0), persistent=False'),
+        "easy negatives taken as hard": ("hard = cosine > add_angle", "hard = cosine < add_angle"),
+        "hard beyond the plain cosine": ("add_angle(true_cosine, torch.as_tensor(self.margin))", "true_cosine"),
+        "hard negatives without t": ("cosine * (self.t.clone() + cosine)", "cosine * cosine"),
         "SphereFace without the length": (
             "return embedding_lengths(embeddings)",
             "return embedding_lengths(embeddings).pow(0)",
@@ -121,9 +123,16 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
             "add_angular_margin(cosine, self.margin)",
             "add_angular_margin(cosine, -self.margin)",
         ),
-        "AdaCos for two classes": ("min_classes: ClassVar[int] = 3", "min_classes: ClassVar[int] = 2"),
     },
-    "models/heads/adaptive.py": {
+    "models/heads/adacos.py": {
+        "C instead of C - 1": ("math.log(num_centres - 1)", "math.log(num_centres)"),
+        "natural logarithm dropped": ("math.sqrt(2) * math.log(num_centres - 1)", "math.sqrt(2) * (num_centres - 1)"),
+        "mean instead of median": ("true_angles.quantile(0.5)", "true_angles.mean()"),
+        "lower median": ("true_angles.quantile(0.5)", "true_angles.median()"),
+        "another quantile": ("quantile(0.5)", "quantile(0.25)"),
+        "π/4 not clamped": (".clamp_max(math.pi / 4)", ""),
+        "π/4 as the smallest": (".clamp_max(math.pi / 4)", ".clamp_min(math.pi / 4)"),
+        "AdaCos for two classes": ("min_classes: ClassVar[int] = 3", "min_classes: ClassVar[int] = 2"),
         "dynamic scale updated in evaluation": (
             "if self.training:\n            true = labels",
             "if True:\n            true = labels",
@@ -147,15 +156,6 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
             UPDATE,
             "update_scale(self.scale, (self.scale * nearest).logsumexp(dim=1), nearest[:, 0])",
         ),
-        "momentum of t swapped": (
-            "self.momentum * self.t + (1 - self.momentum) * mean",
-            "(1 - self.momentum) * self.t + self.momentum * mean",
-        ),
-        "t of one rank": ("mean = gathered(true_cosine).mean()", "mean = true_cosine.detach().mean()"),
-        "t not saved": ('"t", torch.tensor(0.0)', '"t", torch.tensor(0.0), persistent=False'),
-        "easy negatives taken as hard": ("hard = cosine > add_angle", "hard = cosine < add_angle"),
-        "hard beyond the plain cosine": ("add_angle(true_cosine, torch.as_tensor(self.margin))", "true_cosine"),
-        "hard negatives without t": ("cosine * (self.t.clone() + cosine)", "cosine * cosine"),
     },
     "models/heads/quality.py": {
         "g_angle with the wrong sign": ("shifted(cosine, -self.margin * z)", "shifted(cosine, self.margin * z)"),

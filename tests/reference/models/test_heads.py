@@ -8,7 +8,8 @@ import torch
 from pytorch_metric_learning import losses
 
 from metrad.models import heads
-from metrad.models.heads.angular import adacos_scale, add_angular_margin, multiply_angle, sines
+from metrad.models.heads.adacos import adacos_scale
+from metrad.models.heads.angular import add_angular_margin, multiply_angle, sines
 from metrad.models.heads.quality import shifted
 from tests.reference.models import heads as slow
 from tests.reference.models import newer_heads as newer

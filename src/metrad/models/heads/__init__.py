@@ -1,9 +1,9 @@
 """Metric heads: they turn embeddings and labels into logits and a loss. Each has one class and one YAML file."""
 
-from metrad.models.heads.adaptive import CurricularFace, DynamicAdaCos, SubClusterAdaCos
+from metrad.models.heads.adacos import AdaCos, DynamicAdaCos, SubClusterAdaCos
 from metrad.models.heads.base import CosineHead, Head
 from metrad.models.heads.linear import L2Softmax, Softmax
-from metrad.models.heads.margin import AdaCos, ArcFace, CosFace, NormFace, SphereFace
+from metrad.models.heads.margin import ArcFace, CosFace, CurricularFace, NormFace, SphereFace
 from metrad.models.heads.pml import PytorchMetricLearning
 from metrad.models.heads.quality import AdaFace, MagFace
 from metrad.models.heads.statistics import HeadStatistics

@@ -90,26 +90,3 @@ def multiply_angle(cosine: Tensor, m: int) -> Tensor:
     k = sum(((cosine < math.cos(i * math.pi / m)).to(cosine.dtype) for i in range(1, m)), torch.zeros_like(cosine))
     sign = 1 - 2 * (k % 2)
     return sign * multiple - 2 * k
-
-
-def adacos_scale(num_centres: int) -> float:
-    """Return the fixed scale of AdaCos, s̃ = √2 · ln(C - 1), which is 0 for C = 2.
-
-    Source: Zhang 2019, arXiv 1905.00292.
-
-    Args:
-        num_centres: C, the number of classes, or of all centres if a class has several.
-    """
-    return math.sqrt(2) * math.log(num_centres - 1)
-
-
-def dynamic_scale(log_b_avg: Tensor, true_angles: Tensor) -> Tensor:
-    """Return the adaptive scale of AdaCos for one batch, s_t = ln B_avg / cos(min(π/4, θ_med)).
-
-    Source: Zhang 2019, arXiv 1905.00292.
-
-    Args:
-        log_b_avg: ln B_avg, a scalar.
-        true_angles: θ_y of each embedding, (N,).
-    """
-    return log_b_avg / true_angles.quantile(0.5).clamp_max(math.pi / 4).cos()

@@ -1,13 +1,19 @@
-"""Cosine heads with a fixed scale, which differ in the margin on the true class."""
+"""Cosine heads with a fixed scale; they differ in the margin on the true class."""
 
 import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from metrad.errors import InputError
-from metrad.models.heads.angular import adacos_scale, add_angular_margin, embedding_lengths, multiply_angle
-from metrad.models.heads.base import CosineHead, require_angle
+from metrad.models.heads.angular import (
+    add_angle,
+    add_angular_margin,
+    embedding_lengths,
+    multiply_angle,
+)
+from metrad.models.heads.base import CosineHead, gathered, require_angle
 
 
 class NormFace(CosineHead):
@@ -113,21 +119,39 @@ class ArcFace(CosineHead):
         return add_angular_margin(cosine, self.margin)
 
 
-class AdaCos(CosineHead):
-    """Cosine softmax with the fixed scale s̃ = √2·ln(C - 1), so that no scale needs tuning.
+class CurricularFace(ArcFace):
+    """ArcFace in which hard negatives gain weight as training goes on.
 
-    Source: Zhang 2019, arXiv 1905.00292, the fixed variant.
+    A negative class is hard if cos θ_j > cos(θ_y + m). Its cosine is replaced by cos θ_j·(t + cos θ_j), with t the
+    running mean of cos θ_y.
+    Source: Huang 2020, arXiv 2004.00288.
 
     Args:
         in_features: width of the embeddings.
-        num_classes: C, reference and normal classes together; at least 3.
-        sub_centers: K, weights per class; the scale does not depend on K.
+        num_classes: reference and normal classes together.
+        scale: s, factor of the cosines.
+        margin: m in radians, from 0 to π/2.
+        sub_centers: K, weights per class.
     """
 
-    min_classes: ClassVar[int] = 3
-    why_min_classes: ClassVar[str] = "its scale √2·ln(C - 1) is 0 for two classes, so nothing would be learnt"
+    t: Tensor
+    momentum: ClassVar[float] = 0.99
 
-    def __init__(self, in_features: int, num_classes: int, *, sub_centers: int = 1) -> None:
-        # With too few classes the base class raises; until then, the scale must be a number.
-        scale = adacos_scale(max(num_classes, self.min_classes))
-        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
+    def __init__(
+        self, in_features: int, num_classes: int, *, scale: float = 64.0, margin: float = 0.5, sub_centers: int = 1
+    ) -> None:
+        super().__init__(in_features, num_classes, scale=scale, margin=margin, sub_centers=sub_centers)
+        self.register_buffer("t", torch.tensor(0.0))
+
+    def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits with margin and re-weighted hard negatives, (N, num_classes)."""
+        cosine = self.class_cosines(embeddings)
+        true = labels[:, None]
+        true_cosine = cosine.gather(1, true)
+        if self.training:
+            mean = gathered(true_cosine).mean()
+            self.t.copy_(self.momentum * self.t + (1 - self.momentum) * mean)
+        with_margin = self.with_margin(true_cosine, embeddings)
+        hard = cosine > add_angle(true_cosine, torch.as_tensor(self.margin))
+        weighted = torch.where(hard, cosine * (self.t.clone() + cosine), cosine)
+        return self.scale * weighted.scatter(1, true, with_margin)

@@ -1,6 +1,7 @@
-"""Adaptive cosine heads: scale or margin is state, updated on each training batch without gradient.
+"""AdaCos and its variants: the scale follows from the class count or from the training batches.
 
-Batch statistics are gathered over all ranks first, so that every rank holds the same state.
+An adaptive scale is state, updated on each training batch without gradient. Batch statistics are gathered over all
+ranks first, so that every rank holds the same state.
 """
 
 import math
@@ -9,12 +10,57 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metrad.models.heads.angular import adacos_scale, add_angle, angles, cosines, dynamic_scale
+from metrad.models.heads.angular import (
+    angles,
+    cosines,
+)
 from metrad.models.heads.base import CosineHead, gathered
-from metrad.models.heads.margin import AdaCos, ArcFace
 
 # For well separated classes ln B_avg can be 0 or negative. With such a scale softmax is flat or inverted.
 SMALLEST_SCALE = 0.1
+
+
+def adacos_scale(num_centres: int) -> float:
+    """Return the fixed scale of AdaCos, s̃ = √2 · ln(C - 1), which is 0 for C = 2.
+
+    Source: Zhang 2019, arXiv 1905.00292.
+
+    Args:
+        num_centres: C, the number of classes, or of all centres if a class has several.
+    """
+    return math.sqrt(2) * math.log(num_centres - 1)
+
+
+def dynamic_scale(log_b_avg: Tensor, true_angles: Tensor) -> Tensor:
+    """Return the adaptive scale of AdaCos for one batch, s_t = ln B_avg / cos(min(π/4, θ_med)).
+
+    Source: Zhang 2019, arXiv 1905.00292.
+
+    Args:
+        log_b_avg: ln B_avg, a scalar.
+        true_angles: θ_y of each embedding, (N,).
+    """
+    return log_b_avg / true_angles.quantile(0.5).clamp_max(math.pi / 4).cos()
+
+
+class AdaCos(CosineHead):
+    """Cosine softmax with the fixed scale s̃ = √2·ln(C - 1), so that no scale needs tuning.
+
+    Source: Zhang 2019, arXiv 1905.00292, the fixed variant.
+
+    Args:
+        in_features: width of the embeddings.
+        num_classes: C, reference and normal classes together; at least 3.
+        sub_centers: K, weights per class; the scale does not depend on K.
+    """
+
+    min_classes: ClassVar[int] = 3
+    why_min_classes: ClassVar[str] = "its scale √2·ln(C - 1) is 0 for two classes, so nothing would be learnt"
+
+    def __init__(self, in_features: int, num_classes: int, *, sub_centers: int = 1) -> None:
+        # With too few classes the base class raises; until then, the scale must be a number.
+        scale = adacos_scale(max(num_classes, self.min_classes))
+        super().__init__(in_features, num_classes, scale=scale, sub_centers=sub_centers)
 
 
 class DynamicAdaCos(AdaCos):
@@ -78,44 +124,6 @@ class SubClusterAdaCos(CosineHead):
     def _summed(self, logits: Tensor) -> Tensor:
         summed: Tensor = logits.unflatten(1, (-1, self.sub_centers)).logsumexp(dim=2)
         return summed
-
-
-class CurricularFace(ArcFace):
-    """ArcFace in which hard negatives gain weight as training goes on.
-
-    A negative class is hard if cos θ_j > cos(θ_y + m). Its cosine is replaced by cos θ_j·(t + cos θ_j), with t the
-    running mean of cos θ_y.
-    Source: Huang 2020, arXiv 2004.00288.
-
-    Args:
-        in_features: width of the embeddings.
-        num_classes: reference and normal classes together.
-        scale: s, factor of the cosines.
-        margin: m in radians, from 0 to π/2.
-        sub_centers: K, weights per class.
-    """
-
-    t: Tensor
-    momentum: ClassVar[float] = 0.99
-
-    def __init__(
-        self, in_features: int, num_classes: int, *, scale: float = 64.0, margin: float = 0.5, sub_centers: int = 1
-    ) -> None:
-        super().__init__(in_features, num_classes, scale=scale, margin=margin, sub_centers=sub_centers)
-        self.register_buffer("t", torch.tensor(0.0))
-
-    def training_logits(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits with margin and re-weighted hard negatives, (N, num_classes)."""
-        cosine = self.class_cosines(embeddings)
-        true = labels[:, None]
-        true_cosine = cosine.gather(1, true)
-        if self.training:
-            mean = gathered(true_cosine).mean()
-            self.t.copy_(self.momentum * self.t + (1 - self.momentum) * mean)
-        with_margin = self.with_margin(true_cosine, embeddings)
-        hard = cosine > add_angle(true_cosine, torch.as_tensor(self.margin))
-        weighted = torch.where(hard, cosine * (self.t.clone() + cosine), cosine)
-        return self.scale * weighted.scatter(1, true, with_margin)
 
 
 def update_scale(scale: Tensor, log_b: Tensor, true_cosine: Tensor) -> None:
