@@ -25,20 +25,11 @@ FORMAT = 1
 
 Settings = dict[str, Any]
 
-# Kind of part → module and names of the classes and functions that a bundle may use.
-TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "backbone": ("metrad.models.backbones", ("convnet", "mobilenet_v2", "torchvision_model")),
-    "head": (
-        "metrad.models.heads",
-        (
-            *("AdaCos", "AdaFace", "ArcFace", "CosFace", "CurricularFace", "DynamicAdaCos", "L2Softmax", "MagFace"),
-            *("NormFace", "PytorchMetricLearning", "Softmax", "SphereFace", "SubClusterAdaCos"),
-        ),
-    ),
-    "scorer": (
-        "metrad.scorers",
-        ("Centre", "Contrast", "GMM", "HeadScorer", "KNN", "LOF", "LocalKNN", "Mahalanobis"),
-    ),
+# Kind of part → module whose ``__all__`` lists what a bundle may name, and the class that these are subclasses of.
+TABLES: dict[str, tuple[str, str | None]] = {
+    "backbone": ("metrad.models.backbones", None),
+    "head": ("metrad.models.heads", "Head"),
+    "scorer": ("metrad.scorers", "Scorer"),
 }
 
 
@@ -67,10 +58,20 @@ class Blueprint:
         return plain
 
 
+def own_parts(kind: str) -> dict[str, Callable[..., Any]]:
+    """Return by name what of metrad's own a bundle may build as ``kind``: backbone, head or scorer."""
+    name, base = TABLES[kind]
+    module = importlib.import_module(name)
+    parts = {name: getattr(module, name) for name in module.__all__}
+    if base is None:
+        return parts
+    wanted = parts[base]
+    return {name: part for name, part in parts.items() if isinstance(part, type) and issubclass(part, wanted)}
+
+
 def _short(kind: str, target: str) -> str:
-    module, names = TABLES[kind]
-    name = present(target).removeprefix(f"{module}.")
-    return name if name in names else target
+    name = present(target).removeprefix(f"{TABLES[kind][0]}.")
+    return name if name in own_parts(kind) else target
 
 
 def same_part(kind: str, one: Settings | None, other: Settings | None) -> bool:
@@ -113,11 +114,10 @@ def _nested(value: Any, allow: Sequence[str]) -> Any:
 
 
 def _located(kind: str, name: str, allow: Sequence[str]) -> Callable[..., Any]:
-    module, names = TABLES.get(kind, ("", ()))
-    short = present(name).removeprefix(f"{module}.")
-    if short in names:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), short)
-        return found
+    if kind in TABLES:
+        own = own_parts(kind).get(_short(kind, name))
+        if own is not None:
+            return own
     if not name.startswith(tuple(f"{prefix.rstrip('.')}." for prefix in allow)):
         raise InputError(
             f"{kind or 'a setting'} of the detector is {name}, which is not one of metrad's parts; "

@@ -13,6 +13,8 @@ from metrad.models.weights import CLASSIFIERS, download_weights, fit_weights, re
 
 _FEATURES_ONLY = ("alexnet", "squeezenet", "vgg")  # their classifiers flatten the feature map to 9,216 or more numbers
 
+__all__ = ["convnet", "mobilenet_v2", "torchvision_model"]  # the factories that a saved detector can name
+
 
 def mobilenet_v2(*, width: float = 1.0, weights: str | None = "imagenet", layers: list[str] | None = None) -> Backbone:
     """Return MobileNetV2 with a width multiplier. Source: Sandler 2018, arXiv 1801.04381.

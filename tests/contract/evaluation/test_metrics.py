@@ -26,7 +26,7 @@ def found_at_1_percent(curves):
 
 
 NEW = Metric(
-    name="tpr_at_1_fpr",
+    name="made_up_rate",
     title="Detection at 1 % false alarms",
     description="share of anomalous images found at 1 % false alarms",
     since="9.9",

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from metrad.detector import bundle
-from metrad.detector.bundle import TABLES, Blueprint, build_part, same_part
+from metrad.detector.bundle import TABLES, Blueprint, build_part, own_parts, same_part
 from metrad.detector.core import Detector
 from metrad.detector.torch_backend import TrainedBackend
 from metrad.errors import InputError
@@ -15,6 +16,7 @@ from metrad.files import sealed, unsealed
 from metrad.models.backbones import convnet
 from metrad.models.embedder import Embedder
 from metrad.models.heads import ArcFace
+from metrad.runs.config.catalogue import folder
 from metrad.scorers import KNN, HeadScorer
 
 CONVNET = {"_target_": "metrad.models.backbones.convnet", "channels": [4, 6], "weights": "gone.pth"}
@@ -48,8 +50,8 @@ def trained(scorer="KNN", head=ARCFACE, settings=None):
     return detector, images[30:], made.score(embeddings[30:])
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(name="folder")
+def model_folder(tmp_path):
     (tmp_path / "model").mkdir()
     return tmp_path / "model"
 
@@ -143,7 +145,8 @@ def test_an_embedder_whose_weights_do_not_fit_is_refused(folder):
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_every_name_in_the_tables_exists(kind):
-    module, names = TABLES[kind]
-    found = pytest.importorskip(module)
-    assert all(callable(getattr(found, name)) for name in names)
+def test_every_class_of_a_shipped_yaml_can_be_built_from_a_bundle(kind):
+    targets = {OmegaConf.load(path)["_target_"] for path in (folder() / kind).glob("*.yaml")}
+    module, _ = TABLES[kind]
+    assert targets
+    assert {target.removeprefix(f"{module}.") for target in targets} <= own_parts(kind).keys()
