@@ -21,7 +21,7 @@ from _measure import table
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap, spearmanr
 
-from metrad.app.select import OWN
+from metrad.app.build import OWN_SCORER
 from metrad.errors import InputError
 from metrad.evaluation import plots
 from metrad.reports.comparison.input import read_sweep
@@ -32,7 +32,7 @@ def of_run(run: Run) -> pd.DataFrame:
     """Return a row for each epoch and scorer: the mean over the classes held out, and the test images' AUROC."""
     held_out = pd.read_csv(run.selection_table).groupby(["epoch", "scorer"])["auroc"].mean().rename("held_out")
     columns = pd.read_csv(run.study).set_index("epoch").filter(like="auroc")
-    columns.columns = [name.removeprefix("auroc ").replace("auroc", OWN) for name in columns.columns]
+    columns.columns = [name.removeprefix("auroc ").replace("auroc", OWN_SCORER) for name in columns.columns]
     studied = columns.reset_index().melt("epoch", var_name="scorer", value_name="test")
     return held_out.reset_index().merge(studied, on=["epoch", "scorer"])
 
