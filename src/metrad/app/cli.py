@@ -176,7 +176,7 @@ def _report_command(
 def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:
     """Make each evaluation of a run with changes; of several, one that fails is told and the others go on."""
     from metrad.app.evaluate import evaluate_run
-    from metrad.sweeps.table import as_text, evaluation_row
+    from metrad.sweeps.table import evaluation_row, table_text
 
     rows, failed = [], 0
     for path, change in jobs:
@@ -194,7 +194,7 @@ def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evide
                 tell_thresholds(metrics)
             rows.append(evaluation_row(run_name, change, metrics))
     if len(rows) > 1:
-        log.info("\n%s", as_text(rows))
+        log.info("\n%s", table_text(rows))
     if failed:
         raise SystemExit(FAILED_RUNS)
 

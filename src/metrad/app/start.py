@@ -91,12 +91,12 @@ def _tell_sweep(sweep: Any) -> bool:
         Whether it could be written.
     """
     from metrad.files import write_rows
-    from metrad.sweeps.table import as_text, collect, summarise
+    from metrad.sweeps.table import collect, summarise, table_text
 
     assert sweep.folder is not None
     rows, kept = collect(sweep.folder), True
     if rows:
-        log.info("\n%s", as_text(summarise(rows)))
+        log.info("\n%s", table_text(summarise(rows)))
         try:
             write_rows(sweep.folder / "runs.csv", rows)
             log.info("each run: %s", relative(sweep.folder / "runs.csv"))

@@ -27,7 +27,7 @@ mpl.rcParams["text.hinting"] = "none"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ImagePair:
     """A test image beside the normal image its score comes from.
 
     Attributes:
@@ -37,7 +37,7 @@ class Evidence:
         anomalous: the truth.
     """
 
-    image: np.ndarray
+    test: np.ndarray
     nearest: np.ndarray
     title: str
     anomalous: bool
@@ -166,7 +166,7 @@ def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> F
     return figure
 
 
-def neighbours(groups: Mapping[str, Sequence[Evidence]]) -> Figure:
+def image_pairs(groups: Mapping[str, Sequence[ImagePair]]) -> Figure:
     """Draw two groups of test images, by their titles, each image above its nearest normal one."""
     columns = max(len(rows) for rows in groups.values())
     figure = Figure(figsize=(1.5 * columns + 0.6, 7.6))
@@ -176,9 +176,9 @@ def neighbours(groups: Mapping[str, Sequence[Evidence]]) -> Figure:
         axes.set_title(f"{title}: test image above, nearest normal training image below", fontsize=11, pad=30)
         if rows:
             axes.imshow(_mosaic(rows), interpolation="nearest", extent=(0, len(rows), 2, 0))
-        for i, evidence in enumerate(rows):
-            colour = ANOMALOUS if evidence.anomalous else NORMAL
-            axes.text(i + 0.5, 0, evidence.title, fontsize=8, color=colour, ha="center", va="bottom")
+        for i, pair in enumerate(rows):
+            colour = ANOMALOUS if pair.anomalous else NORMAL
+            axes.text(i + 0.5, 0, pair.title, fontsize=8, color=colour, ha="center", va="bottom")
         axes.set(xlim=(0, columns), ylim=(2, 0), aspect="equal")
         axes.set_axis_off()
     return figure
@@ -205,9 +205,9 @@ def cost(
     return figure
 
 
-def _mosaic(rows: Sequence[Evidence]) -> np.ndarray:
+def _mosaic(rows: Sequence[ImagePair]) -> np.ndarray:
     """Return one image of all of ``rows``, test images above and nearest ones below, each in a white frame."""
-    pairs = np.stack([[evidence.image, evidence.nearest] for evidence in rows], axis=1)  # (2, rows, height, width, C)
+    pairs = np.stack([[pair.test, pair.nearest] for pair in rows], axis=1)  # (2, rows, height, width, C)
     pairs = np.broadcast_to(pairs, (*pairs.shape[:-1], 3))
     frame = max(1, round(0.03 * max(pairs.shape[2:4])))
     pairs = np.pad(pairs, [(0, 0), (0, 0), (frame, frame), (frame, frame), (0, 0)], constant_values=255)

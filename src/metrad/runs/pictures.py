@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from metrad.data.prepared import PreparedData
     from metrad.evaluation.embeddings import Embedded
     from metrad.evaluation.evaluate import Evaluation
-    from metrad.evaluation.plots import Evidence
+    from metrad.evaluation.plots import ImagePair
 
-EVIDENCE = 8  # test images in a row
+COLUMNS = 8  # test images in a row
 Material = Literal["evaluation", "images", "epochs", "study", "selection"]
 
 
@@ -50,19 +50,19 @@ class ScoredImages:
     embedded: "Embedded"
     data: "PreparedData"
 
-    def evidence(self, rows: "np.ndarray") -> "list[Evidence]":
+    def pairs(self, rows: "np.ndarray") -> "list[ImagePair]":
         """Return the first test images at the positions ``rows`` (N,) of the scores, beside their nearest images."""
         import numpy as np
 
-        from metrad.evaluation.plots import Evidence
+        from metrad.evaluation.plots import ImagePair
 
-        result, images, rows = self.result, self.data.image_set.images, rows[:EVIDENCE]
+        result, images, rows = self.result, self.data.image_set.images, rows[:COLUMNS]
         test = np.array([record.position for record in result.records])[rows]
         nearest = np.array([record.position for record in self.embedded.records["normal"]])[result.nearest[rows]]
         truth = np.where(result.anomalous[rows], "anomalous", "normal")
         titles = [f"{score:.3g}\n{kind}" for score, kind in zip(result.scores[rows], truth, strict=True)]
-        each = zip(images[test], images[nearest], titles, result.anomalous[rows], strict=True)
-        return [Evidence(*one) for one in each]
+        columns = zip(images[test], images[nearest], titles, result.anomalous[rows], strict=True)
+        return [ImagePair(*column) for column in columns]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _neighbours(images: ScoredImages) -> "Figure":
 
     order = images.result.scores.argsort(kind="stable")
     groups = {"Highest scores": order[::-1], "Lowest scores": order}
-    return plots.neighbours({title: images.evidence(rows) for title, rows in groups.items()})
+    return plots.image_pairs({title: images.pairs(rows) for title, rows in groups.items()})
 
 
 def _hardest(images: ScoredImages) -> "Figure":
@@ -103,7 +103,7 @@ def _hardest(images: ScoredImages) -> "Figure":
         "Normal images with the highest scores": normal,
         "Anomalous ones with the lowest": order[anomalous[order]],
     }
-    return plots.neighbours({title: images.evidence(rows) for title, rows in groups.items()})
+    return plots.image_pairs({title: images.pairs(rows) for title, rows in groups.items()})
 
 
 def _head(epochs: Sequence[Mapping[str, float]]) -> "Figure":

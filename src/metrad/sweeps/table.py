@@ -67,7 +67,7 @@ def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> R
     }
 
 
-def as_text(rows: list[Row]) -> str:
+def table_text(rows: list[Row]) -> str:
     """Return ``rows`` as a table of aligned columns; a row that lacks one has a dash there."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = [keys, *([_cell(row.get(key)) for key in keys] for row in rows)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metrad.evaluation.plots import Evidence, cost, neighbours, study
+from metrad.evaluation.plots import ImagePair, cost, image_pairs, study
 
 
 def test_cost_has_a_panel_for_each_kind_and_a_line_for_each_side():
@@ -32,14 +32,14 @@ def test_a_study_has_gaps_where_nothing_could_be_measured():
         np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), [0.5, np.nan, 1])
 
 
-def test_neighbours_has_an_image_a_group_with_each_test_image_above_its_nearest():
+def test_image_pairs_has_an_image_a_group_with_each_test_image_above_its_nearest():
     groups = {
-        "two": [evidence(10, 20, "normal"), evidence(30, 40, "anomalous")],
-        "one, in colour": [evidence((1, 2, 3), (4, 5, 6), "normal")],
+        "two": [image_pair(10, 20, "normal"), image_pair(30, 40, "anomalous")],
+        "one, in colour": [image_pair((1, 2, 3), (4, 5, 6), "normal")],
         "none": [],
     }
     for title, rows in groups.items():
-        figure = neighbours({title: rows, "again": rows} if rows else {title: rows, "two": groups["two"]})
+        figure = image_pairs({title: rows, "again": rows} if rows else {title: rows, "two": groups["two"]})
         axes = figure.axes[0]
         assert axes.get_title().startswith(f"{title}: ")
         assert [text.get_text() for text in axes.texts] == [row.title for row in rows]
@@ -48,7 +48,7 @@ def test_neighbours_has_an_image_a_group_with_each_test_image_above_its_nearest(
             pixels = np.asarray(image.get_array())
             height, width = pixels.shape[0] / (bottom - top), pixels.shape[1] / (right - left)
             for i, row in enumerate(rows):
-                for j, value in enumerate((row.image, row.nearest)):
+                for j, value in enumerate((row.test, row.nearest)):
                     cell = pixels[
                         round(j * height) : round((j + 1) * height), round(i * width) : round((i + 1) * width)
                     ]
@@ -58,6 +58,6 @@ def test_neighbours_has_an_image_a_group_with_each_test_image_above_its_nearest(
         assert len(axes.get_images()) == bool(rows)
 
 
-def evidence(image, nearest, title):
+def image_pair(image, nearest, title):
     made = (np.broadcast_to(np.uint8(value), (6, 4, np.size(value))) for value in (image, nearest))
-    return Evidence(*made, title=title, anomalous=title == "anomalous")
+    return ImagePair(*made, title=title, anomalous=title == "anomalous")

@@ -315,7 +315,7 @@ def test_no_detectable_difference_sorts_above_all_others_and_is_called_as_elsewh
     assert '<td class="number" data-number="Infinity">none</td>' in page
     assert '<td class="number" data-number="0.1">0.1000</td>' in page
     assert '<td class="number">–</td>' in page
-    assert files.as_text(frame)["detectable"].tolist() == ["none", "0.1000", "-"]
+    assert files.formatted(frame)["detectable"].tolist() == ["none", "0.1000", "-"]
 
 
 def test_a_figure_takes_its_colours_from_the_page():

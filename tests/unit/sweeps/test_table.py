@@ -5,7 +5,7 @@ import pytest
 from metrad.evaluation.metrics import by_name
 from metrad.files import write_json
 from metrad.runs.directory import Run
-from metrad.sweeps.table import as_text, collect, summarise
+from metrad.sweeps.table import collect, summarise, table_text
 
 OTHERS = {name: 0.5 for name in by_name() if name != "auroc"}
 
@@ -76,7 +76,7 @@ def test_the_summary_is_over_seeds(sweep):
 
 
 def test_the_text_is_aligned_and_has_no_empty_cells(sweep):
-    lines = as_text(summarise(collect(sweep))).splitlines()
+    lines = table_text(summarise(collect(sweep))).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert [cell for cell in lines[1].split() if cell] == ["adacos", "-", "-", "-", "0", "1"]
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from metrad.reports.comparison.from_csv import read_csv
-from metrad.reports.comparison.input import Table, read_sweep
+from metrad.reports.comparison.input import RunTable, read_sweep
 from metrad.reports.comparison.notes import notes
 from metrad.reports.comparison.tables import Comparison, tabulate
 
@@ -43,7 +43,7 @@ def compare_csv(
     return _compared(read_csv(Path(file), by, metric), baseline, metric, unpaired)
 
 
-def _compared(table: Table, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
+def _compared(table: RunTable, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
     comparison = tabulate(table, baseline=baseline, metric=metric, unpaired=unpaired)
     origin = table.notes if comparison.paired or not table.paired else []
     return dataclasses.replace(comparison, notes=[*notes(comparison), *origin])

@@ -119,14 +119,14 @@ def report(comparison: Comparison) -> str:
     """Return the tables, holes and notes as text for the terminal."""
     long = LONG if comparison.many else ()
     shown = {name: frame for name, frame in tables(comparison).items() if name not in long}
-    blocks = [as_text(frame).to_string(index=False) for frame in shown.values()]
+    blocks = [formatted(frame).to_string(index=False) for frame in shown.values()]
     blocks += [f"{' and '.join(long)}, a row a condition and more: in the files"] if long else []
     if comparison.holes:
         blocks.append("\n".join(["holes in the grid:", *(f"  {hole}" for hole in comparison.holes)]))
     return "\n\n".join([*blocks, "\n".join(comparison.notes)])
 
 
-def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+def formatted(frame: pd.DataFrame) -> pd.DataFrame:
     """Return ``frame`` with every cell as the text that a reader sees."""
     return pd.DataFrame({name: [_cell(name, value) for value in frame[name]] for name in frame.columns})
 
@@ -151,7 +151,7 @@ def _caption(comparison: Comparison, name: str) -> str:
 def _markdown(comparison: Comparison, parts: dict[str, pd.DataFrame], drawn: list[str]) -> str:
     lines = [f"# Comparison by {comparison.by}", "", *(f"- {_plain(note)}" for note in comparison.notes), ""]
     for name, frame in parts.items():
-        text = as_text(frame)
+        text = formatted(frame)
         folded = comparison.many and name in LONG
         lines += [f"## {name.capitalize()}", "", f"{_plain(_caption(comparison, name))}.", ""]
         lines += [f"<details><summary>{len(text)} rows</summary>", ""] if folded else []
@@ -179,7 +179,7 @@ def _plain(text: str) -> str:
 def _latex(comparison: Comparison, parts: dict[str, pd.DataFrame]) -> str:
     lines = [r"% needs \usepackage{booktabs}", *(f"% {' '.join(note.split())}" for note in comparison.notes)]
     for name, frame in parts.items():
-        text = as_text(frame)
+        text = formatted(frame)
         numbers = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
         form = "".join("r" if number else "l" for number in numbers)
         lines += [r"\begin{table}", r"\centering", rf"\caption{{{_escape(_caption(comparison, name))}.}}"]

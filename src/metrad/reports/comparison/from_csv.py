@@ -7,7 +7,7 @@ import pandas as pd
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
-from metrad.reports.comparison.input import Table, own_columns, require_metric
+from metrad.reports.comparison.input import RunTable, own_columns, require_metric
 from metrad.runs.directory import STATES
 
 BY_POSITION = (
@@ -25,7 +25,7 @@ ADVICE = "cells are parted by commas, and numbers have a point"
 WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
 
 
-def read_csv(file: Path, by: str, metric: str) -> Table:
+def read_csv(file: Path, by: str, metric: str) -> RunTable:
     """Return the rows of a CSV with a column ``by``, one ``metric``, and ``seed`` where runs can be paired.
 
     Columns such as ``head.margin`` belong to ``head`` when that is compared. ``state`` and ``split`` (a hash of the
@@ -59,7 +59,7 @@ def read_csv(file: Path, by: str, metric: str) -> Table:
         runs[name] = pd.to_numeric(rows[name], errors="coerce") if name in rows else math.nan
     _require_numbers(file, rows, runs, metric)
     note = _check_images(file, rows, [*conditions, "seed"]) if paired else WITHOUT_SEED
-    return Table(runs, by, conditions, paired=paired, notes=[note] if note else [])
+    return RunTable(runs, by, conditions, paired=paired, notes=[note] if note else [])
 
 
 def _read(file: Path) -> pd.DataFrame:

@@ -25,7 +25,7 @@ FROZEN = "frozen"  # in the place of the head of a run without training
 
 
 @dataclass(frozen=True)
-class Table:
+class RunTable:
     """The runs to compare.
 
     Attributes:
@@ -72,7 +72,7 @@ class _Saved:
 
 
 def own_columns() -> tuple[str, ...]:
-    """Return the columns of ``Table.runs`` that are neither the compared choice nor a condition."""
+    """Return the columns of ``RunTable.runs`` that are neither the compared choice nor a condition."""
     return ("folder", "run", "state", "error", "seed", "split", "seconds", *by_name())
 
 
@@ -82,7 +82,7 @@ def require_metric(metric: str) -> None:
         raise InputError(f"metric={metric} is unknown; choose one of {', '.join(by_name())}")
 
 
-def read_sweep(folder: Path, by: str) -> Table:
+def read_sweep(folder: Path, by: str) -> RunTable:
     """Return the runs of the sweep in ``folder``, finished or not, that differ in ``by``.
 
     Raises:
@@ -110,7 +110,7 @@ def read_sweep(folder: Path, by: str) -> Table:
     notes += _environments(placed)
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
-    return Table(pd.DataFrame(rows), by, conditions, notes=notes)
+    return RunTable(pd.DataFrame(rows), by, conditions, notes=notes)
 
 
 def _environments(runs: list[_Saved]) -> list[str]:

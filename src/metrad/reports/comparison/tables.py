@@ -12,7 +12,7 @@ import pandas as pd
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
 from metrad.reports.comparison import paired as statistic
-from metrad.reports.comparison.input import Table, require_metric
+from metrad.reports.comparison.input import RunTable, require_metric
 from metrad.reports.comparison.ranking import ranking
 
 ALPHA = 0.05
@@ -106,7 +106,7 @@ class Comparison:
         return _measured(self.runs, self.metric)
 
 
-def tabulate(table: Table, *, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
+def tabulate(table: RunTable, *, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
     """Return the comparison of ``table``, without notes.
 
     Raises:
@@ -134,7 +134,7 @@ def tabulate(table: Table, *, baseline: str | None, metric: str, unpaired: bool)
     )
 
 
-def _require(table: Table, baseline: str | None, metric: str) -> None:
+def _require(table: RunTable, baseline: str | None, metric: str) -> None:
     runs, by = table.runs, table.by
     require_metric(metric)
     values = list(runs[by].unique())
@@ -169,7 +169,7 @@ def _told(place: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in place.items())
 
 
-def _cells(table: Table, metric: str) -> dict[Place, dict[str, Cell]]:
+def _cells(table: RunTable, metric: str) -> dict[Place, dict[str, Cell]]:
     """Return the metric of the measured runs by condition, value and seed; conditions without any are empty."""
     cells: dict[Place, dict[str, Cell]] = {}
     for row in table.runs.to_dict("records"):
@@ -179,7 +179,7 @@ def _cells(table: Table, metric: str) -> dict[Place, dict[str, Cell]]:
     return cells
 
 
-def _summary(table: Table, cells: dict[Place, dict[str, Cell]], values: list[str]) -> pd.DataFrame:
+def _summary(table: RunTable, cells: dict[Place, dict[str, Cell]], values: list[str]) -> pd.DataFrame:
     counts = table.runs[table.runs["state"] != "finished"].groupby([*table.conditions, table.by]).size()
     rows = []
     for place, members in cells.items():
@@ -195,7 +195,7 @@ def _summary(table: Table, cells: dict[Place, dict[str, Cell]], values: list[str
 
 
 def _pairs(
-    table: Table,
+    table: RunTable,
     cells: dict[Place, dict[str, Cell]],
     against: list[tuple[str, str]],
     *,
@@ -263,7 +263,7 @@ def _row(
 
 
 def _overall(
-    table: Table, cells: dict[Place, dict[str, Cell]], values: list[str], *, paired: bool, higher: bool
+    table: RunTable, cells: dict[Place, dict[str, Cell]], values: list[str], *, paired: bool, higher: bool
 ) -> dict[str, Any]:
     """Return the mean ranks of ``values`` over the conditions, by the means over the seeds that all values have."""
     means = []
@@ -288,7 +288,7 @@ def _overall(
     }
 
 
-def _holes(table: Table, values: list[str], metric: str) -> Iterator[str]:
+def _holes(table: RunTable, values: list[str], metric: str) -> Iterator[str]:
     """Yield a line for each place of the grid that holds no finished run with the metric, and why."""
     runs, keys = table.runs, [*table.conditions, table.by, "seed"]
     for row in runs[runs["state"] != "finished"].to_dict("records"):

@@ -129,7 +129,7 @@ class Dataset:
 
 
 @_closed
-class Evaluation:
+class EvaluationSettings:
     """What is measured beside the metrics."""
 
     false_alarm_rates: Annotated[Any, _RATES] = None
@@ -141,7 +141,7 @@ class Evaluation:
 
 
 @_closed
-class Finetuning:
+class FinetuningSettings:
     """Options that keep fine-tuning near the initial weights; all off by default."""
 
     layer_decay: Annotated[float, Field(ge=0, le=1), Key(before=1.0)] = training.Finetuning.layer_decay
@@ -155,7 +155,7 @@ class Finetuning:
 
 
 @_closed
-class Selection:
+class SelectionSettings:
     """How epochs, settings and scorer are chosen on reference classes that stand in for anomalous ones."""
 
     candidates: Annotated[list[dict[str, Any]], _CHOICES] = field(default_factory=lambda: [{}])
@@ -178,7 +178,7 @@ class Selection:
 
 
 @_closed
-class Study:
+class StudySettings:
     """What is measured for studies; nothing of the run depends on it."""
 
     epochs: bool = False
@@ -186,7 +186,7 @@ class Study:
 
 
 @_closed
-class Sweep:
+class SweepSettings:
     """What holds for all runs of a sweep."""
 
     name: str | None = None
@@ -219,12 +219,12 @@ class Config:
     """further package prefixes that _target_ may name, for parts of your own"""
     paths: Annotated[Paths, _ASIDE] = field(default_factory=Paths)
     dataset: Dataset = field(default_factory=Dataset)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    finetuning: Annotated[Finetuning, _CHOSEN] = field(default_factory=Finetuning)
-    selection: Annotated[Selection | None, Key(before=None)] = None
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    finetuning: Annotated[FinetuningSettings, _CHOSEN] = field(default_factory=FinetuningSettings)
+    selection: Annotated[SelectionSettings | None, Key(before=None)] = None
     """null: nothing is chosen; selection=pseudo_anomaly brings the settings below"""
-    study: Annotated[Study, _ASIDE] = field(default_factory=Study)
-    sweep: Annotated[Sweep, _ASIDE] = field(default_factory=Sweep)
+    study: Annotated[StudySettings, _ASIDE] = field(default_factory=StudySettings)
+    sweep: Annotated[SweepSettings, _ASIDE] = field(default_factory=SweepSettings)
     head: Annotated[dict[str, Any], Part(given=("in_features", "num_classes")), _CHOSEN] = _MISSING
     backbone: Annotated[dict[str, Any], Part(Backbone), _CHOSEN] = _MISSING
     scorer: Annotated[dict[str, Any], Part()] = _MISSING

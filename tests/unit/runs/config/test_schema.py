@@ -19,7 +19,7 @@ from metrad.app.cli import manual
 from metrad.evaluation.conformal import alarms
 from metrad.evaluation.evaluate import Settings
 from metrad.runs.config import checks, schema
-from metrad.runs.config.schema import LATER, PARTS, SETTINGS, Config, Evaluation
+from metrad.runs.config.schema import LATER, PARTS, SETTINGS, Config, EvaluationSettings
 from metrad.runs.identity import differences, identity
 from metrad.training.finetuning import Finetuning
 
@@ -76,8 +76,8 @@ def test_the_yaml_files_have_every_key_of_the_schema_with_its_default():
 
 
 def test_the_defaults_for_python_are_those_of_the_schema():
-    assert dataclasses.asdict(Settings()) == dataclasses.asdict(Evaluation())
-    assert dataclasses.asdict(Finetuning()) == dataclasses.asdict(schema.Finetuning())
+    assert dataclasses.asdict(Settings()) == dataclasses.asdict(EvaluationSettings())
+    assert dataclasses.asdict(Finetuning()) == dataclasses.asdict(schema.FinetuningSettings())
 
 
 def test_the_defaults_keep_their_own_rules(demo):
