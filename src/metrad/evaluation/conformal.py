@@ -9,14 +9,15 @@ from metrad.errors import InputError
 
 
 def conformal_threshold(calibration_scores: np.ndarray, false_alarm_rate: float) -> float:
-    """Return the threshold above which a score is an alarm: split-conformal, from calibration scores (n,) alone.
+    """Return the split-conformal threshold above which a score is an alarm, from the calibration scores (n,) alone.
 
-    It is the ceil((n + 1) (1 - α))-th smallest calibration score, α the ``false_alarm_rate``. A new normal image that
-    is exchangeable with the calibration images scores above it with a probability of at most α, whatever the
-    distribution and with ties. That holds on average over calibration sets, not for each of them.
+    The threshold is the ceil((n + 1) (1 - α))-th smallest calibration score, α being ``false_alarm_rate``. A new normal
+    image that is exchangeable with the calibration images scores above the threshold with a probability of at most α.
+    This needs no assumption about the distribution and allows ties. It holds on average over calibration sets, not
+    for each set.
 
     Raises:
-        InputError: α is outside (0, 1), or there are too few calibration images for it.
+        InputError: α is outside (0, 1), or too small for the number of calibration images.
         ValueError: the scores are not a vector of finite numbers.
 
     Source:
@@ -32,14 +33,14 @@ def conformal_threshold(calibration_scores: np.ndarray, false_alarm_rate: float)
 def alarms(scores: np.ndarray, threshold: float) -> np.ndarray:
     """Return whether each of ``scores`` (N,) is above ``threshold``, as booleans (N,).
 
-    They are compared in float64. Compared in float32, a threshold that is no float32 number would be rounded, and the
-    alarms would not be those of the numbers in ``scores.csv``.
+    The comparison is in float64. In float32 the threshold could be rounded, and the alarms would then differ from those
+    that the numbers in ``scores.csv`` give.
     """
     return np.asarray(scores, dtype=np.float64) > threshold
 
 
 def calibration_images_needed(false_alarm_rate: float) -> int:
-    """Return the least number of calibration images for which ``conformal_threshold`` can keep the rate.
+    """Return the smallest number of calibration images for which ``conformal_threshold`` can keep the rate.
 
     Raises:
         InputError: the rate is outside (0, 1).
@@ -48,7 +49,7 @@ def calibration_images_needed(false_alarm_rate: float) -> int:
 
 
 def require_calibration(images: int, false_alarm_rate: float) -> None:
-    """Raise ``InputError`` if so many calibration images are too few for the rate, or it is outside (0, 1)."""
+    """Raise ``InputError`` if ``images`` calibration images are too few for the rate, or the rate is outside (0, 1)."""
     needed = calibration_images_needed(false_alarm_rate)
     if images < needed:
         raise InputError(
@@ -58,9 +59,10 @@ def require_calibration(images: int, false_alarm_rate: float) -> None:
 
 
 def conformal_p_values(calibration_scores: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the conformal p-value (N,) of each of ``scores`` (N,): (1 + calibration scores >= it) / (n + 1).
+    """Return the conformal p-value (N,) of each of ``scores`` (N,).
 
-    A p-value is at most α exactly when the score is above ``conformal_threshold`` of α, ties included.
+    The p-value is (1 + number of calibration scores >= the score) / (n + 1). It is at most α exactly when the score is
+    above ``conformal_threshold`` of α, ties included.
 
     Raises:
         InputError: there are no calibration scores.
@@ -78,9 +80,9 @@ def conformal_p_values(calibration_scores: np.ndarray, scores: np.ndarray) -> np
 
 
 def _exact_rate(false_alarm_rate: float) -> Fraction:
-    """Return the number that the user meant: 0.05 is one in twenty and 0.3333333333333333 one in three.
+    """Return the fraction that the user meant: 1/20 for 0.05, and 1/3 for 0.3333333333333333.
 
-    A p-value is a fraction too, and of those with denominators up to ten million at most one rounds to a given float.
+    At most one fraction with a denominator of up to ten million rounds to a given float.
     """
     if not 0 < false_alarm_rate < 1:
         raise InputError(

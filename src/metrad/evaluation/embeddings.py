@@ -1,4 +1,4 @@
-"""The embeddings of a run's images: computed once, whitened where that is asked for."""
+"""The embeddings of a run's images: computed once, and whitened if the embedder has a whitening."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Embedded:
-    """The embeddings of a run's images and what the images are.
+    """The embeddings of a run's images, and records of the images.
 
     Attributes:
-        arrays: embeddings of each of ``EMBEDDED_ROLES``, (N, D) float32; of reference too if a scorer needs them.
-        records: for each of these roles its images, in the same order.
+        arrays: embeddings (N, D) float32 by role: ``EMBEDDED_ROLES``, and ``REFERENCE`` if a scorer needs it.
+        records: records (N) of the images by role, in the order of the embeddings.
     """
 
     arrays: dict[str, np.ndarray]
@@ -50,13 +50,13 @@ class Embedded:
 
     @property
     def anomalous(self) -> np.ndarray:
-        """The truth about them, (N,) booleans."""
+        """Whether each test image is anomalous, (N,) booleans in the order of ``test``."""
         normal, anomalous = len(self.arrays["test_normal"]), len(self.arrays["test_anomalous"])
         return np.arange(normal + anomalous) >= normal
 
 
 def roles_for(scorers: Iterable[Scorer]) -> tuple[str, ...]:
-    """Return the roles whose images must be embedded so that each of ``scorers`` can be fitted and measured."""
+    """Return the roles whose embeddings ``scorers`` need to be fitted and evaluated."""
     return (*EMBEDDED_ROLES, REFERENCE) if any(scorer.needs_reference for scorer in scorers) else EMBEDDED_ROLES
 
 
@@ -70,14 +70,15 @@ def embed(
 ) -> Embedded:
     """Return the embeddings of all images of ``roles``, as float32.
 
-    Each of several ranks computes a part, and only the first returns them; the others return no rows.
+    With several ranks, each rank computes a part. The first rank returns all embeddings, the other ranks no rows.
 
     Args:
-        embedder: images to embeddings; put into evaluation mode and, its weights, into float32.
-        data: where the images are.
-        roles: see ``roles_for``.
-        device: where to compute.
-        precision: as Lightning names it; layers run in its half precision, if it has one, and all else in float32.
+        embedder: turns images into embeddings; put into evaluation mode, and its weights into float32.
+        data: the images and their split.
+        roles: the roles to embed; see ``roles_for``.
+        device: the device to compute on.
+        precision: Lightning's name of a precision. Layers run in its half-precision type, if it has one; everything
+            else is in float32.
     """
     indices = np.concatenate([data.split.indices[role] for role in roles])
     embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
@@ -94,13 +95,14 @@ def fit_and_embed(
     device: torch.device | str = "cpu",
     precision: str = "32-true",
 ) -> Embedded:
-    """Fit the whitening of ``embedder``, if it has one, and return what ``embed`` does, each image seen once for both.
+    """Fit the whitening of ``embedder``, if it has one, and return the embeddings that ``embed`` returns.
 
-    It is fitted to the images trained on, reference and normal, of all ranks: angles are seen from the mean of the
-    class means, and embeddings whitened within the classes. The arguments are those of ``embed``.
+    Each image is embedded once for both. The whitening is fitted to the training images, reference and normal, of all
+    ranks. It moves the mean of the class means to the origin and whitens within the classes. The arguments are those
+    of ``embed``.
 
     Raises:
-        InputError: within the classes the embeddings are alike.
+        InputError: the embeddings do not vary within the classes.
     """
     if embedder.whitening is None:
         return embed(embedder, data, roles, device=device, precision=precision)
@@ -135,7 +137,7 @@ def _whitened(embedder: Embedder, embeddings: np.ndarray) -> np.ndarray:
 def _embeddings(
     embedder: Embedder, data: PreparedData, indices: np.ndarray, device: torch.device, precision: str
 ) -> np.ndarray:
-    """Return the embeddings (N, D) of the images at ``indices``; on other ranks than the first no rows."""
+    """Return the embeddings (N, D) of the images at ``indices``; on all ranks but the first, no rows."""
     embedder = embedder.to(device, torch.float32).eval()
     forward = Forward(embedder, device, half_type(precision))
     size = collectives.same(forward.largest_batch(data.batches(indices[:1], 1), len(indices)))
@@ -148,7 +150,7 @@ def _embeddings(
 
 
 def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:
-    """Return the embeddings of all batches, ``count`` images, in one array that is made once."""
+    """Return the embeddings of all ``batches``, which hold ``count`` images, in one array that is allocated once."""
     embeddings, done = np.empty((0, 0), dtype=np.float32), 0
     for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
         found = forward(images)

@@ -1,4 +1,4 @@
-"""Fit, score, measure."""
+"""The evaluation of a scorer: it is fitted, scores the test images, and its metrics are computed."""
 
 import time
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured beside the figures.
+    """Settings of the thresholds and intervals of an evaluation.
 
     Attributes:
-        false_alarm_rates: rates to give thresholds for; None for those of 0.01 and 0.05 that the calibration images
-            suffice for.
-        level: of all intervals.
-        resamples: of the bootstrap.
+        false_alarm_rates: false-alarm rates to compute thresholds for. None takes 0.01 and 0.05, each if there are
+            enough calibration images for it.
+        level: confidence level of all intervals.
+        resamples: number of bootstrap resamples.
     """
 
     false_alarm_rates: Sequence[float] | None = None
@@ -41,10 +41,10 @@ class Settings:
     resamples: int = 2000
 
     def rates(self, calibration_images: int) -> list[float]:
-        """Return the rates that thresholds are given for.
+        """Return the false-alarm rates to compute thresholds for.
 
         Raises:
-            InputError: a rate asked for needs more calibration images.
+            InputError: a rate needs more than ``calibration_images`` images.
         """
         if self.false_alarm_rates is None:
             return [rate for rate in DEFAULT_FALSE_ALARM_RATES if calibration_images_needed(rate) <= calibration_images]
@@ -55,17 +55,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of the test images and what follows from them.
+    """The scores of the test images, and the metrics computed from the scores.
 
     Attributes:
-        records: the test images, normal ones first.
-        anomalous: the truth, (N,) booleans.
-        scores: (N,); higher is more anomalous.
-        p_values: how unusual the score would be of a normal image, (N,); None without calibration images.
-        nearest: position among the normal images of each test image's nearest, (N,).
+        records: records of the test images, normal images first.
+        anomalous: whether each test image is anomalous, (N,) booleans.
+        scores: anomaly scores (N,); higher is more anomalous.
+        p_values: conformal p-values (N,); None without calibration images.
+        nearest: position, among the normal images, of the nearest one to each test image, (N,).
         calibration_scores: scores of the calibration images, (M,).
-        figures: what ``metrics.json`` says of them: figures, intervals, thresholds.
-        seconds: time of each phase.
+        figures: entries of ``metrics.json``: metrics, intervals, thresholds and numbers of the fitted scorer.
+        seconds: seconds of each phase.
     """
 
     records: list[ImageRecord]
@@ -81,16 +81,19 @@ class Evaluation:
 def evaluate(
     scorer: Scorer, embedded: Embedded, settings: Settings, *, calibration: np.ndarray | None = None
 ) -> Evaluation:
-    """Measure how ``scorer`` tells the test images apart, with thresholds from the calibration images alone.
+    """Measure how well ``scorer`` separates anomalous from normal test images.
+
+    Thresholds come from the calibration images alone.
 
     Args:
         scorer: fitted here on the normal embeddings, unless ``calibration`` is given.
         embedded: embeddings of all roles.
-        settings: what to measure.
-        calibration: the calibration scores that ``scorer``, fitted already, gave.
+        settings: settings of thresholds and intervals.
+        calibration: scores of the calibration images (M,) by ``scorer``, which is then fitted already.
 
     Raises:
-        InputError: the scorer cannot serve these embeddings, or a false-alarm rate needs more calibration images.
+        InputError: the scorer cannot be used with these embeddings, or a false-alarm rate needs more calibration
+            images.
     """
     arrays, start = embedded.arrays, time.perf_counter()
     rates = settings.rates(len(arrays["calibration"]))
@@ -124,7 +127,7 @@ def evaluate(
 
 
 def intervals(scores: np.ndarray, anomalous: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """Return the intervals of every figure by stratified bootstrap, and of the AUROC by DeLong."""
+    """Return the intervals of every metric by stratified bootstrap, and of the AUROC by DeLong's method."""
     bootstrap = bootstrap_intervals(scores, anomalous, level=settings.level, resamples=settings.resamples)
     return {
         "level": settings.level,
@@ -136,7 +139,7 @@ def intervals(scores: np.ndarray, anomalous: np.ndarray, settings: Settings) -> 
 def threshold_figures(
     calibration: np.ndarray, scores: np.ndarray, anomalous: np.ndarray, rate: float, level: float
 ) -> dict[str, Any]:
-    """Return the threshold for a false-alarm rate and what it does on the test images, with exact intervals."""
+    """Return the threshold for a false-alarm rate, and its rates on the test images with exact intervals."""
     threshold = conformal_threshold(calibration, rate)
     above = alarms(scores, threshold)
     false_alarms, detections = above[~anomalous], above[anomalous]
@@ -151,10 +154,10 @@ def threshold_figures(
 
 
 def attach_head(scorer: Scorer, head: Head, head_classes: list[str], normal: list[str]) -> None:
-    """Give ``scorer`` the head and the numbers of its normal classes, if it needs them.
+    """Give ``scorer`` the head and the numbers of the normal classes, if it is a ``HeadScorer``.
 
     Raises:
-        InputError: a normal class is none of the head's.
+        InputError: the head was not trained on a normal class.
     """
     if not isinstance(scorer, HeadScorer):
         return

@@ -1,4 +1,4 @@
-"""The forward pass that gives embeddings: inference mode, the precision chosen, the largest batch that fits."""
+"""The forward pass that computes embeddings: in inference mode, in half precision, in the largest batch that fits."""
 
 from collections.abc import Iterable
 
@@ -8,22 +8,22 @@ from torch import Tensor
 
 from metrad.models.embedder import Embedder
 
-CPU_BATCH = 128  # the fastest of 32 to 1,024 for MobileNetV2: larger ones leave the cache (docs/performance.md)
-GPU_BATCHES = (128, 4096)  # the first is tried, the last is enough for any GPU
-BATCH_SHARE = 0.5  # of all GPU memory, free or not, so that a repeated run takes the same batch
+CPU_BATCH = 128  # fastest of 32 to 1,024 for MobileNetV2: larger batches exceed the cache (docs/performance.md)
+GPU_BATCHES = (128, 4096)  # the batch whose memory is measured, and the largest batch
+BATCH_SHARE = 0.5  # share of all GPU memory, free or not, so that a repeated run has the same batch size
 
 
 def half_type(precision: str) -> torch.dtype | None:
-    """Return the half-precision type that a precision, as Lightning names it, has layers run in; None without one."""
+    """Return the half-precision type of a precision by its Lightning name; None if it has none."""
     return {"bf16": torch.bfloat16, "16": torch.float16}.get(precision.split("-", maxsplit=1)[0])
 
 
 class Forward:
-    """Gives the embeddings of batches of images.
+    """Computes the embeddings of batches of images.
 
     Args:
         embedder: on ``device``, in evaluation mode, its weights in float32.
-        device: where to compute.
+        device: the device to compute on.
         half: type that autocast uses; None for float32 throughout.
     """
 
@@ -35,10 +35,10 @@ class Forward:
     def __call__(self, images: Tensor) -> np.ndarray:
         """Return embeddings (N, D) float32 of images (N, height, width, channels) uint8.
 
-        A batch that a GPU has no memory for is halved.
+        A batch that does not fit into the memory of the GPU is halved.
 
         Raises:
-            torch.OutOfMemoryError: there is none for a single image.
+            torch.OutOfMemoryError: a single image does not fit.
         """
         try:
             return self._once(images)
@@ -54,11 +54,11 @@ class Forward:
         return embeddings
 
     def largest_batch(self, sample: Iterable[tuple[Tensor, Tensor]], count: int) -> int:
-        """Return how many images to take at once: on a GPU the largest power of two that fits, up to ``count``.
+        """Return the batch size: on a GPU the largest power of two that fits, on a CPU ``CPU_BATCH``.
 
         Args:
-            sample: batches of a single image, of which the first is looked at.
-            count: how many images there are.
+            sample: batches of a single image; the first batch is used to measure memory.
+            count: number of images to embed, which bounds the batch size on a GPU.
         """
         if self.device.type != "cuda":
             return CPU_BATCH
@@ -73,9 +73,9 @@ class Forward:
 
 
 def fitting_batch(bytes_each: float, memory: float, most: int) -> int:
-    """Return the largest power of two of images of ``bytes_each`` that ``memory`` holds, at least 1.
+    """Return the largest power of two for which a batch fits into ``memory`` bytes, at least 1.
 
-    It is no larger than it takes for ``most`` images at once.
+    An image needs ``bytes_each`` bytes. The result is at most the first power of two that reaches ``most``.
     """
     size = 1
     while size < most and 2 * size * bytes_each <= memory:

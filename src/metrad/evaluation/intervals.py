@@ -1,7 +1,7 @@
-"""How far metrics and false-alarm rates can be trusted: intervals and thresholds with guarantees.
+"""Confidence intervals of metrics and false-alarm rates.
 
-Higher scores are more anomalous. Only the order of the scores counts, so a rising change of scale alters nothing but
-the value of a threshold. Images count as independent draws; intervals say nothing about another seed or training.
+Higher scores are more anomalous. Only the order of the scores matters, so a monotonically increasing transformation
+changes no interval. Images count as independent draws. Intervals say nothing about another seed or training.
 """
 
 import math
@@ -11,17 +11,17 @@ from scipy import special, stats
 
 from metrad.evaluation.metrics import RocCurves, by_name, ranked
 
-# Resamples times distinct scores worked on at once: eight arrays of this size stay near 16 MiB.
+# Largest product of resamples and distinct scores in a block: eight arrays of this size take about 16 MiB.
 BLOCK = 2**18
 
 
 def delong_variance(scores: np.ndarray, anomalous: np.ndarray) -> tuple[float, float]:
     """Return the AUROC of ``scores`` (N,) and DeLong's estimate of its variance; ``anomalous`` (N,) is the truth.
 
-    A tie counts one half. The midrank form takes O(N log N).
+    A tie counts one half. The midrank form takes O(N log N) time.
 
     Raises:
-        ValueError: as ``metrad.evaluation.metrics.summary``, or there are fewer than two images of a kind.
+        ValueError: as in ``metrics.summary``, or there are fewer than two normal or two anomalous images.
 
     Source:
         DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); Sun and Xu 2014, IEEE Signal Processing Letters 21(11).
@@ -35,22 +35,22 @@ def delong_variance(scores: np.ndarray, anomalous: np.ndarray) -> tuple[float, f
 
 
 def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Return the lower and upper end of an interval for the AUROC, inside [0, 1] and around the measured value.
+    """Return the lower and upper end of a confidence interval for the AUROC, inside [0, 1].
 
-    The interval is normal on the logit scale, with DeLong's variance carried over by the delta method. Over 20,000
-    draws of binormal scores of equal spread, AUROC 0.7 to 0.97, and 50 + 50, 200 + 200 or 300 + 60 images, a 95 %
-    interval holds the truth in 93.4 to 95.5 %; the plain normal one in 87.6 to 94.9 %. It promises too much where a
-    few stray images decide: with anomalous scores that spread twice as wide and 300 + 60 images, 89 % at 0.97 and
-    80 % at 0.99.
+    The interval is normal on the logit scale, with DeLong's variance transformed by the delta method. Its coverage was
+    simulated over 20,000 draws of binormal scores of equal variance, with AUROC 0.7 to 0.97 and 50 + 50, 200 + 200 or
+    300 + 60 images. A 95 % interval covers the truth in 93.4 to 95.5 %, the plain normal interval in 87.6 to 94.9 %.
+    The coverage is too low where a few outliers decide: with anomalous scores of twice the standard deviation and
+    300 + 60 images it is 89 % at AUROC 0.97 and 80 % at 0.99.
 
-    The variance is zero if the kinds are told apart perfectly (either way round) or all scores are tied, and
-    undefined with one image of a kind. The interval is then [q A, 1 - q (1 - A)], A the AUROC and q the lower
-    Clopper-Pearson bound for k successes in k trials, k the smaller number of images of a kind: k disjoint pairs of a
-    normal and an anomalous image that all agree. With k = 1 it holds by Markov's inequality. It holds whatever the
-    distributions, so it can be wider than the interval of scores with one pair out of order.
+    The variance is zero if the scores separate the two kinds perfectly (either way round) or are all tied. It is
+    undefined with one image of a kind. The interval is then [q A, 1 - q (1 - A)]. A is the AUROC, k the smaller number
+    of images of a kind, and q the lower Clopper-Pearson bound for k successes in k trials: k disjoint pairs of a normal
+    and an anomalous image that all agree. With k = 1 it holds by Markov's inequality. It holds for all distributions,
+    so it can be wider than the interval of scores with one pair out of order.
 
     Raises:
-        ValueError: as ``metrad.evaluation.metrics.summary``, or ``level`` is outside (0, 1).
+        ValueError: as in ``metrics.summary``, or ``level`` is outside (0, 1).
 
     Source:
         Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2 (logit scale); Birnbaum and McCarty 1958,
@@ -69,7 +69,7 @@ def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.
 
 
 def structural_components(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return V10 of each anomalous image and V01 of each normal one: its share of pairs in the right order."""
+    """Return V10 of each anomalous and V01 of each normal image: the share of its pairs that are in the right order."""
     normal, positive = _by_kind(scores, anomalous)
     return _placements(positive, normal), 1 - _placements(normal, positive)
 
@@ -93,15 +93,15 @@ def bootstrap_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return an interval for each of ``metrics.METRICS``, by name.
+    """Return a stratified bootstrap interval for each of ``metrics.METRICS``, by name.
 
-    Normal and anomalous images are drawn with replacement apart, so each resample has as many of either as the data.
-    The ends are percentiles of the resampled metrics. Perfectly separated scores stay so in every resample: their
-    interval has width zero and claims too much. ``delong_interval`` has an honest one for the AUROC. How often the
-    intervals hold the true values stands in ``Metric.covers``.
+    Normal and anomalous images are resampled separately, so each resample has as many of each kind as the data. The
+    ends are percentiles of the resampled metrics. Perfectly separated scores are so in every resample: their interval
+    has width zero, which is too narrow. ``delong_interval`` has a valid one for the AUROC. ``Metric.covers`` gives the
+    coverage of the intervals.
 
     Raises:
-        ValueError: as ``metrad.evaluation.metrics.summary``, ``level`` is outside (0, 1), or ``resamples`` is below 1.
+        ValueError: as in ``metrics.summary``, ``level`` is outside (0, 1), or ``resamples`` is below 1.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
@@ -112,7 +112,7 @@ def bootstrap_intervals(
     kinds = _by_kind(scores, anomalous)
     levels, places = np.unique(np.concatenate(kinds), return_inverse=True)
     normal, positive = np.split(places, [len(kinds[0])])
-    # A stream of numbers for each kind: the draws then do not depend on the size of the blocks.
+    # Each kind has its own random stream, so that the draws do not depend on the size of the blocks.
     normal_stream, anomalous_stream = np.random.default_rng(seed).spawn(2)
     rows = max(1, BLOCK // len(levels))
     blocks = [
@@ -130,14 +130,14 @@ def bootstrap_intervals(
 
 
 def _resampled_counts(generator: np.random.Generator, places: np.ndarray, rows: int, levels: int) -> np.ndarray:
-    """Return how often each distinct score is drawn in each resample: (rows, levels), the highest score first."""
+    """Return how often each distinct score is drawn in each resample, (rows, levels), the highest score first."""
     drawn = places[generator.integers(len(places), size=(rows, len(places)))]
     cells = drawn + levels * np.arange(rows)[:, None]
     return np.bincount(cells.ravel(), minlength=rows * levels).reshape(rows, levels)[:, ::-1].astype(np.float64)
 
 
 def _resampled_metrics(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, np.ndarray]:
-    """Return every metric, (R,), of R resamples given by ``RocCurves.from_counts``'s counts."""
+    """Return every metric (R,) of R resamples, from their counts as ``RocCurves.from_counts`` takes them."""
     curves = RocCurves.from_counts(normal, anomalous)
     return {name: metric.of_samples(curves) for name, metric in by_name().items()}
 
@@ -157,13 +157,13 @@ def exact_interval(successes: int, trials: int, level: float = 0.95) -> tuple[fl
 
 
 def _by_kind(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ranks of the normal and of the anomalous scores, refusing what ``metrics.ranked`` refuses."""
+    """Return the ranks of the normal and of the anomalous scores; raise what ``metrics.ranked`` raises."""
     ranks, target = ranked(scores, anomalous)
     return ranks[~target], ranks[target]
 
 
 def _tail(level: float) -> float:
-    """Return the probability left out at each end."""
+    """Return the probability outside the interval on each side."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, ends excluded, got {level}")
     return (1 - level) / 2

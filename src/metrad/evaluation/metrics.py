@@ -1,9 +1,9 @@
 """Metrics of anomaly scores, on raw scores of any range (higher is more anomalous).
 
-``METRICS`` is the only list of them: ``metrics.json``, the bootstrap, comparisons, tables, ``--metric`` and reports
-follow from it. All metrics depend on the order of the scores only, so they are computed from the ranks, in float64.
-torchmetrics would squeeze scores outside [0, 1] through a sigmoid, which merges large ones into ties, and its float32
-puts a rate of exactly 0.95 below 0.95.
+``METRICS`` is the only list of metrics: ``metrics.json``, the bootstrap, comparisons, tables, ``--metric`` and reports
+read it. All metrics depend on the order of the scores only, so they are computed from ranks, in float64. torchmetrics
+is not used: it applies a sigmoid to scores outside [0, 1], which merges large scores into ties, and its float32 puts a
+rate of exactly 0.95 below 0.95.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class RocCurves:
         new_false_alarms: share of the normal images with this score.
         recall: share of the anomalous images with this score or a higher one.
         new_recall: share of the anomalous images with this score.
-        precision: share of anomalous images among all with this score or a higher one; 0 above the highest score.
+        precision: share of anomalous images among the images with this score or a higher one; 0 without any.
     """
 
     false_alarms: np.ndarray
@@ -37,21 +37,21 @@ class RocCurves:
 
     @classmethod
     def from_counts(cls, normal: np.ndarray, anomalous: np.ndarray) -> "RocCurves":
-        """Return the curves of samples given by the numbers of images at each distinct score.
+        """Return the curves of samples from the numbers of images at each distinct score.
 
-        ``normal`` and ``anomalous`` are (R, D) counts, the highest score first. A score without images changes no
-        metric.
+        ``normal`` and ``anomalous`` are counts (R, D), the highest score first. A score without images does not change
+        a metric.
         """
         false_positives, true_positives = normal.cumsum(axis=1), anomalous.cumsum(axis=1)
         recall, new_recall = (counts / true_positives[:, -1:] for counts in (true_positives, anomalous))
         false_alarms, new_false_alarms = (counts / false_positives[:, -1:] for counts in (false_positives, normal))
-        # Above the highest score drawn there are no alarms: precision is then 0/1, and counts for nothing.
+        # Above the highest drawn score there are no images: precision is then 0/1, with weight 0 in every metric.
         precision = true_positives / np.maximum(true_positives + false_positives, 1)
         return cls(false_alarms, new_false_alarms, recall, new_recall, precision)
 
     @classmethod
     def from_ranks(cls, ranks: np.ndarray, anomalous: np.ndarray) -> "RocCurves":
-        """Return the curve of one sample (R = 1) of scores as dense ``ranks`` (N,) with the truth (N,)."""
+        """Return the curve of one sample (R = 1), from the dense ``ranks`` (N,) of its scores and the truth (N,)."""
         kinds, levels = (ranks[~anomalous], ranks[anomalous]), int(ranks.max()) + 1
         normal, positive = (np.bincount(kind, minlength=levels)[None, ::-1].astype(np.float64) for kind in kinds)
         return cls.from_counts(normal, positive)
@@ -59,21 +59,21 @@ class RocCurves:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric: how it is computed, and all that files, tables, help and reports say of it.
+    """A metric: its computation, and its texts in files, tables, help and reports.
 
     Attributes:
-        name: its key in ``metrics.json``, its column in tables and its value of ``--metric``.
+        name: key in ``metrics.json``, column in tables and value of ``--metric``.
         title: heading of its column in a report.
-        description: what it measures, in half a sentence.
-        since: the first version of metrad whose ``metrics.json`` has it; runs of older versions may lack it.
-        from_curves: its values (R,), in [0, 1], of R samples; the bootstrap gives thousands at once.
-        from_ranks: its value of one sample, from the scores as dense ranks (N,) and the truth (N,) of booleans; None
-            to use ``from_curves``. It serves a metric that a library computes with other rounding.
-        higher_is_better: False if a smaller value is the better one.
-        darkest: the value at the dark end of a colour scale, whose light end is 1.
-        covers: how often its 95 % bootstrap interval held the true value in simulations; empty if nobody simulated it.
-        shown_in: where it stands beside the full tables: in the line that a run ends with (``summary``), in the table
-            of several evaluations (``evaluations``), and in ``study.csv`` (``study``).
+        description: phrase that says what the metric measures.
+        since: first version of metrad whose ``metrics.json`` has the metric; runs of older versions may lack it.
+        from_curves: computes the values (R,) of R samples; the bootstrap passes thousands of samples at once.
+        from_ranks: computes the value of one sample, from the dense ranks (N,) of its scores and the truth (N,) of
+            booleans. It serves a metric that a library computes with other rounding. None to use ``from_curves``.
+        higher_is_better: False if smaller values are better.
+        darkest: value at the dark end of a colour scale, whose light end is 1.
+        covers: coverage of its 95 % bootstrap interval in simulations; empty if it was not simulated.
+        shown_in: places that show the metric beside the full tables: the last line that a run logs (``summary``), the
+            table of several evaluations (``evaluations``), and ``study.csv`` (``study``).
     """
 
     name: str
@@ -89,18 +89,18 @@ class Metric:
 
     @property
     def phrase(self) -> str:
-        """The title as it stands within a sentence: "average precision", but "FPR at 95 % TPR"."""
+        """The title within a sentence: "average precision", but "FPR at 95 % TPR"."""
         return self.title if self.title[:2].isupper() else f"{self.title[0].lower()}{self.title[1:]}"
 
     def of_sample(self, ranks: np.ndarray, anomalous: np.ndarray) -> float:
-        """Return the value for scores as dense ``ranks`` (N,) with the truth (N,) of booleans."""
+        """Return the value of one sample, from the dense ``ranks`` (N,) of its scores and the truth (N,) of booleans."""
         if self.from_ranks is not None:
             return float(self.from_ranks(ranks, anomalous))
         return float(self.of_samples(RocCurves.from_ranks(ranks, anomalous))[0])
 
     def of_samples(self, curves: RocCurves) -> np.ndarray:
-        """Return the values (R,) for R samples, in [0, 1]."""
-        return self.from_curves(curves).clip(0, 1)  # sums of rounded shares can come out as 1.0000000000000002
+        """Return the values (R,), in [0, 1], of R samples."""
+        return self.from_curves(curves).clip(0, 1)  # sums of rounded shares can be 1.0000000000000002
 
 
 def _auroc(curves: RocCurves) -> np.ndarray:
@@ -150,7 +150,7 @@ def _partial_auroc_of_ranks(ranks: np.ndarray, anomalous: np.ndarray) -> float:
     return float(roc_auc_score(anomalous, ranks, max_fpr=MAX_FALSE_POSITIVE_RATE))
 
 
-# Of 1,500 simulated draws of binormal scores, AUROC 0.8 to 0.97.
+# Over 1,500 simulated draws of binormal scores, AUROC 0.8 to 0.97.
 COVERS = "92.5 to 95.4 % of simulations with 100 to 200 images a kind"
 METRICS = (
     Metric(
@@ -203,12 +203,12 @@ def by_name() -> dict[str, Metric]:
 
 
 def shown_in(place: Place) -> list[Metric]:
-    """Return the metrics that stand in ``place``, in the order of ``METRICS``."""
+    """Return the metrics that ``place`` shows, in the order of ``METRICS``."""
     return [metric for metric in METRICS if place in metric.shown_in]
 
 
 def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
-    """Return every metric, by its name, of ``scores`` (N,) and the truth ``anomalous`` (N,) of booleans.
+    """Return every metric by name, from ``scores`` (N,) and the truth ``anomalous`` (N,) of booleans.
 
     Raises:
         ValueError: the lengths differ, a score is not finite, or only one of the two kinds is present.
@@ -218,7 +218,7 @@ def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
 
 
 def roc_curve(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return false-positive and true-positive rates, both rising from 0 to 1, one point a distinct score."""
+    """Return false-positive and true-positive rates, both rising from 0 to 1, with a point for each distinct score."""
     from sklearn import metrics as sklearn_metrics
 
     ranks, target = ranked(scores, anomalous)
@@ -230,7 +230,7 @@ def ranked(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.nd
     """Return the scores as dense ranks from 0 and the truth as booleans, each (N,).
 
     Raises:
-        ValueError: they are no vectors of one length, a score is not finite, or only one of the two kinds is present.
+        ValueError: the arguments are not vectors of one length, a score is not finite, or one kind is absent.
     """
     scores, anomalous = np.asarray(scores), np.asarray(anomalous, dtype=bool)
     if scores.shape != anomalous.shape or scores.ndim != 1:
@@ -238,5 +238,5 @@ def ranked(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.nd
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
     if anomalous.all() or not anomalous.any():
-        raise ValueError("both normal and anomalous images are needed to measure how well they are told apart")
+        raise ValueError("metrics need both normal and anomalous images; the truth has only one of the two kinds")
     return np.unique(scores, return_inverse=True)[1], anomalous

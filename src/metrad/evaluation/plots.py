@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, each a function from arrays to a figure."""
+"""Plots of an evaluation: functions that turn arrays into matplotlib figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from metrad.evaluation.metrics import roc_curve
 
-NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion, apart for colour-blind readers too
-# Okabe and Ito's colours; a report's page has a lighter one of each for dark mode
+NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion, distinct for colour-blind readers too
+# Okabe and Ito's colours; the page of a report has a lighter variant of each for dark mode
 PALETTE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 LINES = ("-", "--", ":", "-.")
 MARKERS = "osD^vPX"
 mpl.rcParams["figure.dpi"] = 120
 mpl.rcParams["axes.spines.top"] = False
 mpl.rcParams["axes.spines.right"] = False
-# Otherwise matplotlib seeks a place above the upper ticks, of which none of ours has any, and fits each glyph to the
-# pixels: a sixth of a picture's time.
+# Otherwise matplotlib searches a place for the title above the upper ticks, which no plot here has, and fits each glyph
+# to the pixels. That takes a sixth of the time of a plot.
 mpl.rcParams["axes.titley"] = 1.0
 mpl.rcParams["text.hinting"] = "none"
 
 
 @dataclass(frozen=True)
 class ImagePair:
-    """A test image beside the normal image its score comes from.
+    """A test image and the normal training image nearest to it.
 
     Attributes:
-        image: (height, width, channels) uint8.
-        nearest: likewise.
-        title: what to write above them.
-        anomalous: the truth.
+        test: pixels of the test image, (height, width, channels) uint8.
+        nearest: pixels of the nearest normal image, of the same shape.
+        title: text above the pair.
+        anomalous: whether the test image is anomalous.
     """
 
     test: np.ndarray
@@ -44,7 +44,7 @@ class ImagePair:
 
 
 def style(number: int) -> dict[str, Any]:
-    """Return colour, line and marker of the ``number``-th choice; 28 in a row differ."""
+    """Return colour, line style and marker of choice ``number``; 28 successive choices differ."""
     return {
         "color": PALETTE[number % len(PALETTE)],
         "linestyle": LINES[number % len(LINES)],
@@ -55,7 +55,7 @@ def style(number: int) -> dict[str, Any]:
 def roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
     """Draw the ROC curve of ``scores`` (N,) against the truth ``anomalous`` (N,)."""
     figure = Figure(figsize=(5, 5))
-    axes = figure.add_axes((0.13, 0.11, 0.84, 0.82))  # a place that is given takes half the time of one that is sought
+    axes = figure.add_axes((0.13, 0.11, 0.84, 0.82))  # half the time of a layout that matplotlib computes
     axes.plot([0, 1], [0, 1], color="0.8", linestyle="--")
     axes.plot(*roc_curve(scores, anomalous), color=NORMAL, linewidth=2)
     axes.set(
@@ -70,8 +70,8 @@ def roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
 def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, thresholds: Mapping[float, float]) -> Figure:
     """Draw the scores (N,) of normal and anomalous test images as two histograms over the same bins.
 
-    Positive scores that span more than a factor of 30 are drawn on a logarithmic axis. ``thresholds`` by false-alarm
-    rate are drawn as lines.
+    Positive scores that span more than a factor of 30 have a logarithmic axis. ``thresholds``, by false-alarm rate, are
+    drawn as lines.
     """
     figure = Figure(figsize=(7, 4))
     axes = figure.add_axes((0.1, 0.13, 0.88, 0.79))
@@ -96,7 +96,7 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, threshold
 
 
 def head(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw what the head did epoch by epoch, from the history that ``EpochLog`` keeps."""
+    """Draw angles, cosine, scale, accuracy and loss of the head over epochs, from the history of ``EpochLog``."""
     figure = Figure(figsize=(9, 6.4))
     places = {"left": 0.08, "right": 0.92, "top": 0.95, "bottom": 0.08, "hspace": 0.15, "wspace": 0.28}
     angle, cosine, scale, learnt = figure.subplots(2, 2, sharex=True, gridspec_kw=places).flat
@@ -125,7 +125,7 @@ def head(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def study(history: Sequence[Mapping[str, float | None]]) -> Figure:
-    """Draw the AUROC after each epoch and the effective rank beside it, from the history that ``Study`` keeps."""
+    """Draw AUROC and effective rank after each epoch, from the history of ``EpochStudy``."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     auroc = figure.subplots()
     rank = auroc.twinx()
@@ -144,11 +144,11 @@ def study(history: Sequence[Mapping[str, float | None]]) -> Figure:
 
 
 def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figure:
-    """Draw the mean AUROC over the classes held out by epoch, a line for each candidate and scorer.
+    """Draw the AUROC over epochs, as the mean over the held-out classes, with a line for each candidate and scorer.
 
     Args:
-        rows: with ``settings``, ``held_out``, ``epoch``, ``scorer`` and ``auroc``, None where there is none.
-        chosen: ``epochs`` and ``pseudo_anomaly_auroc``, which are marked, and ``held_out``.
+        rows: mappings with ``settings``, ``held_out``, ``epoch``, ``scorer`` and ``auroc`` (None if undefined).
+        chosen: ``epochs`` and ``pseudo_anomaly_auroc`` of the choice, which is marked.
     """
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -167,10 +167,10 @@ def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> F
 
 
 def image_pairs(groups: Mapping[str, Sequence[ImagePair]]) -> Figure:
-    """Draw two groups of test images, by their titles, each image above its nearest normal one."""
+    """Draw two groups of pairs, by title: each test image above its nearest normal image."""
     columns = max(len(rows) for rows in groups.values())
     figure = Figure(figsize=(1.5 * columns + 0.6, 7.6))
-    # Places are given and not worked out, and a group is one pair of axes: that takes a quarter of the time.
+    # Fixed places, and one pair of axes for each group, take a quarter of the time.
     places = {"left": 0.02, "right": 0.98, "top": 0.91, "bottom": 0.01, "hspace": 0.22}
     for axes, (title, rows) in zip(figure.subplots(2, gridspec_kw=places), groups.items(), strict=True):
         axes.set_title(f"{title}: test image above, nearest normal training image below", fontsize=11, pad=30)
@@ -187,12 +187,12 @@ def image_pairs(groups: Mapping[str, Sequence[ImagePair]]) -> Figure:
 def cost(
     curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], styles: Mapping[str, str], size: str
 ) -> Figure:
-    """Draw cost against size, both on logarithmic axes: a panel for each kind of cost, a line for each side.
+    """Draw cost against size on logarithmic axes: a panel for each kind of cost, a line for each method.
 
     Args:
-        curves: by the title of the panel and the name of the side, points of (size, cost), both above 0.
-        styles: matplotlib's format of the line of each side, such as ``o-``.
-        size: label of the size.
+        curves: points (size, cost), both above 0, by the title of the panel and the name of the method.
+        styles: matplotlib's format of the line of each method, such as ``o-``.
+        size: label of the size axis.
     """
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     panels = np.ravel(figure.subplots(1, len(curves), sharex=True))
@@ -206,7 +206,7 @@ def cost(
 
 
 def _mosaic(rows: Sequence[ImagePair]) -> np.ndarray:
-    """Return one image of all of ``rows``, test images above and nearest ones below, each in a white frame."""
+    """Return one image of all pairs: test images above, nearest images below, each in a white frame."""
     pairs = np.stack([[pair.test, pair.nearest] for pair in rows], axis=1)  # (2, rows, height, width, C)
     pairs = np.broadcast_to(pairs, (*pairs.shape[:-1], 3))
     frame = max(1, round(0.03 * max(pairs.shape[2:4])))

@@ -1,13 +1,13 @@
-"""How many directions vectors spread over: a function of their singular values."""
+"""The effective rank of vectors: the number of directions they spread over, from their singular values."""
 
 import numpy as np
 
 
 def effective_rank(vectors: np.ndarray) -> float:
-    """Return how many directions ``vectors`` (N, D) use, from 1 to min(N, D); 0 if all are zero.
+    """Return the effective rank of ``vectors`` (N, D), from 1 to min(N, D); 0 if all vectors are zero.
 
-    It is exp(-Σ p_k ln p_k) with p_k = σ_k / Σ σ_j of the singular values σ: their number if all are alike, and less
-    the more a few of them outweigh the others. In float64.
+    It is exp(-Σ p_k ln p_k) with p_k = σ_k / Σ σ_j, where σ are the singular values, computed in float64. It equals the
+    number of singular values if these are equal, and falls as a few of them dominate.
 
     Source:
         Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality, EUSIPCO.
@@ -21,11 +21,10 @@ def effective_rank(vectors: np.ndarray) -> float:
 
 
 def spread_rank(embeddings: np.ndarray) -> float:
-    """Return the effective rank of ``embeddings`` (N, D) about their mean: how many directions they differ in.
+    """Return the effective rank of ``embeddings`` (N, D) after their mean is subtracted.
 
-    The mean is taken off first. Embeddings that come out of a ReLU share a large one, whose singular value would
-    outweigh all others and tell how far they lie from the origin, not how they differ; and a distance between two
-    embeddings does not know of it.
+    Embeddings after a ReLU have a large mean. Its singular value would dominate all others, although distances between
+    embeddings do not depend on the mean.
     """
     embeddings = np.asarray(embeddings, dtype=np.float64)
     return effective_rank(embeddings - embeddings.mean(axis=0))
