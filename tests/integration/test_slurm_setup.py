@@ -34,7 +34,7 @@ def programs(tmp_path, monkeypatch):
 
 def test_without_slurm_one_line_says_so(refused, digits, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    refused("train", "-m", *digits, SLURM, words=("no sbatch on PATH",))
+    refused("train", "-m", *digits, SLURM, words=("sbatch", "not on PATH"))
     assert list(tmp_path.glob("multirun/*")) == []
 
 

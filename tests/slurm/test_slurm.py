@@ -85,7 +85,7 @@ def test_a_killed_job_costs_no_other_and_the_same_command_makes_its_run_alone(st
     assert process.returncode == 1
     assert err.count("\n") == 1, err
     assert "Slurm job" in err
-    assert "ended: FAILED; the same command goes on" in err
+    assert "ended: FAILED; the same command continues the run" in err
     assert "not finished: 1 of 4 runs (1 interrupted)" in out
     states = {run.path: run.state for run in runs_of(folder).values()}
     assert states.pop(victim.path) == "interrupted"
@@ -152,7 +152,7 @@ def test_ctrl_c_cancels_all_jobs(start, tmp_path):
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 15
     assert process.returncode == 130
-    assert err == "cancelled 4 Slurm jobs; the same command goes on with their runs\n"
+    assert err == "cancelled 4 Slurm jobs; the same command continues their runs\n"
     assert "not finished: 4 of 4 runs" in out
     assert told("squeue", "--noheader") == ""
     assert "running" not in {run.state for run in runs_of(folder).values()}

@@ -93,7 +93,7 @@ class Metric:
         return self.title if self.title[:2].isupper() else f"{self.title[0].lower()}{self.title[1:]}"
 
     def of_sample(self, ranks: np.ndarray, anomalous: np.ndarray) -> float:
-        """Return the value of one sample, from the dense ``ranks`` (N,) of its scores and the truth (N,) of booleans."""
+        """Return the value of one sample, from the dense ``ranks`` (N,) of its scores and the truth (N,), booleans."""
         if self.from_ranks is not None:
             return float(self.from_ranks(ranks, anomalous))
         return float(self.of_samples(RocCurves.from_ranks(ranks, anomalous))[0])

@@ -1,4 +1,4 @@
-"""One batch of a sweep's runs: its jobs settled, then planned, made and shown."""
+"""A batch of the runs of a sweep: its jobs are composed, planned, made and shown."""
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
@@ -14,13 +14,13 @@ from metrad.sweeps.view import View
 
 
 def job(context: HydraContext, sweep: DictConfig, number: int, overrides: Sequence[str]) -> Job:
-    """Return one run of a sweep, with its directory settled.
+    """Return the job of one run of a sweep, with the directory of the run resolved.
 
     Args:
-        context: Hydra's, whose loader composes the run's configuration.
+        context: Hydra's context, whose loader composes the configuration of the run.
         sweep: the configuration of the sweep.
-        number: the run's number in the sweep.
-        overrides: those of the run.
+        number: the number of the run in the sweep.
+        overrides: the overrides of the run.
     """
     config = context.config_loader.load_sweep_config(sweep, list(overrides))
     with open_dict(config):
@@ -39,19 +39,19 @@ def job(context: HydraContext, sweep: DictConfig, number: int, overrides: Sequen
 def make(
     sweep: Sweep, jobs: Sequence[Job], make_all: Callable[[Sequence[Job]], Generator[Ended]], *, fail_fast: bool
 ) -> None:
-    """Make the runs that have not finished, and show and count how they end.
+    """Make the runs that have not finished, show how each ends, and count failures.
 
     Args:
-        sweep: keeps the count.
-        jobs: all runs of the batch.
-        make_all: makes runs and gives how each ended.
-        fail_fast: whether the first run that fails ends the sweep.
+        sweep: the sweep, which keeps the count of failures.
+        jobs: the jobs of all runs of the batch.
+        make_all: makes the runs of jobs and yields how each ended.
+        fail_fast: whether the first failed run ends the sweep.
     """
     todo = plan(sweep, jobs)
     view = View([each.run for each in jobs], [each.run for each in todo])
     with view, quiet(), contextlib.closing(make_all(todo)) as made:
         for ended in made:
-            view.tell(ended)
+            view.report(ended)
             sweep.failures += ended.state == "failed"
             sweep.stopped = bool(sweep.failures and fail_fast)
             if sweep.stopped:

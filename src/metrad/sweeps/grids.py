@@ -1,4 +1,4 @@
-"""Grids of overrides: the runs that they come to, and grids over all ordered pairs of classes."""
+"""Grids of overrides: the runs in them, and grids over all ordered pairs of classes."""
 
 import itertools
 import re
@@ -13,21 +13,21 @@ _WORDS_WITH_MEANING = ("true", "false", "null", "inf", "nan")
 
 
 def runs(grids: Sequence[Sequence[Override]]) -> list[list[str]]:
-    """Return the overrides of every run of several grids; a run that two grids have in common stands once.
+    """Return the overrides of every run of several grids; a run that is in two grids is returned once.
 
     Raises:
-        HydraException: a sweep is over an interval, which has no list of values.
+        HydraException: an override is an interval instead of a list of values.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for grid in grids:
-        values = {override.get_key_element(): _values(override) for override in grid}  # the last one of a key wins
+        values = {override.get_key_element(): _values(override) for override in grid}  # the last override of a key wins
         for run in itertools.product(*values.values()):
             found.setdefault(run, list(run))
     return list(found.values())
 
 
 def _values(override: Override) -> list[str]:
-    """Return an override once for each of its values."""
+    """Return an override for each value of ``override``."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
@@ -37,7 +37,7 @@ def _values(override: Override) -> list[str]:
 
 
 def ordered_pairs(classes: int | Sequence[str | int]) -> list[Grid]:
-    """Return a grid for each class, in which it is normal and every other class anomalous in turn.
+    """Return a grid for each class: this class is normal, and every other class is anomalous in turn.
 
     Raises:
         ValueError: there are fewer than two classes.
@@ -52,7 +52,7 @@ def ordered_pairs(classes: int | Sequence[str | int]) -> list[Grid]:
 
 
 def _quoted(name: str) -> str:
-    """Return ``name`` as the command line reads it, quoted where it would not be taken for a word."""
+    """Return ``name`` for the command line, in quotes if Hydra would not read it as a string."""
     if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.lower() not in _WORDS_WITH_MEANING:
         return name
     return "'{}'".format(name.replace("'", r"\'"))

@@ -1,4 +1,4 @@
-"""Sweeps: which runs are still to be made, and how they ended."""
+"""The plan of a sweep: which of its runs are still to be made, and how each run ended."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ from metrad.training import progress
 
 log = logging.getLogger("metrad")
 
-# How a run stands before a sweep begins, and what is going to be done about it.
+# The state of a run before a sweep begins, and the words for it in the log.
 PLANNED = {
     "finished": "finished",
     "running": "being trained by another process",
@@ -29,7 +29,7 @@ PLANNED = {
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: its number, its directory, and its configuration with Hydra's own."""
+    """One run of a sweep: its number, its directory, and its configuration, which contains Hydra's."""
 
     number: int
     run: Run
@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: its state, and in one line its figures or the reason."""
+    """How a run ended: its state, and one line with its metrics or the reason."""
 
     run: Run
     state: str
@@ -47,13 +47,13 @@ class Ended:
 
 @dataclass
 class Sweep:
-    """What the sweep of one command came to so far.
+    """The progress of the sweep of one command.
 
     Attributes:
-        folder: its folder; None before it was started.
-        runs: all its runs.
+        folder: the folder of the sweep; None before the sweep starts.
+        runs: all runs of the sweep.
         failures: number of runs that failed in this command.
-        stopped: no more runs are to be made, since one failed and ``sweep.fail_fast`` asks for that.
+        stopped: whether no more runs are made, because a run failed and ``sweep.fail_fast`` is set.
     """
 
     folder: Path | None = None
@@ -62,28 +62,28 @@ class Sweep:
     stopped: bool = False
 
     def unfinished(self) -> Counter[str]:
-        """Return how many runs did not finish, by state."""
+        """Return the number of runs that did not finish, by state."""
         return Counter(state for run in self.runs if (state := run.state) != "finished")
 
     def forget_unstarted(self) -> None:
-        """Remove what Hydra wrote for the sweep if none of its runs started.
+        """Remove the files that Hydra wrote for the sweep if none of its runs started.
 
-        Hydra writes ``multirun.yaml`` before it looks whether the runs' settings are any good.
+        Hydra writes ``multirun.yaml`` before it checks the settings of the runs.
         """
         if self.folder and not self.runs and not any(self.folder.glob("*/")):
             (self.folder / "multirun.yaml").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: not ours
+            with contextlib.suppress(OSError):  # not empty: it holds files of others
                 self.folder.rmdir()
             self.folder = None
 
 
 @dataclass(frozen=True)
 class SweepTask:
-    """What Hydra calls to make a run. Hydra hands it to the launcher too, which finds the sweep in it.
+    """The function that Hydra calls to make a run. Hydra also passes it to the launcher, which reads the sweep from it.
 
     Attributes:
-        sweep: what the sweep of this command came to so far.
-        train: makes a run of a configuration; the launcher sends it to other processes, without ``sweep``.
+        sweep: the progress of the sweep of this command.
+        train: makes the run of a configuration; the launcher sends it to other processes, without ``sweep``.
     """
 
     sweep: Sweep
@@ -95,11 +95,11 @@ class SweepTask:
 
 
 def plan(sweep: Sweep, jobs: Sequence[Job]) -> list[Job]:
-    """Log how many runs of a sweep are in which state, and return those that this process is to make."""
+    """Log the number of runs in each state, and return the jobs of the runs that this process makes."""
     states = [_state(job) for job in jobs]
     counts = Counter(states)
-    told = ", ".join(f"{counts[state]} {words}" for state, words in PLANNED.items() if counts[state])
-    log.info("sweep of %d runs in %s: %s", len(jobs), sweep.folder, told)
+    listed = ", ".join(f"{counts[state]} {words}" for state, words in PLANNED.items() if counts[state])
+    log.info("sweep of %d runs in %s: %s", len(jobs), sweep.folder, listed)
     sweep.runs += [job.run for job in jobs]
     return [job for job, state in zip(jobs, states, strict=True) if state not in ("finished", "running")]
 
@@ -108,17 +108,17 @@ def _state(job: Job) -> str:
     state = job.run.state
     if state != "finished":
         return state
-    if job.run.figures() is None:  # lost or broken
+    if job.run.figures() is None:  # metrics.json is lost or broken
         return "interrupted"
     try:
         return state if job.run.noted().get("identity") == identity(job.config) else "other"
-    except OmegaConfBaseException:  # the run's own check will tell
+    except OmegaConfBaseException:  # the check of the run reports it
         return "new"
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what runs log, and their progress bars, out of the terminal; their ``run.log`` gets all that they log."""
+    """Keep log lines and progress bars of runs out of the terminal; each ``run.log`` gets all log lines of its run."""
     logger = logging.getLogger("metrad")
     before, level = logger.propagate, logger.level
     logger.propagate = False

@@ -26,18 +26,18 @@ from metrad.sweeps.workers import Maker
 from metrad.training.devices.launch import cores
 
 LAUNCHER = "hydra/launcher=slurm"
-# A job in one of these states will not run again by itself.
+# A job in one of these states does not run again by itself.
 OVER = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     *("REVOKED", "TIMEOUT"),
 }
 LOST = "not known to Slurm any more"
-CANCEL_SECONDS = 20  # how long to wait for cancelled jobs to let go of their runs
+CANCEL_SECONDS = 20  # longest wait until cancelled jobs release their runs
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a job does: make one run. Submitit pickles it, and calls ``checkpoint`` when the job is to be requeued.
+    """The function of a Slurm job: it makes one run. Submitit pickles it, and calls ``checkpoint`` to requeue the job.
 
     Attributes:
         maker: makes the run.
@@ -48,8 +48,8 @@ class Task:
     state: dict[Any, Any]
 
     def __call__(self, job: Job) -> Ended:
-        """Make one run with the CPUs that the job was given."""
-        # Lightning takes a job of this name for no Slurm job. It would requeue the job itself, and submitit does.
+        """Make one run with the CPUs that Slurm gave the job."""
+        # With this name Lightning does not treat the job as a Slurm job and does not requeue it; submitit requeues it.
         os.environ["SLURM_JOB_NAME"] = "interactive"
         _end_as_interrupted()
         Singleton.set_state(self.state)
@@ -60,16 +60,16 @@ class Task:
             return self.maker.make(job)
 
     def checkpoint(self, job: Job) -> Any:
-        """Return what the requeued job does: the same, since an interrupted run goes on from its checkpoint."""
+        """Return the same function for the requeued job, as an interrupted run continues from its checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
 
 
 def _end_as_interrupted() -> None:
-    """Let a job that ran out of time too often end as any that is stopped.
+    """Let a job that timed out too often end as an interrupted one.
 
-    Submitit raises an error then, which would count as the run's own and make it begin anew.
+    Submitit raises an error then. It would count as an error of the run, which would then begin anew.
     """
     from submitit import JobEnvironment
     from submitit.core.utils import UncompletedJobError
@@ -96,17 +96,17 @@ def _use_threads(count: int) -> None:
 
 
 def check(settings: Mapping[str, Any], poll_seconds: Any) -> None:
-    """Check what can be told before jobs are submitted.
+    """Check packages, Slurm commands and settings before jobs are submitted.
 
     Raises:
-        InputError: a package or Slurm itself is missing, or a setting is unknown or of a wrong type.
+        InputError: a package or a Slurm command is missing, or a setting is unknown or of a wrong type.
     """
     try:
         from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
     except ImportError as error:
         raise InputError(f"{LAUNCHER}: {missing_package(error)}") from error
     if not all(shutil.which(program) for program in ("sbatch", "srun", "squeue")):
-        raise InputError(f"{LAUNCHER}: there is no sbatch on PATH; start the sweep on a machine of a Slurm cluster")
+        raise InputError(f"{LAUNCHER}: sbatch, srun or squeue is not on PATH; start the sweep on a Slurm cluster")
     # A run is one process on one node.
     known = {item.name for item in fields(SlurmQueueConf)} - {"submitit_folder", "nodes", "tasks_per_node"}
     for name in settings:
@@ -120,10 +120,10 @@ def check(settings: Mapping[str, Any], poll_seconds: Any) -> None:
 
 
 def executor(folder: Path, settings: Mapping[str, Any]) -> Any:
-    """Return what submits jobs with ``settings``.
+    """Return submitit's executor, which submits jobs with ``settings``.
 
-    hydra-submitit-launcher's own ``launch`` is not of use here: it submits every run anew, waits for the jobs in their
-    order, and raises at the first that has no result.
+    The ``launch`` of hydra-submitit-launcher is not used: it submits every run anew, waits for the jobs in their order,
+    and raises an error at the first job without a result.
 
     Raises:
         InputError: a setting is of a wrong type.
@@ -133,7 +133,7 @@ def executor(folder: Path, settings: Mapping[str, Any]) -> Any:
 
     shared = {item.name for item in fields(BaseQueueConf)}
     given = {name: value for name, value in settings.items() if name != "max_num_timeout"}
-    if given.get("cpus_per_task"):  # since Slurm 22.05 srun does not take it over from sbatch
+    if given.get("cpus_per_task"):  # since Slurm 22.05 srun does not inherit it from sbatch
         given["srun_args"] = [f"--cpus-per-task={given['cpus_per_task']}"]
     named = {name if name in shared else f"slurm_{name}": value for name, value in given.items()}
     try:
@@ -145,17 +145,17 @@ def executor(folder: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def make_all(jobs: Sequence[Job], task: Task, submitter: Any, poll_seconds: float) -> Generator[Ended]:
-    """Submit jobs and give how each ended, as soon as it did; cancel those that are left when nobody waits any more.
+    """Submit jobs and yield how each ended, as soon as it ends. If the generator is closed, cancel the remaining jobs.
 
     Raises:
-        InputError: Slurm refuses them.
+        InputError: Slurm refuses the jobs.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     if not jobs:
         return
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints there what sbatch says, beside raising it
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints the message of sbatch and also raises it
             submitted = submitter.map_array(task, jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         lines = str(error).replace("sbatch: error: ", "").splitlines()
@@ -171,16 +171,16 @@ def make_all(jobs: Sequence[Job], task: Task, submitter: Any, poll_seconds: floa
 
 
 def endings(names: list[str], paths: list[Any], poll_seconds: float) -> Iterator[tuple[str, str]]:
-    """Give the name of each job that has ended, with Slurm's word for its state, or '' if it left a result.
+    """Yield the name of each job that has ended, with Slurm's state of the job, or '' if the job left a result.
 
-    A job counts as ended without a result when Slurm said so twice: results come late on shared file systems, and a
+    A job counts as ended without a result when Slurm reports so twice: results come late on shared file systems, and a
     job that is being requeued may look as if it had failed.
     """
     results = {name: path.result_pickle for name, path in zip(names, paths, strict=True)}
     suspects: dict[str, str] = {}
     asked = time.monotonic()
     while results:
-        there = set(os.listdir(paths[0].folder))  # noqa: PTH208 # one look at the folder, which also refreshes NFS
+        there = set(os.listdir(paths[0].folder))  # noqa: PTH208 # one listing of the folder, which also refreshes NFS
         for name in [name for name, path in results.items() if path.name in there]:
             del results[name]
             yield name, ""
@@ -195,7 +195,7 @@ def endings(names: list[str], paths: list[Any], poll_seconds: float) -> Iterator
 
 
 def over(names: Iterator[str] | Mapping[str, Any]) -> dict[str, str]:
-    """Return the jobs among ``names`` that are over, each with its state; none if Slurm does not answer."""
+    """Return the jobs among ``names`` that have ended, each with its state; empty if Slurm does not answer."""
     found = states(names)
     if found is None:
         return {}
@@ -203,16 +203,16 @@ def over(names: Iterator[str] | Mapping[str, Any]) -> dict[str, str]:
 
 
 def states(names: Any) -> dict[str, str] | None:
-    """Return the states of jobs by their names, of those that Slurm knows; None if it does not answer.
+    """Return the states, by name, of the jobs that Slurm knows; None if Slurm does not answer.
 
-    squeue is asked and not sacct, which submitit asks: accounting is not set up on every cluster.
+    It calls squeue, and not sacct as submitit does, because not every cluster has accounting.
     """
     arrays = sorted({name.partition("_")[0] for name in names})
     options = ["--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(arrays)}"]
-    told = _call("squeue", *options)
-    if told.returncode and "Invalid job id" not in told.stderr:
+    answer = _call("squeue", *options)
+    if answer.returncode and "Invalid job id" not in answer.stderr:
         return None
-    return dict(line.split(None, 1) for line in told.stdout.splitlines() if len(line.split(None, 1)) == 2)
+    return dict(line.split(None, 1) for line in answer.stdout.splitlines() if len(line.split(None, 1)) == 2)
 
 
 def _call(*command: str) -> "subprocess.CompletedProcess[str]":
@@ -223,7 +223,7 @@ def _call(*command: str) -> "subprocess.CompletedProcess[str]":
 
 
 def with_result(job: Job, handle: Any) -> Ended:
-    """Return how a run ended whose job left a result."""
+    """Return how the run of a job that left a result ended."""
     error = handle.exception()
     if error is None:
         ended: Ended = handle.result()
@@ -234,21 +234,21 @@ def with_result(job: Job, handle: Any) -> Ended:
 
 
 def without_result(job: Job, handle: Any, state: str) -> Ended:
-    """Return how a run ended whose job was killed, cancelled or lost."""
-    told = f"Slurm job {handle.job_id} ended: {state}"
+    """Return how the run of a job that was killed, cancelled or lost ended."""
+    text = f"Slurm job {handle.job_id} ended: {state}"
     if job.run.state == "finished":
-        return Ended(job.run, "finished", told)
+        return Ended(job.run, "finished", text)
     where = "" if job.run.log.exists() else f"; see {handle.paths.stderr}"
-    return Ended(job.run, "interrupted", f"{told}; the same command goes on{where}")
+    return Ended(job.run, "interrupted", f"{text}; the same command continues the run{where}")
 
 
 def cancel(names: list[str]) -> None:
-    """Cancel jobs, say so, and wait until those that were running have let go of their runs."""
-    # Running jobs are killed: they ignore SIGTERM (see training.callbacks.KeepSigterm), and Slurm would wait for them.
+    """Cancel jobs, print their number, and wait until the running ones have released their runs."""
+    # Running jobs are killed: they ignore SIGTERM (training.callbacks.KeepSigterm), and Slurm would wait for them.
     for options in (["--state=PENDING"], ["--signal=KILL"], []):
         _call("scancel", "--quiet", *options, *names)
     typer.echo(
-        f"cancelled {len(names)} Slurm job{'s'[: len(names) > 1]}; the same command goes on with their runs", err=True
+        f"cancelled {len(names)} Slurm job{'s'[: len(names) > 1]}; the same command continues their runs", err=True
     )
     end = time.monotonic() + CANCEL_SECONDS
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""The runs of a sweep in one table, finished or not, and their means over seeds."""
+"""Tables of the runs of a sweep, finished or not: a row for each run, and means over seeds."""
 
 import math
 import statistics
@@ -15,10 +15,10 @@ Row = dict[str, Any]
 
 
 def collect(folder: str | Path) -> list[Row]:
-    """Return a row for each run below ``folder``: its name and state, what sets it apart, its metrics, its error.
+    """Return a row for each run below ``folder``: its name, state, differing overrides, metrics and error.
 
-    What sets runs apart are the overrides that not all have in common. Metrics are None of runs that did not
-    finish, and where a run of an older version lacks one.
+    Differing overrides are those that are not the same in all runs. A metric is None if the run did not finish, or was
+    made by an older version that lacks the metric.
     """
     runs = [Run(path.parent) for path in sorted(Path(folder).glob("*/status.json"))]
     overrides = [_overrides(run) for run in runs]
@@ -30,10 +30,10 @@ def collect(folder: str | Path) -> list[Row]:
 
 
 def summarise(rows: list[Row]) -> list[Row]:
-    """Return a row for each setting in ``rows`` of ``collect``, over all seeds: AUROC's mean and standard deviation.
+    """Return a row for each setting in ``rows`` of ``collect``: mean and standard deviation of the AUROC over seeds.
 
-    ``runs`` counts the finished ones, which both are of, and ``unfinished`` the others. The deviation of one run is
-    None.
+    ``runs`` is the number of finished runs, from which both are computed, and ``unfinished`` the number of all other
+    runs. The standard deviation of one run is None.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     own = ("run", "state", "seed", "error", *by_name())
@@ -50,9 +50,9 @@ def summarise(rows: list[Row]) -> list[Row]:
 
 
 def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> Row:
-    """Return the row of a table of evaluations: AUROC with its interval, other metrics, false alarms, seconds.
+    """Return a row of the table of evaluations: AUROC with its interval, other metrics, false alarms, seconds.
 
-    ``false_alarms`` is the share of normal test images above the threshold of each false-alarm rate.
+    ``false_alarms_at_RATE`` is the share of normal test images above the threshold for this false-alarm rate.
     """
     low, high = metrics["intervals"]["auroc_delong"]
     alarms = {entry["false_alarm_rate"]: entry["test_false_alarm_rate"] for entry in metrics["thresholds"]}
@@ -68,7 +68,7 @@ def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> R
 
 
 def table_text(rows: list[Row]) -> str:
-    """Return ``rows`` as a table of aligned columns; a row that lacks one has a dash there."""
+    """Return ``rows`` as a text of aligned columns, with a dash for a missing value."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     lines = [keys, *([_cell(row.get(key)) for key in keys] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -85,14 +85,14 @@ def _row(run: Run, setting: dict[str, str]) -> Row:
 def _overrides(run: Run) -> dict[str, str]:
     try:
         overrides = OmegaConf.load(run.overrides)
-    except (OSError, ValueError, YAMLError):  # it was refused before its configuration was saved, or that is broken
+    except (OSError, ValueError, YAMLError):  # refused before they were saved, or a broken file
         return {}
     items = (str(item).lstrip("+").partition("=") for item in overrides)
     return {key: value for key, _, value in items}
 
 
 def _rank(value: str) -> tuple[float, str]:
-    """Return what puts numbers in the order of their size, behind words."""
+    """Return a sort key that puts words first, then numbers by size."""
     try:
         return float(value), value
     except ValueError:

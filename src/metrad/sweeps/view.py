@@ -1,4 +1,4 @@
-"""What is shown of a sweep while it goes on: a live view on a terminal, plain lines elsewhere."""
+"""The display of a running sweep: a live view on a terminal, plain lines elsewhere."""
 
 import time
 from collections import Counter
@@ -22,11 +22,11 @@ SHOWN = 8
 
 
 class View:
-    """Tells of each run when it ends, and meanwhile shows which are running, how far they are, and the time left.
+    """Prints how each run ended, and shows the progress of the running runs and the remaining time.
 
     Args:
         runs: all runs of the sweep.
-        todo: those that are made now.
+        todo: the runs that are made now.
     """
 
     def __init__(self, runs: Sequence[Run], todo: Sequence[Run]) -> None:
@@ -50,8 +50,8 @@ class View:
         if self.shown:
             self.live.stop()
 
-    def tell(self, ended: Ended) -> None:
-        """Print how a run ended: to stdout if it finished, else to stderr with the place of its log."""
+    def report(self, ended: Ended) -> None:
+        """Print how a run ended: to stdout if it finished, else to stderr with the path of its log."""
         self.ended[ended.run.path] = ended.state
         count = f"{self.skipped + len(self.ended)}/{self.total}"
         if ended.state == "finished":
@@ -61,7 +61,7 @@ class View:
             typer.echo(f"{count} {ended.state}: {ended.text}; {where}", err=True)
 
     def picture(self) -> Group:
-        """Return the view of this moment."""
+        """Return the live view at this moment."""
         open_runs = [run for run in self.todo if run.path not in self.ended]
         noted = {run: run.noted() for run in open_runs}
         running = {run: status for run, status in noted.items() if status.get("state") == "running"}
@@ -79,17 +79,17 @@ class View:
         head = Text("  ".join([*words, *([f"{left} left"] if left else [])]))
         table = Table.grid(padding=(0, 2))
         for run, status in list(running.items())[:SHOWN]:
-            table.add_row(Text(run.path.name), _told(status))
+            table.add_row(Text(run.path.name), _progress(status))
         bar = ProgressBar(self.total, self.skipped + len(self.ended) + sum(shares.values()), width=20)
         header = Table.grid(padding=(0, 2))
         header.add_row(bar, head)
         return Group(header, table)
 
     def time_left(self, begun: float) -> str:
-        """Return about how long the rest will take, going by the runs that ended; nothing before the first did.
+        """Return the estimated time that the remaining runs take; empty before the first run ended.
 
         Args:
-            begun: how much is done of the runs that are running, in runs.
+            begun: sum of the finished shares of the running runs.
         """
         done = len(self.ended) + begun
         if not self.ended:
@@ -99,12 +99,12 @@ class View:
 
 
 def _share(status: Mapping[str, Any]) -> float:
-    """Return how much of a run is done, its epochs and the trainings by which it chooses them, in 0 to 1."""
+    """Return the finished share of a run, 0 to 1: its epochs, and the trainings of its selection."""
     begun = status.get("epoch", 0) / (status.get("epochs") or 1)
     return float((status.get("training", 0) + begun) / status.get("trainings", 1))
 
 
-def _told(status: Mapping[str, Any]) -> str:
+def _progress(status: Mapping[str, Any]) -> str:
     if "epoch" in status:
         return f"epoch {status['epoch']}/{status['epochs']}"
     if status.get("training", 0) + 1 < status.get("trainings", 1):

@@ -1,4 +1,4 @@
-"""The runs of a sweep, made here or side by side, each in a process that has its share of the machine."""
+"""The processes that make the runs of a sweep, each with its share of the machine."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ from metrad.runs.config.checks import register
 from metrad.sweeps.plan import Ended, Job, quiet
 from metrad.training.devices.launch import cores
 
-GPU_DEVICES = ("nvidia*", "kfd", "dxg", "nvmap")  # of NVIDIA, AMD, Windows' Linux, Jetson
+GPU_DEVICES = ("nvidia*", "kfd", "dxg", "nvmap")  # of NVIDIA, AMD, WSL, Jetson
 
 _devices: list[FileLock] = []
 _watches: list[threading.Thread] = []
@@ -31,7 +31,7 @@ _watches: list[threading.Thread] = []
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes runs by Hydra's way of calling a task."""
+    """Makes runs by Hydra's ``run_job``."""
 
     context: HydraContext
     task: TaskFunction
@@ -47,7 +47,7 @@ class Maker:
                 job_subdir_key="hydra.sweep.subdir",
                 configure_logging=False,
             )
-        except OSError as error:  # there cannot be a folder in its place
+        except OSError as error:  # the directory of the run cannot be made
             return Ended(job.run, "failed", " ".join(str(error).split()))
         ended: Ended = result.return_value
         return ended
@@ -55,12 +55,12 @@ class Maker:
 
 @dataclass(frozen=True)
 class Share:
-    """What of the machine a process gets.
+    """The share of the machine that a process gets.
 
     Attributes:
-        jobs_per_gpu: how many processes share a GPU, if there are any.
-        threads: how many CPU threads it may use.
-        locks: folder for the locks that tell which GPUs are taken.
+        jobs_per_gpu: number of processes that share a GPU, if there is one.
+        threads: number of CPU threads of the process.
+        locks: folder of the lock files that mark GPUs as taken.
     """
 
     jobs_per_gpu: int
@@ -68,9 +68,9 @@ class Share:
     locks: Path
 
     def take(self) -> None:
-        """Let this process use its share, and see one GPU alone; that stays its own as long as it lives.
+        """Limit this process to its threads and to one GPU, which it keeps until it ends.
 
-        Where other commands have all GPUs, it waits until one of them has ended.
+        If other commands hold all GPUs, it waits until one of them ends.
         """
         import faiss
         import torch
@@ -101,10 +101,10 @@ class Worker:
     """Makes runs in another process.
 
     Attributes:
-        maker: makes them.
-        share: what of the machine the process gets.
+        maker: makes the runs.
+        share: the share of the machine that the process gets.
         state: Hydra's global state.
-        launcher: id of the process that gives the other one its runs.
+        launcher: id of the process that sends the runs.
     """
 
     maker: Maker
@@ -117,7 +117,7 @@ class Worker:
         if not _watches:
             _watches.append(threading.Thread(target=_end_with, args=(self.launcher,), daemon=True))
             _watches[0].start()
-        # The one that tqdm makes is for all processes, and Python complains where one is killed that has it.
+        # tqdm's own lock is shared between processes, and Python warns if a process that holds it is killed.
         tqdm.set_lock(threading.RLock())
         Singleton.set_state(self.state)
         setup_globals()
@@ -126,24 +126,24 @@ class Worker:
         with quiet():
             try:
                 return self.maker.make(job)
-            except SystemExit:  # this process alone was told to stop; the others and its next run go on
+            except SystemExit:  # only this process got a signal to stop; other processes and its next run continue
                 return Ended(job.run, "interrupted", job.run.noted().get("error", "stopped"))
 
 
 def _end_with(launcher: int) -> None:
-    """End this process with its parent, which may be killed. It would wait for work for ever, and keep its GPU."""
+    """End this process when its parent ends, even if killed. Otherwise it would wait for ever and keep its GPU."""
     while os.getppid() == launcher:
         time.sleep(0.2)
     os._exit(1)
 
 
 def visible_gpus() -> list[str]:
-    """Return the names by which ``CUDA_VISIBLE_DEVICES`` calls the GPUs that this process may use."""
+    """Return the names, as in ``CUDA_VISIBLE_DEVICES``, of the GPUs that this process may use."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
     if sys.platform == "linux" and not any(next(Path("/dev").glob(name), None) for name in GPU_DEVICES):
-        return []  # torch would say the same, after two seconds of import
+        return []  # torch would find none too, after two seconds of import
     import torch
 
     return [str(i) for i in range(torch.cuda.device_count())]
@@ -152,13 +152,13 @@ def visible_gpus() -> list[str]:
 def make_all(
     jobs: Sequence[Job], maker: Maker, locks: Path, *, n_jobs: int | None, jobs_per_gpu: int
 ) -> Generator[Ended]:
-    """Make runs and give how each ended, as soon as it ended.
+    """Make runs and yield how each ended, as soon as it ends.
 
     Args:
-        jobs: the runs.
-        maker: makes one.
-        locks: folder for the locks that tell which GPUs are taken.
-        n_jobs: number of runs at a time; 1 makes all in this process, None takes as many as the machine takes.
+        jobs: the jobs of the runs.
+        maker: makes a run.
+        locks: folder of the lock files that mark GPUs as taken.
+        n_jobs: number of runs at a time. 1 makes all runs in this process, None as many as GPUs or CPU cores allow.
         jobs_per_gpu: number of processes that share a GPU.
     """
     if n_jobs == 1:
@@ -175,15 +175,15 @@ def make_all(
 
 
 def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int) -> Iterator[Ended]:
-    """Make runs in other processes and give how each ended, as soon as it did.
+    """Make runs in other processes and yield how each ended, as soon as it ends.
 
-    A process that is killed, by the system for want of memory say, takes the others with it: their runs go on in new
-    ones. A run that two processes died of counts as failed.
+    If a process is killed, for example when memory runs out, all other processes end too. The runs then continue in
+    new processes. A run whose process was killed twice counts as failed.
 
     Args:
-        jobs: the runs.
-        make: makes one; called in another process.
-        workers: how many processes.
+        jobs: the jobs of the runs.
+        make: makes a run; called in another process.
+        workers: number of processes.
     """
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -203,7 +203,7 @@ def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int
                 for job in victims:
                     if deaths[job.number] > 1:
                         yield _killed(left.pop(job.number))
-    finally:  # with runs left it was stopped, and they are not waited for
+    finally:  # if runs are left, the sweep was stopped and does not wait for them
         get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=bool(left))
 
 
@@ -211,18 +211,18 @@ def _made(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int) -> Ge
     from joblib import Parallel, delayed
 
     parallel = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1)
-    # The processes begin here and never hear of Ctrl-C, which a terminal sends to all; this one ends them.
+    # The processes start here with Ctrl-C blocked, which a terminal sends to all processes; this process ends them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         made = parallel(delayed(_numbered)(make, job) for job in jobs)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
-        for each in made:  # noqa: UP028 # "yield from" would end it before the warning is dealt with
+        for each in made:  # noqa: UP028 # "yield from" would close it outside the filter of warnings
             yield each
     finally:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*limit unnecessary computation.*")  # it is stopped for cause
+            warnings.filterwarnings("ignore", ".*limit unnecessary computation.*")  # it is stopped on purpose
             made.close()
 
 
@@ -231,6 +231,6 @@ def _numbered(make: Callable[[Job], Ended], job: Job) -> tuple[int, Ended]:
 
 
 def _killed(job: Job) -> Ended:
-    text = "its process was killed, twice; with fewer jobs at a time each has more memory"
+    text = "its process was killed twice; set hydra.launcher.n_jobs lower, so that each run has more memory"
     job.run.note(state="failed", error=text)
     return Ended(job.run, "failed", text)

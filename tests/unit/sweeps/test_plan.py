@@ -203,8 +203,8 @@ def test_the_view_shows_runs_epochs_and_the_time_left(tmp_path, monkeypatch, cap
     assert lines[1].split() == ["b", "epoch", "1/4"]
     assert lines[2].split() == ["c", "getting", "ready"]
     now = 1060.0
-    view.tell(Ended(runs[1], "finished", "AUROC 1"))
-    view.tell(Ended(runs[2], "failed", "diverged"))
+    view.report(Ended(runs[1], "finished", "AUROC 1"))
+    view.report(Ended(runs[2], "failed", "diverged"))
     # a minute for two runs, and one to come
     assert shown(view)[0].split()[1:] == [
         "1",
@@ -226,7 +226,7 @@ def test_a_view_on_a_terminal_cleans_up_after_itself(tmp_path, monkeypatch, caps
     monkeypatch.setattr("metrad.sweeps.view.Console", lambda: Console(force_terminal=True, width=80))
     runs = [make(tmp_path / "a", None)]
     with View(runs, runs) as view:
-        view.tell(Ended(runs[0], "finished", "AUROC 1"))
+        view.report(Ended(runs[0], "finished", "AUROC 1"))
     out = capsys.readouterr().out
     assert "1/1 a: AUROC 1" in out
     assert out.count("\x1b[?25l") == out.count("\x1b[?25h") == 1  # the cursor is back
