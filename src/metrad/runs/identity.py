@@ -1,4 +1,4 @@
-"""What makes a run the run it is: the settings that its figures depend on, and a hash of them."""
+"""The identity of a run: a hash of the settings that its metrics depend on."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,19 +8,19 @@ from metrad.renamed import former
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
 from metrad.runs.naming import short_hash
 
-_DATA = "data"  # stands for paths.data wherever a setting is made with it
+_DATA = "data"  # replaces paths.data in all settings that interpolate it
 
 
 def settings(cfg: Any) -> dict[str, Any]:
-    """Return the resolved settings of a configuration that its figures depend on, by their dotted keys.
+    """Return the resolved settings that the metrics of a run depend on, by dotted keys.
 
-    Targets have their former names, by which earlier versions hashed them.
+    Targets have their former names, because earlier versions hashed these.
 
     Args:
         cfg: the whole configuration (an OmegaConf ``DictConfig``), from Hydra or from a run directory.
 
     Raises:
-        OmegaConfBaseException: it has a value that cannot be resolved.
+        OmegaConfBaseException: a value cannot be resolved.
     """
     from omegaconf import OmegaConf
 
@@ -36,12 +36,12 @@ def settings(cfg: Any) -> dict[str, Any]:
 
 
 def identity(cfg: Any) -> str:
-    """Return a hash of ``settings``: two runs with the same one are the same run."""
+    """Return a hash of ``settings``; two runs with the same hash are the same run."""
     return short_hash(json.dumps(settings(cfg), sort_keys=True, default=str), 16)
 
 
 def differences(one: Any, other: Any) -> list[str]:
-    """Return in words what ``settings`` of two configurations differ in, such as 'seed is 0 and not 1'."""
+    """Return a phrase for each differing setting of two configurations, such as 'seed is 0 and not 1'."""
     a, b = settings(one), settings(other)
     keys = [key for key in a | b if a.get(key) != b.get(key)]
     return [f"{key} is {a.get(key, 'not set')} and not {b.get(key, 'not set')}" for key in keys]

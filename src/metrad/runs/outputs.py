@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: metrics, scores and pictures."""
+"""The files that a run or an evaluation leaves: metrics, scores and pictures."""
 
 import time
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from metrad.training.fitted import Fitted
 
 
 def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> dict[str, Any]:
-    """Write what a finished run leaves into ``run`` and return what ``metrics.json`` holds."""
+    """Write all results of a finished run into ``run`` and return the content of ``metrics.json``."""
     epochs, study, selected = fitted.epochs, fitted.study, fitted.selected
     save_embeddings(run, fitted.embedded, save_detector(run, detector))
     save_evidence(run, result, fitted.embedded, fitted.data)
@@ -40,12 +40,12 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> di
 
 
 def save_evaluation(run: Run, result: Evaluation, embedded: Embedded, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write metrics, scores and the pictures of them into ``run`` and return the metrics.
+    """Write metrics, scores and their pictures into ``run`` and return the content of ``metrics.json``.
 
     Args:
-        run: where to.
-        result: what was measured.
-        embedded: what it was measured on.
+        run: the run, or the folder of an evaluation as a run.
+        result: the evaluation.
+        embedded: the embeddings and images that were evaluated.
         about: further entries of ``metrics.json``, such as sizes and seconds.
     """
     metrics = {**result.figures, **about}
@@ -56,7 +56,7 @@ def save_evaluation(run: Run, result: Evaluation, embedded: Embedded, about: Map
 
 
 def save_history(run: Run, epochs: list[dict[str, Any]], study: list[dict[str, Any]]) -> None:
-    """Write and draw into ``run`` what was noted of each epoch, and what a study of them found; either may be empty."""
+    """Write and draw the rows of ``epochs.csv`` and ``study.csv``, one for each epoch; either may be empty."""
     if epochs:
         write_rows(run.epochs, epochs)
         save_pictures(run, "epochs", epochs)
@@ -66,13 +66,13 @@ def save_history(run: Run, epochs: list[dict[str, Any]], study: list[dict[str, A
 
 
 def save_selection(run: Run, rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> None:
-    """Write and draw into ``run`` what was found when its epochs, settings and scorer were chosen."""
+    """Write and draw into ``run`` the rows of ``selection.csv`` and the choice."""
     write_rows(run.selection_table, rows)
     save_pictures(run, "selection", pictures.Selection(rows, chosen))
 
 
 def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``metrics.json`` says of a split that ``PreparedData.describe_split`` described."""
+    """Return the entries of ``metrics.json`` on a split, from ``PreparedData.describe_split``."""
     return {
         "sizes": {role: len(images) for role, images in split["images"].items()},
         "copies_left_out": split["copies_left_out"],
@@ -82,12 +82,12 @@ def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_evidence(run: Run, result: Evaluation, embedded: Embedded, data: PreparedData) -> None:
-    """Draw into ``run`` the pictures that show test images."""
+    """Draw into ``run`` the pictures that show test images beside their nearest normal images."""
     save_pictures(run, "images", pictures.ScoredImages(result, embedded, data))
 
 
 def save_pictures(run: Run, material: pictures.Material, content: Any) -> None:
-    """Draw into ``run`` every picture of ``material``, whose content this is."""
+    """Draw into ``run`` every picture of ``material`` from ``content``."""
     for picture in pictures.PICTURES:
         if picture.material == material:
             save_picture(picture.draw(content), run.pictures[picture.name])
@@ -96,7 +96,7 @@ def save_pictures(run: Run, material: pictures.Material, content: Any) -> None:
 def save_picture(figure: Figure, path: Path) -> None:
     """Write ``figure`` to ``path``, all or nothing."""
     with replacing(path) as partial:
-        figure.savefig(partial, pil_kwargs={"compress_level": 1})  # a fifth of a picture's time less than at 6
+        figure.savefig(partial, pil_kwargs={"compress_level": 1})  # a fifth faster than level 6
 
 
 def _score_rows(result: Evaluation, embedded: Embedded) -> list[dict[str, Any]]:

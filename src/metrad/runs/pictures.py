@@ -1,6 +1,6 @@
-"""The pictures of a run: one entry each, by which a picture is drawn, named and shown in the run's report.
+"""The pictures of a run: an entry for each says how it is drawn and named, and how a report shows it.
 
-Whoever only needs the names waits for neither numpy, matplotlib nor torch: they are imported to draw.
+numpy, matplotlib and torch are imported only to draw, so that the names are available at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from metrad.evaluation.evaluate import Evaluation
     from metrad.evaluation.plots import ImagePair
 
-COLUMNS = 8  # test images in a row
+COLUMNS = 8  # number of test images in a row
 Material = Literal["evaluation", "images", "epochs", "study", "selection"]
 
 
@@ -25,13 +25,14 @@ class RunPicture:
     """A picture of a run.
 
     Attributes:
-        name: its file is ``NAME.png`` in the run's directory, or in the folder of an evaluation.
-        material: what it is drawn from, and so when: the ``Evaluation``, the ``ScoredImages``, the rows of
-            ``epochs.csv`` or of ``study.csv``, or the ``Selection``. A run without it has no such picture.
-        draw: returns the picture of the material.
-        title: what it is called in the run's report.
-        caption: what it shows, in a sentence.
-        in_report: False if the run's report leaves the file out, as where it draws its own from the run's tables.
+        name: name of its file, ``NAME.png``, in the directory of the run or in the folder of an evaluation.
+        material: kind of content that it is drawn from: the ``Evaluation``, the ``ScoredImages``, the rows of
+            ``epochs.csv`` or ``study.csv``, or the ``Selection``. A run without this content has no such picture.
+        draw: returns the figure of the content.
+        title: title in the report of a run.
+        caption: sentence that says what the picture shows.
+        in_report: False if the section "Pictures" of a report omits the file, for example because another section
+            draws the same from the tables of the run.
     """
 
     name: str
@@ -44,14 +45,14 @@ class RunPicture:
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """The test images with their scores, and the normal images that they are compared with."""
+    """The scores of the test images, and the pixels of test images and normal images."""
 
     result: "Evaluation"
     embedded: "Embedded"
     data: "PreparedData"
 
     def pairs(self, rows: "np.ndarray") -> "list[ImagePair]":
-        """Return the first test images at the positions ``rows`` (N,) of the scores, beside their nearest images."""
+        """Return the pairs of the first 8 of ``rows`` (N,), which are positions among the test images."""
         import numpy as np
 
         from metrad.evaluation.plots import ImagePair
@@ -67,7 +68,7 @@ class ScoredImages:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was found when epochs, settings and scorer were chosen: the rows of ``selection.csv``, and the choice."""
+    """The result of a selection: the rows of ``selection.csv``, and the chosen epochs, settings and scorer."""
 
     rows: Sequence[Mapping[str, Any]]
     chosen: Mapping[str, Any]
@@ -147,7 +148,7 @@ PICTURES = (
         draw=_neighbours,
         title="Neighbours",
         caption="The test images with the highest and the lowest scores above their nearest normal training images.",
-        in_report=False,  # the section Evidence shows it if there is no hardest.png
+        in_report=False,  # the section "Evidence" shows it if there is no hardest.png
     ),
     RunPicture(
         name="hardest",
@@ -155,7 +156,7 @@ PICTURES = (
         draw=_hardest,
         title="Hardest images",
         caption="The normal images with the highest and the anomalous ones with the lowest scores, and their nearest.",
-        in_report=False,  # shown in the section Evidence
+        in_report=False,  # the section "Evidence" shows it
     ),
     RunPicture(
         name="head",

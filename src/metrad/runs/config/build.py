@@ -1,4 +1,4 @@
-"""Parts built from their settings: targets are found by name, checked, and called."""
+"""The parts of a run, built from their settings: ``_target_`` names are checked, imported and called."""
 
 import pkgutil
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ EXTRAS = {
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
-    """Return a mapping of a configuration as plain values, its interpolations resolved."""
+    """Return ``node`` as a plain dictionary with its interpolations resolved."""
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
 def instantiate(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
-    """Build the part of the configuration at ``key``, with what is known only at run time passed in.
+    """Build the part of the configuration at ``key``; further arguments go to the class of the part.
 
     Raises:
-        InputError: the part refuses its settings, or needs a package that is not installed.
+        InputError: the class refuses its settings, or needs a package that is not installed.
     """
     import hydra.utils
     from hydra.errors import InstantiationException
@@ -54,12 +54,12 @@ def instantiate(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def factory(cfg: DictConfig, key: str) -> Any:
-    """Return the part at ``key`` as a function yet to be called, whatever its YAML says."""
+    """Return the part at ``key`` as a partial function, whether or not its YAML has ``_partial_``."""
     return instantiate(cfg, key, _partial_=True)
 
 
 def targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each mapping in ``node`` that has a ``_target_``, with its dotted key; ``key`` is that of ``node``."""
+    """Yield each mapping in ``node`` that has a ``_target_``, with its dotted key; ``key`` is the key of ``node``."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield key, node
@@ -71,7 +71,7 @@ def targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def renamed_targets(cfg: DictConfig) -> list[str]:
-    """Return a line on each target in ``cfg`` that is given by a former name, with its present one."""
+    """Return a line for each target in ``cfg`` with a former name; the line gives the present name."""
     plain = OmegaConf.to_container(cfg)
     found = dict.fromkeys((key, node["_target_"]) for part in cfg for key, node in targets(str(part), plain[part]))  # type: ignore[index]
     return [
@@ -82,17 +82,20 @@ def renamed_targets(cfg: DictConfig) -> list[str]:
 
 
 def locate(key: str, target: Any, extra: list[str]) -> Any:
-    """Return the class or function that ``target`` names, if it lies in an allowed package.
+    """Return the class or function that ``target`` names, if it is defined in an allowed package.
 
-    A run directory from elsewhere is input, not code. What counts is where the object was defined: ``torch.nn.x.os``
-    is a way to ``os``.
+    A run directory from elsewhere is input, not code. The module that defines the object is checked too, since a name
+    such as ``torch.nn.x.os`` can lead to ``os``.
+
+    Raises:
+        InputError: the target is not allowed, cannot be imported, or is no class or function.
     """
     allowed = (*ALLOWED_TARGETS, *(f"{prefix.rstrip('.')}." for prefix in extra))
     target = present(target) if isinstance(target, str) else target
     if not isinstance(target, str) or not target.startswith(allowed):
         names = ", ".join(prefix.rstrip(".") for prefix in allowed)
         raise InputError(
-            f"{key}._target_={target} is not allowed; it may name things in {names} (allow_targets adds to these)"
+            f"{key}._target_={target} is not allowed; name a class in {names}, or add its package to allow_targets"
         )
     try:
         found = pkgutil.resolve_name(target)
@@ -107,7 +110,7 @@ def locate(key: str, target: Any, extra: list[str]) -> Any:
 
 
 def missing_package(error: ImportError) -> str:
-    """Return in one line what could not be imported, and the extra that brings it if there is one."""
+    """Return a line on a package that could not be imported, with the extra of metrad that installs it, if any."""
     name = (getattr(error, "name", None) or str(error)).split(".")[0]
     for package, extra in EXTRAS.items():
         if package in name or package in str(error).lower():

@@ -1,4 +1,4 @@
-"""The checks of a configuration before anything is read."""
+"""The checks of a configuration before data is read."""
 
 import inspect
 import re
@@ -25,14 +25,14 @@ _RUN_TIME_ARGUMENTS = {name for part in PARTS.values() for name in part.given}
 
 
 def register() -> None:
-    """Make the schema and the resolvers ``run_name`` and ``sweep_name`` known to Hydra."""
+    """Register the schema and the resolvers ``run_name`` and ``sweep_name`` with Hydra."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_name", lambda seed: run_name(HydraConfig.get(), seed), replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
 def check(cfg: DictConfig) -> None:
-    """Check everything that can be told before data is read.
+    """Check everything in a configuration that needs no data.
 
     Raises:
         InputError: a value is missing, unknown, of a wrong type or out of range; the message names the key.
@@ -62,10 +62,10 @@ def check(cfg: DictConfig) -> None:
 
 
 def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
-    """Return a copy of ``cfg`` with ``settings``, by their dotted keys, and without a selection.
+    """Return a copy of ``cfg`` with ``settings``, given by dotted keys, and without a selection.
 
     Raises:
-        InputError: a key is none that a selection may choose, or unknown.
+        InputError: a key is unknown, or a selection may not choose its value.
     """
     changed = cfg.copy()
     OmegaConf.set_struct(changed, True)
@@ -75,8 +75,8 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
         nothing = group not in SELECTABLE or (not name and isinstance(cfg[group], DictConfig))
         if nothing or key in WITHOUT_IDENTITY:
             raise InputError(
-                f"selection.candidates: {key} is nothing to choose; settings of {', '.join(SELECTABLE)} are, such as "
-                "optimizer.lr (a head or a backbone itself is chosen by comparing runs)"
+                f"selection.candidates: {key} cannot be chosen; give settings of {', '.join(SELECTABLE)}, such as "
+                "optimizer.lr (compare runs to choose a head or a backbone)"
             )
         try:
             OmegaConf.update(changed, key, value, merge=True)
@@ -93,7 +93,7 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
         key = f"selection.scorers.{name}"
         if name == "scorer":
             raise InputError(
-                f"{key} cannot be set: scorer is the run's own, which is compared anyway; take another name"
+                f"{key} cannot be set: scorer is the run's own scorer, which always takes part; choose another name"
             )
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
@@ -109,7 +109,7 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
 
 
 def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
-    """Check the settings in ``node`` against the signature of what it builds: names first, then types."""
+    """Check the settings in ``node`` against the signature of its target: names first, then types."""
     found = locate(key, node["_target_"], extra)
     parameters = inspect.signature(found).parameters
     settings = {name: value for name, value in node.items() if not re.fullmatch(r"_\w+_", name)}
@@ -124,27 +124,27 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
     for name, parameter in parameters.items():
         given = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in _RUN_TIME_ARGUMENTS
         if parameter.default is parameter.empty and not given and name not in settings:
-            raise InputError(f"{key}.{name} must be set: {node['_target_']} cannot do without")
+            raise InputError(f"{key}.{name} must be set: {node['_target_']} needs it")
     for name, value in settings.items():
         setting = SETTINGS.get(f"{key}.{name}")
         if (isinstance(value, dict) and "_target_" in value) or (setting and setting.key.own_values):
             continue
         adapter = _adapter(found, name)
         try:
-            if adapter is not None:  # without strictness true would pass for the number 1
+            if adapter is not None:  # strict for booleans, as true would pass for the number 1 otherwise
                 adapter.validate_python(value, strict=isinstance(value, bool))
         except ValidationError as error:
             wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
             raise InputError(f"{key}.{name}={value} has a wrong type or value: {wanted}") from error
-        except PydanticUserError:  # no schema for this annotation: the class itself has the last word
+        except PydanticUserError:  # no schema for this annotation: the class checks the value itself
             continue
 
 
 @cache
 def _adapter(found: Any, name: str) -> Any:
-    """Return what checks the type of the argument ``name`` of ``found``; None where its annotation cannot tell.
+    """Return an adapter that checks the type of argument ``name`` of ``found``; None if its annotation cannot be used.
 
-    A sweep checks the same classes for each run, and making this takes longer than using it.
+    It is cached, because a sweep checks the same classes for each run and making an adapter is slow.
     """
     try:
         hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)

@@ -1,4 +1,4 @@
-"""Errors of Hydra's and OmegaConf's in one line that says what is allowed."""
+"""Errors of Hydra and OmegaConf, explained in one line that says what is allowed."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from metrad.runs.config.catalogue import choices, folder, suggestion
 
 
 def explain(error: BaseException, given: Sequence[str] = ()) -> str:
-    """Return an error of Hydra's or OmegaConf's as one line that names the key and what is allowed.
+    """Return an error of Hydra or OmegaConf as one line that names the key and what is allowed.
 
     Args:
         error: the error.
-        given: the arguments of the command, where a mistyped key may be found in full.
+        given: the arguments of the command, which may contain a mistyped key in full.
     """
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
@@ -34,21 +34,21 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
 
 
 def _of_a_key(error: ConfigAttributeError | ConfigKeyError, given: Sequence[str]) -> str:
-    """Return a line on a key that its parent does not know.
+    """Return a line on an unknown key.
 
-    OmegaConf stops at the first part of a key that is unknown, so the whole key is the one that was given.
+    OmegaConf reports a key only up to its first unknown part, so the whole key is looked up in ``given``.
     """
     keys = [override.key_or_group for override in _overrides(given)]
     key = next((key for key in keys if f"{key}.".startswith(f"{error.full_key}.")), error.full_key)
     parent = error.parent_node
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-    if error.full_key == error.key:  # at the top, where Hydra's own settings stand beside the run's
+    if error.full_key == error.key:  # at the top level, which also holds Hydra's own settings
         known = [name for name in known if name != "hydra"]
     return f"unknown configuration key {key}; {suggestion(str(error.key), known)}"
 
 
 def _of_a_value(error: ValidationError) -> str:
-    """Return a line on a value that its key cannot take."""
+    """Return a line on a value that its key does not accept."""
     given_list = isinstance(error.value, list | tuple | ListConfig)
     if isinstance(error.child_node, ListConfig) and error.value is not None and not given_list:
         kind = type(error.value).__name__
@@ -58,7 +58,7 @@ def _of_a_value(error: ValidationError) -> str:
 
 
 def explain_null(given: Sequence[str]) -> str | None:
-    """Return a line on the first override of a setting in a part that is null as it is configured, if there is one."""
+    """Return a line on the first override of a setting whose part is null, if there is one."""
     overrides = _overrides(given)
     composed = _composed(overrides, _config_dir(given))
     for key in (override.key_or_group for override in overrides):
@@ -74,13 +74,13 @@ def _overrides(given: Sequence[str]) -> list[Override]:
     for item in given:
         try:
             found += parser.parse_overrides([item])
-        except OverrideParseException:  # a flag, or what is at fault itself
+        except OverrideParseException:  # a flag, or the faulty override itself
             continue
     return found
 
 
 def _config_dir(given: Sequence[str]) -> str | None:
-    """Return the folder of the user's own choices among the arguments of a command."""
+    """Return the value of ``--config-dir`` among the arguments of a command; None without it."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", "-cd")
     found: str | None = parser.parse_known_args(given)[0].config_dir
@@ -88,7 +88,7 @@ def _config_dir(given: Sequence[str]) -> str | None:
 
 
 def _composed(overrides: Sequence[Override], config_dir: str | None) -> DictConfig:
-    """Return the configuration with nothing but the choices among ``overrides``."""
+    """Return the configuration composed from only those ``overrides`` that choose a part."""
     from hydra import compose, initialize_config_dir
 
     chosen = [item.input_line for item in overrides if item.key_or_group in choices() and not item.is_sweep_override()]
@@ -98,12 +98,12 @@ def _composed(overrides: Sequence[Override], config_dir: str | None) -> DictConf
     with initialize_config_dir(str(folder()), version_base="1.3"):
         try:
             return compose("config", lines)
-        except (HydraException, ValueError):  # what was chosen is at fault itself
+        except (HydraException, ValueError):  # a choice is faulty itself
             return compose("config")
 
 
 def unknown_key(key: str, node: DictConfig) -> str:
-    """Return a line on a ``key`` that ``node`` does not know, with what is allowed in its place."""
+    """Return a line on a ``key`` that is not in ``node``, with the allowed keys."""
     parent, _, name = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(node, parent), DictConfig):
         parent, _, name = parent.rpartition(".")

@@ -1,4 +1,4 @@
-"""What a field of the schema says beside its type and default, and how all fields are read."""
+"""The annotations of the schema's fields, and the settings that are read from the fields."""
 
 import dataclasses
 import math
@@ -8,20 +8,20 @@ from typing import Any, get_args
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-HASHED: Any = object()  # as Key.before: a run without the setting differs from every run with it
+HASHED: Any = object()  # as Key.before: a run without the setting differs from every run with the setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """What metrad knows of a setting that no run shows.
+    """The history of a setting, and its role in identity and selection.
 
     Attributes:
-        since: the version that brought the setting; 0.1 for all that the runs in ``docs/results/article`` have.
-        before: the value that runs older than the setting stand for. A run with this value has the identity of a run
-            without the setting.
+        since: version that added the setting; 0.1 for all settings of the runs in ``docs/results/article``.
+        before: value that the setting implicitly has in runs older than it. A run with this value has the identity of
+            a run without the setting.
         identity: whether the metrics of a run depend on the setting by more than rounding.
-        selectable: whether ``selection.candidates`` may hold the setting, or settings below it.
-        own_values: whether metrad takes values, such as auto, that the class built with the setting does not.
+        selectable: whether ``selection.candidates`` may contain the setting, or settings below it.
+        own_values: whether metrad accepts values, such as auto, that the class built with the setting does not.
     """
 
     since: str = "0.1"
@@ -36,8 +36,8 @@ class Rule:
     """A rule that the type and limits of a setting do not express.
 
     Attributes:
-        must: what the value must do, such as "be auto, true or false".
-        holds: tells whether a value keeps the rule.
+        must: the rule in words that follow "must", such as "be auto, true or false".
+        holds: returns whether a value satisfies the rule.
     """
 
     must: str
@@ -54,7 +54,7 @@ class Rule:
 
 
 def one_of(*values: str | bool) -> Rule:
-    """Return the rule that a value is one of ``values``, and of the same type."""
+    """Return the rule that a value is one of ``values`` and of the same type."""
     *firsts, last = (str(value).lower() if isinstance(value, bool) else value for value in values)
     text = f"be {', '.join(firsts)} or {last}"
     return Rule(text, lambda given: any(given == value and type(given) is type(value) for value in values))
@@ -65,8 +65,8 @@ class Part:
     """Marks a setting that names a class by ``_target_``, beside arguments of that class.
 
     Attributes:
-        known: a class of the schema that holds the arguments metrad itself knows; None if it knows none.
-        given: the arguments that metrad passes itself at run time.
+        known: a class of the schema with the arguments that metrad itself reads; None if it reads none.
+        given: the arguments that metrad itself passes at run time.
         may_be_empty: whether the setting may be empty, so that nothing is built.
     """
 
@@ -75,20 +75,20 @@ class Part:
     may_be_empty: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Let pydantic check the arguments that metrad knows."""
+        """Let pydantic check the arguments that metrad reads."""
         return handler(source) if self.known is None else handler.generate_schema(self.known)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """All that the schema says of one setting, or of a group of settings.
+    """The entry of the schema for one setting, or for a group of settings.
 
     Attributes:
         default: the default value; ``???`` if there is none.
-        description: what the setting is.
-        must: the rule that its value keeps, such as "be at least 0"; empty if every value of its type does.
-        key: what else metrad knows of the setting.
-        part: what metrad knows of the class that the setting names; None if it names none.
+        description: one line that describes the setting.
+        must: the rule for its value, such as "be at least 0"; empty if every value of its type is allowed.
+        key: the history of the setting, and its role in identity and selection.
+        part: the mark of a setting that names a class; None for other settings.
         group: whether there are settings below it.
     """
 
@@ -101,7 +101,7 @@ class Setting:
 
 
 def settings(section: Any, parent: str = "") -> Iterator[tuple[str, Setting]]:
-    """Yield each setting of a class of the schema by its dotted key, which begins with ``parent``."""
+    """Yield the dotted key, which begins with ``parent``, and the entry of each setting of a class of the schema."""
     for name, field in section.__pydantic_fields__.items():
         key = next((item for item in field.metadata if isinstance(item, Key)), Key())
         part = next((item for item in field.metadata if isinstance(item, Part)), None)

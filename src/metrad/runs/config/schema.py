@@ -1,7 +1,7 @@
-"""The schema: each setting's type, default, range and description, since when it exists, and what depends on it.
+"""The schema of the configuration: type, default, range, description and history of each setting.
 
-Hydra, the checks before a run, ``--help``, the identity of a run and comparisons all read it. A new setting is a field
-here and a line in ``conf/``. Tests fail if it does not say which version brought it and what older runs stand for.
+Hydra, the checks before a run, ``--help``, the identity of a run and comparisons read it. A new setting is a field here
+and a line in ``conf/``. Tests fail if ``Key`` does not give the version that added it and its value in older runs.
 """
 
 import math
@@ -15,7 +15,7 @@ from metrad.errors import InputError
 from metrad.runs.config.fields import HASHED, Key, Part, Rule, one_of, settings
 from metrad.training import finetuning as training
 
-_MISSING: Any = "???"  # OmegaConf's word for a value that the user must set
+_MISSING: Any = "???"  # OmegaConf's mark of a value that the user must set
 _closed = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
 _open = dataclass(config=ConfigDict(extra="allow", use_attribute_docstrings=True))
 
@@ -49,14 +49,14 @@ _CHOSEN = Key(selectable=True)
 
 @_open
 class Backbone:
-    """The arguments of a backbone that metrad itself knows."""
+    """The arguments of a backbone that metrad itself reads."""
 
     layers: Annotated[Any, Key(before=None)] = None
 
 
 @_open
 class Trainer:
-    """The arguments of Lightning's trainer that metrad itself knows."""
+    """The arguments of Lightning's trainer that metrad itself reads."""
 
     accelerator: Annotated[Any, _ASIDE] = None
     devices: Annotated[Any, _ASIDE] = None
@@ -73,56 +73,56 @@ class Paths:
     """Folders outside the run."""
 
     data: str = "${oc.env:METRAD_DATA,data}"
-    """where the data lies; METRAD_DATA in the environment does the same"""
+    """folder of the data; the environment variable METRAD_DATA sets it too"""
 
 
 @_closed
 class Sizes:
-    """Images a role: a count, a fraction in 0 to 1, or null for all that are left."""
+    """The number of images of each role: a count, a share between 0 and 1, or null for all remaining images."""
 
     reference: int | float | None = None
-    """reference images: a count, a share such as 0.1, or null for all that are left"""
+    """number of reference images: a count, a share such as 0.1, or null for all remaining images"""
     normal: int | float | None = None
-    """normal images to train on, given likewise"""
+    """number of normal training images, in the same form"""
     calibration: int | float | None = 0.1
-    """normal images that thresholds come from, given likewise"""
+    """number of normal images that thresholds are computed from, in the same form"""
     test_normal: int | float | None = None
-    """normal images to test on, given likewise"""
+    """number of normal test images, in the same form"""
     test_anomalous: int | float | None = None
-    """anomalous images to test on, given likewise"""
+    """number of anomalous test images, in the same form"""
 
 
 @_closed
 class Dataset:
-    """A source, its roles, and how its images are kept."""
+    """The source of the images, the roles of its classes, and the storage of decoded images."""
 
     source: Annotated[dict[str, Any], Part()] = _MISSING
     normal: Annotated[Any, _CLASSES] = _MISSING
-    """normal classes, by name or number; null for all that are left"""
+    """normal classes, by name or number; null for all remaining classes"""
     anomalous: Annotated[Any, _CLASSES] = _MISSING
-    """anomalous classes, given likewise"""
+    """anomalous classes, in the same form"""
     reference: Annotated[Any, _CLASSES] = None
-    """classes that are neither, given likewise; the head learns to tell them apart"""
+    """reference classes, neither normal nor anomalous, which the head learns to classify; in the same form"""
     sizes: Sizes = field(default_factory=Sizes)
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """share of the normal images to test on, where the source has no test part"""
+    """share of the normal images that become test images if the source has no test part"""
     rotations: bool = False
-    """whether the head also tells apart images turned by 0, 90, 180 and 270 degrees"""
+    """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
     on_corrupt: Annotated[str, one_of("error", "skip")] = "error"
-    """what to do with an image that cannot be decoded"""
+    """what to do with an image that cannot be decoded: end with an error, or skip it"""
     memory_limit_gib: Annotated[float, Field(ge=0), _ASIDE] = 2.0
-    """GiB up to which decoded images are kept in memory"""
+    """largest size of decoded images, in GiB, to keep in memory"""
     disk_limit_gib: Annotated[float, Field(ge=0), _ASIDE] = 64.0
-    """GiB up to which decoded images are kept in a file; above it they are decoded each time"""
+    """largest size of decoded images, in GiB, to keep in a file; larger data are decoded each time"""
     workers: Annotated[int, Field(ge=0), _ASIDE] = 2
-    """processes that decode images each time"""
+    """number of processes that decode images if these are decoded each time"""
 
     @model_validator(mode="after")
     def _one_role_may_be_open(self) -> Self:
         roles = [role for role in ("normal", "anomalous", "reference") if getattr(self, role) is None]
         if len(roles) > 1:
             raise InputError(
-                f"only one of dataset.{' and dataset.'.join(roles)} can be null (all classes that are left); "
+                f"only one of dataset.{' and dataset.'.join(roles)} can be null (all remaining classes); "
                 f"list the classes of {'the others' if len(roles) > 2 else 'the other'}, such as dataset.reference=[]"
             )
         return self
@@ -130,14 +130,14 @@ class Dataset:
 
 @_closed
 class EvaluationSettings:
-    """What is measured beside the metrics."""
+    """Thresholds and intervals that are computed beside the metrics."""
 
     false_alarm_rates: Annotated[Any, _RATES] = None
-    """rates to give thresholds for; null: 0.01 and 0.05, where the calibration images suffice"""
+    """false-alarm rates of the thresholds; null: 0.01 and 0.05, each if there are enough calibration images"""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """confidence level of all intervals"""
     resamples: Annotated[int, Field(ge=100)] = 2000
-    """resamples of the bootstrap"""
+    """number of bootstrap resamples"""
 
 
 @_closed
@@ -145,54 +145,54 @@ class FinetuningSettings:
     """Options that keep fine-tuning near the initial weights; all off by default."""
 
     layer_decay: Annotated[float, Field(ge=0, le=1), Key(before=1.0)] = training.Finetuning.layer_decay
-    """learning rate of each block as a share of the next one's; 0: the last block alone learns"""
+    """learning rate of each block as a share of that of the next block; 0: only the last block learns"""
     batch_norm: Annotated[bool, Key(before=True)] = training.Finetuning.batch_norm
-    """false: normalise by the means and variances that came with the weights"""
+    """false: normalise by the pre-trained means and variances"""
     distillation: Annotated[float, Field(ge=0, lt=math.inf), Key(before=0.0)] = training.Finetuning.distillation
-    """weight of a loss that keeps embeddings near those of the weights that training begins with"""
+    """weight of a loss that keeps embeddings near the embeddings of the initial weights"""
     ema: Annotated[float | None, Field(gt=0, lt=1), Key(before=None)] = training.Finetuning.ema
-    """share of a moving average of the weights that each step keeps, such as 0.99; null for none"""
+    """decay of an exponential moving average of the weights, such as 0.99; null for none"""
 
 
 @_closed
 class SelectionSettings:
-    """How epochs, settings and scorer are chosen on reference classes that stand in for anomalous ones."""
+    """The choice of epochs, settings and scorer by means of reference classes that stand in for anomalous classes."""
 
     candidates: Annotated[list[dict[str, Any]], _CHOICES] = field(default_factory=lambda: [{}])
     """settings to choose among, such as [{optimizer.lr: 1e-4}, {optimizer.lr: 3e-5}]"""
     classes: Annotated[Any, _HELD_OUT] = None
-    """reference classes held out, by name or number; a count for so many, drawn by the seed; null for each"""
+    """reference classes to hold out: names or numbers, a count of classes drawn by the seed, or null for each class"""
     normal_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """share of the normal images that are tested on while choosing"""
+    """share of the normal images that the selection uses as test images"""
     scorers: dict[str, Any] = field(default_factory=dict)
-    """scorers to choose among beside scorer itself; one more: +scorer@selection.scorers.NAME=CHOICE"""
+    """scorers to choose among beside scorer itself; add one by +scorer@selection.scorers.NAME=CHOICE"""
     apply: bool = True
-    """false: tell what would be chosen, and train as configured"""
+    """false: log the choice, but train as configured"""
 
     @model_validator(mode="after")
     def _candidates_differ(self) -> Self:
         twice = [settings for i, settings in enumerate(self.candidates) if settings in self.candidates[:i]]
         if twice:
-            raise InputError(f"selection.candidates names {twice[0]} twice; each is trained with once")
+            raise InputError(f"selection.candidates lists {twice[0]} twice; remove the duplicate")
         return self
 
 
 @_closed
 class StudySettings:
-    """What is measured for studies; nothing of the run depends on it."""
+    """Measurements for studies; no result of the run depends on them."""
 
     epochs: bool = False
-    """score the test images after every epoch too, into study.csv: for studies, never for a choice"""
+    """whether to score the test images after every epoch, into study.csv; for studies, never for a choice"""
 
 
 @_closed
 class SweepSettings:
-    """What holds for all runs of a sweep."""
+    """Settings of a whole sweep."""
 
     name: str | None = None
-    """the sweep's folder below multirun (sweep=NAME does the same); null: the time it began"""
+    """folder of the sweep below multirun (sweep=NAME is the same); null: the time when the sweep began"""
     fail_fast: bool = False
-    """whether the first run that fails ends the sweep"""
+    """whether the first failed run ends the sweep"""
 
 
 @_closed
@@ -200,29 +200,29 @@ class Config:
     """The whole configuration. The settings of a part are those of the class that the part names."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """draws the split, the order of the images and the initial weights"""
+    """seed of the split, the order of the images and the initial weights"""
     image_size: Annotated[int | None, Field(ge=1), _CHOSEN] = 96
-    """height and width the backbone sees; null for the size its weights prefer"""
+    """height and width of the images that the backbone gets, in pixels; null for the size of its weights"""
     batch_size: Annotated[int, Field(ge=2), _CHOSEN] = 128
-    """images a training step"""
+    """number of images in a training step"""
     channels_last: bool = True
-    """whether pixels lie in the order that convolutions are fastest in"""
+    """whether tensors have the channels-last memory format, in which convolutions are fastest"""
     whiten: Annotated[bool, Key(before=False, selectable=True)] = False
-    """whether embeddings, after training, are made to vary alike in all directions within classes"""
+    """whether embeddings are whitened within the classes after training"""
     test_time_flip: Annotated[bool, Key(since="0.2", before=False, selectable=True)] = False
-    """whether each embedding, after training, is the mean of those of the image and its mirror image"""
+    """whether each embedding, after training, is the mean over the image and its mirror image"""
     compile: Annotated[Any, _SWITCH, _ASIDE] = "auto"
-    """torch.compile for training; auto: where it saves more time than it takes"""
+    """whether to train with torch.compile; auto: if it saves more time than it takes"""
     ckpt_path: Annotated[str | None, _ASIDE] = None
-    """checkpoint of an interrupted run to go on from, such as RUN/checkpoints/last.ckpt"""
+    """checkpoint of an interrupted run to continue, such as RUN/checkpoints/last.ckpt"""
     allow_targets: Annotated[list[str], _ASIDE] = field(default_factory=list)
-    """further package prefixes that _target_ may name, for parts of your own"""
+    """further packages that _target_ may name, for parts of your own"""
     paths: Annotated[Paths, _ASIDE] = field(default_factory=Paths)
     dataset: Dataset = field(default_factory=Dataset)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     finetuning: Annotated[FinetuningSettings, _CHOSEN] = field(default_factory=FinetuningSettings)
     selection: Annotated[SelectionSettings | None, Key(before=None)] = None
-    """null: nothing is chosen; selection=pseudo_anomaly brings the settings below"""
+    """null: no selection; selection=pseudo_anomaly adds the settings below"""
     study: Annotated[StudySettings, _ASIDE] = field(default_factory=StudySettings)
     sweep: Annotated[SweepSettings, _ASIDE] = field(default_factory=SweepSettings)
     head: Annotated[dict[str, Any], Part(given=("in_features", "num_classes")), _CHOSEN] = _MISSING
@@ -245,7 +245,7 @@ LATER = {key: setting.key.before for key, setting in SETTINGS.items() if setting
 
 
 def refusal(error: ValidationError) -> str:
-    """Return the first error in a configuration as one line: the key, what its value must be, what came."""
+    """Return the first error in a configuration as one line: the key, the rule for its value, and the value."""
     first = error.errors()[0]
     own = first.get("ctx", {}).get("error")
     if isinstance(own, InputError):
