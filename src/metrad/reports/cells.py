@@ -1,4 +1,4 @@
-"""What a report tells of runs, read from their directories."""
+"""The cells of a report: runs of one choice and condition, and the contents of their directories."""
 
 import base64
 import io
@@ -18,20 +18,20 @@ from metrad.files import read_json
 from metrad.runs.directory import Run
 
 RATES = np.linspace(0, 1, 201)
-EVIDENCE_BYTES = 2_500_000  # of all panels in one report
+EVIDENCE_BYTES = 2_500_000  # size of all embedded pictures of a section together
 SCORE_COLUMNS = ("image", "class", "role", "score", "p_value", "nearest")
 Flat = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The finished runs of one choice under one condition, which differ in their seeds.
+    """The finished runs of one choice under one condition; they differ in their seeds.
 
     Attributes:
-        condition: what they share beside the choice, such as a dataset.
-        choice: what is compared, such as a head.
-        rows: their rows of the comparison.
-        metric: the column of ``rows`` that is compared.
+        condition: name of the condition, such as a dataset.
+        choice: value of the compared choice, such as a head.
+        rows: rows of the runs in the comparison.
+        metric: column of ``rows`` that is compared.
     """
 
     condition: str
@@ -41,12 +41,12 @@ class Cell:
 
     @property
     def runs(self) -> list[Run]:
-        """The directories of the runs that have one."""
+        """The runs of the cell that have a directory."""
         return [Run(folder) for folder in self.rows["folder"] if _is_directory(folder)]
 
     @property
     def median(self) -> Run | None:
-        """The run in the middle of those with a directory; of two, the lower one."""
+        """The run with the median metric among the runs with a directory; of two middle runs, the lower one."""
         rows = self.rows[self.rows["folder"].map(_is_directory)].sort_values(self.metric, kind="stable")
         return Run(rows["folder"].iloc[(len(rows) - 1) // 2]) if len(rows) else None
 
@@ -63,16 +63,16 @@ class Band:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the directories of a cell's runs hold; None or empty where they hold none of it.
+    """The contents of the directories of a cell's runs; None or empty if no directory has the file.
 
     Attributes:
-        cell: the runs.
-        curves: ROC curves of all of them.
-        epochs: of each run a row an epoch.
-        study: of each run that was studied a row an epoch, the first of which is 0.
-        median: the run in the middle.
-        scores: of the median run.
-        evidence: of the median run, as a data URI.
+        cell: the cell.
+        curves: band of the ROC curves of all runs.
+        epochs: table of each run with a row for each epoch.
+        study: table of each run with a study, with a row for each epoch from 0.
+        median: the run with the median metric.
+        scores: scores of the median run.
+        evidence: picture of test images beside their nearest normal images, of the median run, as a data URI.
     """
 
     cell: Cell
@@ -85,11 +85,11 @@ class Reading:
 
 
 def read(cell: Cell, panels: int) -> Reading:
-    """Read what the report shows of a cell.
+    """Read the files of a cell's runs that the report shows.
 
     Args:
-        cell: finished runs.
-        panels: how many evidence panels the report will hold, which share the room for them.
+        cell: the cell.
+        panels: number of evidence pictures in the report, which share ``EVIDENCE_BYTES``.
 
     Raises:
         InputError: a file cannot be read.
@@ -109,7 +109,7 @@ def read(cell: Cell, panels: int) -> Reading:
 
 
 def cells(runs: pd.DataFrame, by: str, conditions: Sequence[str], metric: str) -> list[Cell]:
-    """Return the cells of a comparison that have a finished run, in the order of their first rows."""
+    """Return the cells of a comparison with a finished run, in the order of their first rows."""
     finished = runs[runs[metric].notna()]
     keys = pd.DataFrame({"condition": [condition_name(row, conditions) for _, row in finished.iterrows()]})
     keys["choice"] = finished[by].astype(str).to_numpy() if len(finished) else []
@@ -118,15 +118,15 @@ def cells(runs: pd.DataFrame, by: str, conditions: Sequence[str], metric: str) -
 
 
 def condition_name(row: pd.Series, conditions: Sequence[str]) -> str:
-    """Return the condition of a row in words, such as ``digits, image_size=32``; none without conditions."""
+    """Return the name of the condition of a row, such as ``digits, image_size=32``; empty without conditions."""
     return ", ".join(str(row[key]) if key == "dataset" else f"{key}={row[key]}" for key in conditions)
 
 
 def scores_of(run: Run) -> pd.DataFrame | None:
-    """Return the test images' scores, with the truth in the column ``anomalous``; None if the run kept none.
+    """Return the scores of the test images, with the truth in the column ``anomalous``; None without the file.
 
     Raises:
-        InputError: the file cannot be read or holds something else.
+        InputError: the file cannot be read or does not hold scores.
     """
     if not run.scores.is_file():
         return None
@@ -145,9 +145,9 @@ def scores_of(run: Run) -> pd.DataFrame | None:
 
 
 def band(tables: Sequence[pd.DataFrame]) -> Band:
-    """Return mean, lowest and highest ROC curve over runs, from their ``scores_of``.
+    """Return mean, lowest and highest ROC curve over runs, from their tables of ``scores_of``.
 
-    The rate at x is the largest that a threshold with a false-positive rate of at most x reaches.
+    A curve at x is the largest true-positive rate of a threshold with a false-positive rate of at most x.
     """
     rates = []
     for table in tables:
@@ -157,7 +157,7 @@ def band(tables: Sequence[pd.DataFrame]) -> Band:
 
 
 def history_of(run: Run) -> pd.DataFrame | None:
-    """Return a row an epoch, numbered from 1, of what the head did; None if the run did not train.
+    """Return a table with a row for each epoch, numbered from 1; None if the run did not train.
 
     Raises:
         InputError: the file cannot be read.
@@ -166,10 +166,10 @@ def history_of(run: Run) -> pd.DataFrame | None:
 
 
 def studies_of(cell: Cell) -> list[pd.DataFrame]:
-    """Return of each run of ``cell`` that was studied what was found after each epoch.
+    """Return the table of each run of ``cell`` with a study, with a row for each epoch.
 
     Raises:
-        InputError: a file cannot be read or holds something else.
+        InputError: a file cannot be read or does not hold a study.
     """
     tables = {run.study: table for run in cell.runs if (table := _numbers_in(run.study)) is not None}
     for path, table in tables.items():
@@ -188,13 +188,13 @@ def _numbers_in(path: Path) -> pd.DataFrame | None:
 
 
 def hardest(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return the ``count`` normal images with the highest and anomalous images with the lowest scores."""
+    """Return the ``count`` normal images with the highest, and anomalous images with the lowest scores."""
     normal = table[~table["anomalous"]].nlargest(count, "score")
     return pd.concat([normal, table[table["anomalous"]].nsmallest(count, "score")])
 
 
 def evidence_of(run: Run, panels: int) -> str | None:
-    """Return the run's evidence panel as a data URI small enough for ``panels`` of them; None if it has none.
+    """Return the evidence picture of a run as a data URI, small enough for ``panels`` pictures; None without one.
 
     Raises:
         InputError: the picture cannot be read.
@@ -204,7 +204,7 @@ def evidence_of(run: Run, panels: int) -> str | None:
 
 
 def embedded(path: Path, panels: int) -> str:
-    """Return the picture in the file ``path`` as a data URI small enough for ``panels`` of them in one report.
+    """Return the picture in the file ``path`` as a data URI, small enough for ``panels`` pictures in a report.
 
     Raises:
         InputError: the picture cannot be read.
@@ -227,24 +227,24 @@ def embedded(path: Path, panels: int) -> str:
 
 
 def configuration_of(run: Run) -> Flat | None:
-    """Return the run's configuration as dotted keys and values; None if it was refused before it was saved."""
+    """Return the configuration of a run as dotted keys and values; None if it was not saved."""
     return flat(OmegaConf.to_container(run.load_config())) if run.config.is_file() else None
 
 
 def environment_of(run: Run) -> Flat | None:
-    """Return what the run was made with as dotted keys and values; None if it was not noted."""
+    """Return the environment of a run as dotted keys and values; None if it was not saved."""
     return flat(read_json(run.environment)) if run.environment.is_file() else None
 
 
 def flat(node: Any, prefix: str = "") -> Flat:
-    """Return nested mappings as one: ``{"head": {"margin": 0.3}}`` gives ``{"head.margin": "0.3"}``."""
+    """Return nested mappings as one mapping: ``{"head": {"margin": 0.3}}`` gives ``{"head.margin": "0.3"}``."""
     if not isinstance(node, dict):
         return {prefix: "null" if node is None else str(node)}
     return {key: text for name, child in node.items() for key, text in flat(child, _dotted(prefix, name)).items()}
 
 
 def common(settings: Sequence[Flat]) -> tuple[Flat, list[str]]:
-    """Return what all ``settings`` agree in, and the keys that they differ in."""
+    """Return the settings that are the same in all ``settings``, and the keys that differ."""
     keys = list(dict.fromkeys(key for one in settings for key in one))
     differing = [key for key in keys if len({one.get(key) for one in settings}) > 1]
     return {key: settings[0][key] for key in keys if key not in differing}, differing

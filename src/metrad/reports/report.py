@@ -1,4 +1,4 @@
-"""The report of a comparison or of one run: which parts it has, in which order."""
+"""The report of a comparison or of one run: its sections and their order."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from metrad.reports.page.sections import by_condition, named, of_pictures, of_ru
 from metrad.reports.page.tables import Table, column, rate, table
 from metrad.runs.directory import Run
 
-MOST_NOTES = 20  # before the reader asks for more
-MOST_BOXES = 12  # that a phone shows without scrolling
+MOST_NOTES = 20  # further notes are folded
+MOST_BOXES = 12  # number of box plots that a phone shows without scrolling
 
 
 def write_report(comparison: Comparison, path: Path) -> Path:
-    """Write the report of a comparison to ``path``, all or nothing, and return it.
+    """Write the report of a comparison to ``path``, all or nothing, and return ``path``.
 
-    Runs without a directory, as of a CSV, have no part in the panels that are drawn from directories.
+    Runs without a directory, such as those of a CSV, are left out of the sections that are drawn from directories.
 
     Raises:
         InputError: a file of a run cannot be read, or the report cannot be written.
@@ -50,18 +50,18 @@ def write_report(comparison: Comparison, path: Path) -> Path:
 
 
 def write_run_report(folder: Path, path: Path | None = None) -> Path:
-    """Write the report of the finished run in ``folder``, all or nothing, and return where.
+    """Write the report of the finished run in ``folder``, all or nothing, and return its path.
 
     Args:
-        folder: the run's directory.
-        path: where to; ``report.html`` in ``folder`` if not given.
+        folder: the directory of the run.
+        path: file to write; None for ``report.html`` in ``folder``.
 
     Raises:
-        InputError: it is no finished run, one of its files cannot be read, or the report cannot be written.
+        InputError: ``folder`` is no finished run, one of its files cannot be read, or the report cannot be written.
     """
     run = Run(folder)
     if not run.status.exists() and any(folder.glob("*/status.json")):
-        raise InputError(f"{folder} is a sweep; the report of a sweep is made by: metrad compare {folder}")
+        raise InputError(f"{folder} is a sweep; make its report by: metrad compare {folder}")
     run, path = Run.finished(folder), run.path / "report.html" if path is None else path
     metrics, cfg = read_json(run.metrics), run.load_config()
     name, choice = run.path.resolve().name, str(cfg.get("head", {}).get("_target_", "head")).rpartition(".")[2]
@@ -89,16 +89,17 @@ def _counted(comparison: Comparison) -> str:
 
 
 def _best(comparison: Comparison) -> list[str]:
-    """Return for each condition which value has the best mean, and how far the next one is; a lead, not a proof.
+    """Return a line for each condition on the values with the best and the second-best mean.
 
-    Of many conditions the mean over those that all values have is told.
+    For many conditions, return one line on the means over the conditions in which all values have runs. A better mean
+    is no proof of a difference.
     """
     label, facts = _label(comparison.metric), []
     if comparison.many:
         table = comparison.by_condition[comparison.compared].dropna()
         means = table.mean().sort_values(ascending=not comparison.higher_is_better, kind="stable")
-        told = ", then ".join(f"{value} ({rate(mean)})" for value, mean in means.items())
-        return [f"Best mean {label} over {len(table)} conditions: {told}"] if len(table) else []
+        listed = ", then ".join(f"{value} ({rate(mean)})" for value, mean in means.items())
+        return [f"Best mean {label} over {len(table)} conditions: {listed}"] if len(table) else []
     rows = comparison.summary[comparison.summary["mean"].notna()].sort_values(
         "mean", ascending=not comparison.higher_is_better, kind="stable"
     )
@@ -111,7 +112,7 @@ def _best(comparison: Comparison) -> list[str]:
 
 
 def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
-    """Return box plots, tables and what the tests found."""
+    """Return the section of box plots, tables, tests and conclusions."""
     label = _label(comparison.metric)
     pictures = []
     for condition, members in by_condition(parts, lambda cell: cell.condition).items():
@@ -128,8 +129,8 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
     groups = [Group(pictures=pictures, tables=tables, folds=folds), _differences(comparison, label)]
     if comparison.overall is not None:
         ranks = table("Mean rank over all conditions; 1 is best", comparison.overall)
-        told = ", ".join(f"{row[0].text} {row[1].text}" for row in ranks.rows)
-        alt = f"Critical-difference diagram. Mean ranks: {told}."
+        listed = ", ".join(f"{row[0].text} {row[1].text}" for row in ranks.rows)
+        alt = f"Critical-difference diagram. Mean ranks: {listed}."
         diagram = Picture(alt, "", comparison_plots.ranks(comparison), wide=True)
         groups.append(Group("Ranks", pictures=[diagram], tables=[ranks]))
     rest = Fold(f"{len(comparison.notes) - MOST_NOTES} more", "\n".join(comparison.notes[MOST_NOTES:]))
@@ -162,7 +163,7 @@ def _differences(comparison: Comparison, label: str) -> Group:
 
 
 def _means(comparison: Comparison, label: str) -> list[Table]:
-    """Return the table of means alone, where conditions are many."""
+    """Return the table of means by condition if there are many conditions, else no table."""
     if not comparison.many:
         return []
     return [table(f"Mean {label} over runs: a row a condition", comparison.by_condition, comparison.compared)]
@@ -182,7 +183,7 @@ def _costs(comparison: Comparison, parts: Sequence[Cell]) -> list[Section]:
 
 
 def _all_runs(comparison: Comparison, base: Path) -> Section:
-    """Return the table of all runs, and of those that did not finish with their reasons."""
+    """Return the section with a table of finished runs, and a table of unfinished runs with their reasons."""
     runs, done = comparison.runs, comparison.runs["state"] == "finished"
     known = [name for name in (*by_name(), "seconds") if runs[name].notna().any()]
     columns = [comparison.by, *comparison.conditions, "seed", *known, "run"]
@@ -208,7 +209,7 @@ def _metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _lacking(metrics: Mapping[str, Any]) -> list[str]:
-    """Return a line for each metric that a run of an older version lacks."""
+    """Return a line for each metric that a run lacks because an older version made it."""
     return [
         f"This run has no {metric.title}: metrics.json has it since metrad {metric.since}."
         for name, metric in by_name().items()
@@ -246,7 +247,7 @@ def _percent(share: float, interval: Sequence[float]) -> str:
 
 
 def _led_by(frame: pd.DataFrame, first: Sequence[str]) -> pd.DataFrame:
-    """Return ``frame`` with the columns ``first`` in front, which a phone shows without scrolling."""
+    """Return ``frame`` with the columns ``first`` in front, so that a phone shows them without scrolling."""
     return frame[[*first, *(key for key in frame.columns if key not in first)]]
 
 

@@ -14,18 +14,19 @@ def compare(
 ) -> Comparison:
     """Compare the runs of the sweep in ``folder``, finished or not, that differ in ``by``.
 
-    Runs are paired that have the conditions (what else was swept over) and the seed in common. A setting below
-    ``by`` that differs too, such as head.margin, makes another value of it: "arcface margin=0.1".
+    Runs with the same seed and conditions are paired. Conditions are the dataset and everything else that was swept
+    over. If a setting below ``by`` differs too, such as head.margin, it is part of the value: "arcface margin=0.1".
 
     Args:
-        folder: holds a run directory per run.
+        folder: the folder of the sweep, with a directory for each run.
         by: the compared choice or setting.
-        baseline: the value of it to compare the others with; None compares each with each.
+        baseline: the value of ``by`` to compare all other values with; None compares all pairs of values.
         metric: the name of the metric to compare.
-        unpaired: do not pair runs of one seed, and use the Mann-Whitney test.
+        unpaired: whether to use the Mann-Whitney test and not pair runs by seed.
 
     Raises:
-        InputError: what was asked for is not there, a file cannot be read, or runs differ in more than they may.
+        InputError: ``by``, ``baseline`` or ``metric`` is not in the runs, a file cannot be read, or runs differ in
+            other settings.
     """
     return _compared(read_sweep(Path(folder), by), baseline, metric, unpaired)
 
@@ -33,12 +34,12 @@ def compare(
 def compare_csv(
     file: Path, *, by: str = "head", baseline: str | None = None, metric: str = "auroc", unpaired: bool = False
 ) -> Comparison:
-    """Compare the rows of a CSV, which has a column ``by``, one ``metric``, and ``seed`` if runs are to be paired.
+    """Compare the rows of a CSV with columns ``by``, ``metric``, and, to pair runs, ``seed``.
 
-    Every other column is a condition. The arguments are those of ``compare``.
+    Every other column is a condition. The other arguments are those of ``compare``.
 
     Raises:
-        InputError: as ``compare``.
+        InputError: as in ``compare``.
     """
     return _compared(read_csv(Path(file), by, metric), baseline, metric, unpaired)
 

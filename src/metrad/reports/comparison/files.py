@@ -1,4 +1,4 @@
-"""The files of a comparison: its tables as CSV, Markdown and LaTeX, and its pictures."""
+"""The files of a comparison: tables as CSV, Markdown and LaTeX, and pictures as SVG and PNG."""
 
 import contextlib
 import math
@@ -17,7 +17,7 @@ from metrad.reports.comparison.plots import pictures, study
 from metrad.reports.comparison.tables import Comparison
 
 FORMATS = ("svg", "png")
-LONG = ("summary", "pairs")  # tables that are folded or left to the files where conditions are many
+LONG = ("summary", "pairs")  # tables that are folded, or left to the files, if there are many conditions
 _ESCAPES = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -37,10 +37,10 @@ _CAPTIONS = {
 
 @contextlib.contextmanager
 def folder(out: Path) -> Iterator[None]:
-    """Make the folder ``out`` if there is none, and remove it again if nothing gets into it.
+    """Make the folder ``out`` if it does not exist, and remove it again if it stays empty.
 
     Raises:
-        InputError: it is a file.
+        InputError: ``out`` is a file.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder to write the comparison to")
@@ -53,11 +53,11 @@ def folder(out: Path) -> Iterator[None]:
 
 
 def write(comparison: Comparison, out: Path) -> list[Path]:
-    """Write ``comparison`` into the folder ``out``, all or nothing, and return the files.
+    """Write ``comparison`` into the folder ``out``, all or nothing, and return the paths of the files.
 
-    ``comparison.csv`` has the rows of all tables, told apart by its first column; ``comparison.md`` and
-    ``comparison.tex`` (booktabs) have the tables and the notes; each picture is there as SVG and PNG. Files of the same
-    names are replaced, others stay.
+    ``comparison.csv`` has the rows of all tables, and its first column names the table. ``comparison.md`` and
+    ``comparison.tex`` (booktabs) have the tables and the notes. Each picture is written as SVG and PNG. Existing files
+    of these names are replaced; all other files stay.
 
     Raises:
         InputError: ``out`` is a file, or a file of a run cannot be read.
@@ -69,7 +69,7 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
         "comparison.tex": _latex(comparison, parts),
     }
     files = [*(out / name for name in texts), *(out / f"{name}.{form}" for name in drawn for form in FORMATS)]
-    with folder(out), contextlib.ExitStack() as stack:  # all files are whole before the first takes its place
+    with folder(out), contextlib.ExitStack() as stack:  # all files are complete before the first one is put in place
         partial = {file.name: stack.enter_context(replacing(file)) for file in files}
         for name, text in texts.items():
             partial[name].write_text(text, encoding="utf-8", newline="\n")
@@ -80,7 +80,7 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
 
 
 def _studies(comparison: Comparison) -> dict[str, Figure]:
-    """Return the picture of what was found after each epoch of the runs that were studied; nothing if none was."""
+    """Return the picture of the studies of the runs, by name; empty if no run has a study."""
     panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
     for cell in cells(comparison.runs, comparison.by, comparison.conditions, comparison.metric):
         tables = studies_of(cell)
@@ -96,7 +96,7 @@ def _csv(parts: dict[str, pd.DataFrame]) -> str:
 
 
 def tables(comparison: Comparison) -> dict[str, pd.DataFrame]:
-    """Return the tables by name: summary, pairs, overall where there are several conditions, conditions if many."""
+    """Return the tables by name: summary, pairs, with several conditions overall, with many conditions."""
     parts = {"summary": comparison.summary, "pairs": comparison.pairs}
     if comparison.overall is not None:
         parts["overall"] = comparison.overall
@@ -104,7 +104,7 @@ def tables(comparison: Comparison) -> dict[str, pd.DataFrame]:
 
 
 def _with_means(comparison: Comparison) -> pd.DataFrame:
-    """Return the means by condition, and below them their own means over the conditions that have all values."""
+    """Return the means by condition, and a last row with their means over the conditions that have all values."""
     frame = comparison.by_condition
     whole = frame[comparison.compared].dropna()
     last = {
@@ -116,7 +116,7 @@ def _with_means(comparison: Comparison) -> pd.DataFrame:
 
 
 def report(comparison: Comparison) -> str:
-    """Return the tables, holes and notes as text for the terminal."""
+    """Return tables, holes and notes as a text for the terminal."""
     long = LONG if comparison.many else ()
     shown = {name: frame for name, frame in tables(comparison).items() if name not in long}
     blocks = [formatted(frame).to_string(index=False) for frame in shown.values()]
@@ -127,7 +127,7 @@ def report(comparison: Comparison) -> str:
 
 
 def formatted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return ``frame`` with every cell as the text that a reader sees."""
+    """Return ``frame`` with every cell formatted as text."""
     return pd.DataFrame({name: [_cell(name, value) for value in frame[name]] for name in frame.columns})
 
 
@@ -137,7 +137,7 @@ def _cell(column: str, value: Any) -> str:
     if math.isnan(value):
         return "-"
     if math.isinf(value):
-        return "none"  # no difference, however large, could have shown
+        return "none"  # no difference, however large, is detectable
     if column in ("p", "p_holm"):
         return f"{value:.2g}"
     return f"{value:.2f}" if column in ("effect", "mean_rank") else f"{value:.4f}"
@@ -169,7 +169,7 @@ def _bar(cells: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return ``text`` on one line, with what Markdown or HTML would make something of taken literally."""
+    """Return ``text`` on one line, with the special characters of Markdown and HTML escaped."""
     text = " ".join(text.split()).replace("\\", "\\\\")
     for character in "*_`[]":
         text = text.replace(character, f"\\{character}")
@@ -198,6 +198,6 @@ def _escape(text: str) -> str:
 
 
 def _save(figure: Figure, path: Path, form: str) -> None:
-    # Without date and random names the same runs give the same files.
+    # Without a date and random names, the same runs give the same files.
     with mpl.rc_context({"svg.hashsalt": "metrad"}):
         figure.savefig(path, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {"Software": None})

@@ -1,4 +1,4 @@
-"""Runs to compare from a CSV: metrics from elsewhere, or the ``runs.csv`` of a sweep."""
+"""The runs to compare from a CSV: a user's own metrics, or the ``runs.csv`` of a sweep."""
 
 import math
 from pathlib import Path
@@ -14,26 +14,26 @@ BY_POSITION = (
     "The file does not say whether runs of one seed used the same images, so they are paired by their number alone; "
     "where the images were drawn anew for each run, the unpaired test is the right one (--unpaired)."
 )
-TAKEN = (  # columns of the tables that a comparison makes, which a condition of the same name would hide
+TAKEN = (  # columns of the tables of a comparison, which a condition of the same name would hide
     *("table", "runs", "unfinished", "mean", "median", "std", "low", "high", "against", "pairs", "difference"),
     *("p", "p_holm", "effect", "wins", "ties", "losses", "detectable", "mean_rank"),
 )
-KNOWN_STATES = (*STATES, "new")  # a sweep's table has the last where status.json tells none
+KNOWN_STATES = (*STATES, "new")  # "new" is in the table of a sweep if status.json has no state
 BREAKS = r"[\t-\r\x85]+"
-CONTROLS = r"[\x00-\x1f\x7f-\x9f]"  # no font has them, and a terminal obeys them
+CONTROLS = r"[\x00-\x1f\x7f-\x9f]"  # no font has these characters, and a terminal executes them
 ADVICE = "cells are parted by commas, and numbers have a point"
 WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
 
 
 def read_csv(file: Path, by: str, metric: str) -> RunTable:
-    """Return the rows of a CSV with a column ``by``, one ``metric``, and ``seed`` where runs can be paired.
+    """Return the runs in a CSV with columns ``by``, ``metric``, and, to pair runs, ``seed``.
 
-    Columns such as ``head.margin`` belong to ``head`` when that is compared. ``state`` and ``split`` (a hash of the
-    images used) are read where they are given. Every other column is a condition.
+    Columns such as ``head.margin`` belong to the value of ``head`` if ``by`` is ``head``. The columns ``state`` and
+    ``split`` (a hash of the images used) may be missing. Every other column is a condition.
 
     Raises:
-        InputError: it cannot be read, lacks a column, has one that the comparison makes itself or a metric that is no
-            number, or names a run's images twice.
+        InputError: the file cannot be read, lacks a column or has a reserved one, a metric is no number from 0 to 1, or
+            runs to pair have different splits.
     """
     require_metric(metric)
     rows = _read(file)
@@ -63,7 +63,7 @@ def read_csv(file: Path, by: str, metric: str) -> RunTable:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """Return the cells, by the names of the columns and the number of the line."""
+    """Return the cells as text, indexed by the number of the line, with the names of the columns."""
     form = {"header": None, "dtype": str, "keep_default_na": False, "skipinitialspace": True, "skip_blank_lines": False}
     try:
         lines = pd.read_csv(file, **form)
@@ -86,7 +86,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _printable(file: Path, column: pd.Series) -> pd.Series:
-    """Return the cells of ``column`` on a line each; an error, which a program wrote, without control characters."""
+    """Return the cells of ``column`` without line breaks; refuse control characters, but drop them from errors."""
     cells = column.str.replace(BREAKS, " ", regex=True).str.strip()
     if cells.iloc[0] == "error":
         return cells.str.replace(CONTROLS, "", regex=True)
@@ -127,7 +127,7 @@ def _require_numbers(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric:
 
 
 def _check_images(file: Path, rows: pd.DataFrame, keys: list[str]) -> str | None:
-    """Refuse runs to be paired that used different images; return a note where the file does not tell."""
+    """Refuse to pair runs with different images; return a note if the file has no column ``split``."""
     if "split" not in rows.columns:
         return BY_POSITION
     known = rows[rows["split"] != ""]

@@ -1,4 +1,4 @@
-"""What a comparison is made from: the runs of a sweep or the rows of a CSV, as one table of like with like."""
+"""The input of a comparison: the table of the runs of a sweep, with the check that they may be compared."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from metrad.runs.directory import Run, read_yaml
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
 EPOCHS = "trainer.max_epochs"
-FROZEN = "frozen"  # in the place of the head of a run without training
+FROZEN = "frozen"  # replaces the head of a run without training
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class RunTable:
     """The runs to compare.
 
     Attributes:
-        runs: a row a run, as ``metrad.reports.comparison.compare.Comparison`` describes it.
+        runs: a row for each run, with the columns that ``comparison.tables.Comparison`` describes.
         by: the compared choice, a column of ``runs``.
-        conditions: the columns that make a condition.
-        paired: runs of one seed belong together; the seeds are only numbers otherwise.
-        notes: what a reader should know of where the runs come from.
+        conditions: the columns of ``runs`` that make a condition.
+        paired: whether runs of one seed can be paired.
+        notes: notes on the origin of the runs.
     """
 
     runs: pd.DataFrame
@@ -45,7 +45,7 @@ class RunTable:
 
 @dataclass(frozen=True)
 class _Saved:
-    """A run as it lies on disk; ``settings`` and ``overrides`` are empty if it was refused before they were saved."""
+    """A saved run; ``settings`` and ``overrides`` are empty if the run was refused before they were saved."""
 
     run: Run
     state: str
@@ -61,11 +61,11 @@ class _Saved:
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing was trained, so that its head is none that could be compared."""
+        """Whether the run did not train, so that its head cannot be compared."""
         return self.settings.get(EPOCHS) == "0"
 
     def value(self, key: str) -> str:
-        """Return what ``key`` is set to: a choice by its name, a setting by its value."""
+        """Return the value of ``key``: the name of a choice, or the value of a setting."""
         if key in self.choices:
             return self.choices[key]
         return self.settings.get(key, self.overrides.get(key, ABSENT))
@@ -77,7 +77,7 @@ def own_columns() -> tuple[str, ...]:
 
 
 def require_metric(metric: str) -> None:
-    """Raise ``InputError`` if ``metric`` is no metric of runs."""
+    """Raise ``InputError`` if ``metric`` does not exist."""
     if metric not in by_name():
         raise InputError(f"metric={metric} is unknown; choose one of {', '.join(by_name())}")
 
@@ -86,7 +86,7 @@ def read_sweep(folder: Path, by: str) -> RunTable:
     """Return the runs of the sweep in ``folder``, finished or not, that differ in ``by``.
 
     Raises:
-        InputError: there are no runs, one cannot be read, or runs that would be compared differ in more than ``by``.
+        InputError: there are no runs, a run cannot be read, or compared runs also differ in other settings.
     """
     if by == "seed":
         raise InputError("by=seed compares nothing: runs are paired by their seed; give a choice such as head")
@@ -114,7 +114,7 @@ def read_sweep(folder: Path, by: str) -> RunTable:
 
 
 def _environments(runs: list[_Saved]) -> list[str]:
-    """Return a note if finished runs were made by different versions or on different devices."""
+    """Return a note if finished runs differ in their versions of packages or in their devices."""
     paths = [saved.run.environment for saved in runs if saved.state == "finished" and saved.run.environment.is_file()]
     made = [content for content in map(read_json, paths) if isinstance(content, dict)]
     keys = ("device", "precision", "git_commit", "packages")
@@ -126,7 +126,7 @@ def _environments(runs: list[_Saved]) -> list[str]:
 def _load(run: Run) -> _Saved:
     status = read_json(run.status)
     if not isinstance(status, dict) or not isinstance(status.get("state"), str):
-        raise InputError(f"{run.status} does not tell the state of a run")
+        raise InputError(f"{run.status} holds no state of a run")
     state = run.state
     metrics = read_json(run.metrics) if state == "finished" else {}
     if not isinstance(metrics, dict) or (state == "finished" and metrics.keys().isdisjoint(by_name())):
@@ -138,13 +138,13 @@ def _load(run: Run) -> _Saved:
         settings |= {key: _text(LATER[key]) for key in lacking}
         choices |= {key: "none" for key in lacking if (conf() / key).is_dir()}  # groups
     elif state == "finished":
-        raise InputError(f"{run.path} has no .hydra/config.yaml, so nobody can tell what it is a run of")
+        raise InputError(f"{run.path} has no .hydra/config.yaml, so its settings are unknown; move it away")
     overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
     return _Saved(run, state, status.get("error", ""), settings, overrides, choices, metrics)
 
 
 def _choices(run: Run) -> dict[str, str]:
-    """Return what was chosen from each group, as Hydra noted it."""
+    """Return the choice from each group, as saved by Hydra."""
     path = run.config.with_name("hydra.yaml")
     node = _yaml(path, {})
     for key in ("hydra", "runtime", "choices"):
@@ -155,7 +155,7 @@ def _choices(run: Run) -> dict[str, str]:
 
 
 def _yaml(path: Path, missing: Any) -> Any:
-    """Return what a YAML file holds; ``missing``, whose type the content must have, if there is none."""
+    """Return the content of a YAML file, which must have the type of ``missing``; ``missing`` without a file."""
     if not path.is_file():
         return missing
     content = OmegaConf.to_container(read_yaml(path))
@@ -165,7 +165,7 @@ def _yaml(path: Path, missing: Any) -> Any:
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Yield each setting of a configuration with its dotted key; lists count as one value, as written in YAML."""
+    """Yield the dotted key and the value of each setting; a list is one value."""
     if isinstance(node, dict) and node:
         for key, value in node.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
@@ -186,7 +186,7 @@ def _irrelevant(key: str) -> bool:
 
 
 def _values_compared(runs: list[_Saved], by: str) -> list[str]:
-    """Return for each run the name of the value compared: the choice, and the settings that runs of it differ in."""
+    """Return the name of the compared value of each run: the choice, and the settings of it that differ."""
     choices = [_choice(run, by) for run in runs]
     names = []
     for run, choice in zip(runs, choices, strict=True):
@@ -205,7 +205,7 @@ def _values_compared(runs: list[_Saved], by: str) -> list[str]:
 
 
 def _choice(run: _Saved, group: str) -> str:
-    """Return the name of what was chosen from a group, by its target where nothing tells the name."""
+    """Return the name of the choice from a group, or the class name of its target if the name is unknown."""
     if group == "head" and run.frozen:
         return FROZEN
     name = run.value(group)
@@ -213,7 +213,7 @@ def _choice(run: _Saved, group: str) -> str:
 
 
 def _differing(runs: list[_Saved]) -> str:
-    """Return what can be compared by: keys swept over that the settings hold (experiment is none), or else choices."""
+    """Return the keys that runs can be compared by: swept settings (experiment is none), or else choices."""
     for kind in ("overrides", "choices", "settings"):
         keys = dict.fromkeys(
             key for run in runs for key in getattr(run, kind) if key != "seed" and not _irrelevant(key)
@@ -226,9 +226,9 @@ def _differing(runs: list[_Saved]) -> str:
 
 
 def _conditions(runs: list[_Saved], by: str, names: list[str]) -> list[str]:
-    """Return the dataset and every other key that was swept over: runs of one value and seed have several of it.
+    """Return the dataset and every other swept key: runs of one compared value and seed differ in it.
 
-    A key that differs otherwise, as when two commands with different settings went to one folder, is no condition.
+    Other differing keys are no conditions. They occur if two commands with different settings wrote to one folder.
     """
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     swept = []
@@ -263,7 +263,7 @@ def _number(text: str) -> int | str:
 
 
 def _metric(run: _Saved, name: str) -> float:
-    """Return a metric of a finished run; NaN if a version of metrad made it that did not have the metric."""
+    """Return a metric of a finished run; NaN if the version of metrad that made the run lacks the metric."""
     if name not in run.metrics:
         return math.nan
     value = run.metrics[name]
@@ -276,18 +276,18 @@ def _seconds(run: _Saved) -> float:
     noted = run.metrics.get("seconds", {})
     total = noted.get("total", math.nan) if isinstance(noted, dict) else None
     if isinstance(total, bool) or not isinstance(total, int | float):
-        raise InputError(f"{run.run.metrics}: seconds must have a number as its total, got {noted!r}")
+        raise InputError(f"{run.run.metrics}: seconds.total must be a number, got {noted!r}")
     return float(total)
 
 
 def _refuse_unlike(runs: list[_Saved], rows: list[dict[str, Any]], by: str, conditions: list[str]) -> None:
-    """Raise ``InputError`` if finished runs of a condition differ in a setting, or those of a seed in their images."""
+    """Raise ``InputError`` if finished runs of a condition differ in a setting, or runs of one seed in images."""
     firsts: dict[tuple[Any, ...], tuple[_Saved, dict[str, str]]] = {}
     finished = [(run, row) for run, row in zip(runs, rows, strict=True) if run.state == "finished"]
     for run, row in sorted(finished, key=lambda pair: pair[0].frozen):
         condition = tuple(row[key] for key in conditions)
         settings = {k: v for k, v in run.settings.items() if not (_below(k, by) or k == "seed" or _irrelevant(k))}
-        if by == "head" and run.frozen and condition in firsts:  # it is compared with those that train
+        if by == "head" and run.frozen and condition in firsts:  # a frozen run is compared with trained runs
             settings[EPOCHS] = firsts[condition][1].get(EPOCHS, settings[EPOCHS])
         _require_like(firsts, condition, run, settings, by)
         if not _below(by, "dataset"):

@@ -1,4 +1,4 @@
-"""What a comparison says in plain words: its conclusions, and what it cannot show."""
+"""The notes of a comparison: its conclusions and its warnings, in sentences."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,15 @@ from metrad.evaluation.metrics import by_name
 from metrad.reports.comparison.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
 from metrad.reports.comparison.tables import ALPHA, Comparison
 
-TOLD_IN_FULL = 12  # differences; of more, those that are shown
-FEW = 10
-# Percent of 95 % bootstrap intervals that hold the truth, of so many pairs, and of so many runs in the smaller group.
+MOST_DIFFERENCES = 12  # number of differences with a note each; of more, only significant ones have a note
+FEW = 10  # runs or pairs; fewer give a warning
+# Coverage, in percent, of 95 % bootstrap intervals: 1, by number of pairs; 2, by number of runs in the smaller group.
 HELD = {1: {2: 50, 3: 75, 4: 87}, 2: {2: 68, 3: 88, 4: 93}}
-NAMED = 3  # comparisons of too few runs, where that is not true of all; runs that lack a metric
+NAMED = 3  # largest number of comparisons or runs that a note names
 
 
 class _Test(NamedTuple):
-    """A comparison of two values: what it is called, the runs of its groups (or its pairs), and its least p-value."""
+    """A comparison of two values: its name, the sizes of its groups (or the number of pairs), its smallest p-value."""
 
     name: str
     sizes: tuple[int, ...]
@@ -26,7 +26,7 @@ class _Test(NamedTuple):
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return conclusions first and warnings after them, a sentence each."""
+    """Return conclusions, then warnings, one sentence each."""
     return [
         *_of_pairs(comparison),
         *_of_ranks(comparison),
@@ -39,9 +39,9 @@ def notes(comparison: Comparison) -> list[str]:
 def _of_pairs(comparison: Comparison) -> Iterator[str]:
     rows = [row for row in comparison.pairs.to_dict("records") if not math.isnan(row["p"])]
     shown = [row for row in rows if row["p_holm"] <= ALPHA]
-    for row in rows if len(rows) <= TOLD_IN_FULL else shown:
+    for row in rows if len(rows) <= MOST_DIFFERENCES else shown:
         yield _of_pair(comparison, row)
-    if len(rows) > TOLD_IN_FULL:
+    if len(rows) > MOST_DIFFERENCES:
         yield f"{len(shown)} of {len(rows)} differences are significant at {ALPHA:g} after Holm's correction."
     if len(shown) < len(rows):
         yield "A difference that is not shown is not shown to be zero: its interval says what remains possible."
@@ -100,7 +100,7 @@ def _of_two_ranks(comparison: Comparison, shows: str) -> Iterator[str]:
 
 
 def _of_more_ranks(comparison: Comparison, shows: str, order: list[str]) -> Iterator[str]:
-    """Yield what Friedman's test shows of the values in the ``order`` of their ranks, and Nemenyi's where it may."""
+    """Yield the results of Friedman's test and, if it is significant, of Nemenyi's test; ``order`` is by rank."""
     assert comparison.critical_difference is not None
     assert comparison.nemenyi is not None
     N, k, critical = comparison.ranked, len(order), comparison.critical_difference
@@ -169,7 +169,7 @@ def _tested(comparison: Comparison) -> list[_Test]:
 
 
 def _sizes(tests: Sequence[_Test]) -> str:
-    """Return over how many runs ``tests`` are, from the fewest to the most."""
+    """Return the numbers of runs in ``tests`` in words, from the fewest to the most."""
     fewest, most = min(test.sizes for test in tests), max(test.sizes for test in tests)
     if len(fewest) == 1:
         return f"{fewest[0]} pairs" if fewest == most else f"{fewest[0]} to {most[0]} pairs"
@@ -179,7 +179,7 @@ def _sizes(tests: Sequence[_Test]) -> str:
 
 
 def _some(tests: Sequence[_Test], of: int) -> str:
-    """Return how many ``tests`` these are of all, and which of them have the fewest runs."""
+    """Return in words the number of ``tests`` out of all, and which of them have the fewest runs."""
     least = [test.name for test in tests if test.sizes == min(test.sizes for test in tests)]
     named = "; ".join(least[:NAMED]) + (f" and {len(least) - NAMED} more" if len(least) > NAMED else "")
     fewest = "" if len(least) == len(tests) else "the fewest runs: "
@@ -187,7 +187,7 @@ def _some(tests: Sequence[_Test], of: int) -> str:
 
 
 def _needed(paired: bool, tests: int) -> str:
-    """Return how many runs it takes for ``tests`` p-values that can all be significant after Holm's correction."""
+    """Return the number of runs, in words, with which ``tests`` p-values can all be significant after Holm."""
     n = 1
     while (smallest_wilcoxon_p(n) if paired else smallest_mann_whitney_p(n, n)) * tests > ALPHA:
         n += 1
@@ -216,9 +216,9 @@ def _of_unfinished(comparison: Comparison) -> Iterator[str]:
 
 
 def _of_older_runs(comparison: Comparison) -> Iterator[str]:
-    """Yield a note for each metric that finished runs lack, being of a version of metrad without it.
+    """Yield a note for each metric that finished runs lack because an older version made them.
 
-    A CSV holds what its user chose to write, so only runs with a directory count.
+    Only runs with a directory count, because a CSV may lack any metric.
     """
     runs = comparison.runs[(comparison.runs["state"] == "finished") & (comparison.runs["folder"] != "")]
     for name, metric in by_name().items():

@@ -1,4 +1,4 @@
-"""Pictures of a comparison, each a function from its tables to a figure."""
+"""Plots of a comparison: functions that turn its tables into matplotlib figures."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,22 +14,22 @@ from metrad.evaluation.metrics import by_name
 from metrad.evaluation.plots import ANOMALOUS, NORMAL, style
 from metrad.reports.comparison.tables import ALPHA, Comparison
 
-Tables = Mapping[str, Sequence[pd.DataFrame]]  # of each choice a table a run, a row an epoch
+Tables = Mapping[str, Sequence[pd.DataFrame]]  # by choice: a table for each run, with a row for each epoch
 Styles = Mapping[str, dict[str, Any]]
 STUDIED = {"auroc": "AUROC", "effective_rank": "effective rank"}
-# More would make a picture that nobody can read and matplotlib cannot save; the tables have all.
+# Limits of a plot: a larger one cannot be read, nor saved by matplotlib. The tables are complete.
 MOST_PANELS = 40
 MOST_ROWS = 80
-MOST_WRITTEN = 12 * 12  # cells
+MOST_WRITTEN = 12 * 12  # largest number of cells with their values written in
 CLASSES = ("dataset.normal", "dataset.anomalous")
-LIGHT, DARK = "#fdfdfd", "#111111"  # not white and black, which a report changes with the page's colours
+LIGHT, DARK = "#fdfdfd", "#111111"  # not white and black, which a report replaces by the colours of the page
 
 
 def pictures(comparison: Comparison) -> dict[str, Figure]:
-    """Return the pictures by name: ``seeds``, ``differences``, and ``ranks`` where there are several conditions.
+    """Return the plots by name: ``seeds``, ``differences`` and, with several conditions, ``ranks``.
 
-    Where the conditions are pairs of a normal and an anomalous class, ``classes`` is there too, or if they are many in
-    the place of ``seeds``.
+    If the conditions are pairs of a normal and an anomalous class, there is also ``classes``. It replaces ``seeds`` if
+    there are many conditions.
     """
     panels = of_classes(comparison)
     drawn = {} if panels and comparison.many else {"seeds": seeds(comparison)}
@@ -42,10 +42,10 @@ def pictures(comparison: Comparison) -> dict[str, Figure]:
 
 
 def seeds(comparison: Comparison) -> Figure:
-    """Draw a box for each value in each condition, with every seed as a dot.
+    """Draw a box plot of each value in each condition, with a dot for every seed.
 
-    The box spans the quartiles with a line at the median; whiskers reach the furthest run within 1.5 box lengths.
-    Of more than 40 conditions the first are drawn.
+    The box spans the quartiles with a line at the median. Whiskers reach the furthest run within 1.5 box lengths. Only
+    the first 40 conditions are drawn.
     """
     values = comparison.compared
     panels = _places(comparison, comparison.summary)
@@ -76,14 +76,14 @@ def draw_seeds(axes: Axes, comparison: Comparison, place: Sequence[object]) -> N
 def boxes(
     axes: Axes, groups: Sequence[pd.Series], *, shift: float = 0.0, share: float = 1.0, colour: str | None = None
 ) -> None:
-    """Draw a box for each group, and a dot for each of its values, at 1, 2, … of the x axis.
+    """Draw a box for each group, and a dot for each of its values, at 1, 2, … on the x axis.
 
     Args:
-        axes: drawn into.
-        groups: values by place; one value is a dot alone, and none leaves the place empty.
-        shift: how far right of their places they stand.
-        share: of the usual width.
-        colour: of box and dots; None for those of a picture with one box a place.
+        axes: axes to draw into.
+        groups: values of each group; a single value is a dot without a box, and no value leaves the place empty.
+        shift: offset to the right on the x axis.
+        share: width as a share of the usual width.
+        colour: colour of box and dots; None for the colours of a plot with one box at each place.
     """
     line, median = {"color": colour or "0.35"}, {"color": colour or ANOMALOUS, "linewidth": 2}
     drawn = [(i + 1 + shift, group.to_numpy()) for i, group in enumerate(groups) if len(group) > 1]
@@ -100,16 +100,16 @@ def boxes(
             medianprops=median,
         )
     for i, group in enumerate(groups):
-        # Dots of like values would hide each other: they stand side by side in the order of their seeds.
+        # Dots of equal values would hide each other, so dots stand side by side in the order of their seeds.
         spread = [i + 1 + shift + 0.3 * share * ((j + 0.5) / len(group) - 0.5) for j in range(len(group))]
         axes.plot(spread, group.to_numpy(), "o", color=colour or NORMAL, markersize=4, alpha=0.7, zorder=3)
     axes.set_xlim(0.4, len(groups) + 0.6)
 
 
 def differences(comparison: Comparison) -> Figure:
-    """Draw the mean difference of each two values with its bootstrap interval; filled where it is significant.
+    """Draw the mean difference of each pair of values with its bootstrap interval; filled if significant.
 
-    Of more than 80 differences those of the smallest p are drawn.
+    Only the 80 differences with the smallest p are drawn.
     """
     tested = comparison.pairs[comparison.pairs["pairs"] > 0]
     rows = tested.loc[sorted(tested["p"].nsmallest(MOST_ROWS).index)].to_dict("records")
@@ -139,9 +139,9 @@ def _row_label(comparison: Comparison, row: dict[str, str]) -> str:
 
 
 def ranks(comparison: Comparison) -> Figure:
-    """Draw the critical-difference diagram: mean ranks, a bar across those that Nemenyi's test does not tell apart.
+    """Draw the critical-difference diagram: mean ranks, and bars that join ranks not separated by Nemenyi's test.
 
-    Where the test over the conditions, which comes first, shows no difference, one bar is across all.
+    One bar joins all ranks if the test over the conditions, which comes first, is not significant.
 
     Source:
         Demšar 2006, Journal of Machine Learning Research 7, section 3.2.4, by scikit-posthocs.
@@ -166,21 +166,21 @@ def ranks(comparison: Comparison) -> Figure:
     axes.set_xlim(1 - margin, len(mean) + margin)
     axes.set_xticks(range(1, len(mean) + 1))
     figure.suptitle(
-        f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best)\n{_told_apart(comparison)}",
+        f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best)\n{_test_result(comparison)}",
         fontsize=9,
     )
     return figure
 
 
 def _apart(comparison: Comparison) -> pd.DataFrame:
-    """Return the p-value of each two of the compared values: 1 where the test over all shows nothing."""
+    """Return the p-value of each pair of compared values; 1 if the test over all is not significant."""
     if comparison.ranks_differ and comparison.nemenyi is not None:
         return comparison.nemenyi
     p, values = 0.0 if comparison.ranks_differ else 1.0, comparison.compared
     return pd.DataFrame(p, index=values, columns=values).where(~np.eye(len(values), dtype=bool), 1.0)
 
 
-def _told_apart(comparison: Comparison) -> str:
+def _test_result(comparison: Comparison) -> str:
     test = "Wilcoxon's test" if comparison.friedman_p is None else "Friedman's test"
     p = comparison.wilcoxon_p if comparison.friedman_p is None else comparison.friedman_p
     if not comparison.ranks_differ:
@@ -191,7 +191,7 @@ def _told_apart(comparison: Comparison) -> str:
 
 
 def of_classes(comparison: Comparison) -> dict[str, pd.DataFrame]:
-    """Return by title the means by normal class (rows) and anomalous class (columns); none if these do not differ."""
+    """Return tables, by title, of means by normal (rows) and anomalous class (columns), if both are conditions."""
     if not set(CLASSES) <= set(comparison.conditions):
         return {}
     others = [key for key in comparison.conditions if key not in CLASSES]
@@ -206,7 +206,7 @@ def of_classes(comparison: Comparison) -> dict[str, pd.DataFrame]:
 
 
 def classes(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
-    """Draw the metric by normal and anomalous class, a panel for each of ``of_classes``."""
+    """Draw the metric by normal and anomalous class, with a panel for each table of ``of_classes``."""
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.4 * columns, 4.2 * rows), layout="constrained")
@@ -222,12 +222,12 @@ def classes(panels: Mapping[str, pd.DataFrame], metric: str) -> Figure:
 
 
 def darkest(metric: str) -> float:
-    """Return the value of the metric that the darkest cell stands for."""
+    """Return the value of the metric at the darkest colour."""
     return by_name()[metric].darkest
 
 
 def draw_classes(axes: Axes, table: pd.DataFrame, metric: str) -> None:
-    """Draw ``table`` as coloured cells, up to 12 classes with their values in them."""
+    """Draw ``table`` as coloured cells, which contain their values if there are at most 144 cells."""
     values, low = table.to_numpy(dtype=float), darkest(metric)
     axes.pcolormesh(values, cmap="cividis", vmin=low, vmax=1, edgecolor="face")
     for (i, j), value in np.ndenumerate(values) if values.size <= MOST_WRITTEN else ():
@@ -243,10 +243,9 @@ def draw_classes(axes: Axes, table: pd.DataFrame, metric: str) -> None:
 
 
 def study(panels: Mapping[str, Tables]) -> Figure:
-    """Draw for each condition the AUROC after each epoch, and the effective rank of the normal embeddings below it.
+    """Draw, for each condition, the AUROC after each epoch, and below it the effective rank of the normal embeddings.
 
-    Lines are means over seeds, in a band from the lowest to the highest. Of more than 40 conditions the first are
-    drawn.
+    Lines are means over seeds, in a band from the lowest to the highest run. Only the first 40 conditions are drawn.
     """
     panels = dict(list(panels.items())[:MOST_PANELS])
     choices = dict.fromkeys(choice for tables in panels.values() for choice in tables)
@@ -269,7 +268,7 @@ def study(panels: Mapping[str, Tables]) -> Figure:
 
 
 def draw_epochs(axes: Axes, name: str, tables: Tables, styles: Styles, named: Callable[[str], str]) -> None:
-    """Draw the column ``name`` over epochs: of each choice the mean, in a band from the lowest run to the highest."""
+    """Draw the column ``name`` over epochs: the mean of each choice, in a band from the lowest to the highest run."""
     for choice, members in tables.items():
         epochs = pd.concat(list(members)).groupby("epoch")[name]
         mean, look = epochs.mean(), styles[choice]
@@ -279,7 +278,7 @@ def draw_epochs(axes: Axes, name: str, tables: Tables, styles: Styles, named: Ca
 
 
 def _places(comparison: Comparison, rows: pd.DataFrame) -> list[tuple[list[str], str]]:
-    """Return each condition as its values and a title for it."""
+    """Return the values and the title of each condition."""
     if not comparison.conditions:
         return [([], "")]
     unique = rows[comparison.conditions].drop_duplicates().to_numpy().tolist()
@@ -287,4 +286,4 @@ def _places(comparison: Comparison, rows: pd.DataFrame) -> list[tuple[list[str],
 
 
 def _label(value: str) -> str:
-    return value.replace("$", r"\$")  # matplotlib takes dollars for formulas
+    return value.replace("$", r"\$")  # matplotlib reads text between dollars as a formula

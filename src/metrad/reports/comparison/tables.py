@@ -1,4 +1,4 @@
-"""The tables of a comparison: each value over its seeds, differences of values, mean ranks, and holes in the grid."""
+"""The tables of a comparison: summaries over seeds, differences of values, mean ranks, and holes in the grid."""
 
 import math
 from collections.abc import Iterator
@@ -16,41 +16,42 @@ from metrad.reports.comparison.input import RunTable, require_metric
 from metrad.reports.comparison.ranking import ranking
 
 ALPHA = 0.05
-MANY = 12  # conditions; more are not looked at one by one
+MANY = 12  # with more conditions, tables and pictures of each condition are folded or left out
 Cell = dict[Any, float]  # the metric by seed
 Place = tuple[Any, ...]  # the values of the conditions
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What runs that differ in one choice came to.
+    """The results of runs that differ in one choice.
 
     Attributes:
-        runs: a row a run: folder (absolute path as text; empty from a CSV), run (its name), state, error, seed, the
-            conditions, the compared choice, every metric and seconds; NaN where the run did not finish or lacks the
-            metric.
+        runs: a row for each run: folder (absolute path as text; empty from a CSV), run (its name), state, error, seed,
+            the conditions, the compared choice, every metric and seconds. Numbers are NaN if the run did not finish or
+            lacks the metric.
         by: the compared choice, such as head.
         metric: the name of the compared metric, such as auroc.
-        baseline: the value that the others are compared with; None compares each with each.
-        conditions: the columns of ``runs`` that make a condition besides ``by`` and the seed.
-        summary: a row per condition and value: conditions, by, runs, unfinished, mean, median, std, low, high (ends
-            of Student's 95 % interval for the mean over seeds, cut to [0, 1], where all metrics lie).
-        pairs: a row per condition and two values: conditions, by, against, pairs, difference (mean of by minus
+        baseline: the value that all other values are compared with; None compares all pairs of values.
+        conditions: the columns of ``runs`` that make a condition, apart from ``by`` and the seed.
+        summary: a row for each condition and value: conditions, by, runs, unfinished, mean, median, std, low, high
+            (ends of Student's 95 % interval for the mean over seeds, cut to [0, 1], the range of all metrics).
+        pairs: a row for each condition and pair of values: conditions, by, against, pairs, difference (mean of by minus
             against), low, high (of its 95 % bootstrap interval), p, p_holm (over all rows), effect (rank-biserial
-            correlation), wins, ties, losses, detectable (the smallest difference that would have shown with a chance
-            of 80 %, at the first step of Holm's procedure; infinite where no difference could, NaN without a spread).
-        overall: a row per value: by, mean_rank (1 is best), over the conditions in which every value has runs; None
+            correlation), wins, ties, losses, detectable (the smallest difference that is significant with a probability
+            of 80 % at the first step of Holm's procedure; infinite if there is none, NaN without a standard deviation).
+        overall: a row for each value: by, mean_rank (1 is best) over the conditions in which every value has runs; None
             for fewer than two such conditions.
         holes: a line for each missing or unfinished run of the grid.
         notes: conclusions and warnings, a sentence each.
-        paired: whether tests and differences are over pairs of runs of one seed. If not, ``pairs`` counts the runs of
-            the smaller group, and wins, ties and losses those of all runs against all others.
-        friedman_p: p-value that ranks differ at all; None without ``overall`` or with two values.
-        wilcoxon_p: of two values, the p-value over the conditions that they differ; None otherwise.
-        critical_difference: mean ranks further apart differ (Nemenyi, 0.05), once Friedman's test has shown that ranks
-            differ at all; None without ``overall`` or with two values.
-        nemenyi: p-values of Nemenyi's test, a row and a column per value; None likewise.
-        ranked: how many conditions ``overall`` is over.
+        paired: whether tests and differences are over pairs of runs of one seed. If not, ``pairs`` is the number of
+            runs in the smaller group, and wins, ties and losses count all pairs of runs from both groups.
+        friedman_p: p-value of Friedman's test over the conditions; None without ``overall`` or with two values.
+        wilcoxon_p: p-value of Wilcoxon's test over the conditions, for two values; None otherwise.
+        critical_difference: Nemenyi's critical difference at 0.05, valid if Friedman's test is significant; None
+            without ``overall`` or with two values.
+        nemenyi: p-values of Nemenyi's test, with a row and a column for each value; None without ``overall`` or with
+            two values.
+        ranked: number of conditions in ``overall``.
     """
 
     runs: pd.DataFrame
@@ -77,12 +78,12 @@ class Comparison:
 
     @property
     def many(self) -> bool:
-        """Whether there are too many conditions to look at each."""
+        """Whether there are more than ``MANY`` conditions."""
         return len(self.by_condition) > MANY
 
     @property
     def by_condition(self) -> pd.DataFrame:
-        """The means alone: a row a condition, a column a value."""
+        """The means: a row for each condition, a column for each value."""
         rows: dict[Place, dict[str, Any]] = {}
         for row in self.summary.to_dict("records"):
             place = {key: row[key] for key in self.conditions}
@@ -91,18 +92,18 @@ class Comparison:
 
     @property
     def ranks_differ(self) -> bool:
-        """Whether the test over the conditions shows that mean ranks differ, which all else about them rests on."""
+        """Whether the test over the conditions is significant, without which no ranks are compared in pairs."""
         p = self.wilcoxon_p if self.friedman_p is None else self.friedman_p
         return p is not None and p <= ALPHA
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a larger value of the metric is the better one."""
+        """Whether larger values of the metric are better."""
         return by_name()[self.metric].higher_is_better
 
     @property
     def measured(self) -> pd.DataFrame:
-        """The rows of ``runs`` that are compared: those of finished runs that have the metric."""
+        """The compared rows of ``runs``: finished runs that have the metric."""
         return _measured(self.runs, self.metric)
 
 
@@ -110,8 +111,8 @@ def tabulate(table: RunTable, *, baseline: str | None, metric: str, unpaired: bo
     """Return the comparison of ``table``, without notes.
 
     Raises:
-        InputError: an unknown metric or baseline, fewer than two values, two runs in one place of the grid, or not
-            one finished run that has the metric.
+        InputError: the metric or baseline is unknown, there are fewer than two values, two runs have the same place in
+            the grid, or no finished run has the metric.
     """
     _require(table, baseline, metric)
     higher, paired = by_name()[metric].higher_is_better, table.paired and not unpaired
@@ -150,7 +151,7 @@ def _require(table: RunTable, baseline: str | None, metric: str) -> None:
     if twice.any():
         first, second = runs[twice].sort_values([*table.conditions, by, "seed"], kind="stable").iloc[:2].itertuples()
         place = {key: runs.loc[first.Index, key] for key in (*table.conditions, by, "seed")}
-        raise InputError(f"{first.run} and {second.run} are both the run of {_told(place)}; leave one out")
+        raise InputError(f"{first.run} and {second.run} are both the run of {_listed(place)}; leave one out")
 
 
 def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -158,19 +159,19 @@ def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _nowhere(runs: pd.DataFrame, metric: str) -> str:
-    """Return why finished ``runs`` without ``metric`` cannot be compared by it, and which metrics they have."""
+    """Return a message that no finished run has ``metric``, with the metrics that the runs have."""
     finished = int((runs["state"] == "finished").sum())
     there = [name for name in by_name() if not _measured(runs, name).empty]
     since = f"metrics.json has it since metrad {by_name()[metric].since}"
     return f"none of the {finished} finished runs has {metric} ({since}); choose one of {', '.join(there)}"
 
 
-def _told(place: dict[str, Any]) -> str:
+def _listed(place: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in place.items())
 
 
 def _cells(table: RunTable, metric: str) -> dict[Place, dict[str, Cell]]:
-    """Return the metric of the measured runs by condition, value and seed; conditions without any are empty."""
+    """Return the metric of the measured runs by condition, value and seed; a condition may have no runs."""
     cells: dict[Place, dict[str, Cell]] = {}
     for row in table.runs.to_dict("records"):
         members = cells.setdefault(tuple(row[key] for key in table.conditions), {})
@@ -265,7 +266,7 @@ def _row(
 def _overall(
     table: RunTable, cells: dict[Place, dict[str, Cell]], values: list[str], *, paired: bool, higher: bool
 ) -> dict[str, Any]:
-    """Return the mean ranks of ``values`` over the conditions, by the means over the seeds that all values have."""
+    """Return the mean ranks of ``values`` over the conditions, ranked by means over the seeds that all values have."""
     means = []
     for members in cells.values():
         own = [members.get(value, {}) for value in values]
@@ -278,7 +279,7 @@ def _overall(
     ranks = ranking(np.array(means), higher_is_better=higher, alpha=ALPHA)
     overall = pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks})
     found: dict[str, Any] = {"overall": overall, "ranked": len(means)}
-    if len(values) == 2:  # Nemenyi's test would be a sign test, taken as normal, beside the exact one
+    if len(values) == 2:  # for two values Nemenyi's test is a normal approximation; Wilcoxon's is exact
         return {**found, "wilcoxon_p": statistic.wilcoxon_p(np.diff(means)[:, 0])}
     return {
         **found,
@@ -289,13 +290,13 @@ def _overall(
 
 
 def _holes(table: RunTable, values: list[str], metric: str) -> Iterator[str]:
-    """Yield a line for each place of the grid that holds no finished run with the metric, and why."""
+    """Yield a line for each place of the grid without a finished run that has the metric, with the reason."""
     runs, keys = table.runs, [*table.conditions, table.by, "seed"]
     for row in runs[runs["state"] != "finished"].to_dict("records"):
         reason = f" ({row['error']})" if row["error"] else ""
-        yield f"{row['state']}: {_told({key: row[key] for key in keys})}{reason}"
+        yield f"{row['state']}: {_listed({key: row[key] for key in keys})}{reason}"
     for row in runs[(runs["state"] == "finished") & runs[metric].isna()].to_dict("records"):
-        yield f"no {metric}: {_told({key: row[key] for key in keys})}"
+        yield f"no {metric}: {_listed({key: row[key] for key in keys})}"
     if not table.paired:
         return
     there = {tuple(row) for row in runs[keys].itertuples(index=False)}
@@ -304,4 +305,4 @@ def _holes(table: RunTable, values: list[str], metric: str) -> Iterator[str]:
         for value in values:
             for seed in sorted(runs["seed"].unique(), key=lambda one: (str(type(one)), one)):
                 if (*place, value, seed) not in there:
-                    yield f"no run: {_told(dict(zip(keys, (*place, value, seed), strict=True)))}"
+                    yield f"no run: {_listed(dict(zip(keys, (*place, value, seed), strict=True)))}"

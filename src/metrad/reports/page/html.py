@@ -1,4 +1,4 @@
-"""The page of a report: headings, pictures and tables in one HTML file that needs nothing outside itself."""
+"""The page of a report: headings, pictures and tables in one self-contained HTML file."""
 
 import base64
 import hashlib
@@ -18,18 +18,18 @@ from metrad.files import replacing
 from metrad.reports.page.plots import svg
 from metrad.reports.page.tables import Table
 
-MOST_ROWS = 60  # of a table that stands open
+MOST_ROWS = 60  # largest number of rows of a table that is not folded
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its words.
+    """A picture with its texts.
 
     Attributes:
-        alt: what it shows, for those who do not see it.
-        caption: what stands below it.
+        alt: text alternative, for readers who do not see the picture.
+        caption: text below the picture.
         content: a figure, or a data URI of a wide picture.
-        wide: a figure that is too wide for a phone, which scrolls there.
+        wide: whether the figure is too wide for a phone and scrolls there.
     """
 
     alt: str
@@ -40,7 +40,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Fold:
-    """What the reader opens: a table or lines of text."""
+    """A folded table or text, which the reader opens."""
 
     title: str
     content: Table | str
@@ -48,7 +48,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Group:
-    """What stands under one heading, which may be empty, in this order; ``lines`` are a list of sentences."""
+    """The content under one heading, which may be empty, in this order; ``lines`` are list items."""
 
     title: str = ""
     text: str = ""
@@ -63,7 +63,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page that its navigation leads to."""
+    """A section of the page, with an entry in the navigation."""
 
     anchor: str
     title: str
@@ -72,7 +72,7 @@ class Section:
 
 
 def opened(tables: Sequence[Table]) -> tuple[list[Table], list[Fold]]:
-    """Return the tables to show, and those for the reader to open: all long ones but the first of several."""
+    """Return the tables to show and the tables to fold: all long tables but the first of several."""
     folded = [each for i, each in enumerate(tables) if len(each.rows) > MOST_ROWS and (i or len(tables) == 1)]
     shown = [each for each in tables if each not in folded]
     return shown, [Fold(f"{each.caption}: {len(each.rows)} rows", each) for each in folded]
@@ -82,7 +82,7 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
     """Write the page to ``path``, all or nothing.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError: the file cannot be written.
     """
     text = render(title, facts, sections)
     try:
@@ -93,7 +93,7 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
 
 
 def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str:
-    """Return the page: a title, a few facts below it, and the sections."""
+    """Return the HTML of the page: title, facts and sections."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("metrad.reports.page"),
         autoescape=True,
@@ -102,7 +102,7 @@ def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str
         undefined=jinja2.StrictUndefined,
     )
     numbers = itertools.count(1)
-    # matplotlib escapes the text in a figure, so what it draws is markup of our own
+    # matplotlib escapes the text of a figure, so its SVG is safe markup
     environment.filters["inline"] = lambda figure: Markup(svg(figure, f"f{next(numbers)}"))  # noqa: S704
     environment.tests["table"] = lambda content: isinstance(content, Table)
     script, styles = (_static(environment, name) for name in ("report.js", "report.css"))
@@ -110,7 +110,7 @@ def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str
         title=title,
         facts=facts,
         sections=sections,
-        script=Markup(script),  # noqa: S704 (a file of the package, like the next)
+        script=Markup(script),  # noqa: S704 (a file of the package, like the next one)
         styles=Markup(styles),  # noqa: S704
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         made=f"metrad {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

@@ -1,4 +1,4 @@
-"""Figures of a report: each small enough to be read on a phone, and coloured by the page, light or dark."""
+"""Plots of a report: readable on a phone, and in the light or dark colours of the page."""
 
 import io
 import re
@@ -28,7 +28,7 @@ STATISTICS = {
 
 
 def boxes(comparison: Comparison, place: Sequence[object], label: str) -> Figure:
-    """Draw a box of the metric for each choice under the condition ``place``, and every run as a dot."""
+    """Draw a box plot of the metric for each choice under the condition ``place``, with a dot for every run."""
     figure, axes = _figure(3.4)
     figure.set_figwidth(max(WIDTH, 0.32 * len(comparison.compared) + 0.8))
     draw_seeds(axes, comparison, place)
@@ -38,7 +38,7 @@ def boxes(comparison: Comparison, place: Sequence[object], label: str) -> Figure
 
 
 def roc_bands(bands: Mapping[str, Band], styles: Styles) -> Figure:
-    """Draw the mean ROC curve of each choice over its runs, in a band from the lowest to the highest."""
+    """Draw the mean ROC curve of each choice, in a band from the lowest to the highest run."""
     figure, axes = _figure(WIDTH, entries=len(bands))
     axes.plot([0, 1], [0, 1], color=RULE, linestyle="--")
     for choice, band in bands.items():
@@ -71,7 +71,7 @@ def costs(cells: Sequence[Cell], styles: Styles, label: str) -> Figure:
 
 
 def statistic(name: str, histories: Tables, styles: Styles) -> Figure:
-    """Draw one of ``STATISTICS`` over epochs: the mean over runs, in a band from the lowest to the highest."""
+    """Draw one of ``STATISTICS`` over epochs: the mean of each choice, in a band from the lowest to the highest run."""
     figure, axes = _figure(2.6, entries=len(histories))
     draw_epochs(axes, name, histories, styles, _short)
     axes.set(xlabel="epoch", ylabel=STATISTICS[name][1])
@@ -81,7 +81,7 @@ def statistic(name: str, histories: Tables, styles: Styles) -> Figure:
 
 
 def study(histories: Tables, styles: Styles) -> Figure:
-    """Draw the AUROC after each epoch, and the effective rank below it, as ``statistic`` does."""
+    """Draw the AUROC after each epoch, and below it the effective rank, as ``statistic`` does."""
     figure = Figure(figsize=(WIDTH, 4.4 + 0.11 * (len(histories) + 1)), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(2, sharex=True), STUDIED.items(), strict=True):
         draw_epochs(axes, name, histories, styles, _short)
@@ -93,14 +93,14 @@ def study(histories: Tables, styles: Styles) -> Figure:
 
 
 def classes(table: pd.DataFrame, metric: str) -> Figure:
-    """Draw the figures of ``comparison_plots.of_classes``."""
+    """Draw a table of ``comparison.plots.of_classes``."""
     figure, axes = _figure(WIDTH)
     draw_classes(axes, table, metric)
     return figure
 
 
 def smaller(figure: Figure) -> Figure:
-    """Return a histogram of ``plots.histogram`` in a phone's size, its legend below and its title left to the page."""
+    """Return a figure of ``plots.histogram`` in the size of a phone, with its legend below and without its title."""
     figure.set_size_inches(WIDTH, 3.4)
     (axes,) = figure.axes
     handles, labels = axes.get_legend_handles_labels()
@@ -115,10 +115,10 @@ def smaller(figure: Figure) -> Figure:
 
 
 def svg(figure: Figure, prefix: str) -> str:
-    """Return ``figure`` as SVG for a page: text as text, colours from the page's variables, ids with ``prefix``."""
+    """Return ``figure`` as SVG for a page: text as text, colours as CSS variables, ids with ``prefix``."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "metrad"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's own fonts draw the text
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the fonts of the browser draw the text
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -140,7 +140,7 @@ def _adapted(tag: str, prefix: str) -> str:
 
 
 def _figure(height: float, entries: int = 0) -> tuple[Figure, Axes]:
-    """Return a figure with room below for a legend of ``entries`` in two columns."""
+    """Return a figure with room below for a legend of ``entries`` entries in two columns."""
     legend = 0.11 * (entries + 1) if entries > 1 else 0
     figure = Figure(figsize=(WIDTH, height + legend), layout="constrained")
     return figure, figure.subplots()

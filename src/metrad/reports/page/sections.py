@@ -28,13 +28,13 @@ Part = TypeVar("Part")
 
 
 def styles_of(parts: Sequence[Cell]) -> Styles:
-    """Return the look of each choice, the same in every picture."""
+    """Return colour, line style and marker of each choice, the same in every picture."""
     choices = dict.fromkeys(cell.choice for cell in parts)
     return {choice: plots.style(number) for number, choice in enumerate(choices)}
 
 
 def of_runs(parts: Sequence[Cell]) -> list[Section]:
-    """Return the curves, scores, epochs and evidence of the runs in ``parts``, as far as they kept them.
+    """Return the sections of curves, scores, epochs, studies and evidence, as far as the runs have the files.
 
     Raises:
         InputError: a file of a run cannot be read.
@@ -58,7 +58,7 @@ def of_runs(parts: Sequence[Cell]) -> list[Section]:
 
 
 def of_pictures(run: Run) -> list[Section]:
-    """Return the pictures in the directory of ``run`` that its report shows as they are.
+    """Return the section of the pictures in the directory of ``run`` that have ``in_report``.
 
     Raises:
         InputError: a picture cannot be read.
@@ -72,11 +72,11 @@ def of_pictures(run: Run) -> list[Section]:
 
 
 def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
-    """Return configuration and environment of all runs that have a directory, what they share given once.
+    """Return the section of configurations and environments, with common settings listed once.
 
     Args:
-        runs: rows of a comparison.
-        choices: the columns that tell them apart, beside the seed.
+        runs: rows of a comparison; rows without a directory are left out.
+        choices: the columns that name a run, beside the seed.
 
     Raises:
         InputError: a file of a run cannot be read.
@@ -107,7 +107,7 @@ def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:
 
 
 def unfinished(runs: pd.DataFrame, base: Path) -> Table | None:
-    """Return a table of the runs in ``runs`` with their reasons and logs, which are told from ``base``."""
+    """Return a table of ``runs`` with reasons and logs, the paths of which are relative to ``base``."""
     rows = []
     for _, row in runs.iterrows():
         log = Run(row["folder"]).log if row["folder"] else None
@@ -117,7 +117,7 @@ def unfinished(runs: pd.DataFrame, base: Path) -> Table | None:
 
 
 def by_condition(parts: Sequence[Part], condition: Callable[[Part], str]) -> dict[str, list[Part]]:
-    """Return ``parts`` by the condition of each, in the order in which the conditions come."""
+    """Return ``parts`` grouped by condition, in the order of their first parts."""
     groups: dict[str, list[Part]] = {}
     for part in parts:
         groups.setdefault(condition(part), []).append(part)
@@ -125,7 +125,7 @@ def by_condition(parts: Sequence[Part], condition: Callable[[Part], str]) -> dic
 
 
 def _section(anchor: str, title: str, text: str, groups: Sequence[Group]) -> list[Section]:
-    """Return a section of the groups that hold something; none if none does."""
+    """Return a section of the groups that are not empty; no section if all are empty."""
     groups = [group for group in groups if group]
     return [Section(anchor, title, text, groups)] if groups else []
 
@@ -178,10 +178,10 @@ def _study(conditions: Mapping[str, list[Reading]], styles: Styles) -> Group:
             means = {
                 choice: pd.concat(each).groupby("epoch")["auroc"].mean().dropna() for choice, each in tables.items()
             }
-            told = "; ".join(
+            listed = "; ".join(
                 f"{choice} {mean.iloc[0]:.3f} to {mean.iloc[-1]:.3f}" for choice, mean in means.items() if len(mean)
             )
-            alt = f"{named('AUROC after each epoch, effective rank below', name)}. First and last means: {told}."
+            alt = f"{named('AUROC after each epoch, effective rank below', name)}. First and last means: {listed}."
             pictures.append(Picture(alt, name, page_plots.study(tables, styles)))
     return Group(pictures=pictures)
 
@@ -211,5 +211,5 @@ def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
 
 
 def named(what: str, condition: str) -> str:
-    """Return what a picture shows and under which condition, if there are several."""
+    """Return ``what`` a picture shows, followed by its condition if it has one."""
     return f"{what}, {condition}" if condition else what

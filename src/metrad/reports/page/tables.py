@@ -1,4 +1,4 @@
-"""Tables of a report: what their columns are called, how their numbers are written, and what sorts them."""
+"""Tables of a report: their headings, the format of their numbers, and the numbers that sort them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Format = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell: what is shown, and the number it is sorted by, if it is one."""
+    """A cell of a table: its text, and the number that sorts it, if it holds one."""
 
     text: str
     number: float | None = None
@@ -23,12 +23,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the page shows it.
+    """A table of the page.
 
     Attributes:
-        caption: says what it holds and in which units.
-        columns: headings.
-        rows: as many entries each; the first heads its row.
+        caption: caption, with the units.
+        columns: headings of the columns.
+        rows: rows with an entry for each column; the first entry is the heading of the row.
     """
 
     caption: str
@@ -37,32 +37,32 @@ class Table:
 
     @property
     def numeric(self) -> list[bool]:
-        """For each column whether it holds numbers."""
+        """Whether each column holds numbers."""
         return [any(row[i].number is not None for row in self.rows) for i in range(len(self.columns))]
 
 
 def rate(value: float) -> str:
-    """Write a metric."""
+    """Return a metric as text."""
     return f"{value:.4f}"
 
 
 def difference(value: float) -> str:
-    """Write a difference of metrics, with its sign."""
+    """Return a difference of metrics as text, with its sign."""
     return f"{value:+.4f}"
 
 
 def probability(value: float) -> str:
-    """Write a p-value."""
+    """Return a p-value as text."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def detectable(value: float) -> str:
-    """Write a difference that would have shown: none where no difference could have."""
+    """Return a detectable difference as text: ``none`` if it is infinite."""
     return "none" if math.isinf(value) else rate(value)
 
 
 def seconds(value: float) -> str:
-    """Write a time in seconds."""
+    """Return a time in seconds as text."""
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
@@ -104,18 +104,18 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
 
 
 def column(name: str) -> tuple[str, Format | None]:
-    """Return the heading of a column and how its numbers are written; an unknown one is called by its name."""
+    """Return heading and format of a column; the heading of an unknown column is its name."""
     metric = by_name().get(name)
     return COLUMNS.get(name, (name, None)) if metric is None else (metric.title, rate)
 
 
 def table(caption: str, frame: pd.DataFrame, rates: Sequence[str] = ()) -> Table:
-    """Return ``frame`` as a table; its ``low`` and ``high`` become one column, an interval.
+    """Return ``frame`` as a table; its columns ``low`` and ``high`` become one column, an interval.
 
     Args:
-        caption: says what it holds.
-        frame: its columns are named as ``column`` knows them, or as they are to be called.
-        rates: columns that ``column`` does not know and that hold metrics.
+        caption: caption of the table.
+        frame: the data; names of columns that ``column`` does not know become headings.
+        rates: columns of metrics that ``column`` does not know.
     """
     keys = [key for key in frame.columns if key != "high"]
     renamed = "interval_of_mean" if "mean" in frame else "interval"
@@ -134,11 +134,11 @@ def table(caption: str, frame: pd.DataFrame, rates: Sequence[str] = ()) -> Table
 
 
 def settings_tables(named: Sequence[tuple[str, str, Flat]], what: str) -> tuple[Flat, Table | None]:
-    """Return what all settings have in common, and a table of those that differ, alike ones in one row.
+    """Return the common settings of all runs, and a table of differing settings, with equal runs in one row.
 
     Args:
-        named: of each run its name, its seed, which does not count as a difference, and its settings.
-        what: the settings are of, for the caption.
+        named: name, seed and settings of each run; the seed does not count as a difference.
+        what: kind of the settings, for the caption.
     """
     shared, differing = common([settings for _, _, settings in named])
     differing = [key for key in differing if key != "seed"]
