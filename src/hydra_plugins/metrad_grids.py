@@ -1,6 +1,6 @@
-"""The Hydra sweeper over several grids, for sweeps whose parts have different settings: conf/hydra/sweeper/grids.yaml.
+"""The Hydra sweeper over several grids, for choices with different settings: conf/hydra/sweeper/grids.yaml.
 
-With Hydra's own sweeper, ``head=arcface,adacos head.margin=0.1,0.3`` is one grid and ends at AdaCos, which has no
+With Hydra's own sweeper, ``head=arcface,adacos head.margin=0.1,0.3`` is one grid and fails at AdaCos, which has no
 margin. Hydra imports this file in every Hydra program of the environment, so it is light and registers nothing.
 """
 
@@ -21,12 +21,12 @@ class GridSweeper(Sweeper):
     """Runs each of several grids, one after another.
 
     Args:
-        grids: for each grid the values of its keys as on the command line, such as ``{head.margin: "0.1,0.3"}``. What
-            the command line says holds for all grids and wins.
+        grids: the values of the keys of each grid, as on the command line, such as ``{head.margin: "0.1,0.3"}``.
+            Overrides on the command line apply to all grids and take precedence.
         pairs: number of classes, or the classes by name or number. Each class is normal in a grid of its own, in which
             every other class is anomalous in turn. None for no such grids.
-        max_batch_size: number of runs to check and launch at a time; None for all.
-        params: as in Hydra's basic sweeper, for all grids.
+        max_batch_size: number of runs to check and launch at a time; None for all runs.
+        params: overrides for all grids, as in Hydra's basic sweeper.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class GridSweeper(Sweeper):
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what the sweep needs, and build its launcher."""
+        """Keep context and configuration of the sweep, and build its launcher."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
@@ -72,7 +72,7 @@ class GridSweeper(Sweeper):
         return returned
 
     def batches(self, arguments: Sequence[str]) -> list[list[list[str]]]:
-        """Return the overrides of every run, in batches, for a sweep with the overrides ``arguments``."""
+        """Return the overrides of every run of a sweep, in batches, from the overrides ``arguments``."""
         from metrad.sweeps.grids import runs
 
         assert self.hydra_context is not None

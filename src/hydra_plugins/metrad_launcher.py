@@ -1,7 +1,7 @@
 """The Hydra launcher of metrad's sweeps: conf/hydra/launcher/metrad.yaml and metrad_parallel.yaml.
 
 Hydra imports this file in every Hydra program of the environment, so it is light and registers nothing.
-Hydra's own launchers begin every run anew; this one goes on with interrupted runs and leaves finished ones alone.
+Hydra's own launchers begin every run anew. This launcher continues interrupted runs and skips finished runs.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class SweepLauncher(Launcher):
-    """Makes the runs of a sweep that have not finished yet; a run that fails stops no other run.
+    """Makes the unfinished runs of a sweep; a run that fails does not stop the other runs.
 
     Args:
-        n_jobs: number of runs at a time. 1 makes all runs in this process; more makes each in a process of its own.
-            None takes as many as the GPUs take, or without a GPU one a CPU core.
+        n_jobs: number of runs at a time. 1 makes all runs in this process; a larger number makes each run in a process
+            of its own. None makes ``jobs_per_gpu`` runs on each GPU, or without a GPU one run on each CPU core.
         jobs_per_gpu: number of processes that share a GPU.
     """
 
@@ -36,7 +36,7 @@ class SweepLauncher(Launcher):
         self.jobs_per_gpu = jobs_per_gpu
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what the runs need, and note the sweep's folder before Hydra writes into it.
+        """Keep context, task and configuration, and the folder of the sweep before Hydra writes into it.
 
         Raises:
             InputError: the program is not metrad.
@@ -45,15 +45,15 @@ class SweepLauncher(Launcher):
         from metrad.sweeps.plan import SweepTask
 
         if not isinstance(task_function, SweepTask):
-            raise InputError("this launcher makes runs of metrad only; choose hydra/launcher=basic")
+            raise InputError("this launcher only makes runs of metrad; choose hydra/launcher=basic")
         self.context, self.task, self.config = hydra_context, task_function, config
         self.task.sweep.folder = Path(config.hydra.sweep.dir)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Make the runs. Nothing is returned: how the runs ended is in their directories."""
+        """Make the runs. The result is empty: the directories of the runs hold how they ended."""
         from metrad.sweeps import batch
 
-        if self.task.sweep.stopped:  # by an earlier batch
+        if self.task.sweep.stopped:  # in an earlier batch
             return []
         setup_globals()
         configure_log(self.config.hydra.job_logging, self.config.hydra.verbose)
@@ -62,7 +62,7 @@ class SweepLauncher(Launcher):
         return []
 
     def make_all(self, jobs: Sequence[Job]) -> Generator[Ended]:
-        """Make the runs and give how each ended, as soon as it ended."""
+        """Make the runs and yield how each ended, as soon as it ends."""
         from metrad.sweeps import workers
 
         maker = workers.Maker(self.context, self.task.train)

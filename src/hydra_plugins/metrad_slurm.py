@@ -1,6 +1,6 @@
-"""The Hydra launcher of sweeps on a Slurm cluster. Hydra finds it by its place here; conf/hydra/launcher/slurm.yaml.
+"""The Hydra launcher of sweeps on a Slurm cluster: conf/hydra/launcher/slurm.yaml.
 
-Nothing of this file is ever pickled: Hydra imports it in a way that pickle does not follow.
+Nothing in this file may be pickled, because Hydra imports it in a way that pickle cannot follow.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.metrad_launcher import SweepLauncher
 
-if TYPE_CHECKING:  # Hydra imports this file whatever is asked of it, so it must be light
+if TYPE_CHECKING:  # Hydra always imports this file, so it must be light
     from metrad.sweeps.plan import Ended, Job
 
 
 class SlurmLauncher(SweepLauncher):
-    """Makes the runs of a sweep that have not finished yet as jobs of a Slurm array.
+    """Makes the unfinished runs of a sweep as jobs of a Slurm array.
 
     Args:
-        folder: where the jobs' scripts, logs and results go.
-        poll_seconds: how often to ask Slurm for jobs that ended without a result.
-        settings: what the jobs ask for, by the names of hydra-submitit-launcher's ``submitit_slurm``.
+        folder: folder for scripts, logs and results of the jobs.
+        poll_seconds: seconds between two checks for jobs that ended without a result.
+        settings: resources of the jobs, by the names of hydra-submitit-launcher's ``submitit_slurm``.
     """
 
     def __init__(self, *, folder: str, poll_seconds: float = 10, **settings: Any) -> None:
@@ -38,7 +38,7 @@ class SlurmLauncher(SweepLauncher):
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what the runs need, and check that there is a cluster to run them."""
+        """Check the settings and the Slurm commands, and keep context, task and configuration."""
         from metrad.sweeps import slurm
 
         slurm.check(self.settings, self.poll_seconds)
@@ -46,7 +46,7 @@ class SlurmLauncher(SweepLauncher):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def make_all(self, jobs: Sequence[Job]) -> Generator[Ended]:
-        """Submit the runs and give how each ended, as soon as it did."""
+        """Submit the runs and yield how each ended, as soon as it ends."""
         from metrad.sweeps import slurm, workers
 
         task = slurm.Task(workers.Maker(self.context, self.task.train), Singleton.get_state())

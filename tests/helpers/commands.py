@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from metrad.app.messages import is_told, one_line
+from metrad.app.messages import is_expected, one_line
 from metrad.app.train import train
 from metrad.runs.config import checks
 from metrad.runs.directory import Run
@@ -113,5 +113,5 @@ def refusal(folder: Path, *overrides: str) -> str:
         refused = error
     Run(folder).remove_if_empty()
     assert refused is not None, "it was trained"
-    assert is_told(refused), refused
+    assert is_expected(refused), refused
     return one_line(refused)

@@ -300,7 +300,7 @@ def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, t
         ),
         (["selection.candidates=[{optimizer.lrr: 1}]"], ["optimizer.lrr; did you mean lr?"]),
         (["selection.candidates=foo"], ["selection.candidates must be a list, such as [A,B]"]),
-        (["selection.candidates=[{},{}]"], ["selection.candidates names {} twice"]),
+        (["selection.candidates=[{},{}]"], ["selection.candidates lists {} twice"]),
         (["selection.apply=maybe"], ["selection.apply", "'maybe'", "true and false are"]),
         (["+scorer@selection.scorers.scorer=lof"], ["selection.scorers.scorer cannot be set", "another name"]),
         (["selection.scorers.knn_5.k=-3"], ["selection.scorers.knn_5", "k must be at least 1, got -3"]),

@@ -1,4 +1,4 @@
-"""The command line. Nothing here imports torch until a job starts, so that --help answers at once."""
+"""The command line. Nothing here imports torch before a job starts, so that --help is fast."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from metrad.app.messages import FAILED_RUNS, is_told, one_line, relative, reporting_errors, summary, tell_thresholds
+from metrad.app.messages import FAILED_RUNS, is_expected, log_thresholds, one_line, relative, reporting_errors, summary
 from metrad.errors import InputError
 
 log = logging.getLogger("metrad")
@@ -24,15 +24,15 @@ Examples:
   python train.py head=arcface head.margin=0.3 seed=7   another head, margin and seed
   python train.py dataset=image_folder dataset.source.root=parts dataset.normal=[good] dataset.anomalous=[scratch]
   python train.py -m head=adacos,arcface dataset=fmnist,cifar10 'seed=range(10)'   a sweep of 40 runs
-  python train.py ckpt_path=RUN/checkpoints/last.ckpt   go on with an interrupted run
+  python train.py ckpt_path=RUN/checkpoints/last.ckpt   continue an interrupted run
   python train.py dataset=fmnist --cfg job              show the whole configuration and stop
   metrad evaluate RUN scorer.k=5                        score a finished run again
-  metrad compare multirun/TIME --baseline arcface       what the runs of a sweep differ by, and whether it shows
+  metrad compare multirun/TIME --baseline arcface       differences between the runs of a sweep, with tests
   metrad report RUN                                     one HTML file of a finished run
 """
 _OTHER_SETTINGS = """\
-  hydra.run.dir=DIR                       where the run goes; outputs/TIME-HEAD-DATASET-SEED if not given
-  Each choice has settings of its own: head.margin=0.3, trainer.max_epochs=20, dataset.source.root=parts.
+  hydra.run.dir=DIR                       directory of the run; outputs/TIME-HEAD-DATASET-SEED if not given
+  Each choice also has its own settings: head.margin=0.3, trainer.max_epochs=20, dataset.source.root=parts.
   --config-dir DIR   a folder of your own, with choices such as DIR/dataset/mine.yaml
 """
 
@@ -41,9 +41,9 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 class _CompareCommand(TyperCommand):
-    """``metrad compare``. Its help lists the metrics, and numpy is imported for this help alone."""
+    """The command ``metrad compare``. Its help lists the metrics, and only this help imports numpy."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:  # typer has click's types from elsewhere by its version
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # click's module depends on typer's version
         """Write the help."""
         from metrad.evaluation.metrics import by_name
 
@@ -65,7 +65,7 @@ def _root(
     show_help: Annotated[bool, typer.Option("--help", "-h", help="Show this manual.")] = False,
     show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """Find anomalous images with labelled images of other things and none of the anomalies."""
+    """Find anomalous images, trained on labelled images of other classes and on no anomalies."""
     if show_version:
         from metrad import __version__
 
@@ -78,7 +78,7 @@ def _root(
 
 @app.command("train", context_settings=_PASS_ON, add_help_option=False)
 def _train_command(context: typer.Context) -> None:
-    """Train and score one run, or a sweep with -m; the same as train.py."""
+    """Train and score one run, or a sweep with -m. train.py does the same."""
     train(context.args)
 
 
@@ -87,10 +87,10 @@ def _evaluate_command(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run, or of a sweep.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Changes such as scorer=lof scorer.k=5; scorer=knn,lof for several.", show_default=False),
+        typer.Argument(help="Changes, such as scorer=lof scorer.k=5; scorer=knn,lof for several.", show_default=False),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Folder below RUN/evaluations; made of the overrides if not given.")
+        str | None, typer.Option(help="Folder below RUN/evaluations; named after the overrides if not given.")
     ] = None,
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Read the images again and draw neighbours.png and hardest.png.")
@@ -98,17 +98,17 @@ def _evaluate_command(
 ) -> None:
     """Score finished runs again with other scorers, from the embeddings they kept.
 
-    Results go to RUN/evaluations, beside the old ones. 'scorer=glob(*)' tries all scorers and ends in a table.
+    Results go to RUN/evaluations; older results stay. 'scorer=glob(*)' evaluates all scorers and prints a table.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells at length which of its builds it loads
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it loads
 
     def job() -> None:
         from metrad.app.evaluate import expand, runs_at
 
         runs, changes = runs_at(run), expand(overrides or [])
         if name is not None and len(changes) > 1:
-            raise InputError(f"--name={name} is for one evaluation a run, and these are {len(changes)}; leave it out")
+            raise InputError(f"--name={name} names one evaluation a run, and these are {len(changes)}; leave it out")
         jobs = [(each.path, change) for each in runs for change in changes]
         _evaluate_all(jobs, name, evidence=evidence)
 
@@ -121,15 +121,15 @@ def _compare_command(
     csv: Annotated[Path | None, typer.Option(help="Compare the rows of this CSV instead.", show_default=False)] = None,
     by: Annotated[str, typer.Option(help="The choice or setting compared, such as head or head.margin.")] = "head",
     baseline: Annotated[
-        str | None, typer.Option(help="Compare all others with this value of it, given as head=arcface or arcface.")
+        str | None, typer.Option(help="Compare all other values with this one, given as head=arcface or arcface.")
     ] = None,
-    metric: Annotated[str, typer.Option()] = "auroc",  # its help is written by the class of the command
+    metric: Annotated[str, typer.Option()] = "auroc",  # _CompareCommand writes its help
     unpaired: Annotated[bool, typer.Option("--unpaired", help="Do not pair runs of one seed.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for tables and pictures; SWEEP/comparison if not given.")
     ] = None,
 ) -> None:
-    """Compare the runs of a sweep that differ in one choice, over seeds and datasets: tests, pictures, report.html."""
+    """Compare the runs of a sweep that differ in one choice: tests over seeds and datasets, pictures, a report."""
 
     def job() -> str:
         from metrad.reports.comparison import compare as comparing
@@ -147,7 +147,7 @@ def _compare_command(
             result, folder = comparing.compare(sweep, **options), sweep / "comparison"
         target = out or folder
         with tables.folder(target):
-            page = write_report(result, target / "report.html")  # reads the runs' files, and may find a broken one
+            page = write_report(result, target / "report.html")  # first, as it may find a broken file of a run
             files = [*tables.write(result, target), page]
         written = f"written: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})"
         return f"{tables.report(result)}\n\n{written}"
@@ -158,9 +158,9 @@ def _compare_command(
 @app.command("report")
 def _report_command(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write it; RUN/report.html if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; RUN/report.html if not given.")] = None,
 ) -> None:
-    """Write the report of a finished run: one HTML file that needs nothing outside itself.
+    """Write the report of a finished run: one self-contained HTML file.
 
     The report of a sweep is part of 'metrad compare SWEEP'.
     """
@@ -174,7 +174,7 @@ def _report_command(
 
 
 def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:
-    """Make each evaluation of a run with changes; of several, one that fails is told and the others go on."""
+    """Make each evaluation of a run with changes. If one of several fails, print its error and continue."""
     from metrad.app.evaluate import evaluate_run
     from metrad.sweeps.table import evaluation_row, table_text
 
@@ -184,14 +184,14 @@ def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evide
         try:
             folder, metrics = evaluate_run(path, change, name, evidence=evidence)
         except Exception as error:
-            if len(jobs) == 1 or not is_told(error):
+            if len(jobs) == 1 or not is_expected(error):
                 raise
             failed += 1
             typer.echo(f"{run_name} {' '.join(change)} failed: {one_line(error)}", err=True)
         else:
             log.info("%s -> %s", summary(metrics), folder)
             if len(jobs) == 1:
-                tell_thresholds(metrics)
+                log_thresholds(metrics)
             rows.append(evaluation_row(run_name, change, metrics))
     if len(rows) > 1:
         log.info("\n%s", table_text(rows))
@@ -210,19 +210,19 @@ def train(argv: list[str]) -> None:
 
 
 def manual() -> str:
-    """Return what can be chosen, with an example of each use."""
+    """Return the manual: all choices and settings, with examples."""
     from metrad.runs.config.catalogue import choices
 
     lines = ["Usage: python train.py [GROUP=CHOICE ...] [KEY=VALUE ...]     (metrad train is the same)", ""]
     for group, members in choices().items():
         lines.append(f"{group}=")
         lines += [f"  {name:<18} {text}" for name, text in members.items()]
-    lines += ["", "Settings of every run, with what they are unless a choice says otherwise:", *_settings()]
+    lines += ["", "Settings of every run, with their defaults, which a choice may replace:", *_settings()]
     return "\n".join(lines) + f"\n{_OTHER_SETTINGS}\n{_EXAMPLES}"
 
 
 def _settings() -> Iterator[str]:
-    """Yield a line on each setting of every run: its key, default, description and range."""
+    """Yield a line for each setting of every run: its key, default, description and range."""
     from metrad.runs.config.schema import SETTINGS
 
     for key, setting in SETTINGS.items():

@@ -1,12 +1,12 @@
-"""All that metrad must do to Hydra 1.3 for want of an argument, a public name or a typed error.
+"""The workarounds for Hydra 1.3, where it lacks an argument, a public name or a typed error.
 
-- ``sys.argv`` is replaced while Hydra runs. ``hydra.main`` reads its arguments from there alone. The public functions
-  that take arguments (``initialize_config_dir``, ``compose``) make no sweeps and know no flags such as ``--cfg``.
+- ``sys.argv`` is replaced while Hydra runs. ``hydra.main`` reads its arguments only from there. The public functions
+  that take arguments (``initialize_config_dir``, ``compose``) make no sweeps and have no flags such as ``--cfg``.
 - ``HYDRA_FULL_ERROR`` is set while Hydra runs. Without it ``hydra.main`` prints an error in several lines and ends the
   process with code 1. It has no argument for that.
-- ``hydra/launcher=basic`` and ``=joblib`` are stored in Hydra's ``ConfigStore`` while Hydra runs, and taken out of its
-  ``repo`` afterwards, since the store has no method for that. They cannot be YAML files, because the launchers of the
-  same names that Hydra or hydra-joblib-launcher stored would be taken for their schemas.
+- ``hydra/launcher=basic`` and ``=joblib`` are stored in Hydra's ``ConfigStore`` while Hydra runs, and removed from its
+  ``repo`` afterwards, since the store has no method for that. They cannot be YAML files, because Hydra would use the
+  launchers of the same names in its store as their schemas.
 - ``raised_by_hydra`` looks at the module that raised an error. For some bad input Hydra, OmegaConf and the parsers
   that they use raise errors of Python's own, such as ``ValueError`` and ``AssertionError``.
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from hydra.types import TaskFunction
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-# Names that metrad's own launchers also have inside metrad: that of Hydra's default, and that of documented commands.
+# Further names of metrad's launchers inside metrad: Hydra's default, and the name in documented commands.
 OTHER_NAMES = {"basic": "metrad", "joblib": "metrad_parallel"}
 _PACKAGES = ("antlr4", "hydra", "omegaconf", "yaml")
 
 
 def run(arguments: Sequence[str], task: "TaskFunction") -> None:
-    """Have Hydra read ``arguments`` and call ``task`` for the run, or for every run of the sweep, that they ask for.
+    """Let Hydra read ``arguments`` and call ``task`` for the run, or for every run of the sweep.
 
     Raises:
         Exception: whatever Hydra or ``task`` raises.
-        SystemExit: the arguments are wrong, or ask for something to be shown.
+        SystemExit: the arguments are wrong, or ask Hydra to print something, such as ``--cfg``.
     """
     import hydra
 
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str], task: "TaskFunction") -> None:
 
 
 def full_error_wanted() -> bool:
-    """Return whether the user asks for whole tracebacks, by Hydra's own variable."""
+    """Return whether the user asks for full tracebacks, by Hydra's own environment variable."""
     return os.environ.get(FULL_ERROR) == "1"
 
 
@@ -64,7 +64,7 @@ def own_launchers() -> Iterator[None]:
     from hydra.core.plugins import Plugins
     from omegaconf import OmegaConf
 
-    Plugins.instance()  # finds the plugins of other packages, which would store theirs over these
+    Plugins.instance()  # finds the plugins of other packages first, which would replace these launchers
     store = ConfigStore.instance()
     launchers = store.repo.setdefault("hydra", {}).setdefault("launcher", {})
     before = dict(launchers)

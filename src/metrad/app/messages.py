@@ -1,4 +1,4 @@
-"""What the command line says of errors and results, and the exit codes it ends with."""
+"""The messages of the command line on errors and results, and its exit codes."""
 
 import logging
 import sys
@@ -18,24 +18,24 @@ BAD_INPUT, FAILED_RUNS = 2, 1
 
 
 def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -> T:
-    """Run ``job`` and return what it returns; end with one line and exit code 2 if the user's input cannot be used.
+    """Run ``job`` and return its result; on an error in the user's input, print one line and exit with code 2.
 
     Args:
-        job: what the command does.
+        job: function of the command.
         given: the arguments of the command; None for those of the process.
     """
     whole = full_error_wanted()
     try:
         return job()
     except Exception as error:
-        if whole or not is_told(error):
+        if whole or not is_expected(error):
             raise
         typer.echo(f"error: {one_line(error, given)}", err=True)
         raise SystemExit(BAD_INPUT) from None
 
 
-def is_told(error: Exception) -> bool:
-    """Return whether an error is about what the user gave, so that one line says enough of it."""
+def is_expected(error: Exception) -> bool:
+    """Return whether an error is about the user's input or the disk, so that one line without traceback suffices."""
     return isinstance(error, MetradError | OSError) or raised_by_hydra(error)
 
 
@@ -47,7 +47,7 @@ def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
         given: the arguments of the command; None for those of the process.
     """
     if isinstance(error, InputError) and "Traceback (most recent call last)" in str(error):
-        return str(error).strip().splitlines()[-1].partition(": ")[2]  # it was raised in a worker process
+        return str(error).strip().splitlines()[-1].partition(": ")[2]  # the error was raised in a worker process
     if isinstance(error, MetradError):
         return " ".join(str(error).split())
     from hydra.errors import HydraException
@@ -58,7 +58,7 @@ def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
     arguments = sys.argv[1:] if given is None else given
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error, arguments)
-    # OmegaConf asserts that a setting's parent is a mapping, where it raises no error of its own.
+    # OmegaConf only asserts that the parent of a setting is a mapping.
     if isinstance(error, AssertionError | AttributeError | TypeError) and raised_by_hydra(error):
         null = explain_null(arguments)
         if null:
@@ -68,19 +68,19 @@ def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """Return the most important metrics of a run in one line, without those that a run of an older version lacks."""
-    from metrad.evaluation.metrics import shown_in  # takes numpy, which --help has no use for
+    """Return the main metrics of a run in one line, without those that an older version did not compute."""
+    from metrad.evaluation.metrics import shown_in  # imports numpy, which --help does not need
 
     seconds = metrics["seconds"].get("total", sum(metrics["seconds"].values()))
     low, high = metrics["intervals"]["auroc_delong"]
     intervals = {"auroc": f" ({low:.3f} to {high:.3f})"}
     there = [each for each in shown_in("summary") if each.name in metrics]
-    told = [f"{each.phrase} {metrics[each.name]:.4f}{intervals.get(each.name, '')}" for each in there]
-    return f"{', '.join(told)}, {seconds:.0f} s"
+    listed = [f"{each.phrase} {metrics[each.name]:.4f}{intervals.get(each.name, '')}" for each in there]
+    return f"{', '.join(listed)}, {seconds:.0f} s"
 
 
-def tell_thresholds(metrics: dict[str, Any]) -> None:
-    """Log a line for each threshold: what it promises and what it did on the test images."""
+def log_thresholds(metrics: dict[str, Any]) -> None:
+    """Log a line for each threshold: its false-alarm rate, and its rates on the test images."""
     for entry in metrics["thresholds"]:
         log.info(
             "threshold %.4g for %g %% false alarms: above it %.1f %% of normal, %.1f %% of anomalous test images",
@@ -92,5 +92,5 @@ def tell_thresholds(metrics: dict[str, Any]) -> None:
 
 
 def relative(path: Path) -> Path:
-    """Return ``path`` from the working directory if it lies below it."""
+    """Return ``path`` relative to the working directory if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""``train.py`` and ``metrad train``: Hydra's start, one run, and the end of a sweep."""
+"""The start of ``train.py`` and ``metrad train``: Hydra's start, one run, and the end of a sweep."""
 
 import gc
 import logging
@@ -15,11 +15,11 @@ from metrad.app import hydra_seam
 from metrad.app.messages import (
     BAD_INPUT,
     FAILED_RUNS,
+    log_thresholds,
     one_line,
     relative,
     reporting_errors,
     summary,
-    tell_thresholds,
 )
 from metrad.errors import INTERRUPTED, HeldError, InputError, MetradError, told_to_stop
 
@@ -27,7 +27,7 @@ log = logging.getLogger("metrad")
 
 
 def start(argv: list[str]) -> None:
-    """Train what Hydra makes of the arguments, and end the process if not all is well."""
+    """Train the run or sweep that the arguments ask for, and end the process if a run fails."""
     try:
         reporting_errors(lambda: _train_all(argv), given=argv)
     except KeyboardInterrupt:
@@ -42,9 +42,9 @@ def _train_all(argv: list[str]) -> None:
     checks.register()
     arguments = for_hydra(argv)
     if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
-        raise InputError("a sweep starts the ranks of its runs itself; leave torchrun or srun out")
+        raise InputError("a sweep starts the ranks of its runs itself; start it without torchrun or srun")
     if launch.follows():
-        arguments.append("hydra.run.dir=.")  # the first rank has the run's directory, and Hydra makes none here
+        arguments.append("hydra.run.dir=.")  # the first rank makes the directory of the run
     sweep = plan.Sweep()
     kept = True
     task = partial(_task, given=tuple(argv), full_error=hydra_seam.full_error_wanted())
@@ -55,18 +55,16 @@ def _train_all(argv: list[str]) -> None:
         raise
     finally:
         if sweep.runs:
-            kept = _tell_sweep(sweep)
+            kept = _report_sweep(sweep)
     if sweep.failures or sweep.unfinished() or not kept:
         raise SystemExit(FAILED_RUNS)
 
 
 def for_hydra(argv: Sequence[str]) -> list[str]:
-    """Return the arguments of the command line as Hydra is to read them.
-
-    ``sweep`` is a group of settings too, of which the name is the one that everybody needs: ``sweep=x`` names it.
+    """Return the arguments of the command line for Hydra, with ``sweep=NAME`` as ``sweep.name=NAME``.
 
     Raises:
-        InputError: the name of the sweep makes no folder.
+        InputError: the name of the sweep is no folder name.
     """
     from metrad.runs.naming import sweep_name
 
@@ -78,17 +76,17 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
 
 
 def _literal(item: str) -> str:
-    """Return the setting of a sweep's name as the word that was typed: 2026_11 is no number, and true no truth."""
+    """Quote the name of a sweep, so that Hydra reads a name such as 2026_11 or true as a string."""
     key, _, value = item.partition("=")
     named = key.lstrip("+") == "sweep.name" and re.fullmatch(r"[\w.+-]+", value) and value != "null"
     return f"{key}='{value}'" if named else item
 
 
-def _tell_sweep(sweep: Any) -> bool:
-    """Write the table of all runs into the sweep's folder, and print the one over seeds and what is left to do.
+def _report_sweep(sweep: Any) -> bool:
+    """Write the table of all runs into the folder of the sweep; log the means over seeds and the unfinished runs.
 
     Returns:
-        Whether it could be written.
+        Whether the table could be written.
     """
     from metrad.files import write_rows
     from metrad.sweeps.table import collect, summarise, table_text
@@ -100,26 +98,26 @@ def _tell_sweep(sweep: Any) -> bool:
         try:
             write_rows(sweep.folder / "runs.csv", rows)
             log.info("each run: %s", relative(sweep.folder / "runs.csv"))
-        except OSError as error:  # the disk is full, say
+        except OSError as error:  # for example, the disk is full
             typer.echo(f"error: runs.csv cannot be written: {one_line(error)}", err=True)
             kept = False
     left = sweep.unfinished()
     if left:
-        told = ", ".join(f"{count} {state}" for state, count in left.items())
+        listed = ", ".join(f"{count} {state}" for state, count in left.items())
         log.info(
-            "not finished: %d of %d runs (%s); the same command with sweep=%s goes on with them",
-            *(left.total(), len(sweep.runs), told, sweep.folder.name),
+            "not finished: %d of %d runs (%s); the same command with sweep=%s continues them",
+            *(left.total(), len(sweep.runs), listed, sweep.folder.name),
         )
     return kept
 
 
 def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
-    """Train one run. In a sweep, return how it ended; a single one tells it, and ends the process if it failed.
+    """Train one run. In a sweep, return how it ended; otherwise log it, and end the process if the run failed.
 
     Args:
-        cfg: the run's configuration.
+        cfg: the configuration of the run.
         given: the arguments of the command.
-        full_error: whether the user asks for whole tracebacks.
+        full_error: whether the user asks for full tracebacks.
 
     Raises:
         SystemExit: a single run failed, or the process was told to stop.
@@ -140,7 +138,7 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     sweeping = hydra.mode == RunMode.MULTIRUN
     try:
         if cfg.sweep.name is not None and not sweeping:
-            raise InputError(f"sweep={cfg.sweep.name} names a sweep, and this is one run; add -m")
+            raise InputError(f"sweep={cfg.sweep.name} names a sweep, but this is one run; add -m")
         metrics = _importing_train()(cfg, run, OmegaConf.create({"hydra": hydra}), sweeping=sweeping)
     except (KeyboardInterrupt, SystemExit) as stop:
         stopped = told_to_stop(stop)
@@ -159,15 +157,15 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     if sweeping:
         return Ended(run, "finished", summary(metrics))
     log.info("%s -> %s", summary(metrics), relative(run.path))
-    tell_thresholds(metrics)
+    log_thresholds(metrics)
     log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
     return None
 
 
 def _importing_train() -> Any:
-    """Return ``training.train``.
+    """Return ``app.train.train``, imported without garbage collection.
 
-    What torch and Lightning make on import stays, and searching it for garbage over and over takes a tenth of the time.
+    Objects made by the import of torch and Lightning stay, and garbage collection takes a tenth of the import time.
     """
     gc.disable()
     try:
@@ -178,7 +176,7 @@ def _importing_train() -> Any:
 
 
 def _follow(cfg: Any, given: Sequence[str]) -> None:
-    """Help to train a run that is the first rank's."""
+    """Train as a further rank of a run, the directory of which belongs to the first rank."""
     from metrad.app.train import follow
 
     try:

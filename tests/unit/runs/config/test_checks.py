@@ -172,7 +172,7 @@ def test_a_value_at_the_edge_of_what_is_allowed_passes(key, value, cfg):
         ({"candidates": []}, "selection.candidates must be a list of at least one choice, such as [{}], got []"),
         ({"candidates": [{"seed": 1}]}, "selection.candidates: seed cannot be chosen; give settings of augmentation, "),
         ({"candidates": [{"trainer.precision": "32-true"}]}, "trainer.precision cannot be chosen"),
-        ({"candidates": [{}, {"optimizer.lr": 1}, {}]}, "selection.candidates names {} twice"),
+        ({"candidates": [{}, {"optimizer.lr": 1}, {}]}, "selection.candidates lists {} twice"),
         ({"normal_share": 1.0}, "selection.normal_share must be between 0 and 1, got 1.0"),
         ({"classes": 0}, "selection.classes must be null, a count of at least 1, or a list of class names or numbers"),
         ({"classes": []}, "selection.classes must be null, a count"),
