@@ -480,8 +480,8 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "least p one-sided": ("2.0 ** (1 - pairs)", "2.0**-pairs", ("test_paired",)),
             "mean rank over the wrong axis": (
-                "stats.rankdata(figures, axis=1).mean(axis=0)",
-                "stats.rankdata(figures, axis=1).mean(axis=1)",
+                "stats.rankdata(metrics, axis=1).mean(axis=0)",
+                "stats.rankdata(metrics, axis=1).mean(axis=1)",
                 ("test_paired",),
             ),
             "runs paired by their place": (

@@ -76,7 +76,7 @@ def test_another_program_that_asks_for_metrads_launcher_is_told_what_it_is_for(f
     target = "++hydra.launcher._target_=hydra_plugins.metrad_launcher.SweepLauncher"
     answer = foreign(APP, "-m", "+x=1,2", target)
     assert answer.returncode == 1
-    assert "this launcher makes runs of metrad only; choose hydra/launcher=basic" in answer.stderr
+    assert "this launcher only makes runs of metrad; choose hydra/launcher=basic" in answer.stderr
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def _evaluate_command(
 
         runs, changes = runs_at(run), expand(overrides or [])
         if name is not None and len(changes) > 1:
-            raise InputError(f"--name={name} names one evaluation a run, and these are {len(changes)}; leave it out")
+            raise InputError(f"--name={name} names a single evaluation, but there are {len(changes)}; leave it out")
         jobs = [(each.path, change) for each in runs for change in changes]
         _evaluate_all(jobs, name, evidence=evidence)
 

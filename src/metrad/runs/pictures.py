@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from metrad.evaluation.evaluate import Evaluation
     from metrad.evaluation.plots import ImagePair
 
-COLUMNS = 8  # number of test images in a row
+IMAGES_IN_A_ROW = 8  # number of test images in a row
 Material = Literal["evaluation", "images", "epochs", "study", "selection"]
 
 
@@ -57,7 +57,7 @@ class ScoredImages:
 
         from metrad.evaluation.plots import ImagePair
 
-        result, images, rows = self.result, self.data.image_set.images, rows[:COLUMNS]
+        result, images, rows = self.result, self.data.image_set.images, rows[:IMAGES_IN_A_ROW]
         test = np.array([record.position for record in result.records])[rows]
         nearest = np.array([record.position for record in self.embedded.records["normal"]])[result.nearest[rows]]
         truth = np.where(result.anomalous[rows], "anomalous", "normal")
