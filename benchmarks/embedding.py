@@ -70,7 +70,7 @@ def accuracy(path: Path) -> None:
     for precision in PRECISIONS:
         embedded = embed(embedder, data, precision=precision)
         result = evaluate(build_scorer(cfg), embedded, Settings(resamples=100))
-        figures.append(result.figures["auroc"])
+        figures.append(result.metrics["auroc"])
     print(f"| {cfg.trainer.precision}, seed {cfg.seed} | {figures[0]:.5f} | {figures[1]:.5f} | ", end="")
     print(f"{figures[1] - figures[0]:+.5f} |", flush=True)
 

@@ -33,7 +33,7 @@ from metrad.runs.config.catalogue import choices, folder, suggestion
 from metrad.runs.config.schema import PARTS
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
-from metrad.runs.outputs import save_evaluation, save_evidence, split_figures
+from metrad.runs.outputs import save_evaluation, save_evidence, split_entries
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def evaluate_run(
                 OmegaConf.save(cfg, partial / "config.yaml")
                 if evidence and data is not None:
                     save_evidence(Run(partial), result, embedded, data)
-                metrics = save_evaluation(Run(partial), result, embedded, {**split_figures(split), "seconds": seconds})
+                metrics = save_evaluation(Run(partial), result, embedded, {**split_entries(split), "seconds": seconds})
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise

@@ -120,7 +120,7 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
         full_error: whether the user asks for full tracebacks.
 
     Raises:
-        SystemExit: a single run failed, or the process was told to stop.
+        SystemExit: a single run failed, or the process got a signal to stop.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

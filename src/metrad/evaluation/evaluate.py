@@ -64,7 +64,7 @@ class Evaluation:
         p_values: conformal p-values (N,); None without calibration images.
         nearest: position, among the normal images, of the nearest one to each test image, (N,).
         calibration_scores: scores of the calibration images, (M,).
-        figures: entries of ``metrics.json``: metrics, intervals, thresholds and numbers of the fitted scorer.
+        metrics: entries of ``metrics.json``: metrics, intervals, thresholds and numbers of the fitted scorer.
         seconds: seconds of each phase.
     """
 
@@ -74,7 +74,7 @@ class Evaluation:
     p_values: np.ndarray | None
     nearest: np.ndarray
     calibration_scores: np.ndarray
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     seconds: dict[str, float]
 
 
@@ -105,8 +105,8 @@ def evaluate(
     test, anomalous = embedded.test, embedded.anomalous
     scores = scorer.score(test)
     scored = time.perf_counter()
-    thresholds = [threshold_figures(calibration, scores, anomalous, rate, settings.level) for rate in rates]
-    figures: dict[str, Any] = {
+    thresholds = [threshold_metrics(calibration, scores, anomalous, rate, settings.level) for rate in rates]
+    metrics: dict[str, Any] = {
         **summary(scores, anomalous),
         "intervals": intervals(scores, anomalous, settings),
         "thresholds": thresholds,
@@ -121,7 +121,7 @@ def evaluate(
         p_values=conformal_p_values(calibration, scores) if len(calibration) else None,
         nearest=nearby.neighbours(test),
         calibration_scores=calibration,
-        figures=figures,
+        metrics=metrics,
         seconds={"fit": fitted - start, "score": scored - fitted, "measure": measured - scored},
     )
 
@@ -136,7 +136,7 @@ def intervals(scores: np.ndarray, anomalous: np.ndarray, settings: Settings) -> 
     }
 
 
-def threshold_figures(
+def threshold_metrics(
     calibration: np.ndarray, scores: np.ndarray, anomalous: np.ndarray, rate: float, level: float
 ) -> dict[str, Any]:
     """Return the threshold for a false-alarm rate, and its rates on the test images with exact intervals."""

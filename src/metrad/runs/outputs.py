@@ -32,7 +32,7 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> di
     about = {
         "training": epochs.history[-1] if epochs.history else {},
         **({"selection": selected.figures} if selected else {}),
-        **split_figures(fitted.data.describe_split()),
+        **split_entries(fitted.data.describe_split()),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "images_per_second": {"train": round(epochs.images / epochs.seconds, 1)} if epochs.seconds else {},
     }
@@ -48,7 +48,7 @@ def save_evaluation(run: Run, result: Evaluation, embedded: Embedded, about: Map
         embedded: the embeddings and images that were evaluated.
         about: further entries of ``metrics.json``, such as sizes and seconds.
     """
-    metrics = {**result.figures, **about}
+    metrics = {**result.metrics, **about}
     write_rows(run.scores, _score_rows(result, embedded))
     save_pictures(run, "evaluation", result)
     write_json(run.metrics, metrics)
@@ -71,7 +71,7 @@ def save_selection(run: Run, rows: list[dict[str, Any]], chosen: Mapping[str, An
     save_pictures(run, "selection", pictures.Selection(rows, chosen))
 
 
-def split_figures(split: Mapping[str, Any]) -> dict[str, Any]:
+def split_entries(split: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of ``metrics.json`` on a split, from ``PreparedData.describe_split``."""
     return {
         "sizes": {role: len(images) for role, images in split["images"].items()},

@@ -77,14 +77,14 @@ class Selection:
 def _roc(result: "Evaluation") -> "Figure":
     from metrad.evaluation import plots
 
-    return plots.roc(result.scores, result.anomalous, result.figures["auroc"])
+    return plots.roc(result.scores, result.anomalous, result.metrics["auroc"])
 
 
 def _scores(result: "Evaluation") -> "Figure":
     from metrad.evaluation import plots
 
-    lines = {entry["false_alarm_rate"]: entry["threshold"] for entry in result.figures["thresholds"]}
-    return plots.histogram(result.scores, result.anomalous, result.figures["auroc"], lines)
+    lines = {entry["false_alarm_rate"]: entry["threshold"] for entry in result.metrics["thresholds"]}
+    return plots.histogram(result.scores, result.anomalous, result.metrics["auroc"], lines)
 
 
 def _neighbours(images: ScoredImages) -> "Figure":

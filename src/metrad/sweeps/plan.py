@@ -72,7 +72,7 @@ class Sweep:
         """
         if self.folder and not self.runs and not any(self.folder.glob("*/")):
             (self.folder / "multirun.yaml").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: it holds files of others
+            with contextlib.suppress(OSError):  # not empty: it holds other files
                 self.folder.rmdir()
             self.folder = None
 
