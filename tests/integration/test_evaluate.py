@@ -32,7 +32,11 @@ def as_before_version_0_2(run):
     (run.model / "normal.json").unlink()
     names = ("embedder.safetensors", "head.safetensors", "calibration.safetensors", "scorer.json")
     files = {name: sha256(run.model / name) for name in names}
-    scorer = OmegaConf.to_container(run.load_config().scorer, resolve=True)
+    cfg = run.load_config()
+    scorer = OmegaConf.to_container(cfg.scorer, resolve=True)
+    for key in ("whiten", "test_time_flip", "finetuning", "selection", "augmentation"):  # which came later still
+        del cfg[key]
+    OmegaConf.save(cfg, run.config)
     record = {"files": files, "split": sha256(run.split), "scorer": scorer}
     (run.model / "checksums.json").write_text(sealed(record), encoding="utf-8")
 

@@ -189,8 +189,8 @@ def _blueprint(cfg: DictConfig) -> Blueprint:
         embedder={
             "image_size": cfg.image_size,
             "channels_last": cfg.channels_last,
-            "whiten": cfg.get("whiten", False),  # older runs lack the key
-            "test_time_flip": cfg.get("test_time_flip", False),  # the same
+            "whiten": cfg.whiten,
+            "test_time_flip": cfg.test_time_flip,
         },
         head=plain(cfg.head),
         scorer=plain(cfg.scorer),
@@ -289,8 +289,13 @@ def build_embedder(cfg: DictConfig) -> Embedder:
     backbone = instantiate(cfg, "backbone")
     if not isinstance(backbone, Backbone):
         raise InputError(f"backbone._target_ must make a metrad.models.base.Backbone, got {type(backbone).__name__}")
-    later = {name: cfg.get(name, False) for name in ("whiten", "test_time_flip")}  # older runs lack both
-    embedder = Embedder(backbone, image_size=cfg.image_size, channels_last=cfg.channels_last, **later)
+    embedder = Embedder(
+        backbone,
+        image_size=cfg.image_size,
+        channels_last=cfg.channels_last,
+        whiten=cfg.whiten,
+        test_time_flip=cfg.test_time_flip,
+    )
     try:
         with torch.inference_mode():
             embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8))
@@ -314,7 +319,7 @@ def build_scorer(cfg: DictConfig) -> Scorer:
         raise InputError(
             "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
         )
-    if scorer.needs_head and cfg.get("whiten"):
+    if scorer.needs_head and cfg.whiten:
         raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose another scorer")
     return scorer
 
@@ -352,7 +357,7 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
         factory(cfg, "optimizer"),
         augmentation=build_augmentation(cfg),
         scheduler=factory(cfg, "scheduler") if cfg.scheduler else None,
-        finetuning=Finetuning(**cfg.get("finetuning", {})),  # older runs lack it
+        finetuning=Finetuning(**cfg.finetuning),
         seed=cfg.seed,
     )
     try:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from metrad.app.messages import FAILED_RUNS, is_expected, log_thresholds, one_line, relative, reporting_errors, summary
+from metrad.app.messages import FAILED_RUNS, relative, reporting_errors
 from metrad.errors import InputError
 
 log = logging.getLogger("metrad")
@@ -104,13 +104,10 @@ def _evaluate_command(
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it loads
 
     def job() -> None:
-        from metrad.app.evaluate import expand, runs_at
+        from metrad.app.evaluate import evaluate_all
 
-        runs, changes = runs_at(run), expand(overrides or [])
-        if name is not None and len(changes) > 1:
-            raise InputError(f"--name={name} names a single evaluation, but there are {len(changes)}; leave it out")
-        jobs = [(each.path, change) for each in runs for change in changes]
-        _evaluate_all(jobs, name, evidence=evidence)
+        if not evaluate_all(run, overrides or [], name, evidence=evidence):
+            raise SystemExit(FAILED_RUNS)
 
     reporting_errors(job)
 
@@ -133,7 +130,7 @@ def _compare_command(
 
     def job() -> str:
         from metrad.reports.comparison import compare as comparing
-        from metrad.reports.comparison import files as tables
+        from metrad.reports.comparison import tables
         from metrad.reports.report import write_report
 
         if (sweep is None) == (csv is None):
@@ -171,32 +168,6 @@ def _report_command(
         return f"report: {relative(write_run_report(run, out))}"
 
     typer.echo(reporting_errors(job))
-
-
-def _evaluate_all(jobs: list[tuple[Path, list[str]]], name: str | None, *, evidence: bool) -> None:
-    """Make each evaluation of a run with changes. If one of several fails, print its error and continue."""
-    from metrad.app.evaluate import evaluate_run
-    from metrad.sweeps.table import evaluation_row, table_text
-
-    rows, failed = [], 0
-    for path, change in jobs:
-        run_name = path.resolve().name  # the path can be a dot
-        try:
-            folder, metrics = evaluate_run(path, change, name, evidence=evidence)
-        except Exception as error:
-            if len(jobs) == 1 or not is_expected(error):
-                raise
-            failed += 1
-            typer.echo(f"{run_name} {' '.join(change)} failed: {one_line(error)}", err=True)
-        else:
-            log.info("%s -> %s", summary(metrics), folder)
-            if len(jobs) == 1:
-                log_thresholds(metrics)
-            rows.append(evaluation_row(run_name, change, metrics))
-    if len(rows) > 1:
-        log.info("\n%s", table_text(rows))
-    if failed:
-        raise SystemExit(FAILED_RUNS)
 
 
 def train(argv: list[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metrad.app.build import build_data, build_scorer, build_settings
+from metrad.app.messages import is_expected, log_thresholds, one_line, summary
 from metrad.data.prepared import PreparedData
 from metrad.detector.bundle import same_part
 from metrad.detector.core import Detector
@@ -30,10 +32,11 @@ from metrad.runs.artifacts import load_detector, load_embeddings, save_embedding
 from metrad.runs.config import checks
 from metrad.runs.config.build import plain
 from metrad.runs.config.catalogue import choices, folder, suggestion
-from metrad.runs.config.schema import PARTS
+from metrad.runs.config.schema import LATER, PARTS
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
 from metrad.runs.outputs import save_evaluation, save_evidence, split_entries
+from metrad.sweeps.table import evaluation_row, table_text
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,46 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
     return values
 
 
+def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None, *, evidence: bool = False) -> bool:
+    """Make every evaluation that ``overrides`` ask for of the run or the runs of the sweep at ``path``.
+
+    The results are logged. If one of several evaluations fails, its error is logged and the others are made.
+
+    Args:
+        path: directory of a finished run or of a sweep.
+        overrides: as for ``evaluate_run``; a setting with several values stands for several evaluations.
+        name: as for ``evaluate_run``; for a single evaluation of each run.
+        evidence: as for ``evaluate_run``.
+
+    Returns:
+        Whether all evaluations succeeded.
+
+    Raises:
+        InputError: as for ``evaluate_run``, if there is a single evaluation.
+    """
+    runs, changes = runs_at(path), expand(overrides)
+    if name is not None and len(changes) > 1:
+        raise InputError(f"--name={name} names a single evaluation, but there are {len(changes)}; leave it out")
+    jobs = [(run, change) for run in runs for change in changes]
+    rows: list[dict[str, Any]] = []
+    for run, change in jobs:
+        run_name = run.path.resolve().name  # the path can be a dot
+        try:
+            folder, metrics = evaluate_run(run.path, change, name, evidence=evidence)
+        except Exception as error:
+            if len(jobs) == 1 or not is_expected(error):
+                raise
+            typer.echo(f"{run_name} {' '.join(change)} failed: {one_line(error)}", err=True)
+        else:
+            log.info("%s -> %s", summary(metrics), folder)
+            if len(jobs) == 1:
+                log_thresholds(metrics)
+            rows.append(evaluation_row(run_name, change, metrics))
+    if len(rows) > 1:
+        log.info("\n%s", table_text(rows))
+    return len(rows) == len(jobs)
+
+
 def evaluate_run(
     path: str | Path, overrides: list[str], name: str | None = None, *, evidence: bool = False
 ) -> tuple[Path, dict[str, Any]]:
@@ -149,6 +192,9 @@ def evaluate_run(
 def _saved_config(run: Run) -> DictConfig:
     """Return the run's configuration without its ``allow_targets``: the user must allow packages again."""
     saved = run.load_config()
+    for key, value in LATER.items():  # settings that came after the run was made
+        if key.partition(".")[0] not in PARTS.keys() - {key} and OmegaConf.select(saved, key, default=...) is ...:
+            OmegaConf.update(saved, key, value, force_add=True)
     lacking = [part for part in (*PARTS, "evaluation") if not OmegaConf.is_dict(OmegaConf.select(saved, part))]
     if lacking:
         raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")

@@ -10,9 +10,9 @@ from metrad.app.build import Parts
 from metrad.app.pace import choose_pace
 from metrad.data.prepared import PreparedData
 from metrad.errors import InputError, TrainingError
-from metrad.evaluation.conformal import calibration_images_needed
+from metrad.evaluation.conformal import DEFAULT_RATES, calibration_images_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
-from metrad.evaluation.evaluate import DEFAULT_FALSE_ALARM_RATES, Settings
+from metrad.evaluation.evaluate import Settings
 from metrad.files import write_json
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
@@ -116,7 +116,7 @@ def log_thresholds(settings: Settings, calibration_images: int) -> None:
     given = settings.rates(calibration_images)
     if settings.false_alarm_rates is not None:
         return
-    for rate in DEFAULT_FALSE_ALARM_RATES:
+    for rate in DEFAULT_RATES:
         if rate not in given:
             needed = calibration_images_needed(rate)
             log.info(

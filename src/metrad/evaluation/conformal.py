@@ -1,11 +1,14 @@
 """Thresholds and p-values with a guaranteed false-alarm rate, from calibration scores alone (split conformal)."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from metrad.errors import InputError
+
+DEFAULT_RATES = (0.01, 0.05)  # false-alarm rates
 
 
 def conformal_threshold(calibration_scores: np.ndarray, false_alarm_rate: float) -> float:
@@ -37,6 +40,21 @@ def alarms(scores: np.ndarray, threshold: float) -> np.ndarray:
     that the numbers in ``scores.csv`` give.
     """
     return np.asarray(scores, dtype=np.float64) > threshold
+
+
+def usable_rates(wanted: Sequence[float] | None, calibration_images: int) -> list[float]:
+    """Return the false-alarm rates to compute thresholds for with ``calibration_images`` images.
+
+    ``wanted`` are the requested rates. None takes those of ``DEFAULT_RATES`` that there are enough images for.
+
+    Raises:
+        InputError: a requested rate needs more images.
+    """
+    if wanted is None:
+        return [rate for rate in DEFAULT_RATES if calibration_images_needed(rate) <= calibration_images]
+    for rate in wanted:
+        require_calibration(calibration_images, rate)
+    return list(wanted)
 
 
 def calibration_images_needed(false_alarm_rate: float) -> int:

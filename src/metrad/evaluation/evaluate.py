@@ -11,18 +11,15 @@ from metrad.data.prepared import ImageRecord
 from metrad.errors import InputError
 from metrad.evaluation.conformal import (
     alarms,
-    calibration_images_needed,
     conformal_p_values,
     conformal_threshold,
-    require_calibration,
+    usable_rates,
 )
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, exact_interval
 from metrad.evaluation.metrics import summary
 from metrad.models.heads import Head
 from metrad.scorers import KNN, HeadScorer, Scorer
-
-DEFAULT_FALSE_ALARM_RATES = (0.01, 0.05)
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,7 @@ class Settings:
         Raises:
             InputError: a rate needs more than ``calibration_images`` images.
         """
-        if self.false_alarm_rates is None:
-            return [rate for rate in DEFAULT_FALSE_ALARM_RATES if calibration_images_needed(rate) <= calibration_images]
-        for rate in self.false_alarm_rates:
-            require_calibration(calibration_images, rate)
-        return list(self.false_alarm_rates)
+        return usable_rates(self.false_alarm_rates, calibration_images)
 
 
 @dataclass(frozen=True)

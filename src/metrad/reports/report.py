@@ -13,7 +13,7 @@ from metrad.evaluation.metrics import by_name
 from metrad.files import read_json
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
-from metrad.reports.comparison.tables import Comparison
+from metrad.reports.comparison.statistics import Comparison
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
 from metrad.reports.page.sections import by_condition, named, of_pictures, of_runs, of_settings, styles_of, unfinished

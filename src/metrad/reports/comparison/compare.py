@@ -6,7 +6,7 @@ from pathlib import Path
 from metrad.reports.comparison.from_csv import read_csv
 from metrad.reports.comparison.input import RunTable, read_sweep
 from metrad.reports.comparison.notes import notes
-from metrad.reports.comparison.tables import Comparison, tabulate
+from metrad.reports.comparison.statistics import Comparison, tabulate
 
 
 def compare(

@@ -8,7 +8,7 @@ from scipy import stats
 
 from metrad.evaluation.metrics import by_name
 from metrad.reports.comparison.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
-from metrad.reports.comparison.tables import ALPHA, Comparison
+from metrad.reports.comparison.statistics import ALPHA, Comparison
 
 MOST_DIFFERENCES = 12  # number of differences with a note each; of more, only significant ones have a note
 FEW = 10  # runs or pairs; fewer give a warning

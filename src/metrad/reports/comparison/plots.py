@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from metrad.evaluation.metrics import by_name
 from metrad.evaluation.plots import ANOMALOUS, NORMAL, style
-from metrad.reports.comparison.tables import ALPHA, Comparison
+from metrad.reports.comparison.statistics import ALPHA, Comparison
 
 Tables = Mapping[str, Sequence[pd.DataFrame]]  # by choice: a table for each run, with a row for each epoch
 Styles = Mapping[str, dict[str, Any]]

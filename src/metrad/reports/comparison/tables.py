@@ -1,308 +1,203 @@
-"""The tables of a comparison: summaries over seeds, differences of values, mean ranks, and holes in the grid."""
+"""The files of a comparison: tables as CSV, Markdown and LaTeX, and pictures as SVG and PNG."""
 
+import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import combinations
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import matplotlib as mpl
 import pandas as pd
+from matplotlib.figure import Figure
 
 from metrad.errors import InputError
-from metrad.evaluation.metrics import by_name
-from metrad.reports.comparison import paired as statistic
-from metrad.reports.comparison.input import RunTable, require_metric
-from metrad.reports.comparison.ranking import ranking
+from metrad.files import replacing
+from metrad.reports.cells import cells, studies_of
+from metrad.reports.comparison.plots import pictures, study
+from metrad.reports.comparison.statistics import Comparison
 
-ALPHA = 0.05
-MANY = 12  # with more conditions, tables and pictures of each condition are folded or left out
-Cell = dict[Any, float]  # the metric by seed
-Place = tuple[Any, ...]  # the values of the conditions
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The results of runs that differ in one choice.
-
-    Attributes:
-        runs: a row for each run: folder (absolute path as text; empty from a CSV), run (its name), state, error, seed,
-            the conditions, the compared choice, every metric and seconds. Numbers are NaN if the run did not finish or
-            lacks the metric.
-        by: the compared choice, such as head.
-        metric: the name of the compared metric, such as auroc.
-        baseline: the value that all other values are compared with; None compares all pairs of values.
-        conditions: the columns of ``runs`` that make a condition, apart from ``by`` and the seed.
-        summary: a row for each condition and value: conditions, by, runs, unfinished, mean, median, std, low, high
-            (ends of Student's 95 % interval for the mean over seeds, cut to [0, 1], the range of all metrics).
-        pairs: a row for each condition and pair of values: conditions, by, against, pairs, difference (mean of by minus
-            against), low, high (of its 95 % bootstrap interval), p, p_holm (over all rows), effect (rank-biserial
-            correlation), wins, ties, losses, detectable (the smallest difference that is significant with a probability
-            of 80 % at the first step of Holm's procedure; infinite if there is none, NaN without a standard deviation).
-        overall: a row for each value: by, mean_rank (1 is best) over the conditions in which every value has runs; None
-            for fewer than two such conditions.
-        holes: a line for each missing or unfinished run of the grid.
-        notes: conclusions and warnings, a sentence each.
-        paired: whether tests and differences are over pairs of runs of one seed. If not, ``pairs`` is the number of
-            runs in the smaller group, and wins, ties and losses count all pairs of runs from both groups.
-        friedman_p: p-value of Friedman's test over the conditions; None without ``overall`` or with two values.
-        wilcoxon_p: p-value of Wilcoxon's test over the conditions, for two values; None otherwise.
-        critical_difference: Nemenyi's critical difference at 0.05, valid if Friedman's test is significant; None
-            without ``overall`` or with two values.
-        nemenyi: p-values of Nemenyi's test, with a row and a column for each value; None without ``overall`` or with
-            two values.
-        ranked: number of conditions in ``overall``.
-    """
-
-    runs: pd.DataFrame
-    by: str
-    metric: str
-    baseline: str | None
-    conditions: list[str]
-    summary: pd.DataFrame
-    pairs: pd.DataFrame
-    overall: pd.DataFrame | None
-    holes: list[str]
-    notes: list[str] = field(default_factory=list)
-    paired: bool = True
-    friedman_p: float | None = None
-    wilcoxon_p: float | None = None
-    critical_difference: float | None = None
-    nemenyi: pd.DataFrame | None = None
-    ranked: int = 0
-
-    @property
-    def compared(self) -> list[str]:
-        """The values of the compared choice."""
-        return list(self.runs[self.by].unique())
-
-    @property
-    def many(self) -> bool:
-        """Whether there are more than ``MANY`` conditions."""
-        return len(self.by_condition) > MANY
-
-    @property
-    def by_condition(self) -> pd.DataFrame:
-        """The means: a row for each condition, a column for each value."""
-        rows: dict[Place, dict[str, Any]] = {}
-        for row in self.summary.to_dict("records"):
-            place = {key: row[key] for key in self.conditions}
-            rows.setdefault(tuple(place.values()), place)[row[self.by]] = row["mean"]
-        return pd.DataFrame(rows.values())
-
-    @property
-    def ranks_differ(self) -> bool:
-        """Whether the test over the conditions is significant, without which no ranks are compared in pairs."""
-        p = self.wilcoxon_p if self.friedman_p is None else self.friedman_p
-        return p is not None and p <= ALPHA
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether larger values of the metric are better."""
-        return by_name()[self.metric].higher_is_better
-
-    @property
-    def measured(self) -> pd.DataFrame:
-        """The compared rows of ``runs``: finished runs that have the metric."""
-        return _measured(self.runs, self.metric)
+FORMATS = ("svg", "png")
+LONG = ("summary", "pairs")  # tables that are folded, or left to the files, if there are many conditions
+_ESCAPES = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+_CAPTIONS = {
+    "conditions": "Mean {metric} over runs: a row a condition, a column a {by}",
+    "summary": "{metric} of each {by} over its runs; low and high end Student's 95 % interval for the mean",
+    "pairs": "Differences in {metric}, {by} minus against, with 95 % bootstrap intervals; p by {test}, p_holm "
+    "corrected for all rows, effect: rank-biserial correlation, detectable: what would have shown 4 times in 5",
+    "overall": "Mean ranks over all conditions, 1 being the best",
+}
 
 
-def tabulate(table: RunTable, *, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
-    """Return the comparison of ``table``, without notes.
+@contextlib.contextmanager
+def folder(out: Path) -> Iterator[None]:
+    """Make the folder ``out`` if it does not exist, and remove it again if it stays empty.
 
     Raises:
-        InputError: the metric or baseline is unknown, there are fewer than two values, two runs have the same place in
-            the grid, or no finished run has the metric.
+        InputError: ``out`` is a file.
     """
-    _require(table, baseline, metric)
-    higher, paired = by_name()[metric].higher_is_better, table.paired and not unpaired
-    cells = _cells(table, metric)
-    values = list(table.runs[table.by].unique())
-    against = [(value, baseline) for value in values if value != baseline] if baseline else combinations(values, 2)
-    pairs = _pairs(table, cells, list(against), paired=paired, higher=higher)
-    overall = _overall(table, cells, values, paired=paired, higher=higher)
-    return Comparison(
-        runs=table.runs,
-        by=table.by,
-        metric=metric,
-        baseline=baseline,
-        conditions=table.conditions,
-        summary=_summary(table, cells, values),
-        pairs=pairs,
-        holes=list(_holes(table, values, metric)),
-        paired=paired,
-        **overall,
-    )
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder to write the comparison to")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            out.rmdir()
 
 
-def _require(table: RunTable, baseline: str | None, metric: str) -> None:
-    runs, by = table.runs, table.by
-    require_metric(metric)
-    values = list(runs[by].unique())
-    if len(values) < 2:
-        raise InputError(f"{by} has one value here, {values[0]}; a comparison takes two")
-    if baseline is not None and baseline not in values:
-        raise InputError(f"baseline {by}={baseline} is not among the runs; choose one of {', '.join(values)}")
-    if not (runs["state"] == "finished").any():
-        raise InputError(f"none of the {len(runs)} runs is finished, so there is nothing to compare")
-    if _measured(runs, metric).empty:
-        raise InputError(_nowhere(runs, metric))
-    twice = runs.duplicated([*table.conditions, by, "seed"], keep=False)
-    if twice.any():
-        first, second = runs[twice].sort_values([*table.conditions, by, "seed"], kind="stable").iloc[:2].itertuples()
-        place = {key: runs.loc[first.Index, key] for key in (*table.conditions, by, "seed")}
-        raise InputError(f"{first.run} and {second.run} are both the run of {_listed(place)}; leave one out")
+def write(comparison: Comparison, out: Path) -> list[Path]:
+    """Write ``comparison`` into the folder ``out``, all or nothing, and return the paths of the files.
 
+    ``comparison.csv`` has the rows of all tables, and its first column names the table. ``comparison.md`` and
+    ``comparison.tex`` (booktabs) have the tables and the notes. Each picture is written as SVG and PNG. Existing files
+    of these names are replaced; all other files stay.
 
-def _measured(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
-    return runs[(runs["state"] == "finished") & runs[metric].notna()]
-
-
-def _nowhere(runs: pd.DataFrame, metric: str) -> str:
-    """Return a message that no finished run has ``metric``, with the metrics that the runs have."""
-    finished = int((runs["state"] == "finished").sum())
-    there = [name for name in by_name() if not _measured(runs, name).empty]
-    since = f"metrics.json has it since metrad {by_name()[metric].since}"
-    return f"none of the {finished} finished runs has {metric} ({since}); choose one of {', '.join(there)}"
-
-
-def _listed(place: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in place.items())
-
-
-def _cells(table: RunTable, metric: str) -> dict[Place, dict[str, Cell]]:
-    """Return the metric of the measured runs by condition, value and seed; a condition may have no runs."""
-    cells: dict[Place, dict[str, Cell]] = {}
-    for row in table.runs.to_dict("records"):
-        members = cells.setdefault(tuple(row[key] for key in table.conditions), {})
-        if row["state"] == "finished" and not math.isnan(row[metric]):
-            members.setdefault(row[table.by], {})[row["seed"]] = row[metric]
-    return cells
-
-
-def _summary(table: RunTable, cells: dict[Place, dict[str, Cell]], values: list[str]) -> pd.DataFrame:
-    counts = table.runs[table.runs["state"] != "finished"].groupby([*table.conditions, table.by]).size()
-    rows = []
-    for place, members in cells.items():
-        for value in values:
-            found = pd.Series(members.get(value, {}), dtype=float)
-            low, high = np.clip(statistic.seed_interval(found.to_numpy()), 0, 1)
-            key = (*place, value)
-            unfinished = int(counts.get(key if len(key) > 1 else value, 0))
-            head = {**dict(zip(table.conditions, place, strict=True)), table.by: value}
-            middle = {"mean": found.mean(), "median": found.median(), "std": found.std()}
-            rows.append({**head, "runs": len(found), "unfinished": unfinished, **middle, "low": low, "high": high})
-    return pd.DataFrame(rows)
-
-
-def _pairs(
-    table: RunTable,
-    cells: dict[Place, dict[str, Cell]],
-    against: list[tuple[str, str]],
-    *,
-    paired: bool,
-    higher: bool,
-) -> pd.DataFrame:
-    two = _paired_row if paired else _unpaired_row
-    comparisons = [
-        ({**dict(zip(table.conditions, place, strict=True)), table.by: one, "against": other}, members, one, other)
-        for place, members in cells.items()
-        for one, other in against
-    ]
-    groups = [(members.get(one, {}), members.get(other, {})) for _, members, one, other in comparisons]
-    tests = sum(bool(one.keys() & other.keys() if paired else one and other) for one, other in groups)
-    rows = [two(one, other, alpha=ALPHA / max(1, tests), higher=higher) for one, other in groups]
-    frame = pd.DataFrame([{**head, **row} for (head, *_), row in zip(comparisons, rows, strict=True)])
-    frame.insert(frame.columns.get_loc("p") + 1, "p_holm", statistic.holm(frame["p"].to_numpy(dtype=float)))
-    return frame
-
-
-def _paired_row(one: Cell, other: Cell, *, alpha: float, higher: bool) -> dict[str, Any]:
-    differences = np.array([one[seed] - other[seed] for seed in one if seed in other])
-    if not len(differences):
-        return _row(0, math.nan, (math.nan, math.nan), math.nan, math.nan, (0, 0, 0), math.nan)
-    return _row(
-        len(differences),
-        float(differences.mean()),
-        statistic.paired_bootstrap(differences),
-        statistic.wilcoxon_p(differences),
-        statistic.rank_biserial(differences),
-        statistic.win_tie_loss(differences, higher_is_better=higher),
-        statistic.detectable_difference(differences, alpha=alpha),
-    )
-
-
-def _unpaired_row(one: Cell, other: Cell, *, alpha: float, higher: bool) -> dict[str, Any]:
-    values, others = np.array(list(one.values())), np.array(list(other.values()))
-    if not (len(values) and len(others)):
-        return _row(0, math.nan, (math.nan, math.nan), math.nan, math.nan, (0, 0, 0), math.nan)
-    return _row(
-        min(len(values), len(others)),
-        float(values.mean() - others.mean()),
-        statistic.unpaired_bootstrap(values, others),
-        statistic.mann_whitney_p(values, others),
-        statistic.unpaired_rank_biserial(values, others),
-        statistic.win_tie_loss(values[:, None] - others, higher_is_better=higher),
-        statistic.unpaired_detectable_difference(values, others, alpha=alpha),
-    )
-
-
-def _row(
-    pairs: int,
-    difference: float,
-    interval: tuple[float, float],
-    p: float,
-    effect: float,
-    record: tuple[int, int, int],
-    detectable: float,
-) -> dict[str, Any]:
-    low, high = interval
-    wins, ties, losses = record
-    ends = {"difference": difference, "low": low, "high": high}
-    counts = {"wins": wins, "ties": ties, "losses": losses}
-    return {"pairs": pairs, **ends, "p": p, "effect": effect, **counts, "detectable": detectable}
-
-
-def _overall(
-    table: RunTable, cells: dict[Place, dict[str, Cell]], values: list[str], *, paired: bool, higher: bool
-) -> dict[str, Any]:
-    """Return the mean ranks of ``values`` over the conditions, ranked by means over the seeds that all values have."""
-    means = []
-    for members in cells.values():
-        own = [members.get(value, {}) for value in values]
-        common = set.intersection(*(set(cell) for cell in own))
-        chosen = [[cell[seed] for seed in cell if seed in common or not paired] for cell in own]
-        if all(chosen):
-            means.append([float(np.mean(cell)) for cell in chosen])
-    if len(means) < 2:
-        return {"overall": None}
-    ranks = ranking(np.array(means), higher_is_better=higher, alpha=ALPHA)
-    overall = pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks})
-    found: dict[str, Any] = {"overall": overall, "ranked": len(means)}
-    if len(values) == 2:  # for two values Nemenyi's test is a normal approximation; Wilcoxon's is exact
-        return {**found, "wilcoxon_p": statistic.wilcoxon_p(np.diff(means)[:, 0])}
-    return {
-        **found,
-        "friedman_p": ranks.p,
-        "critical_difference": ranks.critical_difference,
-        "nemenyi": pd.DataFrame(ranks.nemenyi, index=values, columns=values),
+    Raises:
+        InputError: ``out`` is a file, or a file of a run cannot be read.
+    """
+    parts, drawn = tables(comparison), pictures(comparison) | _studies(comparison)
+    texts = {
+        "comparison.csv": _csv(parts),
+        "comparison.md": _markdown(comparison, parts, list(drawn)),
+        "comparison.tex": _latex(comparison, parts),
     }
+    files = [*(out / name for name in texts), *(out / f"{name}.{form}" for name in drawn for form in FORMATS)]
+    with folder(out), contextlib.ExitStack() as stack:  # all files are complete before the first one is put in place
+        partial = {file.name: stack.enter_context(replacing(file)) for file in files}
+        for name, text in texts.items():
+            partial[name].write_text(text, encoding="utf-8", newline="\n")
+        for name, figure in drawn.items():
+            for form in FORMATS:
+                _save(figure, partial[f"{name}.{form}"], form)
+    return files
 
 
-def _holes(table: RunTable, values: list[str], metric: str) -> Iterator[str]:
-    """Yield a line for each place of the grid without a finished run that has the metric, with the reason."""
-    runs, keys = table.runs, [*table.conditions, table.by, "seed"]
-    for row in runs[runs["state"] != "finished"].to_dict("records"):
-        reason = f" ({row['error']})" if row["error"] else ""
-        yield f"{row['state']}: {_listed({key: row[key] for key in keys})}{reason}"
-    for row in runs[(runs["state"] == "finished") & runs[metric].isna()].to_dict("records"):
-        yield f"no {metric}: {_listed({key: row[key] for key in keys})}"
-    if not table.paired:
-        return
-    there = {tuple(row) for row in runs[keys].itertuples(index=False)}
-    places = dict.fromkeys(key[:-2] for key in there)
-    for place in sorted(places, key=str):
-        for value in values:
-            for seed in sorted(runs["seed"].unique(), key=lambda one: (str(type(one)), one)):
-                if (*place, value, seed) not in there:
-                    yield f"no run: {_listed(dict(zip(keys, (*place, value, seed), strict=True)))}"
+def _studies(comparison: Comparison) -> dict[str, Figure]:
+    """Return the picture of the studies of the runs, by name; empty if no run has a study."""
+    panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
+    for cell in cells(comparison.runs, comparison.by, comparison.conditions, comparison.metric):
+        tables = studies_of(cell)
+        if tables:
+            panels.setdefault(cell.condition, {})[cell.choice] = tables
+    return {"study": study(panels)} if panels else {}
+
+
+def _csv(parts: dict[str, pd.DataFrame]) -> str:
+    joined = pd.concat([frame.assign(table=name) for name, frame in parts.items()])
+    joined = joined[["table", *(name for name in joined.columns if name != "table")]]
+    return str(joined.to_csv(index=False, lineterminator="\n"))
+
+
+def tables(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return the tables by name: summary, pairs, with several conditions overall, with many conditions."""
+    parts = {"summary": comparison.summary, "pairs": comparison.pairs}
+    if comparison.overall is not None:
+        parts["overall"] = comparison.overall
+    return {"conditions": _with_means(comparison), **parts} if comparison.many else parts
+
+
+def _with_means(comparison: Comparison) -> pd.DataFrame:
+    """Return the means by condition, and a last row with their means over the conditions that have all values."""
+    frame = comparison.by_condition
+    whole = frame[comparison.compared].dropna()
+    last = {
+        **dict.fromkeys(comparison.conditions, ""),
+        comparison.conditions[0]: f"mean of {len(whole)}",
+        **whole.mean(),
+    }
+    return pd.concat([frame, pd.DataFrame([last])])
+
+
+def report(comparison: Comparison) -> str:
+    """Return tables, holes and notes as a text for the terminal."""
+    long = LONG if comparison.many else ()
+    shown = {name: frame for name, frame in tables(comparison).items() if name not in long}
+    blocks = [formatted(frame).to_string(index=False) for frame in shown.values()]
+    blocks += [f"{' and '.join(long)}, a row a condition and more: in the files"] if long else []
+    if comparison.holes:
+        blocks.append("\n".join(["holes in the grid:", *(f"  {hole}" for hole in comparison.holes)]))
+    return "\n\n".join([*blocks, "\n".join(comparison.notes)])
+
+
+def formatted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return ``frame`` with every cell formatted as text."""
+    return pd.DataFrame({name: [_cell(name, value) for value in frame[name]] for name in frame.columns})
+
+
+def _cell(column: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "none"  # no difference, however large, is detectable
+    if column in ("p", "p_holm"):
+        return f"{value:.2g}"
+    return f"{value:.2f}" if column in ("effect", "mean_rank") else f"{value:.4f}"
+
+
+def _caption(comparison: Comparison, name: str) -> str:
+    test = "the Wilcoxon signed-rank test" if comparison.paired else "the Mann-Whitney test"
+    return _CAPTIONS[name].format(metric=comparison.metric, by=comparison.by, test=test)
+
+
+def _markdown(comparison: Comparison, parts: dict[str, pd.DataFrame], drawn: list[str]) -> str:
+    lines = [f"# Comparison by {comparison.by}", "", *(f"- {_plain(note)}" for note in comparison.notes), ""]
+    for name, frame in parts.items():
+        text = formatted(frame)
+        folded = comparison.many and name in LONG
+        lines += [f"## {name.capitalize()}", "", f"{_plain(_caption(comparison, name))}.", ""]
+        lines += [f"<details><summary>{len(text)} rows</summary>", ""] if folded else []
+        lines += [_bar(text.columns), _bar("---" for _ in text.columns)]
+        lines += [*(_bar(row) for row in text.itertuples(index=False)), ""]
+        lines += ["</details>", ""] if folded else []
+    lines += [f"![{name}]({name}.png)\n" for name in drawn]
+    if comparison.holes:
+        lines += ["## Holes in the grid", "", *(f"- {_plain(hole)}" for hole in comparison.holes), ""]
+    return "\n".join(lines)
+
+
+def _bar(cells: Any) -> str:
+    return "| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Return ``text`` on one line, with the special characters of Markdown and HTML escaped."""
+    text = " ".join(text.split()).replace("\\", "\\\\")
+    for character in "*_`[]":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _latex(comparison: Comparison, parts: dict[str, pd.DataFrame]) -> str:
+    lines = [r"% needs \usepackage{booktabs}", *(f"% {' '.join(note.split())}" for note in comparison.notes)]
+    for name, frame in parts.items():
+        text = formatted(frame)
+        numbers = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
+        form = "".join("r" if number else "l" for number in numbers)
+        lines += [r"\begin{table}", r"\centering", rf"\caption{{{_escape(_caption(comparison, name))}.}}"]
+        lines += [rf"\begin{{tabular}}{{{form}}}", r"\toprule", _cells(text.columns), r"\midrule"]
+        lines += [*(_cells(row) for row in text.itertuples(index=False)), r"\bottomrule"]
+        lines += [r"\end{tabular}", r"\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _cells(cells: Any) -> str:
+    return " & ".join(_escape(cell) for cell in cells) + r" \\"
+
+
+def _escape(text: str) -> str:
+    return "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
+
+
+def _save(figure: Figure, path: Path, form: str) -> None:
+    # Without a date and random names, the same runs give the same files.
+    with mpl.rc_context({"svg.hashsalt": "metrad"}):
+        figure.savefig(path, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {"Software": None})

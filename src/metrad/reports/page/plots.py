@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from metrad.evaluation.plots import PALETTE
 from metrad.reports.cells import RATES, Band, Cell
 from metrad.reports.comparison.plots import STUDIED, Styles, Tables, draw_classes, draw_epochs, draw_seeds
-from metrad.reports.comparison.tables import Comparison
+from metrad.reports.comparison.statistics import Comparison
 
 RULE = "#cccccc"
 WIDTH = 4.0

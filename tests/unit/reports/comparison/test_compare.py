@@ -15,8 +15,8 @@ from metrad.app.cli import app
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
 from metrad.files import write_json
-from metrad.reports.comparison import files as comparison_files
 from metrad.reports.comparison import paired
+from metrad.reports.comparison import tables as comparison_tables
 from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.comparison.from_csv import TAKEN
 from metrad.reports.comparison.notes import HELD
@@ -213,7 +213,7 @@ def test_datasets_can_be_compared_without_any_condition(sweep):
     result = compare(sweep.path, by="dataset")
     assert result.conditions == []
     assert result.pairs["difference"].tolist() == [pytest.approx(0.2)]
-    assert len(comparison_files.write(result, sweep.path / "comparison")) == 7
+    assert len(comparison_tables.write(result, sweep.path / "comparison")) == 7
 
 
 def test_a_lower_rate_of_false_alarms_wins(sweep):
@@ -600,12 +600,12 @@ def test_runs_that_share_no_seed_are_not_compared(sweep):
     assert result.pairs["pairs"].tolist() == [0]
     assert result.pairs[["difference", "p", "p_holm"]].isna().all(axis=None)
     assert any("No two finished runs can be compared" in note for note in result.notes)
-    comparison_files.write(result, sweep.path / "comparison")
+    comparison_tables.write(result, sweep.path / "comparison")
 
 
 def test_all_files_are_written_and_can_be_read(sweep):
     result = compare(sweep.fill(["adacos", "arcface", "a_b|$"], ["digits", "mnist"], seeds=3).path)
-    files = comparison_files.write(result, sweep.path / "comparison")
+    files = comparison_tables.write(result, sweep.path / "comparison")
     assert {file.name for file in files} == {file.name for file in (sweep.path / "comparison").iterdir()}
     names = ["comparison.csv", "comparison.md", "comparison.tex"]
     assert [file.name for file in files[:3]] == names
@@ -629,24 +629,24 @@ def test_all_files_are_written_and_can_be_read(sweep):
 
 def test_the_same_runs_give_the_same_files(sweep):
     result = compare(sweep.fill(["adacos", "arcface"], ["digits", "mnist"], seeds=2).path)
-    first = {file.name: file.read_bytes() for file in comparison_files.write(result, sweep.path / "one")}
-    second = {file.name: file.read_bytes() for file in comparison_files.write(result, sweep.path / "two")}
+    first = {file.name: file.read_bytes() for file in comparison_tables.write(result, sweep.path / "one")}
+    second = {file.name: file.read_bytes() for file in comparison_tables.write(result, sweep.path / "two")}
     assert first == second
 
 
 def test_a_comparison_that_cannot_be_written_leaves_the_old_one(sweep, monkeypatch):
     result = compare(sweep.fill(["adacos", "arcface"], seeds=2).path)
     out = sweep.path / "comparison"
-    comparison_files.write(result, out)
+    comparison_tables.write(result, out)
     (out / "comparison.csv").write_text("old")
     before = sorted(out.iterdir())
 
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(comparison_files, "_save", full)
+    monkeypatch.setattr(comparison_tables, "_save", full)
     with pytest.raises(OSError, match="No space"):
-        comparison_files.write(result, out)
+        comparison_tables.write(result, out)
     assert sorted(out.iterdir()) == before
     assert (out / "comparison.csv").read_text() == "old"
 
@@ -654,7 +654,7 @@ def test_a_comparison_that_cannot_be_written_leaves_the_old_one(sweep, monkeypat
 def test_writing_to_a_file_is_refused(sweep):
     result = compare(sweep.fill(["adacos", "arcface"], seeds=2).path)
     with pytest.raises(InputError, match="is a file"):
-        comparison_files.write(result, Run(sweep.path / result.runs["run"][0]).status)
+        comparison_tables.write(result, Run(sweep.path / result.runs["run"][0]).status)
 
 
 def _invoke(*arguments):

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metrad.reports.comparison import files as comparison_files
+from metrad.reports.comparison import tables as comparison_tables
 from metrad.reports.comparison.compare import compare_csv
 from metrad.reports.comparison.plots import classes, of_classes, pictures
-from metrad.reports.comparison.tables import MANY
+from metrad.reports.comparison.statistics import MANY
 from metrad.reports.report import write_report
 
 HEADER = "head,dataset,dataset.normal,dataset.anomalous,seed,auroc\n"
@@ -54,19 +54,19 @@ def test_two_heads_are_compared_over_the_conditions(tmp_path):
 
 def test_the_terminal_gets_the_means_and_not_every_row(tmp_path):
     result = table_of(tmp_path, skip={("adacos", 0, 1)})
-    text = comparison_files.report(result)
+    text = comparison_tables.report(result)
     assert "summary and pairs, a row a condition and more: in the files" in text
     assert len(text.splitlines()) < 20 + 25  # in all there are 60 rows
     means = result.by_condition[result.compared].dropna().mean()
     assert re.search(rf"mean of 19\s+{means.iloc[0]:.4f}\s+{means.iloc[1]:.4f}", text)
-    few = comparison_files.report(table_of(tmp_path, count=3))
+    few = comparison_tables.report(table_of(tmp_path, count=3))
     assert "mean of" not in few
     assert "in the files" not in few
 
 
 def test_the_files_have_everything_the_long_tables_folded(tmp_path):
     result = table_of(tmp_path)
-    files = {file.name: file for file in comparison_files.write(result, tmp_path / "out")}
+    files = {file.name: file for file in comparison_tables.write(result, tmp_path / "out")}
     assert {"classes.svg", "ranks.svg", "differences.svg"} <= set(files)
     assert "seeds.svg" not in files
     table = pd.read_csv(files["comparison.csv"])
