@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrad.files import read_json
-from metrad.reports.comparison import files
+from metrad.reports.comparison import tables as comparison_tables
 from metrad.reports.comparison.compare import compare
 from metrad.reports.comparison.plots import pictures
 from metrad.runs.directory import Run
@@ -44,7 +44,7 @@ def test_all_pairs_of_three_classes_are_compared_pair_by_pair(sweep, tmp_path):
     result = compare(tmp_path / "multirun/x")
     assert result.conditions == ["dataset", "dataset.normal", "dataset.anomalous"]
     assert (result.ranked, result.holes) == (6, [])
-    told = files.report(result)
+    told = comparison_tables.report(result)
     assert "Over 6 conditions the mean ranks are" in told
     assert "Wilcoxon's signed-rank test over the conditions" in told
     assert "dataset=digits, dataset.normal=2, dataset.anomalous=1: " in told

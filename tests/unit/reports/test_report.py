@@ -20,7 +20,7 @@ from metrad.evaluation.plots import style
 from metrad.files import write_rows
 from metrad.reports import cells as cells_module
 from metrad.reports.cells import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
-from metrad.reports.comparison import files
+from metrad.reports.comparison import tables as comparison_tables
 from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.comparison.plots import study
 from metrad.reports.page import html
@@ -315,7 +315,7 @@ def test_no_detectable_difference_sorts_above_all_others_and_is_called_as_elsewh
     assert '<td class="number" data-number="Infinity">none</td>' in page
     assert '<td class="number" data-number="0.1">0.1000</td>' in page
     assert '<td class="number">–</td>' in page
-    assert files.formatted(frame)["detectable"].tolist() == ["none", "0.1000", "-"]
+    assert comparison_tables.formatted(frame)["detectable"].tolist() == ["none", "0.1000", "-"]
 
 
 def test_a_figure_takes_its_colours_from_the_page():
@@ -366,8 +366,8 @@ def test_runs_that_were_studied_show_it_epoch_by_epoch(tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert re.findall(r'<section id="(\w+)"', text)[4:6] == ["epochs", "study"]
     assert "First and last means: AdaCos 0.500 to 0.800; ArcFace 0.800 to 0.500." in text
-    assert files._studies(whole).keys() == {"study"}
-    assert {"study.svg", "study.png"} <= {path.name for path in files.write(whole, tmp_path / "out")}
+    assert comparison_tables._studies(whole).keys() == {"study"}
+    assert {"study.svg", "study.png"} <= {path.name for path in comparison_tables.write(whole, tmp_path / "out")}
 
 
 def test_a_study_is_drawn_as_the_mean_over_seeds_in_a_band_of_all():
