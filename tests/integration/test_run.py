@@ -20,6 +20,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from metrad.files import read_json, unsealed
 from metrad.runs.artifacts import load_detector
+from tests.helpers.backbones import DROPPING
 from tests.helpers.runs import rows
 from tests.reference.evaluation.metrics import TWINS
 
@@ -198,7 +199,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, digits, comparable):
 
 
 def test_resuming_repeats_what_is_random_inside_the_model(train, digits, comparable):
-    """EfficientNet drops whole blocks at random."""
+    assert_resuming_repeats(train, comparable, [*digits, *DROPPING])
+
+
+@pytest.mark.long
+def test_resuming_repeats_the_blocks_that_efficientnet_drops_at_random(train, digits, comparable):
     model = ["backbone=torchvision", "backbone.name=efficientnet_b0", "backbone.weights=null", "image_size=32"]
     overrides = [item for item in digits if not item.startswith("backbone")]
     assert_resuming_repeats(train, comparable, [*overrides, *model])

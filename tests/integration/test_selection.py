@@ -270,7 +270,8 @@ def test_a_sweep_skips_runs_that_chose(metrad, digits, tmp_path, folds):
 
 
 def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, tmp_path):
-    sweep = ["train", "-m", *digits, "selection=none,pseudo_anomaly", "seed=0,1", "sweep=x"]
+    few = "dataset.reference=[0,1,2]"
+    sweep = ["train", "-m", *digits, few, "selection=none,pseudo_anomaly", "seed=0,1", "sweep=x"]
     made = metrad(*sweep, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "study.epochs=true")
     assert (made.code, made.err) == (0, "")
     compared = metrad("compare", "multirun/x", "--by", "selection")

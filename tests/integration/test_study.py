@@ -16,6 +16,7 @@ from metrad.files import read_json
 from metrad.runs.directory import Run
 from metrad.runs.identity import identity
 from metrad.training import epoch_study
+from tests.helpers.backbones import DROPPING
 from tests.helpers.runs import rows
 
 ON = "study.epochs=true"
@@ -29,9 +30,8 @@ def stateful(digits):
 
 @pytest.fixture
 def dropping(digits):
-    """A model that drops blocks at random."""
-    model = ["backbone=torchvision", "backbone.name=efficientnet_b0", "backbone.weights=null", "image_size=32"]
-    return [*(item for item in digits if not item.startswith("backbone")), *model]
+    """A model that drops channels at random."""
+    return [*digits, *DROPPING]
 
 
 @pytest.fixture

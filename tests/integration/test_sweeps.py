@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from metrad.app import cli
 from metrad.files import read_json
 from metrad.runs.directory import Run
-from tests.helpers.commands import DIGITS
+from tests.helpers.commands import DIGITS, isolated
 from tests.helpers.runs import rows, runs_of, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +63,9 @@ def trains(folder: Path) -> bool:
     return any(run.last_checkpoint.exists() and run.state == "running" for run in runs_of(folder).values())
 
 
-def assert_killed_sweeps_go_on(start, folder: Path, command: list[str], kill: list[Callable[..., None]]) -> None:
+def assert_killed_sweeps_go_on(
+    start, metrad, folder: Path, command: list[str], kill: list[Callable[..., None]]
+) -> None:
     """Kill one sweep as each of ``kill`` says; then it ends like the one beside it that was left alone."""
     done: dict[str, str] = {}
     for wait in kill:
@@ -73,10 +77,9 @@ def assert_killed_sweeps_go_on(start, folder: Path, command: list[str], kill: li
         now = finished(folder)
         assert {name: now[name] for name in done} == done  # what had finished was not touched
         done = now
-    last = start(*command, f"sweep={folder.name}")
-    out, err = last.communicate(timeout=300)
-    assert (last.returncode, err) == (0, "")
-    assert f"{len(done)} finished" in out or not done
+    last = metrad("train", "-m", *DIGITS, *command, f"sweep={folder.name}")
+    assert (last.code, last.err) == (0, "")
+    assert f"{len(done)} finished" in last.out or not done
     whole = folder.with_name("whole")
     assert (folder / "runs.csv").read_bytes() == (whole / "runs.csv").read_bytes()
     for name, run in runs_of(whole).items():
@@ -90,11 +93,11 @@ def test_a_sweep_killed_at_each_stage_ends_like_one_that_was_left_alone(start, m
     assert (whole.code, whole.err) == (0, "")
     stages = [begun, trains, finished]
     kill = [lambda process, stage=stage: wait_for(lambda: stage(folder), process) for stage in stages]
-    assert_killed_sweeps_go_on(start, folder, command, kill)
+    assert_killed_sweeps_go_on(start, metrad, folder, command, kill)
 
 
 @LONG
-def test_a_sweep_killed_ten_times_ends_like_one_that_was_left_alone(start, tmp_path):
+def test_a_sweep_killed_ten_times_ends_like_one_that_was_left_alone(start, metrad, tmp_path):
     command = [*SIX, "trainer.max_epochs=3"]
     whole = start(*command, "sweep=whole")
     assert (whole.communicate(timeout=300)[1], whole.returncode) == ("", 0)
@@ -104,7 +107,7 @@ def test_a_sweep_killed_ten_times_ends_like_one_that_was_left_alone(start, tmp_p
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(draw.uniform(0.5, 9))
 
-    assert_killed_sweeps_go_on(start, tmp_path / "multirun/killed", command, [wait] * 10)
+    assert_killed_sweeps_go_on(start, metrad, tmp_path / "multirun/killed", command, [wait] * 10)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_a_sweep_killed_ten_times_ends_like_one_that_was_left_alone(start, tmp_p
     ],
 )
 def test_ctrl_c_ends_a_sweep_within_seconds_and_the_same_command_goes_on(launcher, start, tmp_path):
-    command = ["head=adacos,softmax", "seed=range(3)", "trainer.max_epochs=8", "sweep=x", *launcher]
+    command = ["seed=range(3)", "trainer.max_epochs=8", "sweep=x", *launcher]
     process = start(*command)
     folder = tmp_path / "multirun/x"
     wait_for(lambda: any(run.last_checkpoint.exists() for run in runs_of(folder).values()), process)
@@ -134,7 +137,7 @@ def test_ctrl_c_ends_a_sweep_within_seconds_and_the_same_command_goes_on(launche
     out, err = again.communicate(timeout=300)
     assert (again.returncode, err) == (0, "")
     assert "interrupted, to go on" in out
-    assert [run.state for run in runs_of(folder).values()] == ["finished"] * 6
+    assert [run.state for run in runs_of(folder).values()] == ["finished"] * 3
     logs = [run.log.read_text() for run in runs_of(folder).values()]
     assert any("going on after epoch" in text for text in logs)
 
@@ -230,6 +233,23 @@ def sweep(metrad, digits, tmp_path):
     return call
 
 
+@pytest.fixture(scope="session")
+def finished_sweep(once) -> Path:
+    """Return a folder with the finished sweep ``x`` of two seeds, for tests that only read it."""
+
+    def make(folder: Path) -> None:
+        with isolated(folder):
+            cli.train(["-m", *DIGITS, "sweep=x", "seed=0,1"])
+
+    return once("finished-sweep", make)
+
+
+@pytest.fixture
+def swept(finished_sweep, tmp_path) -> Path:
+    """Put the sweep ``x`` of two seeds into the test's folder, finished, and return where."""
+    return shutil.copytree(finished_sweep / "multirun", tmp_path / "multirun") / "x"
+
+
 def test_one_impossible_run_fails_in_a_line_and_is_the_only_one_made_again(
     sweep, tmp_path, image_folders, small, metrad
 ):
@@ -268,14 +288,13 @@ def test_fail_fast_stops_at_the_first_failure(sweep):
     assert "1 new" in result.out
 
 
-def test_a_run_that_can_have_no_folder_stops_no_other(sweep, tmp_path):
-    sweep("seed=0")
-    (run,) = runs_of(tmp_path / "multirun/x").values()
+def test_a_run_that_can_have_no_folder_stops_no_other(sweep, swept, tmp_path):
+    run = next(iter(runs_of(swept).values()))
     run.path.rename(tmp_path / "away")
     run.path.write_text("a file")
     result, runs = sweep("seed=0,1")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "1/2 failed: " in result.err
+    assert "2/2 failed: " in result.err
     assert [each.state for each in runs.values()] == ["finished"]
 
 
@@ -288,15 +307,14 @@ def test_a_sweep_whose_table_cannot_be_written_says_so(sweep, tmp_path):
     assert "not finished: 1 of 2 runs (1 failed)" in result.out
 
 
-def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(sweep, tmp_path):
-    sweep("head=adacos")
-    (run,) = runs_of(tmp_path / "multirun/x").values()
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(sweep, swept):
+    run = next(iter(runs_of(swept).values()))
     before = run.metrics.read_bytes()
     config = run.config.read_text().replace("lr: 0.001", "lr: 0.5")
     assert config != run.config.read_text()
     run.config.write_text(config)
     run.note(identity="another")
-    result, _ = sweep("head=adacos")
+    result, _ = sweep("seed=0,1")
     assert result.code == 1
     assert "optimizer.lr is 0.5 and not 0.001" in result.err
     assert run.metrics.read_bytes() == before
@@ -310,28 +328,26 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(sweep, tmp_p
         ("status.json", '{"state": "well"}'),
     ],
 )
-def test_a_run_whose_figures_are_lost_is_made_again(file, content, sweep, tmp_path):
-    sweep("seed=0,1")
-    table = (tmp_path / "multirun/x/runs.csv").read_bytes()
-    broken = next(iter(runs_of(tmp_path / "multirun/x").values())).path / file
+def test_a_run_whose_figures_are_lost_is_made_again(file, content, sweep, swept):
+    table = (swept / "runs.csv").read_bytes()
+    broken = next(iter(runs_of(swept).values())).path / file
     broken.unlink() if content is None else broken.write_text(content)
     result, _ = sweep("seed=0,1")
     assert (result.code, result.err) == (0, "")
     assert f"1 finished, 1 {'interrupted, to go on' if file == 'metrics.json' else 'to begin'}" in result.out
-    assert (tmp_path / "multirun/x/runs.csv").read_bytes() == table
+    assert (swept / "runs.csv").read_bytes() == table
 
 
 @pytest.mark.parametrize("size", [0, 3000], ids=["empty", "cut off"])
-def test_a_run_whose_checkpoint_is_broken_begins_anew(size, sweep, tmp_path):
-    sweep("seed=0,1")
-    table = (tmp_path / "multirun/x/runs.csv").read_bytes()
-    run = next(iter(runs_of(tmp_path / "multirun/x").values()))
+def test_a_run_whose_checkpoint_is_broken_begins_anew(size, sweep, swept):
+    table = (swept / "runs.csv").read_bytes()
+    run = next(iter(runs_of(swept).values()))
     run.note(state="interrupted")
     os.truncate(run.last_checkpoint, size)
     result, _ = sweep("seed=0,1")
     assert (result.code, result.err) == (0, "")
     assert "epoch 1/1" in run.log.read_text()
-    assert (tmp_path / "multirun/x/runs.csv").read_bytes() == table
+    assert (swept / "runs.csv").read_bytes() == table
 
 
 def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(sweep, monkeypatch):
@@ -342,23 +358,21 @@ def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(sweep, m
     assert all(run.last_checkpoint.exists() for run in runs.values())
 
 
-def test_broken_files_of_other_runs_are_left_out_of_the_table(sweep, tmp_path):
-    sweep("seed=0,1")
-    first, second = runs_of(tmp_path / "multirun/x").values()
+def test_broken_files_of_other_runs_are_left_out_of_the_table(sweep, swept):
+    first, second = runs_of(swept).values()
     first.metrics.write_text("{")
     second.overrides.write_text("{")
     result, _ = sweep("seed=2")
     assert (result.code, result.err) == (0, "")
-    assert [bool(row["auroc"]) for row in rows(tmp_path / "multirun/x/runs.csv")].count(True) == 2
+    assert [bool(row["auroc"]) for row in rows(swept / "runs.csv")].count(True) == 2
 
 
-def test_where_it_runs_is_no_part_of_what_a_run_is(sweep, tmp_path, monkeypatch):
-    sweep("seed=0,1")
-    before = finished(tmp_path / "multirun/x")
+def test_where_it_runs_is_no_part_of_what_a_run_is(sweep, swept, monkeypatch):
+    before = finished(swept)
     monkeypatch.setenv("METRAD_DATA", "elsewhere")
     result, runs = sweep("seed=0,1", "logger=none")
     assert "sweep of 2 runs in multirun/x: 2 finished" in result.out
-    assert (result.code, finished(tmp_path / "multirun/x")) == (0, before)
+    assert (result.code, finished(swept)) == (0, before)
     assert len({read_json(run.status)["identity"] for run in runs.values()}) == 2
 
 

@@ -22,7 +22,7 @@ cases = st.integers(2, 60).flatmap(
 
 
 @given(cases)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_metrics_equal_twins_and_scikit_learn(case):
     scores, truth = case
     found = summary(scores, truth)
@@ -33,7 +33,7 @@ def test_metrics_equal_twins_and_scikit_learn(case):
 
 
 @given(cases)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 def test_metrics_do_not_change_with_scale_or_shift_of_the_scores(case):
     scores, truth = case
     assert summary(100 * scores, truth) == summary(scores, truth) == summary(scores + 1000, truth)

@@ -10,6 +10,7 @@ from metrad.evaluation.intervals import bootstrap_intervals, delong_interval
 # Chosen beforehand, and every one is used.
 SEEDS = (0, 1, 2)
 DRAWS = 2000
+LONG = pytest.mark.long
 
 
 def tied(generator, shape):
@@ -61,13 +62,16 @@ def binormal_sets(auroc, normal, anomalous, draws):
 
 
 @pytest.mark.parametrize("auroc", [0.7, 0.9, 0.97])
-@pytest.mark.parametrize(("normal", "anomalous"), [(50, 50), (200, 200), (300, 60)])
+@pytest.mark.parametrize(
+    ("normal", "anomalous"), [(50, 50), pytest.param(200, 200, marks=LONG), pytest.param(300, 60, marks=LONG)]
+)
 def test_delong_intervals_hold_the_true_auroc_as_often_as_they_say(auroc, normal, anomalous):
     intervals = [delong_interval(*one) for one in binormal_sets(auroc, normal, anomalous, DRAWS)]
     coverage = np.mean([low <= auroc <= high for low, high in intervals])
     assert 0.93 <= coverage <= 0.97
 
 
+@LONG
 def test_bootstrap_intervals_hold_the_true_auroc_as_often_as_they_say():
     sets = binormal_sets(0.9, 200, 200, draws=500)
     intervals = [bootstrap_intervals(*one, resamples=400)["auroc"] for one in sets]
@@ -75,7 +79,10 @@ def test_bootstrap_intervals_hold_the_true_auroc_as_often_as_they_say():
     assert 0.93 <= coverage <= 0.97
 
 
-@pytest.mark.parametrize(("normal", "anomalous", "auroc"), [(10, 10, 0.95), (5, 40, 0.97), (1, 30, 0.8), (30, 1, 0.99)])
+FEW = [(10, 10, 0.95), pytest.param(5, 40, 0.97, marks=LONG), (1, 30, 0.8), pytest.param(30, 1, 0.99, marks=LONG)]
+
+
+@pytest.mark.parametrize(("normal", "anomalous", "auroc"), FEW)
 def test_intervals_of_few_images_hold_the_true_auroc_in_spite_of_perfect_draws(normal, anomalous, auroc):
     intervals = [delong_interval(*one) for one in binormal_sets(auroc, normal, anomalous, draws=1000)]
     assert np.mean([low <= auroc <= high for low, high in intervals]) >= 0.93

@@ -44,7 +44,7 @@ def fewest_of_a_kind(truth):
 
 
 @given(cases)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_delong_equals_its_twin(case):
     scores, truth = case
     assume(fewest_of_a_kind(truth) >= 2)
@@ -75,7 +75,7 @@ def test_the_interval_is_normal_on_the_logit_scale(level):
 
 
 @given(cases, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_the_delong_interval_lies_in_0_to_1_around_the_auroc_and_has_some_width(case, level):
     scores, truth = case
     low, high = delong_interval(scores, truth, level)
@@ -139,7 +139,7 @@ def of_counts(normal, anomalous):
 
 
 @given(cases)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 def test_the_metrics_of_the_data_themselves_equal_the_twins_and_the_summary(case):
     scores, truth = case
     levels = np.unique(scores)[::-1]
@@ -194,7 +194,10 @@ def test_the_bootstrap_equals_its_twin_resample_for_resample(decimals):
         assert intervals[name] == pytest.approx(expected[name], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", by_name())
+# All are metrics of the same resamples.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name != "auroc")) for name in by_name()]
+)
 def test_the_bootstrap_agrees_with_scipy(name):
     scores, truth = binormal(150, 100, decimals=2)
     labels = np.arange(250) >= 150
@@ -290,7 +293,7 @@ def test_the_threshold_of_round_numbers_is_not_put_out_by_rounding(n, alpha, ran
 
 
 @given(calibrations, st.integers(1, 999))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_the_threshold_equals_brute_force(calibration, j):
     assume(len(calibration) >= calibration_images_needed(j / 1000))
     expected = slow.conformal_threshold(calibration, Fraction(j, 1000))
@@ -337,7 +340,7 @@ def test_p_values_equal_brute_force(calibration, scores):
 
 
 @given(calibrations, calibrations, rates)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_a_p_value_is_at_most_alpha_exactly_when_the_score_is_above_the_threshold(calibration, scores, alpha):
     assume(len(calibration) >= calibration_images_needed(alpha))
     alarms = scores > conformal_threshold(calibration, alpha)

@@ -57,18 +57,6 @@ def test_the_choices_are_the_files():
     assert all(text for members in catalogue.choices().values() for text in members.values())
 
 
-CHOICES = [
-    f"{path.parent.name}={path.stem}"
-    for path in sorted(CONF.glob("*/*.yaml"))
-    if path.stem not in ("image_folder", "torchvision", "mlflow", "wandb")  # settings or packages that are not here
-]
-
-
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_passes_the_check(choice):
-    checks.check(composed(choice))
-
-
 @pytest.mark.parametrize(
     ("choice", "key"), [("dataset=image_folder", "dataset.source.root"), ("backbone=torchvision", "backbone.name")]
 )
