@@ -1,12 +1,12 @@
-"""Plants faults in all rooms but the heads, one at a time in a copy of the project, and tells which test catches each.
+"""Plants faults everywhere but in the heads, one at a time in a copy of the project; prints which test catches each.
 
-    python faults.py [--root FOLDER] [--check] [--deep] [--seed N] [--count N] [--jobs N] [NAME ...]
+    python tests/faults.py [--root FOLDER] [--check] [--deep] [--seed N] [--count N] [--jobs N] [NAME ...]
 
-A fault is found by searching all of src for its old text, which has to occur once there, so it outlives a move of
-files. First the tests of its room are run, those below tests/unit, tests/reference and tests/contract whose path
-contains one of its keywords; with --deep, if none of them fails, all others too. NAME is a part of the names of faults
-or of their rooms; without one, all are planted. Ends with code 1 if a fault survives, or, with --check, if one cannot
-be planted.
+Each fault has an old text, which occurs exactly once below src, and a new text that replaces it. No fault names a file,
+so a moved file needs no change here. The tests run first are those below tests/unit, tests/reference and tests/contract
+whose path contains one of the fault's keywords. With --deep, the other tests follow if none of these fails. Tests
+marked long, compiles, browser or slurm never run. NAME is a part of a fault's name or of its room; the default is all
+faults. The exit code is 1 if a fault survives, or, with --check, if a fault cannot be planted.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SURVIVED = "SURVIVED"
 PYTEST = (
     *("-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider"),
     "-m",
-    "not (compiles or browser or slurm)",
+    "not (long or compiles or browser or slurm)",
 )
 # Runs inside the copy, before any test: the fault must be in what is tested, and failing examples are not made smaller.
 CONFTEST = """\
@@ -56,7 +56,7 @@ settings.load_profile("faults")
 found = Path(metrad.__file__)
 assert Path(__file__).resolve().parent in found.resolve().parents, f"not the copy is tested but {found}"
 """
-SUMMARY_OF_SEED = "np.clip(statistic.seed_interval(figures.to_numpy()), 0, 1)"
+SUMMARY_OF_SEED = "np.clip(statistic.seed_interval(found.to_numpy()), 0, 1)"
 PAIRED_DIFFERENCES = "np.array([one[seed] - other[seed] for seed in one if seed in other])"
 EACH_GPU = """\
         for place in range(self.jobs_per_gpu):
@@ -71,7 +71,7 @@ np.sort(_finite_vector(calibration_scores, "calibration_scores"))
 # Room → keywords of its test files, and name of the fault → (old text, new text[, keywords of its own]).
 PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
     "splits and roles": (
-        ("test_splits", "test_selection", "test_datamodule"),
+        ("data/test_splits", "data/test_prepared"),
         {
             "the copy in the training part stays": (
                 'np.argsort(~pool.in_test_part[candidate], kind="stable")',
@@ -99,17 +99,17 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "class without training images is left for normal": (
                 'for i in left if role == "anomalous" or i in trainable)',
                 "for i in left)",
-                ("test_datamodule",),
+                ("data/test_prepared",),
             ),
             "a name is taken as its letters": (
                 "isinstance(wanted, str | int) else list(wanted)",
                 "isinstance(wanted, int) else list(wanted)",
-                ("test_datamodule",),
+                ("data/test_prepared",),
             ),
         },
     ),
     "image decoding": (
-        ("test_images.py", "decod"),
+        ("data/test_decoding", "data/test_store"),
         {
             "turned the wrong way round": ("6: Image.Transpose.ROTATE_270", "6: Image.Transpose.ROTATE_90"),
             "transparency over black": (
@@ -128,7 +128,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         },
     ),
     "image store": (
-        ("test_imageset",),
+        ("data/test_store",),
         {
             "broken images count as usable": (
                 "usable[list(found.corrupt)] = False",
@@ -149,7 +149,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         },
     ),
     "scorers and neighbour search": (
-        ("test_scoring", "test_exact", "test_screening", "scorers"),
+        ("reference/scorers", "scorers/search", "contract/scorers", "unit/scorers/test_scorers"),
         {
             "LOF upside down": (
                 "self.density_[positions].mean(axis=1) / self._density(distances, positions)",
@@ -168,7 +168,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "nearest dropped where copies are": (
                 "itself[~itself.any(axis=1), -1] = True",
                 "itself[~itself.any(axis=1), 0] = True",
-                ("test_scoring",),
+                ("reference/scorers",),
             ),
             "doubt of float32 taken off": ("return doubt - kth", "return -doubt - kth", ("test_exact",)),
             "copies a rounding apart": ("np.where(apart < 1e-14, 0.0, apart)", "apart", ("scorers",)),
@@ -185,22 +185,22 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "checksums of files not looked at": (
                 'require_unchanged(folder / name, record["files"][name])',
                 'record["files"][name]',
-                ("contract/test_scorers", "scorers"),
+                ("contract/scorers", "unit/scorers/test_scorers"),
             ),
             "recall counts the query itself": (
                 "found[i][found[i] != own][:k]",
                 "found[i][:k]",
-                ("unit/test_scorers", "scorers"),
+                ("unit/scorers/test_scorers", "contract/scorers"),
             ),
             "one list less is looked into": (
                 "self.nprobe or min(nlist, max(16,",
                 "self.nprobe or min(nlist, max(1,",
-                ("unit/test_scorers", "scorers"),
+                ("unit/scorers/test_scorers", "contract/scorers"),
             ),
         },
     ),
     "thresholds and p-values": (
-        ("test_statistics", "threshold"),
+        ("evaluation/test_intervals", "evaluation/test_conformal"),
         {
             "rank one too low": ("calibration[rank - 1]", "calibration[rank - 2]"),
             "one image too many wanted": (
@@ -219,17 +219,24 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 SORTED_THRESHOLD,
                 SORTED_THRESHOLD.replace("np.sort(", "np.asarray("),
             ),
-            "alarm at the threshold itself": ("alarms = scores > threshold", "alarms = scores >= threshold"),
+            "alarm at the threshold itself": (
+                "dtype=np.float64) > threshold",
+                "dtype=np.float64) >= threshold",
+                ("evaluation/test_conformal",),
+            ),
         },
     ),
     "metrics": (
-        ("test_scoring", "metrics", "test_statistics"),
+        ("reference/evaluation/test_metrics", "contract/evaluation", "evaluation/test_intervals"),
         {
             "95 % itself is not enough": (
-                "true_positive_rate >= MIN_TRUE_POSITIVE_RATE",
-                "true_positive_rate > MIN_TRUE_POSITIVE_RATE",
+                "curves.recall >= MIN_TRUE_POSITIVE_RATE",
+                "curves.recall > MIN_TRUE_POSITIVE_RATE",
             ),
-            "highest false-positive rate": ("false_positive_rate[enough][0]", "false_positive_rate[enough][-1]"),
+            "highest false-positive rate": (
+                "np.take_along_axis(curves.false_alarms, first[:, None], axis=1)[:, 0]",
+                "curves.false_alarms[:, -1]",
+            ),
             "partial AUROC up to another rate": ("max_fpr=MAX_FALSE_POSITIVE_RATE", "max_fpr=MIN_TRUE_POSITIVE_RATE"),
             "points of the curve dropped": ("drop_intermediate=False", "drop_intermediate=True"),
             "ties broken": (
@@ -240,7 +247,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         },
     ),
     "intervals": (
-        ("test_statistics", "interval"),
+        ("evaluation/test_intervals",),
         {
             "variance over N": ("components.var(ddof=1)", "components.var()"),
             "ties count nothing": (
@@ -256,7 +263,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         },
     ),
     "whitening": (
-        ("whitening", "test_finetuning"),
+        ("training/test_finetuning",),
         {
             "about the mean of all": ("centred - means[places]", "centred - centred.mean(axis=0)"),
             "seen from the mean of all images": (
@@ -275,18 +282,22 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         },
     ),
     "embeddings and ranks": (
-        ("test_embedding", "test_distributed", "ranks"),
+        ("evaluation/test_forward", "training/devices"),
         {
-            "rows left out between ranks": ("min(i + 1, more)", "min(i, more)", ("test_distributed", "ranks")),
+            "rows left out between ranks": (
+                "min(i + 1, more)",
+                "min(i, more)",
+                ("training/devices", "models/test_heads_on_two_ranks"),
+            ),
             "last rows in no part": (
                 "divmod(-(-count // step), world_size())",
                 "divmod(count // step, world_size())",
-                ("test_distributed", "ranks"),
+                ("training/devices", "models/test_heads_on_two_ranks"),
             ),
             "parts of a batch in another order": (
-                "tensor_split(ranks.world_size())[ranks.rank()]",
-                "tensor_split(ranks.world_size())[-1 - ranks.rank()]",
-                ("test_distributed", "batches"),
+                "tensor_split(collectives.world_size())[collectives.rank()]",
+                "tensor_split(collectives.world_size())[-1 - collectives.rank()]",
+                ("training/devices", "data/test_batches"),
             ),
             "batch of twice the memory": ("2 * size * bytes_each <= memory", "size * bytes_each <= memory"),
             "float16 run as bfloat16": ('"16": torch.float16', '"16": torch.bfloat16'),
@@ -297,12 +308,12 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "gradient not multiplied by the ranks": (
                 "world_size() * len(labels) / every",
                 "len(labels) / every",
-                ("test_distributed", "ranks"),
+                ("training/devices", "models/test_heads_on_two_ranks"),
             ),
             "rows of ranks put in each other's places": (
                 "in enumerate(parts):\n        if source > 0",
                 "in enumerate(parts[::-1]):\n        if source > 0",
-                ("test_distributed", "ranks"),
+                ("training/devices", "models/test_heads_on_two_ranks"),
             ),
             "first anomalous image counts as normal": (
                 "np.arange(normal + anomalous) >= normal",
@@ -311,23 +322,23 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         },
     ),
     "run directories": (
-        ("test_runs", "test_sweep"),
+        ("runs/test_directory", "sweeps/test_plan"),
         {
             "a killed run counts as running": (
                 'state == "running" and not self.is_held()',
                 'state == "running" and self.is_held()',
-                ("test_sweep", "test_runs"),
+                ("sweeps/test_plan", "runs/test_directory"),
             ),
             "a selection found is cleared": (
                 "[self.selection] * keep_selection",
                 "[self.selection] * keep_training",
-                ("test_sweep", "test_runs"),
+                ("sweeps/test_plan", "runs/test_directory"),
             ),
             "identity lost at the end": ('if key in ("identity", "started")', 'if key in ("started",)'),
             "own lock taken for another's": (
                 "self._own_lock or not self.lock.exists()",
                 "not self.lock.exists()",
-                ("test_sweep", "test_runs"),
+                ("sweeps/test_plan", "runs/test_directory"),
             ),
             "old file removed before the new one is whole": (
                 "yield partial\n        partial.replace(path)",
@@ -339,42 +350,52 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "a run that is not finished opened": ('if run.state != "finished":\n', 'if run.state == "failed":\n'),
             "a folder claimed twice": ("[path.name for path in self._own() if path.exists()]", "[]"),
-            "changed files let in": ("if found != digest:", "if len(found) != len(digest):", ("scorers", "checksum")),
+            "changed files let in": (
+                "if found != digest:",
+                "if len(found) != len(digest):",
+                ("contract/scorers", "unit/scorers/test_scorers"),
+            ),
             "changed records let in": (
                 "whole = sealed(record).encode() == text",
                 "whole = len(sealed(record).encode()) == len(text)",
-                ("unit/test_scorers", "scorers", "checksum"),
+                ("unit/scorers/test_scorers", "contract/scorers"),
             ),
         },
     ),
     "identity and names": (
-        ("test_sweep", "test_config.py", "names"),
+        ("sweeps/test_plan", "config/test_schema", "config/test_checks"),
         {
-            "compile makes another run": ('"ckpt_path", "allow_targets", "compile"', '"ckpt_path", "allow_targets"'),
+            "compile makes another run": (
+                "compile: Annotated[Any, _SWITCH, _ASIDE]",
+                "compile: Annotated[Any, _SWITCH]",
+            ),
             "later settings make no other run": ("(key not in LATER or value != LATER[key])", "key not in LATER"),
             "differences one way alone": (
                 "for key in a | b if a.get(key)",
                 "for key in a if a.get(key)",
-                ("test_config.py", "names"),
+                ("config/test_checks",),
             ),
             "paths stand in names": (
                 'key.split(".")[0] not in _UNNAMED',
                 "key not in _UNNAMED",
-                ("test_config.py", "names"),
+                ("config/test_checks",),
             ),
             "long names cut without a hash": (
-                'f"{name[:190]}~{_hash(name)}"',
+                'f"{name[:190]}~{short_hash(name)}"',
                 "name[:200]",
-                ("test_config.py", "names"),
+                ("config/test_checks",),
             ),
-            "values cut without a hash": ("[:40]}~{_hash(value)}", "[:40]}", ("test_config.py", "names")),
+            "values cut without a hash": ("[:40]}~{short_hash(value)}", "[:40]}", ("config/test_checks",)),
             "a sweep's name forgotten": ("return time if name is None else str(name)", "return time"),
         },
     ),
     "configuration checks": (
-        ("test_config.py",),
+        ("config/test_checks", "config/test_schema"),
         {
-            "batches of one let in": ('cfg["batch_size"] >= 2', 'cfg["batch_size"] >= 1'),
+            "batches of one let in": (
+                "batch_size: Annotated[int, Field(ge=2)",
+                "batch_size: Annotated[int, Field(ge=1)",
+            ),
             "a rate twice let in": ("and len(set(value)) == len(value)", ""),
             "target that leads outside let in": (
                 "if not callable(found) or not home.startswith(allowed):",
@@ -382,13 +403,13 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "true passes for a number": ("strict=isinstance(value, bool)", "strict=False"),
             "two open roles let in": (
-                'for role in ("normal", "anomalous", "reference") if dataset[role] is None',
-                'for role in ("normal", "anomalous") if dataset[role] is None',
+                'for role in ("normal", "anomalous", "reference") if getattr(self, role) is None',
+                'for role in ("normal", "anomalous") if getattr(self, role) is None',
             ),
         },
     ),
     "resuming": (
-        ("test_checkpoints", "resum", "test_datamodule"),
+        ("training/test_checkpoints", "data/test_prepared"),
         {
             "checkpoint written in place": (SAVED_WHOLE, "        torch.save(checkpoint, path)"),
             "any file of a dictionary is a checkpoint": (
@@ -398,27 +419,27 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "seed and epoch added up": (
                 "default_rng([self.seed, self.epoch])",
                 "default_rng(self.seed + self.epoch)",
-                ("test_datamodule", "batches"),
+                ("data/test_batches", "data/test_prepared"),
             ),
             "changed images taken up": (
                 'if self._split_hash(split) != description["hash"]:',
                 'if not description["hash"]:',
-                ("test_datamodule",),
+                ("data/test_prepared",),
             ),
             "hash of names alone": (
-                "self.data.names[i].encode() + self.data.digests[i].tobytes()",
-                "self.data.names[i].encode()",
-                ("test_datamodule",),
+                "self.image_set.names[i].encode() + self.image_set.digests[i].tobytes()",
+                "self.image_set.names[i].encode()",
+                ("data/test_prepared",),
             ),
             "checkpoints cleared where training goes on": (
                 "[self.checkpoints] * keep_training",
                 "[self.checkpoints] * keep_selection",
-                ("test_sweep", "test_runs"),
+                ("sweeps/test_plan", "runs/test_directory"),
             ),
             "the order of epochs begins anew": (
                 "sampler.set_epoch(self.first_epoch)",
                 "sampler.set_epoch(0)",
-                ("test_datamodule",),
+                ("data/test_prepared",),
             ),
             "an epoch counted too few": (
                 'int(checkpoint["epoch"]) + 1, checkpoint',
@@ -432,7 +453,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         },
     ),
     "sweeps": (
-        ("test_sweep",),
+        ("sweeps/test_plan",),
         {
             "a running run is made again": ('if state not in ("finished", "running")', 'if state not in ("finished",)'),
             "a run of other settings counts as made": (
@@ -461,28 +482,28 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         },
     ),
     "comparison": (
-        ("test_compare", "comparison"),
+        ("comparison/test_compare", "reports/comparison"),
         {
             "Holm's steps the other way": (
                 "np.arange(len(order), 0, -1)",
                 "np.arange(1, len(order) + 1)",
-                ("test_paired",),
+                ("comparison/test_paired",),
             ),
             "Wilcoxon's sum itself left out": (
                 "min(chances[: positive + 1].sum(), chances[positive:].sum())",
                 "min(chances[:positive].sum(), chances[positive:].sum())",
-                ("test_paired",),
+                ("comparison/test_paired",),
             ),
             "unpaired effect with the wrong sign": (
                 "np.round(values[:, None] - others, DECIMALS)",
                 "np.round(others - values[:, None], DECIMALS)",
-                ("test_paired",),
+                ("comparison/test_paired",),
             ),
-            "least p one-sided": ("2.0 ** (1 - pairs)", "2.0**-pairs", ("test_paired",)),
+            "least p one-sided": ("2.0 ** (1 - pairs)", "2.0**-pairs", ("comparison/test_paired",)),
             "mean rank over the wrong axis": (
                 "stats.rankdata(metrics, axis=1).mean(axis=0)",
                 "stats.rankdata(metrics, axis=1).mean(axis=1)",
-                ("test_paired",),
+                ("comparison/test_paired",),
             ),
             "runs paired by their place": (
                 PAIRED_DIFFERENCES,
@@ -500,15 +521,19 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "a CSV's two splits let in": ("if (different > 1).any():", "if (different > 2).any():"),
             "better and worse swapped": (
-                "(difference > 0) != (comparison.metric in LOWER_IS_BETTER)",
-                "(difference > 0) == (comparison.metric in LOWER_IS_BETTER)",
+                "(difference > 0) == comparison.higher_is_better",
+                "(difference > 0) != comparison.higher_is_better",
             ),
-            "numbers sorted as words": ("return float(value), value", "return -math.inf, value", ("test_comparison",)),
-            "deviation over N": ("statistics.stdev(aurocs)", "statistics.pstdev(aurocs)", ("test_comparison",)),
+            "numbers sorted as words": (
+                "return float(value), value",
+                "return -math.inf, value",
+                ("sweeps/test_table",),
+            ),
+            "deviation over N": ("statistics.stdev(aurocs)", "statistics.pstdev(aurocs)", ("sweeps/test_table",)),
         },
     ),
     "report data": (
-        ("test_report",),
+        ("reports/test_report",),
         {
             "upper of two as the median": (
                 'rows["folder"].iloc[(len(rows) - 1) // 2]',

@@ -270,6 +270,8 @@ def test_many_panels_are_made_smaller(tmp_path, monkeypatch):
     alone = evidence_of(run, 1)
     monkeypatch.setattr(cells_module, "EVIDENCE_BYTES", 400_000)
     assert len(evidence_of(run, 4)) < len(alone) / 2
+    monkeypatch.setattr(cells_module, "EVIDENCE_BYTES", len(alone))
+    assert len(evidence_of(run, 1)) == len(alone) > len(evidence_of(run, 2))
     assert alone.startswith("data:image/webp;base64,")
 
 

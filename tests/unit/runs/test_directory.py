@@ -55,6 +55,21 @@ def test_a_finished_run_stays_claimed(run):
     assert read_json(run.status)["state"] == "finished"
 
 
+def test_a_directory_with_files_of_a_run_is_not_claimed(run):
+    run.path.mkdir()
+    run.metrics.write_text("{}")
+    with pytest.raises(InputError, match=r"holds metrics\.json already"):
+        run.claim()
+    assert not run.status.exists()
+
+
+def test_the_identity_of_a_run_outlasts_its_end(run):
+    run.claim(identity="abc")
+    with run.recorded(keep_refused=False):
+        pass
+    assert (run.state, run.noted()["identity"]) == ("finished", "abc")
+
+
 def test_a_claim_makes_parents(tmp_path):
     Run(tmp_path / "a/b/c").claim()
     assert (tmp_path / "a/b/c/status.json").is_file()

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import faiss
+import joblib
 import pytest
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -48,7 +50,13 @@ def config():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("paths.data", "/elsewhere"), ("trainer.precision", "32-true"), ("dataset.workers", 0), ("logger.save", 2)],
+    [
+        ("paths.data", "/elsewhere"),
+        ("trainer.precision", "32-true"),
+        ("dataset.workers", 0),
+        ("logger.save", 2),
+        ("compile", False),
+    ],
 )
 def test_where_and_how_a_run_is_made_is_no_part_of_its_identity(key, value, config):
     other = config.copy()
@@ -169,6 +177,25 @@ def test_a_plan_tells_how_runs_stand_and_leaves_out_those_that_need_nothing(tmp_
     ]
     told += ["1 to begin", "1 made with other settings"]
     assert f"sweep of 7 runs in {tmp_path}: {', '.join(told)}" in caplog.text
+
+
+def test_a_finished_run_without_metrics_is_made_again(tmp_path, config):
+    job = Job(0, make(tmp_path / "a", "finished", identity=identity(config)), config)
+    assert sweep_plan.plan(sweep_plan.Sweep(tmp_path), [job]) == [job]
+
+
+def test_a_run_is_given_up_when_a_second_process_dies_of_it(tmp_path, config, monkeypatch):
+    deaths = []
+
+    def killed(tasks):
+        for task in tasks:
+            deaths.append(task)
+            raise TerminatedWorkerError
+        yield
+
+    monkeypatch.setattr(joblib, "Parallel", lambda **_: killed)
+    (ended,) = workers.side_by_side([Job(0, make(tmp_path / "a", "interrupted"), config)], print, 1)
+    assert (ended.state, len(deaths)) == ("failed", 2)
 
 
 def shown(view: View) -> list[str]:

@@ -65,6 +65,11 @@ def test_numbers_stand_in_the_order_of_their_size(tmp_path, sweep):
     assert [row["head.margin"] for row in collect(sweep)] == ["", "0.05", "0.05", "0.5", "0.5"]
 
 
+def test_numbers_are_not_sorted_as_words(sweep):
+    Run(sweep / "a").overrides.write_text("- head=arcface\n- head.margin=1e-3\n- trainer.max_epochs=1\n- seed=0\n")
+    assert [row["head.margin"] for row in collect(sweep)] == ["", "1e-3", "0.05", "0.05", "0.5"]
+
+
 def test_the_summary_is_over_seeds(sweep):
     summary = {row["head.margin"]: row for row in summarise(collect(sweep))}
     assert summary["0.5"]["auroc_mean"] == pytest.approx(0.85)

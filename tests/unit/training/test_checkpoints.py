@@ -1,10 +1,16 @@
-"""Checkpoints: written whole or not at all."""
+"""Checkpoints: written whole or not at all, and refused for other images."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from metrad.errors import InputError
-from metrad.training.checkpoints import WholeCheckpoints, read_checkpoint
+from metrad.models.backbones import convnet
+from metrad.models.embedder import Embedder
+from metrad.models.heads import Softmax
+from metrad.training.checkpoints import WholeCheckpoints, epochs_behind, read_checkpoint
+from metrad.training.learner import MetricLearner
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
@@ -31,3 +37,18 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"last\.ckpt cannot be read as a checkpoint \(.+\)"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("images", ["these", "others"])
+def test_training_does_not_continue_on_other_images(tmp_path, images):
+    embedder = Embedder(convnet(channels=[4]), image_size=8)
+    learner = MetricLearner(embedder, Softmax(4, 2), lambda groups: torch.optim.SGD(groups, lr=0.1))
+    data, path = SimpleNamespace(state_dict=lambda: {"split": "these"}), tmp_path / "last.ckpt"
+    states = {"state_dict": learner.state_dict(), "optimizer_states": [learner.configure_optimizers().state_dict()]}
+    saved = {"head": "Softmax", "loops": {}, "pytorch-lightning_version": "2", "SimpleNamespace": {"split": images}}
+    torch.save({"epoch": 2, **states, **saved}, path)
+    if images == "these":
+        assert epochs_behind(path, learner, data, 3) == 3
+    else:
+        with pytest.raises(InputError, match="was trained on other images"):
+            epochs_behind(path, learner, data, 3)

@@ -353,6 +353,12 @@ def test_embeddings_that_are_alike_within_classes_cannot_be_whitened(embeddings)
         within_class_whitening(embeddings, np.repeat([0, 1], 3))
 
 
+def test_embeddings_that_vary_in_one_direction_only_cannot_be_whitened():
+    embeddings = np.array([[1.0, 0.0], [-1.0, 0.0]] * 3)  # all products alike, so that Ledoit-Wolf shrinks nothing
+    with pytest.raises(ValueError, match="nearly alike in some direction"):
+        within_class_whitening(embeddings, np.zeros(6, dtype=int))
+
+
 def test_embeddings_are_whitened_in_evaluation_alone():
     torch.manual_seed(0)
     embedder = Embedder(convnet(channels=[4, 8]), image_size=16, whiten=True)

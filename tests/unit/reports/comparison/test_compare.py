@@ -74,6 +74,14 @@ def test_the_columns_are_those_promised(sweep):
     assert all(Run(folder).status.is_file() for folder in result.runs["folder"])
 
 
+def test_the_interval_of_a_mean_stays_within_0_and_1(sweep):
+    for head in HEADS:
+        for seed, auroc in enumerate((0.8, 1.0)):
+            sweep.add([f"head={head}", f"seed={seed}"], auroc)
+    summary = compare(sweep.path).summary
+    assert summary[["low", "high"]].to_numpy().tolist() == [[0, 1], [0, 1]]
+
+
 def test_the_summary_is_over_the_finished_seeds(sweep):
     result = compare(sweep.fill(["adacos", "arcface"], seeds=3).path)
     runs = result.runs[result.runs["head"] == "arcface"]["auroc"]

@@ -110,6 +110,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("evaluation.resamples", 99, "evaluation.resamples must be at least 100, got 99"),
         ("evaluation.false_alarm_rates", [0.1, 2], "evaluation.false_alarm_rates must be a list of different rates"),
         ("evaluation.false_alarm_rates", [0.1, 2], "0 and 1, such as [0.01,0.05], or null, got [0.1, 2]"),
+        ("evaluation.false_alarm_rates", [0.1, 0.1], "must be a list of different rates between 0 and 1"),
         ("finetuning.layer_decay", 1.5, "finetuning.layer_decay must be between 0 and 1, got 1.5"),
         ("finetuning.distillation", float("inf"), "finetuning.distillation must be at least 0, got inf"),
         ("finetuning.ema", 1.0, "finetuning.ema must be between 0 and 1, or null, got 1.0"),
@@ -339,6 +340,12 @@ def test_run_names_of_a_sweep_differ_where_their_overrides_do(pairs, seed):
     second = {key: other for key, (_, other) in pairs.items()}
     names = {run_name(hydra_config(overrides), seed) for overrides in (first, second)}
     assert len(names) == (1 if first == second else 2)
+
+
+def test_long_run_names_that_differ_only_at_their_end_differ():
+    same = dict.fromkeys(KEYS[:-1], "a" * 40)
+    names = {run_name(hydra_config(same | {KEYS[-1]: value}), 0) for value in "12"}
+    assert [len(name) > 190 for name in names] == [True, True]
 
 
 def test_a_choice_in_a_folder_of_a_group_makes_one_folder():

@@ -160,6 +160,13 @@ def test_embedding_is_shared_without_gaps_or_duplicates(count, step, world, as_r
     assert max(sizes) - min(sizes) <= 2 * step - 1
 
 
+def test_a_rank_weighs_its_gradient_by_its_share_of_the_batch(as_rank, monkeypatch):
+    as_rank(0, 2)
+    monkeypatch.setattr(collectives, "several", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda images: images.fill_(8))  # rank 1 has the other 5
+    assert collectives.gradient_weight(torch.zeros(3)) == 2 * 3 / 8
+
+
 def test_in_one_process_nothing_changes():
     rows = np.ones((3, 2), dtype=np.float32)
     assert collectives.gather(rows, collectives.spans(3, 256)) is rows
