@@ -1,5 +1,6 @@
 """Runs the command line in the test process, each test in a folder of its own, with all global state put back."""
 
+import copy
 import json
 import logging
 import sys
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig
 from PIL import Image
 
 from metrad.app import cli
@@ -28,6 +31,20 @@ def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Render no picture of a run, which takes a third of its time, unless the test asks for ``pictures``."""
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr(outputs, "save_picture", lambda figure, path: Image.new("L", (8, 8)).save(path))
+
+
+@pytest.fixture(autouse=True)
+def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose the configuration of each run of a sweep once; Hydra does it to check it, and again to make the run."""
+    compose, kept = ConfigLoaderImpl.load_sweep_config, {}
+
+    def once(self: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        key = id(master_config), *sweep_overrides
+        if key not in kept:  # the sweep's own configuration is kept too, so that no other has its id
+            kept[key] = (compose(self, master_config, sweep_overrides), master_config)
+        return copy.deepcopy(kept[key][0])
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", once)
 
 
 @pytest.fixture

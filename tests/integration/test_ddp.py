@@ -210,12 +210,13 @@ def test_two_ranks_hold_back_as_one_process_does(on_two_ranks, train):
     np.testing.assert_allclose(two["normal"], one["normal"], rtol=2e-2, atol=2e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "words"),
     [
         ("raise", "RuntimeError: planted in two lines"),
-        pytest.param("exit", "it ended with code 7", marks=pytest.mark.long),
-        pytest.param("kill", "it was killed, as the system does for want of memory", marks=pytest.mark.long),
+        ("exit", "it ended with code 7"),
+        ("kill", "it was killed, as the system does for want of memory"),
     ],
 )
 def test_a_crash_of_one_rank_ends_all_with_its_error(how, words, metrad, planted, tmp_path):
