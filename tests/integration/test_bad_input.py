@@ -425,7 +425,7 @@ EVALUATE = [
     pytest.param(["RUN", "evaluation.false_alarm_rates=[2]"], ("evaluation.false_alarm_rates", "0 and 1"), id="rate"),
     pytest.param(["RUN", "evaluation.level=1"], ("evaluation.level", "between 0 and 1"), id="level"),
     pytest.param(["RUN", "evaluation.resamples=3"], ("evaluation.resamples", "at least 100"), id="resamples"),
-    pytest.param(["RUN", "scorer.k=1,2", "--name", "x"], ("--name", "these are 2"), id="one name for two"),
+    pytest.param(["RUN", "scorer.k=1,2", "--name", "x"], ("--name", "there are 2"), id="one name for two"),
     pytest.param(["RUN", "evaluation=null"], ("evaluation is a group",), id="evaluation no group"),
     pytest.param(["RUN", "RUN"], ("second folder", "one run or one sweep"), id="two runs"),
     pytest.param(["RUN", "scorer=knn", "scorer=lof"], ("scorer is given twice", "scorer=A,B"), id="scorer twice"),

@@ -125,7 +125,7 @@ def test_ctrl_c_ends_a_sweep_within_seconds_and_the_same_command_goes_on(launche
     assert process.returncode == 130
     assert "Traceback" not in out + err
     assert "Warning" not in out + err
-    assert "the same command with sweep=x goes on" in out
+    assert "the same command with sweep=x continues" in out
     states = [run.state for run in runs_of(folder).values()]
     assert "interrupted" in states
     assert "running" not in states
