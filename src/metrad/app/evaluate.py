@@ -31,7 +31,7 @@ from metrad.files import replacing
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
 from metrad.runs.config import checks
 from metrad.runs.config.build import plain
-from metrad.runs.config.catalogue import choices, folder, suggestion
+from metrad.runs.config.catalogue import choices, folder
 from metrad.runs.config.schema import LATER, PARTS
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name

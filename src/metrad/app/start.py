@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import re
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 import typer
 
 from metrad.app import hydra_seam
+from metrad.app.arguments import for_hydra
 from metrad.app.messages import (
     BAD_INPUT,
     FAILED_RUNS,
@@ -41,7 +41,7 @@ def _train_all(argv: list[str]) -> None:
 
     checks.register()
     arguments = for_hydra(argv)
-    if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
+    if launch.started_by_others() and "--multirun" in arguments:
         raise InputError("a sweep starts the ranks of its runs itself; start it without torchrun or srun")
     if launch.follows():
         arguments.append("hydra.run.dir=.")  # the first rank makes the directory of the run
@@ -58,28 +58,6 @@ def _train_all(argv: list[str]) -> None:
             kept = _report_sweep(sweep)
     if sweep.failures or sweep.unfinished() or not kept:
         raise SystemExit(FAILED_RUNS)
-
-
-def for_hydra(argv: Sequence[str]) -> list[str]:
-    """Return the arguments of the command line for Hydra, with ``sweep=NAME`` as ``sweep.name=NAME``.
-
-    Raises:
-        InputError: the name of the sweep is no folder name.
-    """
-    from metrad.runs.naming import sweep_name
-
-    arguments = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in argv]
-    for item in arguments:
-        if item.lstrip("+").startswith("sweep.name="):
-            sweep_name(item.partition("=")[2].strip("'\""), time="")
-    return arguments
-
-
-def _literal(item: str) -> str:
-    """Quote the name of a sweep, so that Hydra reads a name such as 2026_11 or true as a string."""
-    key, _, value = item.partition("=")
-    named = key.lstrip("+") == "sweep.name" and re.fullmatch(r"[\w.+-]+", value) and value != "null"
-    return f"{key}='{value}'" if named else item
 
 
 def _report_sweep(sweep: Any) -> bool:

@@ -15,10 +15,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from metrad.errors import InputError
-from metrad.runs.config.build import locate, targets
-from metrad.runs.config.catalogue import suggestion
-from metrad.runs.config.explain import explain, unknown_key
+from metrad.runs.config.build import ALLOWED_TARGETS, locate, targets
+from metrad.runs.config.explain import explain
+from metrad.runs.config.fields import Rule, shown
 from metrad.runs.config.schema import PARTS, SELECTABLE, SETTINGS, WITHOUT_IDENTITY, Config, refusal
+from metrad.runs.config.suggestions import suggestion, unknown_key
 from metrad.runs.naming import run_name, sweep_name
 
 _RUN_TIME_ARGUMENTS = {name for part in PARTS.values() for name in part.given}
@@ -57,6 +58,8 @@ def check(cfg: DictConfig) -> None:
             raise InputError(f"{name}._target_ must name the class to build")
         for key, found in targets(name, node):
             _check_call(key, found, resolved["allow_targets"])
+        if name != "scheduler" or resolved["trainer"].get("max_epochs") != 0:  # T_max=${trainer.max_epochs}, unused
+            _check_ranges(name, node, part.ranges)
     if resolved["selection"] is not None:
         _check_selection(cfg, resolved)
 
@@ -98,14 +101,18 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
         _check_call(key, node, resolved["allow_targets"])
+        _check_ranges(key, node, PARTS["scorer"].ranges)
     for settings in selection["candidates"]:
-        changed = with_settings(cfg, settings)
-        check(changed)
-        epochs = changed.trainer.get("max_epochs")
-        if not isinstance(epochs, int) or epochs < 0:
-            raise InputError(
-                f"selection chooses among up to trainer.max_epochs epochs, which must be at least 0, got {epochs}"
-            )
+        check(with_settings(cfg, settings))
+
+
+def _check_ranges(key: str, node: dict[str, Any], ranges: Mapping[str, Rule]) -> None:
+    """Check the numbers among the settings in ``node``. A class of the user's own has ranges of its own."""
+    if not str(node.get("_target_")).startswith(ALLOWED_TARGETS):
+        return
+    for name, rule in ranges.items():
+        if name in node and not rule.holds(node[name]):
+            raise InputError(f"{key}.{name} must {rule.must}, got {shown(node[name])}")
 
 
 def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
@@ -132,12 +139,23 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
         adapter = _adapter(found, name)
         try:
             if adapter is not None:  # strict for booleans, as true would pass for the number 1 otherwise
-                adapter.validate_python(value, strict=isinstance(value, bool))
+                read = adapter.validate_python(value, strict=isinstance(value, bool))
+                if not _same_kind(value, read):
+                    kind = type(read).__name__
+                    raise InputError(f"{key}.{name}={shown(value)} has a wrong type or value: write {shown(read)} ({kind})")
         except ValidationError as error:
             wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-            raise InputError(f"{key}.{name}={value} has a wrong type or value: {wanted}") from error
+            raise InputError(f"{key}.{name}={shown(value)} has a wrong type or value: {wanted}") from error
         except PydanticUserError:  # no schema for this annotation: the class checks the value itself
             continue
+
+
+def _same_kind(value: Any, read: Any) -> bool:
+    """Return whether pydantic read a value without converting it, as it does with "3" and 3.0 for a whole number."""
+    if isinstance(value, list | tuple) and isinstance(read, list | tuple):
+        return all(_same_kind(*pair) for pair in zip(value, read, strict=True))
+    converted = isinstance(value, str | float) and isinstance(read, bool | int | float)
+    return not converted or type(value) is type(read)
 
 
 @cache

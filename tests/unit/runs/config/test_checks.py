@@ -21,7 +21,7 @@ from metrad.models.base import Backbone, InputSpec
 from metrad.models.embedder import Embedder
 from metrad.runs.config import catalogue, checks
 from metrad.runs.config.build import instantiate
-from metrad.runs.config.catalogue import suggestion
+from metrad.runs.config.suggestions import suggestion
 from metrad.runs.config.explain import explain, explain_null
 from metrad.runs.config.schema import PARTS
 from metrad.runs.identity import differences, identity
