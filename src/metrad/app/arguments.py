@@ -19,8 +19,14 @@ MOST_RUNS = 100_000  # of a sweep; Hydra composes all of them before the first b
 _FLAGS = ("multirun", "run", "resolve", "hydra-help", "version", "shell-completion")
 _VALUED = ("cfg", "package", "config-path", "config-name", "config-dir", "experimental-rerun")
 _SHORT = {
-    **{"multirun": "-m", "run": "-r", "shell-completion": "-sc", "cfg": "-c", "package": "-p"},
-    **{"config-path": "-cp", "config-name": "-cn", "config-dir": "-cd"},
+    "multirun": "-m",
+    "run": "-r",
+    "shell-completion": "-sc",
+    "cfg": "-c",
+    "package": "-p",
+    "config-path": "-cp",
+    "config-name": "-cn",
+    "config-dir": "-cd",
 }
 _TOKEN = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|\$\{[^}]*\}|[\[\]{}(),]|[^\[\]{}(),'\"]+")
 _READABLE = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|:\s\[\]{}(),'\"]*")
@@ -81,8 +87,10 @@ def readable(item: str) -> str:
 
 def at_home(item: str) -> str:
     """Return a setting ``key=~/folder`` with the user's home in place of ``~``, as the shell does for a whole word."""
+    from metrad.runs.config.home import expanded
+
     key, equals, value = item.partition("=")
-    return f"{key}={Path(value).expanduser()}" if equals and re.match(r"~($|/)", value) else item
+    return f"{key}={expanded(value)}" if equals else item
 
 
 def parsed(item: str) -> Any:
@@ -107,7 +115,8 @@ def require_few_runs(settings: Sequence[str]) -> None:
     if total > MOST_RUNS:
         most = max(counts, key=lambda item: counts[item])
         raise InputError(
-            f"{argument(most)} makes a sweep of {total:,} runs; at most {MOST_RUNS:,} are made at once: list fewer values"
+            f"{argument(most)} makes a sweep of {total:,} runs, and one command makes at most {MOST_RUNS:,}; "
+            "list fewer values"
         )
 
 
@@ -120,7 +129,7 @@ def _values(override: Any) -> int:
         return len(sweep.list)
     if isinstance(sweep, RangeSweep) and sweep.start is not None and sweep.stop is not None and sweep.step:
         steps = (sweep.stop - sweep.start) / sweep.step
-        return math.ceil(min(max(steps, 0), 1e18)) if steps == steps else 1
+        return 1 if math.isnan(steps) else math.ceil(min(max(steps, 0), 1e18))
     return 1
 
 

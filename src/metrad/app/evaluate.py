@@ -16,9 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from metrad.app.arguments import require_few_runs
 from metrad.app.build import build_data, build_scorer, build_settings
 from metrad.app.messages import is_expected, log_thresholds, one_line, summary
 from metrad.data.prepared import PreparedData
@@ -32,7 +33,10 @@ from metrad.runs.artifacts import load_detector, load_embeddings, save_embedding
 from metrad.runs.config import checks
 from metrad.runs.config.build import plain
 from metrad.runs.config.catalogue import choices, folder
+from metrad.runs.config.explain import explain
+from metrad.runs.config.home import expand_home
 from metrad.runs.config.schema import LATER, PARTS
+from metrad.runs.config.suggestions import suggestion, unknown_choice, unknown_key
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
 from metrad.runs.outputs import save_evaluation, save_evidence, split_entries
@@ -87,6 +91,7 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
         override = parser.parse_overrides([item])[0]
     except HydraException as error:
         raise InputError(f"{item} cannot be read ({' '.join(str(error).split())})") from error
+    require_few_runs([item])
     if not override.is_sweep_override():
         return [item]
     if not override.is_discrete_sweep():
@@ -155,7 +160,7 @@ def evaluate_run(
         InputError: the run has not finished, an override cannot be applied, or data or files have changed.
     """
     run = Run.finished(path)
-    cfg = override(_saved_config(run), overrides)
+    cfg = expand_home(override(_saved_config(run), overrides))
     checks.check(cfg)
     detector = load_detector(run, cfg.allow_targets)
     target = _free_folder(run, overrides, name)
@@ -245,7 +250,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         if key == "scorer":
             scorers = choices()["scorer"]
             if value not in scorers:
-                raise InputError(f"scorer={value} is no choice; {suggestion(value, scorers)}")
+                raise InputError(unknown_choice("scorer", value, scorers))
             cfg.scorer = OmegaConf.load(folder() / "scorer" / f"{value}.yaml")
             OmegaConf.set_struct(cfg, True)
             continue
@@ -253,9 +258,10 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             cfg.merge_with_dotlist([item])
         except YAMLError as error:
             raise InputError(f"{item} cannot be read; a list is written {key}=[a,b]") from error
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            raise InputError(unknown_key(key, cfg)) from error
         except OmegaConfBaseException as error:
-            known = [str(name) for name in OmegaConf.select(cfg, key.rpartition(".")[0])]
-            raise InputError(f"unknown configuration key {key}; {suggestion(key.rpartition('.')[2], known)}") from error
+            raise InputError(explain(error)) from error
     return cfg
 
 

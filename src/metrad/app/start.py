@@ -13,15 +13,17 @@ import typer
 from metrad.app import hydra_seam
 from metrad.app.arguments import for_hydra
 from metrad.app.messages import (
-    BAD_INPUT,
     FAILED_RUNS,
+    end,
+    internal,
+    is_expected_of_run,
     log_thresholds,
     one_line,
     relative,
     reporting_errors,
     summary,
 )
-from metrad.errors import INTERRUPTED, HeldError, InputError, MetradError, told_to_stop
+from metrad.errors import INTERRUPTED, HeldError, InputError, told_to_stop
 
 log = logging.getLogger("metrad")
 
@@ -104,10 +106,12 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from metrad.runs.config.home import expand_home
     from metrad.runs.directory import Run
     from metrad.sweeps.plan import Ended
     from metrad.training.devices import launch
 
+    cfg = expand_home(cfg)
     if launch.follows():
         _follow(cfg, given)
         return None
@@ -124,14 +128,15 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
         raise SystemExit(stopped[1]) from None
     except Exception as error:
         run.remove_if_empty()
-        if not sweeping and (full_error or not isinstance(error, MetradError | OSError)):
+        if full_error and not sweeping:
             raise
-        if sweeping:
-            if full_error:
-                traceback.print_exc()
-            return Ended(run, "running" if isinstance(error, HeldError) else "failed", one_line(error, given))
-        typer.echo(f"error: {one_line(error, given)}", err=True)
-        raise SystemExit(BAD_INPUT) from None
+        expected = is_expected_of_run(error)
+        if not sweeping:
+            end(error, given, expected=expected)
+        if full_error:
+            traceback.print_exc()
+        line = one_line(error, given) if expected else internal(error)
+        return Ended(run, "running" if isinstance(error, HeldError) else "failed", line)
     if sweeping:
         return Ended(run, "finished", summary(metrics))
     log.info("%s -> %s", summary(metrics), relative(run.path))
@@ -159,6 +164,7 @@ def _follow(cfg: Any, given: Sequence[str]) -> None:
 
     try:
         follow(cfg)
-    except (MetradError, OSError) as error:
-        typer.echo(f"error: rank {os.environ['RANK']}: {one_line(error, given)}", err=True)
-        raise SystemExit(BAD_INPUT) from None
+    except Exception as error:
+        if hydra_seam.full_error_wanted():
+            raise
+        end(error, given, expected=is_expected_of_run(error), where=f"rank {os.environ['RANK']}: ")

@@ -28,7 +28,10 @@ def value(item):
         ("dataset.source.root=/データ/parts", "/データ/parts"),
         ("dataset.source.root=/data/parts (1)", "/data/parts (1)"),
         ("dataset.source.root=it's", "it's"),
-        ("ckpt_path=outputs/x-lr=0.1-weights=b~1/checkpoints/last.ckpt", "outputs/x-lr=0.1-weights=b~1/checkpoints/last.ckpt"),
+        (
+            "ckpt_path=outputs/x-lr=0.1-weights=b~1/checkpoints/last.ckpt",
+            "outputs/x-lr=0.1-weights=b~1/checkpoints/last.ckpt",
+        ),
         ("selection.candidates=[{optimizer.lr: 1, name: größe}]", [{"optimizer.lr": 1, "name": "größe"}]),
         ("a=ends with\\", "ends with\\"),
         ("a=Ж\\", "Ж\\"),
@@ -44,7 +47,9 @@ def test_values_of_a_sweep_are_quoted_one_by_one():
     assert list(override.sweep_string_iterator()) == ["'größe'", "klein", "['良',b]"]
 
 
-@pytest.mark.parametrize("item", ["seed='1", "dataset.normal=[7", "seed=3", "head=a,b", "x=[a,'b']", "seed", "=3", "~head"])
+@pytest.mark.parametrize(
+    "item", ["seed='1", "dataset.normal=[7", "seed=3", "head=a,b", "x=[a,'b']", "seed", "=3", "~head"]
+)
 def test_what_hydra_reads_and_what_nobody_can_read_stays_as_it_is(item):
     assert readable(item) == item
 
@@ -82,7 +87,10 @@ def test_options_with_a_value_take_it_wherever_they_stand():
         (["seed=1", "-x"], "-x is no option of a training command; allowed: "),
         (["--config-dir"], "--config-dir/-cd: expected one argument"),
         (["-m", "seed=range(1000000000000)"], "seed=range(1000000000000)' makes a sweep of 1,000,000,000,000 runs"),
-        (["-m", "seed=range(1000)", "scorer.k=range(1,1000)"], "makes a sweep of 999,000 runs; at most 100,000"),
+        (
+            ["-m", "seed=range(1000)", "scorer.k=range(1,1000)"],
+            "makes a sweep of 999,000 runs, and one command makes",
+        ),
         (["-m", "a=range(0,1,1e-12)"], "makes a sweep of 1,000,000,000,000 runs"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from metrad.errors import InputError
+from metrad.errors import InputError, raised_by
 from metrad.renamed import present
 
 ALLOWED_TARGETS = (
@@ -50,6 +50,8 @@ def instantiate(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
             raise cause from error
         if isinstance(cause, ImportError):
             raise InputError(f"{key}: {missing_package(cause)}") from error
+        if raised_by(cause).startswith("metrad."):  # a fault of metrad's own, not of the settings
+            raise cause from error
         raise InputError(f"{key}: {str(cause).splitlines()[0]}") from error
 
 

@@ -136,18 +136,24 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
         setting = SETTINGS.get(f"{key}.{name}")
         if (isinstance(value, dict) and "_target_" in value) or (setting and setting.key.own_values):
             continue
-        adapter = _adapter(found, name)
-        try:
-            if adapter is not None:  # strict for booleans, as true would pass for the number 1 otherwise
-                read = adapter.validate_python(value, strict=isinstance(value, bool))
-                if not _same_kind(value, read):
-                    kind = type(read).__name__
-                    raise InputError(f"{key}.{name}={shown(value)} has a wrong type or value: write {shown(read)} ({kind})")
-        except ValidationError as error:
-            wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-            raise InputError(f"{key}.{name}={shown(value)} has a wrong type or value: {wanted}") from error
-        except PydanticUserError:  # no schema for this annotation: the class checks the value itself
-            continue
+        _check_type(f"{key}.{name}", value, _adapter(found, name))
+
+
+def _check_type(key: str, value: Any, adapter: Any) -> None:
+    """Check the type of a value; an adapter of None accepts every value."""
+    try:
+        if adapter is None:
+            return
+        read = adapter.validate_python(value, strict=isinstance(value, bool))  # else true would pass for the number 1
+    except ValidationError as error:
+        wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+        raise InputError(f"{key}={shown(value)} has a wrong type or value: {wanted}") from error
+    except PydanticUserError:  # no schema for this annotation: the class checks the value itself
+        return
+    if not _same_kind(value, read):
+        raise InputError(
+            f"{key}={shown(value)} has a wrong type: write {key}={shown(read)}, a value of type {type(read).__name__}"
+        )
 
 
 def _same_kind(value: Any, read: Any) -> bool:

@@ -55,7 +55,7 @@ def _of_a_key(error: ConfigAttributeError | ConfigKeyError, given: Sequence[str]
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
     if error.full_key == error.key:  # at the top level, which also holds Hydra's own settings
         known = [name for name in known if name != "hydra"]
-    return unknown_name(key, str(error.key), known)
+    return unknown_name(str(key), str(error.key), known)
 
 
 def _of_a_value(error: ValidationError) -> str:

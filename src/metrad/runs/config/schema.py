@@ -233,9 +233,9 @@ class Config:
     head: Annotated[dict[str, Any], Part(given=("in_features", "num_classes"), ranges=ranges.HEAD), _CHOSEN] = _MISSING
     backbone: Annotated[dict[str, Any], Part(Backbone, ranges=ranges.BACKBONE), _CHOSEN] = _MISSING
     scorer: Annotated[dict[str, Any], Part(ranges=ranges.SCORER)] = _MISSING
-    augmentation: Annotated[dict[str, Any], Part(may_be_empty=True, ranges=ranges.AUGMENTATION), Key(before={}, selectable=True)] = field(
-        default_factory=dict
-    )
+    augmentation: Annotated[
+        dict[str, Any], Part(may_be_empty=True, ranges=ranges.AUGMENTATION), Key(before={}, selectable=True)
+    ] = field(default_factory=dict)
     optimizer: Annotated[dict[str, Any], Part(given=("params",), ranges=ranges.OPTIMIZER), _CHOSEN] = _MISSING
     scheduler: Annotated[dict[str, Any], Part(None, ("optimizer",), True, ranges.SCHEDULER), _CHOSEN] = _MISSING
     trainer: Annotated[
@@ -261,6 +261,6 @@ def refusal(error: ValidationError) -> str:
     key = ".".join(str(item) for item in first["loc"])
     must = SETTINGS[key].must if key in SETTINGS else ""
     if first["type"] == "finite_number":
-        must = f"be finite{' and ' * bool(must)}{must}"
+        must = f"be finite: {must.removeprefix('be ')}"
     given = shown(first["input"])
     return f"{key} must {must}, got {given}" if must else f"{key}={given}: {first['msg']}"
