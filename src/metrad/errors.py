@@ -19,6 +19,10 @@ class TrainingError(MetradError, RuntimeError):
     """Training failed after it had begun."""
 
 
+class DivergedError(TrainingError):
+    """Training diverged, so that going on from its last checkpoint would end in the same way."""
+
+
 class HeldError(InputError):
     """Another process is working on the same run."""
 

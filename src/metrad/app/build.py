@@ -27,6 +27,7 @@ from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
 from metrad.runs.config import checks
 from metrad.runs.config.build import factory, instantiate, plain
+from metrad.runs.config.limits import require_centres, require_held
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
 from metrad.training.callbacks import KeepSigterm, LeanMemory
@@ -138,6 +139,7 @@ def build(cfg: DictConfig) -> Parts:
         InputError: a setting cannot be used; the message names its key.
     """
     checks.check(cfg)
+    require_held(plain(cfg), on_cpu=devices.is_cpu(plain(cfg.trainer)))
     build_scorer(cfg)
     return _parts(cfg, studied=_studied(cfg), selection=_selection(cfg) if cfg.selection else None)
 
@@ -316,11 +318,9 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     if not isinstance(scorer, Scorer):
         raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
-        raise InputError(
-            "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
-        )
+        raise InputError("scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose scorer=knn")
     if scorer.needs_head and cfg.whiten:
-        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose another scorer")
+        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose scorer=knn")
     return scorer
 
 
@@ -333,6 +333,7 @@ def build_settings(cfg: DictConfig) -> Settings:
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, untrained."""
+    require_centres(plain(cfg.head), in_features, num_classes)
     head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
     if not isinstance(head, Head):
         raise InputError(f"head._target_ must make a metrad.models.heads.Head, got {type(head).__name__}")

@@ -29,6 +29,7 @@ from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import attach_head, evaluate
 from metrad.files import replacing
+from metrad.quoting import setting
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
 from metrad.runs.config import checks
 from metrad.runs.config.build import plain
@@ -169,7 +170,7 @@ def evaluate_run(
     scorer.check_reference(len(split["images"]["reference"]))
     kept = load_embeddings(run, detector.digest) if run.embeddings.exists() else Embedded({}, {})
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
-    data = _data(cfg, detector, split) if missing or evidence else None
+    data = _data(run, cfg, detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
     calibration = None
     if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
@@ -207,8 +208,27 @@ def _saved_config(run: Run) -> DictConfig:
     return saved
 
 
-def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
+def _require_root(run: Run, cfg: DictConfig) -> None:
+    """Check that a relative ``dataset.source.root`` leads to a folder from here.
+
+    Raises:
+        InputError: it does not; the line gives the folder that it led to where the run was made, if it is still there.
+    """
+    root = OmegaConf.select(cfg, "dataset.source.root")
+    if not isinstance(root, str) or Path(root).is_absolute() or Path(root).exists():
+        return
+    made_in = (folder for folder in run.path.resolve().parents if (folder / root).is_dir())
+    found = next(made_in, None)
+    given = setting("dataset.source.root", found / root) if found else "dataset.source.root=FOLDER"
+    raise InputError(
+        f"dataset.source.root={root}: no such folder below {Path.cwd()}; the run, made in another folder, read its "
+        f"images there: add {given}"
+    )
+
+
+def _data(run: Run, cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
     """Return the run's data, read again and checked against the run's split."""
+    _require_root(run, cfg)
     data = build_data(cfg, detector.backend.embedder.size)
     data.load()
     data.restore_split(split)

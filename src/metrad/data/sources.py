@@ -93,6 +93,14 @@ class ImageFolder(Source):
             (image for part in parts for image in _walk(part, patterns, in_test=part.name == "test")),
             key=lambda image: (*image[:2], image[2].replace(os.sep, "\0")),
         )
+        filled = {in_test for in_test, *_ in found}
+        if has_parts and len(filled) < 2:
+            part = "train" if True in filled or not filled else "test"
+            raise InputError(
+                f"dataset.source.root: train and test of {self.root} are the two parts of the data, each with one "
+                f"folder of images a class, and the class folders of {part} have no images that match "
+                f"{', '.join(patterns)}; if train and test are classes, rename them"
+            )
         if not found:
             raise InputError(
                 f"dataset.source: no images that match {', '.join(patterns)} in the class folders of {self.root}"

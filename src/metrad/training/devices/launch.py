@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from metrad.errors import InputError, TrainingError, is_fault
+from metrad.errors import DivergedError, InputError, TrainingError, is_fault
 
 GRACE = 3.0  # seconds to wait for errors of other ranks, since the first error need not be the cause
 POLL = 0.1  # seconds between looks at the processes
@@ -212,9 +212,11 @@ def _as_error(failure: Failure, count: int) -> Exception:
     if failure.of_input:
         error: Exception = InputError(text)
     else:
-        named = f"{failure.kind}: " if failure.kind not in ("", TrainingError.__name__) else ""
-        kind = RankError if failure.of_metrad and failure.cause == 0 else TrainingError
-        error = kind(f"rank {failure.rank} of {count}: {named}{text}")
+        own = ("", TrainingError.__name__, DivergedError.__name__)
+        named = f"{failure.kind}: " if failure.kind not in own else ""
+        kinds: dict[str, type[Exception]] = {DivergedError.__name__: DivergedError}
+        other = RankError if failure.of_metrad and failure.cause == 0 else TrainingError
+        error = kinds.get(failure.kind, other)(f"rank {failure.rank} of {count}: {named}{text}")
     error.__cause__ = RankError(f"\n{failure.trace}") if failure.trace else None
     return error
 
