@@ -35,6 +35,7 @@ def first_line(error: BaseException) -> str:
 # Errors of libraries that settings or the machine cause, by class name, so that no library is imported.
 _OF_SETTINGS = ("MisconfigurationException", "OutOfMemoryError")
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_PACKAGES = {"site-packages", "dist-packages"}
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
@@ -67,7 +68,8 @@ def users_place(error: BaseException) -> str | None:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if Path(frame.filename).is_relative_to(Path(__file__).parent):
             return None
-        if not frame.filename.startswith(("<", *_LIBRARIES)):
+        of_a_library = frame.filename.startswith(("<", *_LIBRARIES)) or _PACKAGES & {*Path(frame.filename).parts}
+        if not of_a_library:
             return f"{Path(frame.filename).name}:{frame.lineno}"
     return None
 

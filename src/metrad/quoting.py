@@ -10,9 +10,9 @@ _OTHER_KINDS = re.compile(r"(true|false|null|nan|inf|[+-]?[\d._]+(e[+-]?\d+)?)",
 
 
 def as_text(text: str) -> str:
-    """Return ``text`` in single quotes, as Hydra's grammar escapes it."""
-    escaped = re.sub(r"(\\*)'", lambda match: match[1] * 2 + "\\'", text)
-    return "'" + re.sub(r"(\\+)$", lambda match: match[1] * 2, escaped) + "'"
+    """Return ``text`` in double quotes, as Hydra's grammar escapes it; the shell's single quotes fit around them."""
+    escaped = re.sub(r'(\\*)"', lambda match: match[1] * 2 + '\\"', text)
+    return '"' + re.sub(r"(\\+)$", lambda match: match[1] * 2, escaped) + '"'
 
 
 def value(content: Any) -> str:

@@ -36,13 +36,16 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
     """Return the arguments of the command line for Hydra: options first, ``sweep=NAME`` as ``sweep.name=NAME``.
 
     Raises:
-        InputError: an option is unknown, the name of the sweep is no folder name, or a sweep has too many runs.
+        InputError: an option is unknown, a setting has no key, the name of a sweep is no folder name, or there are too
+            many runs.
     """
     from metrad.runs.naming import sweep_name
 
     options, settings = split(argv)
     settings = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in settings]
     for item in settings:
+        if item.startswith("="):
+            raise InputError(f"{argument(item)} names no setting; write KEY=VALUE")
         if item.lstrip("+").startswith("sweep.name="):
             sweep_name(item.partition("=")[2].strip("'\""), time="")
     settings = [readable(at_home(item)) for item in settings]

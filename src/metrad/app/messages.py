@@ -91,7 +91,7 @@ def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
         return text
     text = " ".join(str(error).split()) or type(error).__name__
     place = users_place(error)
-    if place is not None and not isinstance(error, OSError):
+    if place is not None and not isinstance(error, OSError) and not raised_by_hydra(error):
         return f"{type(error).__name__} in {place}, a part of your own: {text}"
     return f"{text} (given: {' '.join(arguments)})"
 
@@ -101,14 +101,14 @@ def _of_hydra(error: Exception, arguments: Sequence[str]) -> str | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from metrad.runs.config.explain import explain, explain_null
+    from metrad.runs.config.explain import explain, explain_choice, explain_null
 
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error, arguments)
     # OmegaConf only asserts that the parent of a setting is a mapping.
     if isinstance(error, AssertionError | AttributeError | TypeError) and raised_by_hydra(error):
         return explain_null(arguments)
-    return None
+    return explain_choice(arguments) if isinstance(error, ValueError) and raised_by_hydra(error) else None
 
 
 def summary(metrics: dict[str, Any]) -> str:

@@ -97,9 +97,7 @@ def _class_number(key: str, item: str | int, names: list[str]) -> int:
     """Return the number of one class. A letter with an accent is the same whether it is written as one sign or two."""
     found = [i for i, name in enumerate(names) if _composed(name) == _composed(str(item))]
     if len(found) > 1:
-        raise InputError(
-            f"{key}: {item} is the name of {len(found)} folders, which differ in how accents are encoded; join them"
-        )
+        raise InputError(f"{key}: {len(found)} folders are called {item} and encode its accents differently; join them")
     if found:
         return found[0]
     decimal = all(name.isdecimal() for name in names)

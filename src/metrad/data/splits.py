@@ -107,8 +107,10 @@ def _none_left(role: str, sizes: dict[str, Size], images: int, test_share: float
     """
     size = "null" if sizes[role] is None else sizes[role]
     line = f"dataset.sizes.{role}={size} leaves none of {images} images for this role, and at least 1 is needed"
-    if sizes[role] is not None or role == "test_anomalous":
+    if sizes[role] is not None:
         return f"{line}; raise it, or add images"
+    if role == "test_anomalous":
+        return f"{line}; add images of the anomalous classes"
     if role == "normal":
         share = "" if test_share is None else f"dataset.test_share={test_share} and "
         return (

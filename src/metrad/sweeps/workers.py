@@ -167,9 +167,7 @@ def make_all(
         yield from map(maker.make, jobs)
         return
     if n_jobs is not None and n_jobs > limits.processes():
-        raise InputError(
-            f"hydra.launcher.n_jobs={n_jobs} is too many here; set at most {limits.processes()}"
-        )
+        raise InputError(f"hydra.launcher.n_jobs={n_jobs} is too many here; set at most {limits.processes()}")
     room = len(visible_gpus()) * jobs_per_gpu or n_jobs or cores()
     processes = min(n_jobs or room, room, max(len(jobs), 1))
     share = Share(jobs_per_gpu, max(1, cores() // processes), locks)

@@ -44,7 +44,7 @@ def test_words_that_hydra_reads_only_in_quotes_need_none(item, content):
 
 def test_values_of_a_sweep_are_quoted_one_by_one():
     override = OverridesParser.create().parse_override(readable("dataset.normal=größe,klein,[良,b]"))
-    assert list(override.sweep_string_iterator()) == ["'größe'", "klein", "['良',b]"]
+    assert list(override.sweep_string_iterator()) == ['"größe"', "klein", '["良",b]']
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_home_is_expanded_in_a_value(monkeypatch):
     monkeypatch.setenv("HOME", "/home/größe")
     assert for_hydra(["dataset.source.root=~/parts", "--config-dir=~/own", "a=b~c", "~head"]) == [
         "--config-dir=/home/größe/own",
-        "dataset.source.root='/home/größe/parts'",
-        "a='b~c'",
+        'dataset.source.root="/home/größe/parts"',
+        'a="b~c"',
         "~head",
     ]
 
@@ -116,7 +116,7 @@ def test_plain_settings_are_advised_without_quotes():
     assert quoting.setting("ckpt_path", Path("a/b-1.2/last.ckpt")) == "ckpt_path=a/b-1.2/last.ckpt"
     assert quoting.setting("dataset.test_share", 0.5) == "dataset.test_share=0.5"
     assert quoting.setting("image_size", None) == "image_size=null"
-    assert quoting.setting("ckpt_path", "a=b/last.ckpt") == """'ckpt_path='"'"'a=b/last.ckpt'"'"''"""
+    assert quoting.setting("ckpt_path", "a=b/last.ckpt") == """'ckpt_path="a=b/last.ckpt"'"""
 
 
 def test_a_sweep_may_be_named_by_its_group():

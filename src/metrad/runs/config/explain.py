@@ -79,6 +79,15 @@ def explain_null(given: Sequence[str]) -> str | None:
     return None
 
 
+def explain_choice(given: Sequence[str]) -> str | None:
+    """Return a line on the first override of a part by null or a number, if there is one."""
+    for override in _overrides(given):
+        group, value = override.key_or_group, override.value()
+        if group in choices() and not override.is_delete() and (value is None or isinstance(value, int | float)):
+            return unknown_choice(group, "null" if value is None else str(value), choices()[group])
+    return None
+
+
 def _overrides(given: Sequence[str]) -> list[Override]:
     """Return the overrides among the arguments of a command."""
     parser, found = OverridesParser.create(), []

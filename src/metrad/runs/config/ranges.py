@@ -27,9 +27,10 @@ def _is_part(value: Any, least: int) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    if not isinstance(value, str):
-        return not isinstance(value, dict) or sum(value.values()) > 0
-    return re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value) is not None and re.search("[1-9]", value) is not None
+    if isinstance(value, dict):
+        return sum(value.values()) > 0
+    text = value if isinstance(value, str) else ""
+    return value is None or bool(re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text) and re.search("[1-9]", text))
 
 
 BACKBONE = {
