@@ -310,11 +310,9 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     """Return the scorer of a configuration, unfitted.
 
     Raises:
-        InputError: the class is not a ``Scorer``, or the scorer needs a head that the run does not provide.
+        InputError: the scorer needs a head that the run does not provide.
     """
-    scorer = instantiate(cfg, "scorer")
-    if not isinstance(scorer, Scorer):
-        raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
+    scorer: Scorer = instantiate(cfg, "scorer")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
         raise InputError(
             "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
@@ -333,9 +331,7 @@ def build_settings(cfg: DictConfig) -> Settings:
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, untrained."""
-    head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
-    if not isinstance(head, Head):
-        raise InputError(f"head._target_ must make a metrad.models.heads.Head, got {type(head).__name__}")
+    head: Head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
     return head
 
 
@@ -343,9 +339,7 @@ def build_augmentation(cfg: DictConfig) -> nn.Module | None:
     """Return the augmentation of a configuration; None for no augmentation."""
     if not cfg.augmentation:
         return None
-    augmentation = instantiate(cfg, "augmentation")
-    if not isinstance(augmentation, nn.Module):
-        raise InputError(f"augmentation._target_ must make a torch.nn.Module, got {type(augmentation).__name__}")
+    augmentation: nn.Module = instantiate(cfg, "augmentation")
     return augmentation
 
 

@@ -29,7 +29,7 @@ from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import attach_head, evaluate
 from metrad.files import replacing
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
-from metrad.runs.config import checks
+from metrad.runs.config import stored
 from metrad.runs.config.build import plain
 from metrad.runs.config.catalogue import choices, folder, suggestion
 from metrad.runs.config.schema import LATER, PARTS
@@ -37,6 +37,7 @@ from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
 from metrad.runs.outputs import save_evaluation, save_evidence, split_entries
 from metrad.sweeps.table import evaluation_row, table_text
+from metrad.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None
         except Exception as error:
             if len(jobs) == 1 or not is_expected(error):
                 raise
-            typer.echo(f"{run_name} {' '.join(change)} failed: {one_line(error)}", err=True)
+            typer.echo(printable(f"{run_name} {' '.join(change)} failed: {one_line(error)}"), err=True)
         else:
             log.info("%s -> %s", summary(metrics), folder)
             if len(jobs) == 1:
@@ -156,7 +157,7 @@ def evaluate_run(
     """
     run = Run.finished(path)
     cfg = override(_saved_config(run), overrides)
-    checks.check(cfg)
+    stored.check(cfg)
     detector = load_detector(run, cfg.allow_targets)
     target = _free_folder(run, overrides, name)
     scorer, settings, split = build_scorer(cfg), build_settings(cfg), run.saved_split()
@@ -164,7 +165,7 @@ def evaluate_run(
     scorer.check_reference(len(split["images"]["reference"]))
     kept = load_embeddings(run, detector.digest) if run.embeddings.exists() else Embedded({}, {})
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
-    data = _data(cfg, detector, split) if missing or evidence else None
+    data = _data(stored.confined(cfg, overrides), detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
     calibration = None
     if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
@@ -190,8 +191,8 @@ def evaluate_run(
 
 
 def _saved_config(run: Run) -> DictConfig:
-    """Return the run's configuration without its ``allow_targets``: the user must allow packages again."""
-    saved = run.load_config()
+    """Return the run's configuration, inert and without its ``allow_targets``: the user must allow packages again."""
+    saved = stored.inert(run.load_config())
     for key, value in LATER.items():  # settings that came after the run was made
         if key.partition(".")[0] not in PARTS.keys() - {key} and OmegaConf.select(saved, key, default=...) is ...:
             OmegaConf.update(saved, key, value, force_add=True)

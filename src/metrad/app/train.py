@@ -26,6 +26,7 @@ from metrad.files import read_json
 from metrad.runs import outputs
 from metrad.runs.claim import claim
 from metrad.runs.config import checks
+from metrad.runs.config.secrets import secrets
 from metrad.runs.directory import Run
 from metrad.training.devices import launch
 from metrad.training.devices import plan as devices
@@ -66,7 +67,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
     with run.held():
         claimed = claim(run, cfg, sweeping=sweeping)
         if not claimed.finished:
-            with run.recorded(keep_refused=sweeping), expected_warnings():
+            with run.recorded(keep_refused=sweeping, secrets=secrets(cfg)), expected_warnings():
                 run.save_config(cfg, hydra)
                 _train(dataclasses.replace(parts or build(cfg), checkpoint=claimed.checkpoint), run)
         return cast("dict[str, Any]", read_json(run.metrics))

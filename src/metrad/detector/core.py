@@ -124,9 +124,7 @@ def _load_scorer(opened: Bundle, backend: Backend, allow: Sequence[str]) -> Scor
     settings = opened.blueprint.scorer
     if settings is None:
         raise InputError(f"{opened.folder} does not record the settings of its scorer; fit a new scorer")
-    scorer = bundle.build_part("scorer", settings, allow)
-    if not isinstance(scorer, Scorer):
-        raise InputError(f"{settings['_target_']} makes a {type(scorer).__name__}, not a scorer")
+    scorer: Scorer = bundle.build_part("scorer", settings, allow)
     scorer.load(opened.folder, verify=False)
     if isinstance(scorer, HeadScorer):
         scorer.attach(backend.head, scorer.fitted_classes)
