@@ -64,16 +64,20 @@ def resolved(name: str) -> object:
 
 @pytest.fixture(scope="module")
 def everything() -> dict[str, object]:
-    """Return every callable in the modules of PACKAGES, by each of its names."""
+    """Return every callable in the modules of PACKAGES by name; in the modules of a role, by each of its names."""
     for package in (*PACKAGES, *(module for role in ROLES.values() for module in role.modules)):
         try:
             importlib.import_module(package)
         except ImportError:
             assert package.split(".")[0] == "timm"  # optional
-    found = {}
+    roots = tuple(f"{module}." for role in ROLES.values() for module in role.modules)
+    found, seen = {}, set()
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in PACKAGES and module is not None:
-            found |= {f"{name}.{key}": value for key, value in list(vars(module).items()) if callable(value)}
+            for key, value in list(vars(module).items()):
+                if callable(value) and (id(value) not in seen or f"{name}.".startswith(roots)):
+                    found[f"{name}.{key}"] = value
+                    seen.add(id(value))
     assert len(found) > 20_000
     return found
 
@@ -93,8 +97,8 @@ def test_only_what_has_the_role_of_a_part_is_accepted_and_nothing_is_called(part
         for name in everything:
             try:
                 accepted[name] = targets.located(part, name, role)
-            except InputError as error:
-                assert "\n" not in str(error)
+            except InputError:
+                continue
     assert done == []
     if part == "backbone":
         assert {name.rpartition(".")[2] for name in accepted} == {"convnet", "mobilenet_v2", "torchvision_model"}

@@ -96,7 +96,8 @@ def build_part(kind: str, settings: Mapping[str, Any], allow: Sequence[str], **k
         InputError: the class has another role, or it rejects its arguments.
     """
     target = settings.get("_target_")
-    name = f"{TABLES[kind][0]}.{target}" if target in own_parts(kind) else target
+    short = isinstance(target, str) and target in own_parts(kind)
+    name = f"{TABLES[kind][0]}.{target}" if short else target
     try:
         return targets.build(kind, {**settings, "_target_": name}, ROLES[kind], allow, **known)
     except InputError:

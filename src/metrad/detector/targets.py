@@ -175,7 +175,7 @@ def _of_the_user(key: str, name: str, role: Role | None, below: tuple[str, ...])
 def _refusal(key: str, target: Any, role: Role | None) -> str:
     shown, package = str(target)[:100], str(target).partition(".")[0][:50]
     what = f"{key}.{TARGET}={shown}"
-    if role and any(str(target).startswith(f"{present(module)}.") for module in role.modules) and role.words:
+    if role and any(str(target).startswith(f"{module}.") for module in role.modules):
         what += " does not exist or"
     allowed = f"name {role.words}" if role else "a part inside a part cannot be named here"
     dotted = package.isidentifier() and "." in str(target)

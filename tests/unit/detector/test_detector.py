@@ -107,18 +107,18 @@ def test_a_later_format_is_refused(folder):
 def test_a_class_outside_the_tables_is_never_built(target, folder):
     trained()[0].save(folder)
     changed(folder, scorer={"_target_": target, "command": "touch pwned"})
-    with pytest.raises(InputError, match=f"{target}, which is not one of metrad's parts"):
+    with pytest.raises(InputError, match=rf"^scorer\._target_={target} is not allowed"):
         assert Detector.load(folder).scorer
 
 
 def test_a_class_of_the_users_own_is_built_where_it_is_allowed():
-    settings = {"_target_": "fractions.Fraction", "numerator": 3}
-    with pytest.raises(InputError, match=r"set allow_targets=\[fractions\]"):
-        build_part("scorer", settings, [])
-    assert build_part("scorer", settings, ["fractions"]) == 3
+    settings = {"_target_": "tests.helpers.backbones.dropping", "channels": [4]}
+    with pytest.raises(InputError, match=r"add 'allow_targets=\[tests\]'"):
+        build_part("backbone", settings, [])
+    assert build_part("backbone", settings, ["tests"]).out_features == 4
     nested = {"_target_": "metrad.scorers.KNN", "k": {"_target_": "os.getpid"}}
     with pytest.raises(InputError, match=r"os\.getpid"):
-        build_part("scorer", nested, ["fractions"])
+        build_part("scorer", nested, ["tests"])
 
 
 def test_settings_that_do_not_fit_are_refused_in_one_line():

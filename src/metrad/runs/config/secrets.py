@@ -48,7 +48,7 @@ def require_hidden(key: str, node: Any) -> None:
             variable = name.rpartition(".")[2].upper()
             raise InputError(
                 f"{name} would stand in the run directory in plain text; set an environment variable and write "
-                f"'{name}=${{oc.env:{variable}}}'"
+                f"'+{name}=${{oc.env:{variable}}}'"
             )
 
 

@@ -214,14 +214,24 @@ def test_a_configuration_of_before_augmentations_passes(cfg):
 
 
 def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
-    own = changed(cfg, "scorer", {"_target_": "fractions.Fraction", "numerator": 3})
-    with pytest.raises(InputError, match=r"fractions\.Fraction is not allowed"):
+    own = changed(cfg, "backbone", {"_target_": "tests.helpers.backbones.dropping", "channels": [4]})
+    with pytest.raises(InputError, match=r"dropping is not allowed.* add 'allow_targets=\[tests\]'"):
         checks.check(own)
-    allowed = changed(own, "allow_targets", ["fractions"])
+    allowed = changed(own, "allow_targets", ["tests"])
     checks.check(allowed)
-    assert instantiate(allowed, "scorer") == 3
+    assert instantiate(allowed, "backbone").out_features == 4
     with pytest.raises(InputError, match="not allowed"):
-        checks.check(changed(own, "allow_targets", ["fraction", ""]))
+        checks.check(changed(own, "allow_targets", ["test", ""]))
+    with pytest.raises(InputError, match=r"fractions\.Fraction is not a metrad\.scorers\.Scorer"):
+        other = changed(cfg, "scorer", {"_target_": "fractions.Fraction", "numerator": 3})
+        checks.check(changed(other, "allow_targets", ["fractions"]))
+
+
+def test_a_secret_in_plain_text_is_refused_before_a_run_keeps_it(cfg):
+    line = r"^logger\.api_key would stand in .* '\+logger\.api_key=\$\{oc\.env:API_KEY\}'$"
+    with pytest.raises(InputError, match=line) as refused:
+        checks.check(changed(cfg, "logger.api_key", "abc"))
+    assert "abc" not in str(refused.value)
 
 
 def test_build_checks_targets_inside_parts_too(cfg):
