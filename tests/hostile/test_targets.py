@@ -127,9 +127,17 @@ def test_a_dataset_that_unpickles_is_refused(name):
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
     "target",
-    ["never_imported.Head", "metrad.models.heads.never.Head", "torch.optim.never", "antigravity.geohash", "this.c"]
-    + ["", ".", "..", "metrad", "torch.nn.", "a:b", "os:system", "metrad.scorers:Scorer", "\x1b[31m", "x" * 10**6]
-    + [None, 3, True, [], {}, ["os.system"], {"_target_": "os.system"}, "метрад.Head", "eval", "__main__.x"],
+    [
+        *(
+            "never_imported.Head",
+            "metrad.models.heads.never.Head",
+            "torch.optim.never",
+            "antigravity.geohash",
+            "this.c",
+        ),
+        *("", ".", "..", "metrad", "torch.nn.", "a:b", "os:system", "metrad.scorers:Scorer", "\x1b[31m", "x" * 10**6),
+        *(None, 3, True, [], {}, ["os.system"], {"_target_": "os.system"}, "метрад.Head", "eval", "__main__.x"),
+    ],
 )
 def test_a_name_that_is_none_is_refused_in_a_short_line_without_an_import(part, target):
     before = set(sys.modules)

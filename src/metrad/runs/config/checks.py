@@ -62,7 +62,7 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> None:
         if "_target_" not in node and (node or not part.may_be_empty):
             raise InputError(f"{name}._target_ must name the class to build")
         if name == "logger" and built is None:
-            require_hidden(name, OmegaConf.to_container(plain)["logger"])
+            require_hidden(name, OmegaConf.to_container(plain[name]))
         if node and (built is None or name in built):
             _check_calls(name, node, resolved["allow_targets"])
     if resolved["selection"] is not None:

@@ -222,8 +222,8 @@ def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
     assert instantiate(allowed, "backbone").out_features == 4
     with pytest.raises(InputError, match="not allowed"):
         checks.check(changed(own, "allow_targets", ["test", ""]))
+    other = changed(cfg, "scorer", {"_target_": "fractions.Fraction", "numerator": 3})
     with pytest.raises(InputError, match=r"fractions\.Fraction is not a metrad\.scorers\.Scorer"):
-        other = changed(cfg, "scorer", {"_target_": "fractions.Fraction", "numerator": 3})
         checks.check(changed(other, "allow_targets", ["fractions"]))
 
 

@@ -56,9 +56,13 @@ def test_a_run_keeps_no_value_of_a_variable_in_its_files_or_its_name(tmp_path):
 def test_the_log_and_the_status_of_a_failed_run_show_no_secret(tmp_path):
     run = Run(tmp_path / "run")
     run.begin()
-    with pytest.raises(InputError), run.recorded(keep_refused=True, secrets={SECRET: "***"}):
+
+    def fail():
         logging.getLogger("metrad").error("log in with %s \x1b[31m", SECRET)
         raise InputError(f"{SECRET} is refused")
+
+    with pytest.raises(InputError), run.recorded(keep_refused=True, secrets={SECRET: "***"}):
+        fail()
     assert run.noted()["error"] == "*** is refused"
     assert "log in with *** \\x1b[31m" in run.log.read_text()
     assert SECRET not in run.log.read_text()
