@@ -3,8 +3,8 @@
     python tests/faults.py [--root FOLDER] [--check] [--deep] [--seed N] [--count N] [--jobs N] [NAME ...]
 
 Each fault has an old text, which occurs exactly once below src, and a new text that replaces it. No fault names a file,
-so a moved file needs no change here. The tests run first are those below tests/unit, tests/reference and tests/contract
-whose path contains one of the fault's keywords. With --deep, the other tests follow if none of these fails. Tests
+so a moved file needs no change here. The tests run first are those below tests/unit, tests/reference, tests/contract
+and tests/hostile whose path contains one of the fault's keywords. With --deep, the other tests follow if none of these fails. Tests
 marked long, compiles, browser or slurm never run. NAME is a part of a fault's name or of its room; the default is all
 faults. The exit code is 1 if a fault survives, or, with --check, if a fault cannot be planted.
 """
@@ -38,7 +38,7 @@ PARTS = (
     "CHANGELOG.md",
     "LICENSE",
 )
-FIRST = ("tests/unit/", "tests/reference/", "tests/contract/")
+FIRST = ("tests/unit/", "tests/reference/", "tests/contract/", "tests/hostile/")
 LIMIT_SECONDS = 600
 SURVIVED = "SURVIVED"
 PYTEST = (
@@ -389,6 +389,35 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "a sweep's name forgotten": ("return time if name is None else str(name)", "return time"),
         },
     ),
+    "what a run directory may name": (
+        ("hostile/test_targets",),
+        {
+            "target that leads outside let in": (
+                "inspect.isfunction(found)) or not home.startswith(below):",
+                "inspect.isfunction(found)):",
+            ),
+            "any function for a backbone": (
+                "if role.functions == module and attribute in _listed(module):",
+                "if role.functions == module and callable(found):",
+            ),
+            "any class of Lightning for the trainer": (
+                "return found in bases if self.exactly else issubclass(found, bases)",
+                "return not self.exactly and issubclass(found, bases) or self.exactly",
+            ),
+            "a part inside a part let in": (
+                "own = role if name == key else None",
+                "own = role",
+            ),
+            "private keys let in": ("and private not in allowed:", "and False:"),
+            "a resolver called": (
+                "return node if key == _DATA and _ENVIRONMENT.fullmatch(node) else literal(node)",
+                "return node",
+                ("hostile/test_run_directories",),
+            ),
+            "a download anywhere": ('source["download"] = False', "pass", ("hostile/test_run_directories",)),
+            "escapes on the terminal": ("return _CONTROLS.sub(_escaped, text)", "return text", ("unit/test_terminal",)),
+        },
+    ),
     "configuration checks": (
         ("config/test_checks", "config/test_schema"),
         {
@@ -397,10 +426,6 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "batch_size: Annotated[int, Field(ge=1)",
             ),
             "a rate twice let in": ("and len(set(value)) == len(value)", ""),
-            "target that leads outside let in": (
-                "if not callable(found) or not home.startswith(allowed):",
-                "if not callable(found):",
-            ),
             "true passes for a number": ("strict=isinstance(value, bool)", "strict=False"),
             "two open roles let in": (
                 'for role in ("normal", "anomalous", "reference") if getattr(self, role) is None',

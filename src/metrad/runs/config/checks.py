@@ -47,7 +47,7 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> None:
     if missing:
         raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
     try:
-        plain = OmegaConf.create(OmegaConf.to_container(cfg))
+        plain: Any = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
         Config(**resolved)
     except OmegaConfBaseException as error:
