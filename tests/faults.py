@@ -4,9 +4,9 @@
 
 Each fault has an old text, which occurs exactly once below src, and a new text that replaces it. No fault names a file,
 so a moved file needs no change here. The tests run first are those below tests/unit, tests/reference, tests/contract
-and tests/hostile whose path contains one of the fault's keywords. With --deep, the other tests follow if none of these fails. Tests
-marked long, compiles, browser or slurm never run. NAME is a part of a fault's name or of its room; the default is all
-faults. The exit code is 1 if a fault survives, or, with --check, if a fault cannot be planted.
+and tests/hostile whose path contains one of the fault's keywords. With --deep, the other tests follow if none of these
+fails. Tests marked long, compiles, browser or slurm never run. NAME is a part of a fault's name or of its room; the
+default is all faults. The exit code is 1 if a fault survives, or, with --check, if a fault cannot be planted.
 """
 
 import argparse
