@@ -36,9 +36,8 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> No
     }
     save_embeddings(run, fitted.embedded, save_detector(run, detector))
     write_all(contents)
-    seconds = {**fitted.seconds, **result.seconds}
-    seconds["total"] = time.perf_counter() - fitted.started + epochs.earlier - study.here
-    seconds["total"] += selected.seconds if selected else 0.0
+    seconds = {**fitted.seconds, **({"select": selected.seconds} if selected else {}), **result.seconds}
+    seconds["total"] = time.perf_counter() - fitted.started + epochs.earlier - study.here + seconds.get("select", 0.0)
     speed = {
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "images_per_second": {"train": round(epochs.images / epochs.seconds, 1)} if epochs.seconds else {},

@@ -73,11 +73,11 @@ def targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 def renamed_targets(cfg: DictConfig) -> list[str]:
     """Return a line for each target in ``cfg`` with a former name; the line gives the present name."""
     plain = OmegaConf.to_container(cfg)
-    found = dict.fromkeys((key, node["_target_"]) for part in cfg for key, node in targets(str(part), plain[part]))  # type: ignore[index]
+    found = ((key, node["_target_"]) for part in cfg for key, node in targets(str(part), plain[part]))  # type: ignore[index]
     return [
         f"{key}._target_: {name} is {present(name)} now; the former name works until version 0.3"
-        for key, name in found
-        if isinstance(name, str) and present(name) != name
+        for key, name in dict.fromkeys(each for each in found if isinstance(each[1], str))
+        if present(name) != name
     ]
 
 

@@ -31,8 +31,11 @@ def register() -> None:
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig) -> list[DictConfig]:
     """Check everything in a configuration that needs no data.
+
+    Returns:
+        The configuration of a training with each candidate of the selection; none without a selection.
 
     Raises:
         InputError: a value is missing, unknown, of a wrong type or out of range; the message names the key.
@@ -57,11 +60,10 @@ def check(cfg: DictConfig) -> None:
             raise InputError(f"{name}._target_ must name the class to build")
         for key, found in targets(name, node):
             _check_call(key, found, resolved["allow_targets"])
-    if resolved["selection"] is not None:
-        _check_selection(cfg, resolved)
+    return [] if resolved["selection"] is None else _candidates(cfg, resolved)
 
 
-def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
+def _with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     """Return a copy of ``cfg`` with ``settings``, given by dotted keys, and without a selection.
 
     Raises:
@@ -87,7 +89,8 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     return changed
 
 
-def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
+def _candidates(cfg: DictConfig, resolved: dict[str, Any]) -> list[DictConfig]:
+    """Check a selection and return the configuration of each candidate."""
     selection = resolved["selection"]
     for name, node in selection["scorers"].items():
         key = f"selection.scorers.{name}"
@@ -98,14 +101,15 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
         _check_call(key, node, resolved["allow_targets"])
-    for settings in selection["candidates"]:
-        changed = with_settings(cfg, settings)
+    candidates = [_with_settings(cfg, settings) for settings in selection["candidates"]]
+    for changed in candidates:
         check(changed)
         epochs = changed.trainer.get("max_epochs")
         if not isinstance(epochs, int) or epochs < 0:
             raise InputError(
                 f"selection chooses among up to trainer.max_epochs epochs, which must be at least 0, got {epochs}"
             )
+    return candidates
 
 
 def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
