@@ -63,7 +63,7 @@ def check(cfg: DictConfig) -> list[DictConfig]:
     return [] if resolved["selection"] is None else _candidates(cfg, resolved)
 
 
-def _with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
+def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     """Return a copy of ``cfg`` with ``settings``, given by dotted keys, and without a selection.
 
     Raises:
@@ -101,7 +101,7 @@ def _candidates(cfg: DictConfig, resolved: dict[str, Any]) -> list[DictConfig]:
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
         _check_call(key, node, resolved["allow_targets"])
-    candidates = [_with_settings(cfg, settings) for settings in selection["candidates"]]
+    candidates = [with_settings(cfg, settings) for settings in selection["candidates"]]
     for changed in candidates:
         check(changed)
         epochs = changed.trainer.get("max_epochs")
