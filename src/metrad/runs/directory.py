@@ -234,7 +234,7 @@ class Run:
 
     def save_config(self, cfg: DictConfig, hydra: DictConfig) -> None:
         """Write ``cfg`` and Hydra's own configuration into ``.hydra``, as Hydra would."""
-        overrides = list(hydra.hydra.overrides.task)
+        overrides = OmegaConf.to_container(hydra.hydra.overrides.task)  # unresolved: a value may be an interpolation
         self.config.parent.mkdir(parents=True, exist_ok=True)
         for name, content in (("hydra", hydra), ("overrides", OmegaConf.create(overrides)), ("config", cfg)):
             with replacing(self.config.with_name(f"{name}.yaml")) as partial:

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from metrad import files
 from metrad.errors import InputError
 from metrad.files import write_all
 from metrad.reports.report import write_run_report
@@ -65,6 +66,18 @@ def test_a_new_picture_is_drawn_with_what_it_is_drawn_from_and_cleared_with_the_
         assert np.asarray(picture.convert("L")).std() > 5
     run.clear(keep_training=True)
     assert not any(run.path.glob("*.png"))
+
+
+def test_contents_are_written_in_their_order_by_their_suffix(tmp_path, monkeypatch):
+    written = []
+    for name in ("write_rows", "write_json", "write_picture"):
+        monkeypatch.setattr(files, name, lambda path, content, name=name: written.append((name, path.name, content)))
+    write_all({tmp_path / "b.json": {"x": 1}, tmp_path / "a.csv": [{"y": 2}], tmp_path / "c.png": "figure"})
+    assert written == [
+        ("write_json", "b.json", {"x": 1}),
+        ("write_rows", "a.csv", [{"y": 2}]),
+        ("write_picture", "c.png", "figure"),
+    ]
 
 
 def test_a_run_is_not_begun_where_a_new_picture_lies(tmp_path, added):

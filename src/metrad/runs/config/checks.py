@@ -40,10 +40,10 @@ def check(cfg: DictConfig) -> list[DictConfig]:
     Raises:
         InputError: a value is missing, unknown, of a wrong type or out of range; the message names the key.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
     try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
         plain = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
         Config(**resolved)

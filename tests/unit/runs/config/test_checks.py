@@ -20,7 +20,7 @@ from metrad.errors import InputError
 from metrad.models.base import Backbone, InputSpec
 from metrad.models.embedder import Embedder
 from metrad.runs.config import catalogue, checks
-from metrad.runs.config.build import instantiate
+from metrad.runs.config.build import instantiate, renamed_targets
 from metrad.runs.config.catalogue import suggestion
 from metrad.runs.config.explain import explain, explain_null
 from metrad.runs.config.schema import PARTS
@@ -211,6 +211,27 @@ def test_a_configuration_of_before_augmentations_passes(cfg):
     flipped = changed(cfg, "augmentation", {"_target_": "metrad.data.augmentation.Augmentation", "flip": 0.5})
     assert identity(flipped) != identity(cfg)
     assert "augmentation.flip is not set and not 0.5" in differences(older, flipped)
+
+
+@pytest.mark.parametrize("target", [3, [1], None])
+def test_a_target_that_is_no_text_is_refused_and_has_an_identity_before(target, cfg):
+    wrong = changed(cfg, "scorer", {"_target_": target})
+    assert identity(wrong) != identity(cfg)
+    assert renamed_targets(wrong) == []
+    with pytest.raises(InputError, match=r"scorer\._target_=.* is not allowed"):
+        checks.check(wrong)
+
+
+def test_an_interpolation_in_a_list_that_leads_nowhere_is_named(cfg):
+    with pytest.raises(InputError, match="Interpolation key 'nope' not found"):
+        checks.check(changed(cfg, "dataset.normal", ["${nope}"]))
+
+
+def test_the_check_returns_the_candidates_of_a_selection(cfg):
+    assert checks.check(cfg) == []
+    selection = {"candidates": [{"optimizer.lr": 0.5}, {}], "scorers": {}}
+    found = checks.check(OmegaConf.merge(cfg, {"selection": selection}))
+    assert [(one.optimizer.lr, one.selection) for one in found] == [(0.5, None), (cfg.optimizer.lr, None)]
 
 
 def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
