@@ -121,11 +121,12 @@ def load(
     stored = None if work in _deep_scans else _store(work, storage)
     found = stored.scan if stored else _deep_scans[work]
     chosen = depth(_pool(source, found), found.peaks) if found.peaks.any() else FULL
-    if stored is None or chosen != FULL:
+    if stored and chosen != FULL:
         _deep_scans.clear()
         _deep_scans[work] = found
         stored = None  # its memory is needed for the images over the chosen range
         _in_memory.cache_clear()
+    if stored is None:
         stored = _store(_Work(source, size, skip_corrupt, chosen), storage)
         require_same(source.names, found, stored.scan)
     return _image_set(source, stored, chosen)
