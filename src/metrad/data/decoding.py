@@ -17,6 +17,7 @@ from metrad.data.broken_images import corrupt_image
 from metrad.data.duplicates import content_key, digest
 
 DECODER_VERSION = 2  # increase it when the same file decodes to other pixels or another key
+KNOWN_VERSIONS = (1, DECODER_VERSION)  # of earlier versions those that runs can have
 # Formats that Pillow decodes by itself and in full. It would hand PostScript, for one, to Ghostscript.
 FORMATS = (
     *("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "PPM", "GIF", "TGA", "PCX", "JPEG2000"),

@@ -456,6 +456,13 @@ def test_a_split_of_metrad_0_1_is_compared_and_decoded_as_it_was_then(deep):
         folder(deep).restore_split(said)
 
 
+@pytest.mark.parametrize("version", [0, 3, "2", None])
+def test_a_split_of_an_unknown_decoder_is_refused(root, version):
+    data = folder(root)
+    with pytest.raises(InputError, match=r"decoded by version .* knows 1 and 2"):
+        data.restore_split({**data.describe_split(), "decoder": version})
+
+
 def test_the_hash_of_arrays_is_that_of_metrad_0_1():
     data = numbered()
     said = {key: value for key, value in data.describe_split().items() if key not in ("decoder", "range")}
