@@ -118,7 +118,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "grey above 16 bits let in": ("values.max() > 0xFFFF:", "values.max() > 0xFFFFF:"),
             "white stays zero": ("255 - scaled if white_is_zero else scaled", "scaled"),
-            "missing rows let in": ("not _has_last_row(image)", "_has_last_row(image)"),
+            "missing rows let in": ("not _has_last_pixel(image)", "_has_last_pixel(image)"),
             "previews count as pages": ("tags.get(_KIND_OF_PAGE, 0) & 0b101", "tags.get(_KIND_OF_PAGE, 0) & 0b10"),
             "height and width swapped": (".permute(2, 0, 1)", ".permute(2, 1, 0)"),
             "key of the file": (
