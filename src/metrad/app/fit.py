@@ -140,7 +140,7 @@ def log_images(data: PreparedData) -> None:
     for name in names_left_out(data.image_set.corrupt, data.image_set.names):
         log.warning("left out %s, which cannot be decoded", name)
     if data.image_set.left_out:
-        log.warning("left out files that dataset.source.pattern does not match: %s", listed(data.image_set.left_out))
+        log.info("left out files that dataset.source.pattern does not match: %s", listed(data.image_set.left_out))
     log_range(data)
 
 
