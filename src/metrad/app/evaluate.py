@@ -26,8 +26,9 @@ from metrad.detector.bundle import same_part
 from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
-from metrad.evaluation.evaluate import attach_head, evaluate
-from metrad.files import replacing
+from metrad.evaluation.evaluate import Evaluation, attach_head, evaluate
+from metrad.files import replacing, write_all
+from metrad.runs import outputs
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
 from metrad.runs.config import stored
 from metrad.runs.config.build import plain
@@ -35,7 +36,7 @@ from metrad.runs.config.catalogue import choices, folder, suggestion
 from metrad.runs.config.schema import LATER, PARTS
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
-from metrad.runs.outputs import save_evaluation, save_evidence, split_entries
+from metrad.runs.pictures import ScoredImages
 from metrad.sweeps.table import evaluation_row, table_text
 from metrad.terminal import printable
 
@@ -174,20 +175,38 @@ def evaluate_run(
         attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
     result = evaluate(scorer, embedded, settings, calibration=calibration)
     seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
+    metrics = {**result.metrics, **outputs.split_entries(split), "seconds": seconds}
     while True:
         try:
-            with replacing(target) as partial:
-                partial.mkdir(parents=True)
-                OmegaConf.save(cfg, partial / "config.yaml")
-                if evidence and data is not None:
-                    save_evidence(Run(partial), result, embedded, data)
-                metrics = save_evaluation(Run(partial), result, embedded, {**split_entries(split), "seconds": seconds})
+            _write(target, cfg, metrics, result, embedded, data if evidence else None)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             target = _free_folder(run, overrides, name)  # another evaluation has just taken the folder
         else:
             return target, metrics
+
+
+def _write(
+    target: Path,
+    cfg: DictConfig,
+    metrics: dict[str, Any],
+    result: Evaluation,
+    embedded: Embedded,
+    images: PreparedData | None,
+) -> None:
+    """Write an evaluation into the new folder ``target``, all or nothing; with ``images``, also the pictures of them.
+
+    Raises:
+        OSError: the folder exists, or cannot be written.
+    """
+    with replacing(target) as partial:
+        partial.mkdir(parents=True)
+        OmegaConf.save(cfg, partial / "config.yaml")
+        contents = outputs.evaluation(Run(partial), result, embedded)
+        if images is not None:
+            contents |= outputs.drawn(Run(partial), "images", ScoredImages(result, embedded, images))
+        write_all({**contents, Run(partial).metrics: metrics})
 
 
 def _saved_config(run: Run) -> DictConfig:
@@ -206,7 +225,6 @@ def _saved_config(run: Run) -> DictConfig:
 def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
     """Return the run's data, read again and checked against the run's split."""
     data = build_data(cfg, detector.backend.embedder.size)
-    data.load()
     data.restore_split(split)
     return data
 

@@ -29,7 +29,7 @@ def settings(cfg: Any) -> dict[str, Any]:
     resolved: Any = OmegaConf.to_container(own, resolve=True)
     left_out = tuple(f"{key}." for key in WITHOUT_IDENTITY)
     return {
-        key: former(value) if key.endswith("._target_") else value
+        key: former(value) if key.endswith("._target_") and isinstance(value, str) else value
         for key, value in _leaves(resolved)
         if not f"{key}.".startswith(left_out) and (key not in LATER or value != LATER[key])
     }

@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from metrad.data.decoding import Decoding
 from metrad.detector import bundle
 from metrad.detector.bundle import TABLES, Blueprint, build_part, own_parts, same_part
 from metrad.detector.core import Detector
@@ -59,6 +60,7 @@ def model_folder(tmp_path):
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_a_detector_that_was_saved_gives_the_same_scores(scorer, folder):
     detector, images, scores = trained(scorer)
+    detector.decoding = Decoding(2, 12)
     detector.save(folder, {"split": "abc"})
     loaded = Detector.load(folder)
     with torch.inference_mode():
@@ -66,7 +68,8 @@ def test_a_detector_that_was_saved_gives_the_same_scores(scorer, folder):
     np.testing.assert_array_equal(found, scores)
     np.testing.assert_array_equal(loaded.calibration_scores, detector.calibration_scores)
     assert (loaded.normal_images, loaded.precision) == (detector.normal_images, "bf16-mixed")
-    assert loaded.loaded_from.about == {"split": "abc"}
+    assert loaded.loaded_from.about["split"] == "abc"
+    assert loaded.decoding == Decoding(2, 12)
     assert not loaded.backend.embedder.training
 
 

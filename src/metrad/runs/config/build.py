@@ -64,11 +64,11 @@ def renamed_targets(cfg: DictConfig) -> list[str]:
     """Return a line for each target in ``cfg`` with a former name; the line gives the present name."""
     parts = cast("dict[str, Any]", OmegaConf.to_container(cfg))
     nodes = [each for part, content in parts.items() for each in targets.named(part, content)]
-    found = dict.fromkeys((key, node["_target_"]) for key, node in nodes)
+    found = ((key, node["_target_"]) for key, node in nodes)
     return [
         f"{key}._target_: {name} is {present(name)} now; the former name works until version 0.3"
-        for key, name in found
-        if isinstance(name, str) and present(name) != name
+        for key, name in dict.fromkeys(each for each in found if isinstance(each[1], str))
+        if present(name) != name
     ]
 
 

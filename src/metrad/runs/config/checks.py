@@ -33,20 +33,23 @@ def register() -> None:
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
-def check(cfg: DictConfig, built: Collection[str] | None = None) -> None:
+def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictConfig]:
     """Check everything in a configuration that needs no data.
 
     Args:
         cfg: the configuration.
         built: keys of the parts whose settings are checked against their classes; None for all parts.
 
+    Returns:
+        The configuration of a training with each candidate of the selection; none without a selection.
+
     Raises:
         InputError: a value is missing, unknown, of a wrong type or out of range; the message names the key.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
     try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
         plain: Any = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
         Config(**resolved)
@@ -65,8 +68,7 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> None:
             require_hidden(name, OmegaConf.to_container(plain[name]))
         if node and (built is None or name in built):
             _check_calls(name, node, resolved["allow_targets"])
-    if resolved["selection"] is not None:
-        _check_selection(cfg, resolved)
+    return [] if resolved["selection"] is None else _candidates(cfg, resolved)
 
 
 def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
@@ -95,7 +97,8 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     return changed
 
 
-def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
+def _candidates(cfg: DictConfig, resolved: dict[str, Any]) -> list[DictConfig]:
+    """Check a selection and return the configuration of each candidate."""
     selection = resolved["selection"]
     for name, node in selection["scorers"].items():
         key = f"selection.scorers.{name}"
@@ -106,14 +109,15 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
         _check_calls(key, node, resolved["allow_targets"])
-    for settings in selection["candidates"]:
-        changed = with_settings(cfg, settings)
+    candidates = [with_settings(cfg, settings) for settings in selection["candidates"]]
+    for changed in candidates:
         check(changed)
         epochs = changed.trainer.get("max_epochs")
         if not isinstance(epochs, int) or epochs < 0:
             raise InputError(
                 f"selection chooses among up to trainer.max_epochs epochs, which must be at least 0, got {epochs}"
             )
+    return candidates
 
 
 def _check_calls(key: str, node: dict[str, Any], allow: list[str]) -> None:
