@@ -1,6 +1,7 @@
 """The files that a run or an evaluation leaves: metrics, scores and pictures."""
 
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def save_pictures(run: Run, material: pictures.Material, content: Any) -> None:
 
 def save_picture(figure: Figure, path: Path) -> None:
     """Write ``figure`` to ``path``, all or nothing."""
-    with replacing(path) as partial:
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a file's name; scores.csv has it whole
         figure.savefig(partial, pil_kwargs={"compress_level": 1})  # a fifth faster than level 6
 
 
