@@ -40,9 +40,8 @@ def _dataset(run: Run, cfg: DictConfig, choices: Mapping[str, str]) -> Iterator[
     roles = {role: classes.get(role) for role in ("normal", "anomalous", "reference")}
     named = [f"{role} {_listed(names)}" for role, names in roles.items() if isinstance(names, list) and names]
     root = _plain(cfg, "dataset.source").get("root")
-    name = choices.get("dataset", "") + (f" ({root})" if root else "")
-    if name or named:
-        yield f"dataset {name}: {'; '.join(named)}"
+    name = " ".join(["dataset", *filter(None, [choices.get("dataset")]), *([f"({root})"] if root else [])])
+    yield f"{name}: {'; '.join(named)}" if named else name
 
 
 def _listed(names: Sequence[object]) -> str:
