@@ -550,9 +550,24 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "least p one-sided": ("2.0 ** (1 - pairs)", "2.0**-pairs", ("comparison/test_paired",)),
             "mean rank over the wrong axis": (
-                "stats.rankdata(metrics, axis=1).mean(axis=0)",
-                "stats.rankdata(metrics, axis=1).mean(axis=1)",
+                "return Ranking(ranks.mean(axis=0),",
+                "return Ranking(ranks.mean(axis=1),",
                 ("comparison/test_paired",),
+            ),
+            "Friedman's sum itself left out": (
+                "chances[squares >= (",
+                "chances[squares > (",
+                ("comparison/test_paired",),
+            ),
+            "conditions that share images counted each": (
+                "means.setdefault(block_of[place], [])",
+                "means.setdefault(len(means), [])",
+                ("comparison/test_blocks",),
+            ),
+            "settings of a source told apart": (
+                'f"source {target} {place}" if target',
+                'f"source {run.settings}" if target',
+                ("comparison/test_blocks",),
             ),
             "runs paired by their place": (
                 PAIRED_DIFFERENCES,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_picture(path: Path, figure: "Figure") -> None:
     """Write ``figure`` as PNG, atomically."""
-    with replacing(path) as partial:
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a file's name; scores.csv has it whole
         figure.savefig(partial, pil_kwargs={"compress_level": 1})  # a fifth faster than level 6
 
 
