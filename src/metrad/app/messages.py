@@ -3,14 +3,17 @@
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import typer
 
 from metrad.app.hydra_seam import full_error_wanted, raised_by_hydra
 from metrad.errors import InputError, MetradError, is_fault, is_of_memory, users_place
+from metrad.runs.config.secrets import secrets
+from metrad.terminal import hide, printable
 
 log = logging.getLogger("metrad")
 T = TypeVar("T")
@@ -32,17 +35,38 @@ def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -
         return job()
     except Exception as error:
         if whole:
+            hide_in_traceback(secrets(given=sys.argv if given is None else given))
             raise
         end(error, given, expected=is_expected(error))
 
 
-def end(error: Exception, given: Sequence[str] | None = None, *, expected: bool, where: str = "") -> NoReturn:
+def end(
+    error: Exception, given: Sequence[str] | None = None, cfg: Any = None, *, expected: bool, where: str = ""
+) -> NoReturn:
     """Print one line on ``error`` and end the process, with code 2 if it was expected and 70 for a fault.
 
-    ``where`` stands before an expected error.
+    ``given`` and ``cfg`` are as for ``one_line``; ``where`` stands before an expected error.
     """
-    typer.echo(f"error: {where}{one_line(error, given)}" if expected else internal(error), err=True)
+    line = f"error: {where}{one_line(error, given, cfg)}" if expected else internal(error, given, cfg)
+    typer.echo(line, err=True)
     raise SystemExit(BAD_INPUT if expected else INTERNAL) from None
+
+
+class _Traceback:
+    """Prints the traceback that ends the process, without secret values and control characters."""
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self.secrets = dict(secrets)
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(printable(hide(text, self.secrets)))
+
+
+def hide_in_traceback(secrets: Mapping[str, str]) -> None:
+    """Let Python print the traceback of an error that ends the process without the values of ``secrets``."""
+    before = sys.excepthook.secrets if isinstance(sys.excepthook, _Traceback) else {}
+    sys.excepthook = _Traceback({**before, **secrets})
 
 
 def is_expected(error: Exception) -> bool:
@@ -50,11 +74,15 @@ def is_expected(error: Exception) -> bool:
     return raised_by_hydra(error) or not is_fault(error)
 
 
-def internal(error: Exception) -> str:
-    """Return the line on a fault of metrad's own: the error, and the place in the code that raised it."""
+def internal(error: Exception, given: Sequence[str] | None = None, cfg: Any = None) -> str:
+    """Return the line on a fault of metrad's own: the error, and the place in the code that raised it.
+
+    ``given`` and ``cfg`` are as for ``one_line``.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({'/'.join(Path(frames[-1].filename).parts[-3:])}:{frames[-1].lineno})" if frames else ""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    text = printable(hide(text, secrets(cfg, sys.argv[1:] if given is None else given)))
     return (
         f"internal error: {text}{place}. This is a fault of metrad, not of your input; please report it with the "
         "traceback that the environment variable HYDRA_FULL_ERROR=1 prints"
@@ -71,13 +99,19 @@ def is_expected_of_run(error: Exception) -> bool:
     return isinstance(error, InterpolationResolutionError | MissingMandatoryValue) or not is_fault(error)
 
 
-def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
-    """Return an error as one line for the terminal.
+def one_line(error: Exception, given: Sequence[str] | None = None, cfg: Any = None) -> str:
+    """Return an error as one line for the terminal, without secret values and control characters.
 
     Args:
         error: the error.
         given: the arguments of the command; None for those of the process.
+        cfg: the configuration, some values of which may be secret; None before it is composed.
     """
+    arguments = sys.argv[1:] if given is None else given
+    return printable(hide(_text(error, arguments), secrets(cfg, arguments)))
+
+
+def _text(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, InputError) and "Traceback (most recent call last)" in str(error):
         return str(error).strip().splitlines()[-1].partition(": ")[2]  # the error was raised in a worker process
     if isinstance(error, MetradError):
@@ -85,7 +119,6 @@ def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
     if is_of_memory(error):
         reason = " ".join(str(error).split()) or "MemoryError"
         return f"the machine's memory does not hold this: lower batch_size, image_size or the model's size ({reason})"
-    arguments = sys.argv[1:] if given is None else given
     text = _of_hydra(error, arguments)
     if text is not None:
         return text

@@ -15,6 +15,7 @@ from metrad.app.arguments import for_hydra
 from metrad.app.messages import (
     FAILED_RUNS,
     end,
+    hide_in_traceback,
     internal,
     is_expected_of_run,
     log_thresholds,
@@ -24,6 +25,7 @@ from metrad.app.messages import (
     summary,
 )
 from metrad.errors import INTERRUPTED, HeldError, InputError, told_to_stop
+from metrad.terminal import hide, printable
 
 log = logging.getLogger("metrad")
 
@@ -107,6 +109,7 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     from omegaconf import OmegaConf
 
     from metrad.runs.config.home import expand_home
+    from metrad.runs.config.secrets import secrets
     from metrad.runs.directory import Run
     from metrad.sweeps.plan import Ended
     from metrad.training.devices import launch
@@ -128,14 +131,16 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
         raise SystemExit(stopped[1]) from None
     except Exception as error:
         run.remove_if_empty()
+        hidden = secrets(cfg, given)
         if full_error and not sweeping:
+            hide_in_traceback(hidden)
             raise
         expected = is_expected_of_run(error)
         if not sweeping:
-            end(error, given, expected=expected)
+            end(error, given, cfg, expected=expected)
         if full_error:
-            traceback.print_exc()
-        line = one_line(error, given) if expected else internal(error)
+            typer.echo(printable(hide(traceback.format_exc(), hidden)), err=True)
+        line = (one_line if expected else internal)(error, given, cfg)
         return Ended(run, "running" if isinstance(error, HeldError) else "failed", line)
     if sweeping:
         return Ended(run, "finished", summary(metrics))
@@ -161,10 +166,12 @@ def _importing_train() -> Any:
 def _follow(cfg: Any, given: Sequence[str]) -> None:
     """Train as a further rank of a run, the directory of which belongs to the first rank."""
     from metrad.app.train import follow
+    from metrad.runs.config.secrets import secrets
 
     try:
         follow(cfg)
     except Exception as error:
         if hydra_seam.full_error_wanted():
+            hide_in_traceback(secrets(cfg, given))
             raise
-        end(error, given, expected=is_expected_of_run(error), where=f"rank {os.environ['RANK']}: ")
+        end(error, given, cfg, expected=is_expected_of_run(error), where=f"rank {os.environ['RANK']}: ")
