@@ -21,6 +21,7 @@ from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
 from metrad.reports.page.sections import by_condition, named, of_pictures, of_runs, of_settings, styles_of, unfinished
 from metrad.reports.page.tables import Table, column, rate, table
+from metrad.runs.config.stored import inert
 from metrad.runs.directory import Run
 
 MOST_NOTES = 20  # further notes are folded
@@ -66,7 +67,7 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     if not run.status.exists() and any(folder.glob("*/status.json")):
         raise InputError(f"{folder} is a sweep; make its report by: metrad compare {folder}")
     run, path = Run.finished(folder), run.path / "report.html" if path is None else path
-    metrics, cfg = read_json(run.metrics), run.load_config()
+    metrics, cfg = read_json(run.metrics), inert(run.load_config())
     name, choice, seed = run.path.resolve().name, head_of(cfg), cfg.get("seed")
     try:
         seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
