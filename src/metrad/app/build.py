@@ -28,6 +28,7 @@ from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
 from metrad.runs.config import checks
 from metrad.runs.config.build import factory, instantiate, plain
+from metrad.runs.config.limits import require_centres, require_held
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
 from metrad.training.callbacks import KeepSigterm, LeanMemory
@@ -133,6 +134,7 @@ def build(cfg: DictConfig, checkpoint: str | Path | None = None) -> Parts:
         InputError: a setting cannot be used; the message names its key.
     """
     candidates = checks.check(cfg)
+    require_held(plain(cfg), on_cpu=devices.is_cpu(plain(cfg.trainer)))
     selection = _selection(cfg, candidates, checkpoint) if cfg.selection else None
     parts = _parts(cfg, studied=_studied(cfg), selection=selection, checkpoint=checkpoint)
     parts.make_scorer()  # raises the errors of a scorer's constructor before data is read
@@ -319,11 +321,9 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     """
     scorer: Scorer = instantiate(cfg, "scorer")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
-        raise InputError(
-            "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
-        )
+        raise InputError("scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose scorer=knn")
     if scorer.needs_head and cfg.whiten:
-        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose another scorer")
+        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose scorer=knn")
     return scorer
 
 
@@ -336,6 +336,7 @@ def build_settings(cfg: DictConfig) -> Settings:
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, untrained."""
+    require_centres(plain(cfg.head), in_features, num_classes)
     head: Head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
     return head
 

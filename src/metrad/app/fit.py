@@ -48,7 +48,7 @@ def check_data(parts: Parts, data: PreparedData) -> None:
     if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
         raise InputError(
             "scorer=head takes a head that was trained on other classes than the normal ones, but dataset.reference "
-            "names none; choose another scorer"
+            "names none; choose scorer=knn"
         )
     log_thresholds(parts.settings, len(data.split.indices["calibration"]))
 

@@ -18,10 +18,11 @@ from metrad.app.fit import fit
 from metrad.app.select import select
 from metrad.detector.core import Detector
 from metrad.detector.torch_backend import TrainedBackend
-from metrad.errors import InputError
+from metrad.errors import DivergedError, InputError
 from metrad.evaluation.evaluate import Evaluation, attach_head
 from metrad.evaluation.evaluate import evaluate as measure
 from metrad.files import read_json
+from metrad.quoting import setting
 from metrad.runs import outputs
 from metrad.runs.claim import claim
 from metrad.runs.config import checks
@@ -124,13 +125,17 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
 
     Raises:
         InputError: the scorer cannot serve the embeddings.
+        DivergedError: embeddings are not finite.
     """
     scorer, learner, data = parts.make_scorer(), fitted.learner, fitted.data
     attach_head(scorer, learner.head, data.head_classes, data.class_names("normal"))
     try:
         result = measure(scorer, fitted.embedded, parts.settings)
     except InputError as error:
-        raise InputError(f"{error}; training is done: repeat with ckpt_path={run.last_checkpoint}") from error
+        if not all(np.isfinite(vectors).all() for vectors in fitted.embedded.arrays.values()):
+            raise DivergedError(f"{error}; lower optimizer.lr, or set trainer.gradient_clip_val=1") from error
+        repeated = setting("ckpt_path", run.last_checkpoint)
+        raise InputError(f"{error}; training is done: repeat with {repeated}") from error
     settings = {**parts.blueprint.embedder, "image_size": learner.embedder.size}
     detector = Detector(
         dataclasses.replace(parts.blueprint, embedder=settings),

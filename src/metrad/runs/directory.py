@@ -14,8 +14,9 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
-from metrad.errors import HeldError, InputError, told_to_stop
+from metrad.errors import DivergedError, HeldError, InputError, told_to_stop
 from metrad.files import read_json, replacing, write_json
+from metrad.quoting import setting
 from metrad.runs import pictures
 from metrad.terminal import Formatter, hide
 
@@ -71,10 +72,18 @@ class Run:
         read_json(run.status)
         if run.state != "finished":
             state = "in an unknown state" if run.state == "new" else run.state
-            advice = f"go on with ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "train it again"
-            advice = "wait for its end" if run.state == "running" else advice
-            raise InputError(f"{path} holds a run that is {state}, not finished; {advice}")
+            raise InputError(f"{path} holds a run that is {state}, not finished; {run.way_on()}")
         return run
+
+    def way_on(self) -> str:
+        """Return the advice on how an unfinished run comes to its end."""
+        if self.state == "running":
+            return "wait for its end"
+        if self.noted().get("diverged"):
+            return "it diverged: train it again with a lower optimizer.lr or with trainer.gradient_clip_val=1"
+        if self.last_checkpoint.exists():
+            return f"go on with {setting('ckpt_path', self.last_checkpoint)}"
+        return "train it again"
 
     @property
     def last_checkpoint(self) -> Path:
@@ -208,7 +217,8 @@ class Run:
             refused = isinstance(error, InputError | OSError) and not keep_refused and not self.checkpoints.exists()
             stopped = told_to_stop(error)
             reason = stopped[0] if stopped else str(error) or type(error).__name__
-            self._end("interrupted" if stopped else "failed", hide(reason, formatter.secrets))
+            diverged = {"diverged": True} if isinstance(error, DivergedError) else {}
+            self._end("interrupted" if stopped else "failed", hide(reason, formatter.secrets), **diverged)
             raise
         else:
             self._end("finished")
@@ -218,10 +228,10 @@ class Run:
             if refused:
                 self._discard()
 
-    def _end(self, state: str, error: str | None = None) -> None:
+    def _end(self, state: str, error: str | None = None, **entries: Any) -> None:
         kept = {key: value for key, value in self.noted().items() if key in ("identity", "started")}
         reason = {} if error is None else {"error": " ".join(error.split())}
-        write_json(self.status, {**kept, "state": state, "ended": _now(), **reason})
+        write_json(self.status, {**kept, "state": state, "ended": _now(), **reason, **entries})
 
     def _discard(self) -> None:
         self.clear(keep_training=False)
