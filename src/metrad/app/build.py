@@ -25,6 +25,7 @@ from metrad.evaluation.evaluate import Settings
 from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
+from metrad.progress import bars_allowed, bars_wanted
 from metrad.runs.config import checks
 from metrad.runs.config.build import factory, instantiate, plain
 from metrad.runs.directory import Run
@@ -37,7 +38,6 @@ from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
 from metrad.training.fitted import Selected
 from metrad.training.learner import MetricLearner
-from metrad.training.progress import bars_wanted
 from metrad.training.speed import Pace
 
 log = logging.getLogger(__name__)
@@ -384,7 +384,7 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
         callbacks=[*([checkpoint] if keeping else []), KeepSigterm(), *callbacks, LeanMemory(), *compiling],
         default_root_dir=run.path,
         precision=pace.precision,
-        enable_progress_bar=bars_wanted() if progress == "auto" else progress,
+        enable_progress_bar=bars_wanted() if progress == "auto" else progress and bars_allowed(),
         **devices.trainer_arguments(plain(cfg.trainer)),
         **({} if keeping else {"enable_checkpointing": False}),
     )

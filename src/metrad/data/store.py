@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
 from metrad.data.arrays import Indexable, OnDemand, resize
 from metrad.data.decoding import CorruptImageError, Decoded
 from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
+from metrad.progress import bar
 
 GIB = 2**30
 DECODER_VERSION = 1  # increase it when the same file decodes to other pixels, so that old caches are not used
@@ -228,8 +228,7 @@ def scan(
             return error
 
     results = _in_threads(attempt, range(count)) if threads else map(attempt, range(count))
-    bar = tqdm(results, "decoding images", count, leave=False, delay=1, disable=None)
-    for position, result in enumerate(bar):
+    for position, result in enumerate(bar(results, "decoding images", count)):
         if isinstance(result, Decoded):
             digests[position] = np.frombuffer(result.digest, np.uint8)
             keep(position, result.pixels)
