@@ -15,6 +15,10 @@ class TrainingError(MetradError, RuntimeError):
     """Training failed after it had begun."""
 
 
+class WriteError(MetradError, OSError):
+    """A file cannot be written: the disk is full, files may not grow that large, or the folder is read-only."""
+
+
 class HeldError(InputError):
     """Another process is working on the same run."""
 

@@ -69,7 +69,7 @@ def terminal(columns: int = 100, rows: int = 30) -> Iterator[Screen]:
             os.dup2(screen.child, descriptor)
             undo.callback(os.close, before)
             undo.callback(os.dup2, before, descriptor)
-        sys.stdout, sys.stderr = (open(each, "w", buffering=1, closefd=False) for each in kept)
+        sys.stdout, sys.stderr = (open(each, "w", buffering=1, closefd=False) for each in kept)  # noqa: SIM115
         try:
             yield screen
         finally:

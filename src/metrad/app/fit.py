@@ -22,6 +22,7 @@ from metrad.training.epoch_study import EpochStudy
 from metrad.training.fitted import Fitted
 from metrad.training.learner import MetricLearner
 from metrad.training.speed import Pace
+from metrad.training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,16 @@ def check_data(parts: Parts, data: PreparedData) -> None:
     log_thresholds(parts.settings, len(data.split.indices["calibration"]))
 
 
-def fit(parts: Parts, run: Run) -> Fitted:
+def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     """Train, then embed the images; each rank does its part.
 
     A fold of a selection writes nothing into ``run`` and embeds nothing after training. If a fold diverges, the
     metrics of its earlier epochs are kept.
+
+    Args:
+        parts: the parts of the run.
+        run: its directory.
+        tracker: its record at a logger; None for a fold.
 
     Raises:
         InputError: the images, the model or the checkpoint do not suit the settings.
@@ -73,12 +79,15 @@ def fit(parts: Parts, run: Run) -> Fitted:
     study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
     pace = collectives.same(choose_pace(parts.pace, embedder, data.epoch_images) if first else None)
     assert pace is not None
-    trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)
+    logger = tracker.logger if tracker else None
+    trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
+    datamodule = parts.make_datamodule(data)
     checkpoint = parts.checkpoint if whole else None
     datamodule.first_epoch = epochs_behind(checkpoint, learner, datamodule, trainer.max_epochs)
     if first and whole:
         write_json(run.split, data.describe_split())
         _note_environment(run, trainer, pace)
+    _begin(tracker, run)
     prepared = time.perf_counter()
     try:
         trainer.fit(learner, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -100,6 +109,13 @@ def fit(parts: Parts, run: Run) -> Fitted:
 def _embed(parts: Parts, learner: MetricLearner, data: PreparedData, trainer: pl.Trainer) -> Embedded:
     roles, device = roles_for([parts.make_scorer()]), trainer.strategy.root_device
     return fit_and_embed(learner.evaluated, data, roles, device=device, precision=str(trainer.precision))
+
+
+def _begin(tracker: Tracker | None, run: Run) -> None:
+    """Begin the run at its logger, and note its id there, by which it continues after an interruption."""
+    number = tracker.begin() if tracker else None
+    if number is not None:
+        run.note(tracked=number)
 
 
 def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:

@@ -64,10 +64,15 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
     """Return the arguments of the command line for Hydra, with ``sweep=NAME`` as ``sweep.name=NAME``.
 
     Raises:
-        InputError: the name of the sweep is no folder name.
+        InputError: the name of the sweep is no folder name, or a group is given several choices.
     """
+    from metrad.runs.config.catalogue import choices
     from metrad.runs.naming import sweep_name
 
+    for item in argv:
+        group, _, value = item.lstrip("+").partition("=")
+        if value.lstrip().startswith("[") and group.partition("@")[0] in choices().keys() - {"experiment"}:
+            raise InputError(f"{group} is given several choices and takes one; give one, as in {group}=NAME")
     arguments = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in argv]
     for item in arguments:
         if item.lstrip("+").startswith("sweep.name="):
@@ -99,7 +104,7 @@ def _report_sweep(sweep: Any) -> bool:
             write_rows(sweep.folder / "runs.csv", rows)
             log.info("each run: %s", relative(sweep.folder / "runs.csv"))
         except OSError as error:  # for example, the disk is full
-            typer.echo(f"error: runs.csv cannot be written: {one_line(error)}", err=True)
+            typer.echo(f"error: {one_line(error)}", err=True)
             kept = False
     left = sweep.unfinished()
     if left:

@@ -22,6 +22,7 @@ from metrad.detector.torch_backend import TrainedBackend
 from metrad.errors import InputError
 from metrad.evaluation.evaluate import Evaluation, attach_head
 from metrad.evaluation.evaluate import evaluate as measure
+from metrad.evaluation.metrics import by_name
 from metrad.files import read_json
 from metrad.runs import outputs
 from metrad.runs.claim import claim
@@ -104,16 +105,19 @@ def follow(cfg: DictConfig) -> None:
 
 def make(parts: Parts, run: Run, ranks: int) -> None:
     """Select if ``parts`` has a selection, train, score and save, as one of ``ranks`` ranks; the first writes them."""
-    with devices.joined(parts.trainer, ranks):
-        run = Run(collectives.same(run.path))
-        if parts.selection:
-            parts = select(parts, run)
-            if collectives.rank() == 0:
-                run.save_choice(parts.config)
-        fitted = fit(parts, run)
-    if fitted.first:
-        detector, result = evaluate(parts, fitted, run)
-        outputs.save(run, fitted, detector, result)
+    with contextlib.ExitStack() as tracked:
+        with devices.joined(parts.trainer, ranks):
+            run = Run(collectives.same(run.path))
+            if parts.selection:
+                parts = select(parts, run)
+                if collectives.rank() == 0:
+                    run.save_choice(parts.config)
+            tracker = tracked.enter_context(parts.make_tracker(run))
+            fitted = fit(parts, run, tracker)
+        if fitted.first:
+            detector, result = evaluate(parts, fitted, run)
+            metrics = outputs.save(run, fitted, detector, result)
+            tracker.record({name: metrics[name] for name in by_name()}, fitted.learner.global_step)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -22,6 +23,7 @@ from metrad.data.decoding import CorruptImageError, Decoded
 from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
+from metrad.files import writing
 from metrad.progress import bar
 
 GIB = 2**30
@@ -154,8 +156,9 @@ def _on_disk(source: Source, size: int, skip_corrupt: bool, cache: Path) -> tupl
     identity = repr((DECODER_VERSION, kind, source.identity, size, skip_corrupt))
     folder = cache / hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        _fill(folder, lambda partial: _write_cache(source, size, skip_corrupt, partial))
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            _fill(folder, lambda partial: _write_cache(source, size, skip_corrupt, partial))
     corrupt = {int(i): why for i, why in json.loads((folder / "corrupt.json").read_text()).items()}
     return np.load(folder / "images.npy", mmap_mode="r"), Scan(np.load(folder / "digests.npy"), corrupt)
 
@@ -177,6 +180,9 @@ def _fill(folder: Path, write: Callable[[Path], None]) -> None:
 def _write_cache(source: Source, size: int, skip_corrupt: bool, folder: Path) -> None:
     shape = (len(source.labels), size, size, 3)
     array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # the system kills a process that fills a mapped file beyond the disk's room
+        with (folder / "images.npy").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     found = _scan(source, _keep_in(array, size), skip_corrupt)
     array.flush()
     np.save(folder / "digests.npy", found.digests)

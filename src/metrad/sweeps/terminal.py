@@ -41,8 +41,8 @@ class Terminal(Console):
         self._passed = 0
         self.drawing = threading.RLock()
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[override] # rich would look at this process's own streams
+    @property  # type: ignore[misc] # the one that it replaces has a setter
+    def size(self) -> ConsoleDimensions:  # rich would look at this process's own streams
         """Width and height of the terminal in characters."""
         return ConsoleDimensions(*os.get_terminal_size(self.file.fileno()))
 

@@ -1,5 +1,6 @@
 """The live view of a sweep, read from the screen of a terminal."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -100,7 +101,12 @@ def test_what_runs_print_stands_above_the_view_and_no_bar_among_it(runs, monkeyp
         make(runs, print_in_every_way, monkeypatch)
         print("the end")
         lines = screen.waits_for(lambda lines: lines[-1:] == ["the end"])
-    for line, count in [("to stderr", 4), ("of a process", 4), ("logged", 4), *((f"printed by {run.path.name}", 1) for run in runs)]:
+    for line, count in [
+        ("to stderr", 4),
+        ("of a process", 4),
+        ("logged", 4),
+        *((f"printed by {run.path.name}", 1) for run in runs),
+    ]:
         assert lines.count(line) == count, lines
     assert not [line for line in lines if "bar" in line or "it/s" in line]
 
@@ -136,7 +142,7 @@ def test_a_terminal_without_a_cursor_gets_plain_lines(kind, runs, monkeypatch):
 
 def test_everything_prints_to_the_terminal_again_after_an_error(runs):
     with terminal() as screen:
-        with pytest.raises(KeyboardInterrupt), View(runs, runs):
+        with contextlib.suppress(KeyboardInterrupt), View(runs, runs):
             print("cut", end="")
             raise KeyboardInterrupt
         print("\nafter it")

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from metrad.errors import InputError
-from metrad.files import replacing
+from metrad.files import replacing, writing
 from metrad.reports.cells import cells, studies_of
 from metrad.reports.comparison.plots import pictures, study
 from metrad.reports.comparison.statistics import Comparison
@@ -44,7 +44,8 @@ def folder(out: Path) -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder to write the comparison to")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
