@@ -8,11 +8,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metrad.errors import InputError, MetradError, WriteError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SEAL = "sha256"
 _ADVICE = {
@@ -89,6 +93,18 @@ def _concerns(name: Any, path: Path) -> bool:
     return ours or any(part.startswith(f".{path.name}.") for part in found.parts)
 
 
+def write_all(contents: Mapping[Path, Any]) -> None:
+    """Write files in the given order, each atomically.
+
+    Args:
+        contents: content by path: rows for ``.csv``, plain values for ``.json``, a figure for ``.png``.
+    """
+    writers: dict[str, Callable[[Path, Any], None]]
+    writers = {".csv": write_rows, ".json": write_json, ".png": write_picture}
+    for path, content in contents.items():
+        writers[path.suffix](path, content)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as JSON, atomically."""
     with replacing(path) as partial:
@@ -108,6 +124,13 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_picture(path: Path, figure: "Figure") -> None:
+    """Write ``figure`` as PNG, atomically."""
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a file's name; scores.csv has it whole
+        figure.savefig(partial, pil_kwargs={"compress_level": 1})  # a fifth faster than level 6
 
 
 def read_json(path: Path) -> Any:

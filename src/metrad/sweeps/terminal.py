@@ -54,10 +54,10 @@ class Terminal(Console):
                 self.held[descriptor] = os.dup(descriptor)
                 os.dup2(self._kept.fileno(), descriptor)
 
-    def say(self, line: str) -> None:
-        """Print ``line`` above the live view, unwrapped, so that it can be copied."""
+    def say(self, text: Text) -> None:
+        """Print ``text`` above the live view, unwrapped, so that it can be copied."""
         with self.drawing:
-            self.print(Text(line), soft_wrap=True)
+            self.print(text, soft_wrap=True)
 
     def pass_on(self, *, unfinished: bool = False) -> None:
         """Print the lines that were kept since the last call; if ``unfinished``, also a line without its end."""
@@ -67,9 +67,8 @@ class Terminal(Console):
             whole = text if unfinished else text[: text.rfind(b"\n") + 1]
             self._passed += len(whole)
             if whole:
-                # A carriage return without a new line begins a line anew, as a progress bar does.
-                lines = whole.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\n").split("\n")
-                self.say("\n".join(line.rpartition("\r")[2] for line in lines))
+                # Colours stay. What moves the cursor does not, and of a bar drawn again and again the last is left.
+                self.say(Text.from_ansi(whole.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\n")))
 
     def release(self) -> None:
         """Print the rest of what was kept, and let everything print to the terminal again."""

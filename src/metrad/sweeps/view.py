@@ -19,6 +19,7 @@ from rich.text import Text
 from metrad.runs.directory import Run
 from metrad.sweeps.plan import Ended
 from metrad.sweeps.terminal import STDERR, STDOUT, Terminal, on_terminal
+from metrad.terminal import printable
 
 SHOWN = 8
 REFRESH = 0.5  # seconds between two pictures of the live view
@@ -85,10 +86,11 @@ class View:
             self._print(f"{count} {ended.state}: {ended.text}; {where}", STDERR)
 
     def _print(self, line: str, descriptor: int) -> None:
+        line = printable(line)
         if self.terminal and descriptor in self.terminal.held:
             with self.terminal.drawing:
                 self.terminal.pass_on(unfinished=True)
-                self.terminal.say(line)
+                self.terminal.say(Text(line))
         else:
             typer.echo(line, err=descriptor == STDERR)
 
@@ -111,7 +113,7 @@ class View:
         head = Text("  ".join([*words, *([f"{left} left"] if left else [])]))
         table = Table.grid(padding=(0, 2))
         for run, status in list(running.items())[:SHOWN]:
-            table.add_row(Text(run.path.name), _progress(status))
+            table.add_row(Text(printable(run.path.name)), _progress(status))
         bar = ProgressBar(self.total, self.skipped + len(self.ended) + sum(shares.values()), width=20)
         header = Table.grid(padding=(0, 2))
         header.add_row(bar, head)
