@@ -23,6 +23,10 @@ class DivergedError(TrainingError):
     """Training diverged, so that going on from its last checkpoint would end in the same way."""
 
 
+class WriteError(MetradError, OSError):
+    """A file cannot be written: the disk is full, files may not grow that large, or the folder is read-only."""
+
+
 class HeldError(InputError):
     """Another process is working on the same run."""
 

@@ -36,12 +36,17 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
     """Return the arguments of the command line for Hydra: options first, ``sweep=NAME`` as ``sweep.name=NAME``.
 
     Raises:
-        InputError: an option is unknown, a setting has no key, the name of a sweep is no folder name, or there are too
-            many runs.
+        InputError: an option is unknown, a setting has no key, a group is given several choices, the name of a sweep is
+            no folder name, or there are too many runs.
     """
+    from metrad.runs.config.catalogue import choices
     from metrad.runs.naming import sweep_name
 
     options, settings = split(argv)
+    for item in settings:
+        group, _, value = item.lstrip("+").partition("=")
+        if value.lstrip().startswith("[") and group.partition("@")[0] in choices().keys() - {"experiment"}:
+            raise InputError(f"{group} is given several choices and takes one; give one, as in {group}=NAME")
     settings = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in settings]
     for item in settings:
         if item.startswith("="):

@@ -81,7 +81,7 @@ def _report_sweep(sweep: Any) -> bool:
             write_rows(sweep.folder / "runs.csv", rows)
             log.info("each run: %s", relative(sweep.folder / "runs.csv"))
         except OSError as error:  # for example, the disk is full
-            typer.echo(f"error: runs.csv cannot be written: {one_line(error)}", err=True)
+            typer.echo(f"error: {one_line(error)}", err=True)
             kept = False
     left = sweep.unfinished()
     if left:

@@ -21,6 +21,7 @@ from metrad.detector.torch_backend import TrainedBackend
 from metrad.errors import DivergedError, InputError
 from metrad.evaluation.evaluate import Evaluation, attach_head
 from metrad.evaluation.evaluate import evaluate as measure
+from metrad.evaluation.metrics import by_name
 from metrad.files import read_json
 from metrad.quoting import setting
 from metrad.runs import outputs
@@ -83,14 +84,17 @@ def make(parts: Parts, run: Run) -> None:
         arguments = (parts.config, run.path, parts.checkpoint, torch.get_num_threads())
         launch.start(_make_as_rank, arguments, plan.count)
         return
-    with devices.joined(parts.trainer, plan.count):
-        run = Run(collectives.same(run.path))
-        if parts.selection:
-            parts = select(parts, run)
-        fitted = fit(parts, run)
-    if fitted.first:
-        detector, result = evaluate(parts, fitted, run)
-        outputs.save(run, fitted, detector, result)
+    with contextlib.ExitStack() as tracked:
+        with devices.joined(parts.trainer, plan.count):
+            run = Run(collectives.same(run.path))
+            if parts.selection:
+                parts = select(parts, run)
+            tracker = tracked.enter_context(parts.make_tracker(run))
+            fitted = fit(parts, run, tracker)
+        if fitted.first:
+            detector, result = evaluate(parts, fitted, run)
+            outputs.save(run, fitted, detector, result)
+            tracker.record({name: result.metrics[name] for name in by_name()}, fitted.learner.global_step)
 
 
 def _make_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, threads: int) -> None:
