@@ -304,7 +304,10 @@ def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, t
         (["selection.candidates=[{},{}]"], ["selection.candidates lists {} twice"]),
         (["selection.apply=maybe"], ["selection.apply", "'maybe'", "true and false are"]),
         (["+scorer@selection.scorers.scorer=lof"], ["selection.scorers.scorer cannot be set", "another name"]),
-        (["selection.scorers.knn_5.k=-3"], ["selection.scorers.knn_5", "k must be a whole number of at least 1, got -3"]),
+        (
+            ["selection.scorers.knn_5.k=-3"],
+            ["selection.scorers.knn_5", "k must be a whole number of at least 1, got -3"],
+        ),
         (
             ["selection=none", "selection.apply=false"],
             ["selection.apply cannot be set: selection is null", "pseudo_anomaly"],
