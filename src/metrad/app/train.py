@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from metrad.detector.torch_backend import TrainedBackend
 from metrad.errors import InputError
 from metrad.evaluation.evaluate import Evaluation, attach_head
 from metrad.evaluation.evaluate import evaluate as measure
-from metrad.files import read_json
 from metrad.runs import outputs
 from metrad.runs.claim import claim
 from metrad.runs.config import checks
@@ -69,7 +68,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
             with run.recorded(keep_refused=sweeping), expected_warnings():
                 run.save_config(cfg, hydra)
                 _train(dataclasses.replace(parts or build(cfg), checkpoint=claimed.checkpoint), run)
-        return cast("dict[str, Any]", read_json(run.metrics))
+        return run.measured()
 
 
 def _train(parts: Parts, run: Run) -> None:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
-from metrad.files import read_json
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.statistics import Comparison
@@ -21,6 +20,7 @@ from metrad.reports.page.tables import Table, column, rate, table
 from metrad.runs.directory import Run
 
 MOST_NOTES = 20  # further notes are folded
+UNVERIFIED = "unverified: the run is from before runs had a manifest, so a changed figure would not be noticed"
 MOST_BOXES = 12  # number of box plots that a phone shows without scrolling
 
 
@@ -63,17 +63,18 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     if not run.status.exists() and any(folder.glob("*/status.json")):
         raise InputError(f"{folder} is a sweep; make its report by: metrad compare {folder}")
     run, path = Run.finished(folder), run.path / "report.html" if path is None else path
-    metrics, cfg = read_json(run.metrics), run.load_config()
+    metrics, cfg = run.measured(), run.load_config()
     name, choice = run.path.resolve().name, str(cfg.get("head", {}).get("_target_", "head")).rpartition(".")[2]
     try:
         seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
         tables = [_metrics_table(metrics), _thresholds_table(metrics)]
         auroc = float(metrics["auroc"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
     row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": cfg.get("seed"), "auroc": auroc}
     runs = pd.DataFrame([row])
     facts = [f"head {choice}, seed {cfg.get('seed')}: AUROC {rate(auroc)} in {seconds:,.0f} s"]
+    facts += [] if run.verified else [UNVERIFIED]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
     group = Group(tables=[each for each in tables if each.rows], lines=_lacking(metrics), folds=[_explained(metrics)])
     results = Section("results", "Results", text, [group])

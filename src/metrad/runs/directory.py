@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from yaml import YAMLError
+from omegaconf import DictConfig, OmegaConf
 
 from metrad.errors import HeldError, InputError, told_to_stop
-from metrad.files import read_json, replacing, write_json
-from metrad.runs import pictures
+from metrad.files import json_bytes, json_of, read_bytes, read_json, replacing, require_inside, write_json
+from metrad.runs import contents, manifest, pictures
+from metrad.runs.saved import yaml_of
 
-SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
 STATES = ("running", "interrupted", "failed", "finished")
+PROMISED = "manifest"  # entry of status.json: the run has a manifest
 
 
 class Run:
@@ -28,6 +28,9 @@ class Run:
     Each file is written under a temporary name and renamed. ``status.json`` says ``finished`` only after all other
     files are written, so a killed run never looks finished. The training process holds the lock ``.lock``, which the
     operating system releases when the process dies.
+
+    A finished run has a manifest, ``manifest.json``, with the checksum of each file that something reads; ``read``
+    verifies it. The folders ``model`` and ``embeddings`` have their own, and the checkpoint ends with its checksum.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -45,6 +48,7 @@ class Run:
         self.selection_table = self.path / "selection.csv"
         self.status = self.path / "status.json"
         self.lock = self.path / ".lock"
+        self.manifest = self.path / manifest.NAME
         self.log = self.path / "run.log"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
@@ -62,7 +66,7 @@ class Run:
         """Open the directory of a finished run.
 
         Raises:
-            InputError: ``path`` is not a run directory, or the run has not finished.
+            InputError: ``path`` is not a run directory, the run has not finished, or its manifest or status changed.
         """
         run = cls(path)
         if not run.status.is_file() or not run.config.is_file():
@@ -73,7 +77,48 @@ class Run:
             advice = f"go on with ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "train it again"
             advice = "wait for its end" if run.state == "running" else advice
             raise InputError(f"{path} holds a run that is {state}, not finished; {advice}")
+        run.read(run.status)
         return run
+
+    @property
+    def verified(self) -> bool:
+        """Whether a manifest protects the files; a run from before version 0.2 has none and is read unverified."""
+        return self._listed() is not None
+
+    def has(self, path: Path) -> bool:
+        """Return whether the run has the file at ``path``: it exists, or the manifest lists it."""
+        return os.path.lexists(path) or self._name(path) in (self._listed() or {})
+
+    def read(self, path: Path) -> bytes:
+        """Return the content of a file of the run, verified if the run has a manifest.
+
+        Raises:
+            InputError: the file is missing, no regular file or outside the run, the manifest is missing or broken, or
+                the file is not as the manifest lists it.
+        """
+        require_inside(self.path, path)
+        data, listed = read_bytes(path), self._listed()
+        if listed is not None:
+            manifest.require(path, data, listed.get(self._name(path)))
+        return data
+
+    def read_json(self, path: Path) -> Any:
+        """Return the content of a JSON file of the run; see ``read``."""
+        return json_of(self.read(path), path)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _listed(self) -> dict[str, str] | None:
+        """Return the checksums in the manifest by file name; None for a run that was made without a manifest.
+
+        Raises:
+            InputError: the manifest is broken, or is missing though ``status.json`` says that the run has one.
+        """
+        if not os.path.lexists(self.manifest) and PROMISED not in self.noted():
+            return None
+        require_inside(self.path, self.manifest)
+        return manifest.listed(self.manifest)
 
     @property
     def last_checkpoint(self) -> Path:
@@ -94,18 +139,25 @@ class Run:
     def noted(self) -> dict[str, Any]:
         """Return the content of ``status.json``; empty if the file is missing or damaged."""
         try:
-            status = read_json(self.status)
+            return contents.status(read_json(self.status), self.status)
         except InputError:
             return {}
-        return status if isinstance(status, dict) else {}
+
+    def measured(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``.
+
+        Raises:
+            InputError: the file cannot be read, has changed or does not hold metrics.
+        """
+        return contents.metrics(self.read_json(self.metrics), self.metrics)
 
     def figures(self) -> dict[str, Any] | None:
         """Return the content of ``metrics.json``; None if it holds no metrics, as after a crash of the machine."""
         try:
-            metrics = read_json(self.metrics)
+            metrics = self.measured()
         except InputError:
             return None
-        return metrics if isinstance(metrics, dict) and isinstance(metrics.get("auroc"), float) else None
+        return metrics if "auroc" in metrics else None
 
     def note(self, **entries: Any) -> None:
         """Add ``entries`` to ``status.json``."""
@@ -133,7 +185,7 @@ class Run:
 
     def is_held(self) -> bool:
         """Return whether another living process holds the lock."""
-        if self._own_lock or not self.lock.exists():
+        if self._own_lock or not self.lock.is_file() or self.lock.is_symlink():
             return False
         try:
             with FileLock(self.lock, timeout=0):
@@ -179,7 +231,7 @@ class Run:
 
     def _own(self) -> tuple[Path, ...]:
         tables = (self.scores, self.epochs, self.study, self.selection_table)
-        files = (self.metrics, self.split, self.environment, self.log)
+        files = (self.metrics, self.split, self.environment, self.log, self.manifest)
         folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
         return (*folders, self.selection, *tables, *files, *self.pictures.values())
 
@@ -217,7 +269,18 @@ class Run:
     def _end(self, state: str, error: str | None = None) -> None:
         kept = {key: value for key, value in self.noted().items() if key in ("identity", "started")}
         reason = {} if error is None else {"error": " ".join(error.split())}
-        write_json(self.status, {**kept, "state": state, "ended": _now(), **reason})
+        status: dict[str, Any] = {**kept, "state": state, "ended": _now(), **reason}
+        if state == "finished":
+            status[PROMISED] = manifest.FORMAT
+            self._seal(status)
+        write_json(self.status, status)
+
+    def _seal(self, status: dict[str, Any]) -> None:
+        """Write the manifest of a run that is about to get its final ``status``."""
+        tables = (self.scores, self.epochs, self.study, self.selection_table)
+        files = (self.metrics, self.split, self.environment, *self.pictures.values(), self.model / "detector.json")
+        there = [path for path in (*sorted(self.config.parent.glob("*.yaml")), *tables, *files) if path.is_file()]
+        manifest.write(self.manifest, there, {self.status.name: json_bytes(status)})
 
     def _discard(self) -> None:
         self.clear(keep_training=False)
@@ -254,7 +317,7 @@ class Run:
         Raises:
             InputError: the configuration cannot be read.
         """
-        return _read_config(self.config)
+        return self._config(self.config)
 
     def asked_config(self) -> DictConfig:
         """Return the requested configuration, without the choice of a selection.
@@ -262,7 +325,13 @@ class Run:
         Raises:
             InputError: the configuration cannot be read.
         """
-        return _read_config(self.asked if self.asked.exists() else self.config)
+        return self._config(self.asked if self.has(self.asked) else self.config)
+
+    def _config(self, path: Path) -> DictConfig:
+        cfg = yaml_of(self.read(path), path)
+        if not isinstance(cfg, DictConfig):
+            raise InputError(f"{path} holds no configuration")
+        return cfg
 
     def saved_split(self) -> dict[str, Any]:
         """Return the content of ``split.json``.
@@ -270,29 +339,7 @@ class Run:
         Raises:
             InputError: the file cannot be read or lacks an entry.
         """
-        split = read_json(self.split)
-        if not isinstance(split, dict) or not split.keys() >= SPLIT_KEYS:
-            raise InputError(f"{self.split} holds no split of a run")
-        return split
-
-
-def read_yaml(path: Path) -> DictConfig | ListConfig:
-    """Return the content of a YAML file, with its interpolations unresolved.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        return OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-
-
-def _read_config(path: Path) -> DictConfig:
-    cfg = read_yaml(path)
-    if not isinstance(cfg, DictConfig):
-        raise InputError(f"{path} holds no configuration")
-    return cfg
+        return contents.split(self.read_json(self.split), self.split)
 
 
 def _now() -> str:

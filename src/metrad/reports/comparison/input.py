@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
-from metrad.files import read_json
 from metrad.renamed import former
+from metrad.runs import contents
 from metrad.runs.config.catalogue import folder as conf
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
-from metrad.runs.directory import Run, read_yaml
+from metrad.runs.directory import Run
+from metrad.runs.saved import yaml_of
 
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
@@ -107,7 +108,7 @@ def read_sweep(folder: Path, by: str) -> RunTable:
         for run in saved
         if not run.settings
     ]
-    notes += _environments(placed)
+    notes += _environments(placed) + _unverified(placed)
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
     return RunTable(pd.DataFrame(rows), by, conditions, notes=notes)
@@ -115,38 +116,45 @@ def read_sweep(folder: Path, by: str) -> RunTable:
 
 def _environments(runs: list[_Saved]) -> list[str]:
     """Return a note if finished runs differ in their versions of packages or in their devices."""
-    paths = [saved.run.environment for saved in runs if saved.state == "finished" and saved.run.environment.is_file()]
-    made = [content for content in map(read_json, paths) if isinstance(content, dict)]
+    finished = [saved.run for saved in runs if saved.state == "finished" and saved.run.has(saved.run.environment)]
+    made = [content for run in finished if isinstance(content := run.read_json(run.environment), dict)]
     keys = ("device", "precision", "git_commit", "packages")
     differing = [key for key in keys if len({json.dumps(one.get(key), sort_keys=True) for one in made}) > 1]
     where = ", ".join(differing)
     return [f"Runs differ in {where} (environment.json), which can move figures a little."] if where else []
 
 
+def _unverified(runs: list[_Saved]) -> list[str]:
+    """Return a note if finished runs have no manifest."""
+    names = [saved.name for saved in runs if saved.state == "finished" and not saved.run.verified]
+    if not names:
+        return []
+    which = f"{len(names)} runs are" if len(names) > 1 else f"{names[0]} is"
+    return [f"{which} unverified: from before runs had a manifest, so a changed figure would not be noticed."]
+
+
 def _load(run: Run) -> _Saved:
-    status = read_json(run.status)
-    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+    status = contents.status(run.read_json(run.status), run.status)
+    if not isinstance(status.get("state"), str):
         raise InputError(f"{run.status} holds no state of a run")
     state = run.state
-    metrics = read_json(run.metrics) if state == "finished" else {}
-    if not isinstance(metrics, dict) or (state == "finished" and metrics.keys().isdisjoint(by_name())):
-        raise InputError(f"{run.metrics} holds no metrics of a run")
+    metrics = run.measured() if state == "finished" else {}
     settings, choices = {}, _choices(run)
-    if run.config.is_file():
+    if run.has(run.config):
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
         lacking = [key for key in LATER if not any(_below(given, key) for given in settings)]
         settings |= {key: _text(LATER[key]) for key in lacking}
         choices |= {key: "none" for key in lacking if (conf() / key).is_dir()}  # groups
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so its settings are unknown; move it away")
-    overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
+    overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run, run.overrides, []))
     return _Saved(run, state, status.get("error", ""), settings, overrides, choices, metrics)
 
 
 def _choices(run: Run) -> dict[str, str]:
     """Return the choice from each group, as saved by Hydra."""
     path = run.config.with_name("hydra.yaml")
-    node = _yaml(path, {})
+    node = _yaml(run, path, {})
     for key in ("hydra", "runtime", "choices"):
         node = node.get(key, {})
         if not isinstance(node, dict):
@@ -154,11 +162,11 @@ def _choices(run: Run) -> dict[str, str]:
     return {str(key): str(value) for key, value in node.items()}
 
 
-def _yaml(path: Path, missing: Any) -> Any:
-    """Return the content of a YAML file, which must have the type of ``missing``; ``missing`` without a file."""
-    if not path.is_file():
+def _yaml(run: Run, path: Path, missing: Any) -> Any:
+    """Return the content of a YAML file of ``run``, of the type of ``missing``; ``missing`` without a file."""
+    if not run.has(path):
         return missing
-    content = OmegaConf.to_container(read_yaml(path))
+    content = OmegaConf.to_container(yaml_of(run.read(path), path))
     if not isinstance(content, type(missing)):
         raise InputError(f"{path} does not hold what Hydra writes there")
     return content
