@@ -93,6 +93,12 @@ def opened(path: Path, most: int | None = None) -> Iterator[io.BufferedReader]:
         yield file
 
 
+def require_file(path: Path) -> None:
+    """Raise ``InputError`` unless a library may open ``path`` by its name; see ``opened``."""
+    with opened(path):
+        pass
+
+
 def read_bytes(path: Path, most: int = TEXT_BYTES) -> bytes:
     """Return the content of the regular file at ``path``, which has at most ``most`` bytes.
 
@@ -166,8 +172,7 @@ def read_arrays(path: Path) -> "dict[str, np.ndarray]":
     """
     from safetensors import numpy as safetensors
 
-    with opened(path):
-        pass
+    require_file(path)
     try:
         return dict(safetensors.load_file(path))
     except Exception as error:  # safetensors' own errors share no base, and a type that numpy lacks is a KeyError
@@ -273,7 +278,7 @@ def _handle(path: Path) -> int:
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if handle is None:
-        raise InputError(f"{path} is {_KINDS.get(kind, 'a device')}, not a file; copy or create it again")
+        raise InputError(f"{path} cannot be read: it is {_KINDS.get(kind, 'a device')}, not a file; create it again")
     return handle
 
 

@@ -51,6 +51,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         "hardest.png",
         "head.png",
         "logs/metrics.csv",
+        "manifest.json",
         "metrics.json",
         "model/calibration.safetensors",
         "model/detector.json",

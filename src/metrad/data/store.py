@@ -23,6 +23,8 @@ from metrad.data.decoding import CorruptImageError, Decoded
 from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
+from metrad.errors import InputError, first_line
+from metrad.files import follow_umask, read_json, require_file
 
 GIB = 2**30
 DECODER_VERSION = 1  # increase it when the same file decodes to other pixels, so that old caches are not used
@@ -156,8 +158,16 @@ def _on_disk(source: Source, size: int, skip_corrupt: bool, cache: Path) -> tupl
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         _fill(folder, lambda partial: _write_cache(source, size, skip_corrupt, partial))
-    corrupt = {int(i): why for i, why in json.loads((folder / "corrupt.json").read_text()).items()}
-    return np.load(folder / "images.npy", mmap_mode="r"), Scan(np.load(folder / "digests.npy"), corrupt)
+    try:
+        corrupt = {int(i): str(why) for i, why in read_json(folder / "corrupt.json").items()}
+        for name in ("images.npy", "digests.npy"):
+            require_file(folder / name)
+        images, digests = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "digests.npy")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder} cannot be read ({first_line(error)}); remove it to decode again") from error
+    if len(images) != len(source.labels) or digests.shape != (len(images), 16):
+        raise InputError(f"{folder} holds other images than {len(source.labels)}; remove it to decode again")
+    return images, Scan(digests, corrupt)
 
 
 def _fill(folder: Path, write: Callable[[Path], None]) -> None:
@@ -168,6 +178,7 @@ def _fill(folder: Path, write: Callable[[Path], None]) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
         try:
             write(partial)
+            follow_umask(partial)
             with contextlib.suppress(OSError):  # another process may have renamed the same content first
                 partial.rename(folder)
         finally:

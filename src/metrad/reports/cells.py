@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,7 +274,7 @@ def _dotted(prefix: str, name: object) -> str:
 
 
 def _has_picture(run: Run, name: str) -> bool:
-    return name in run.pictures and run.pictures[name].is_file()
+    return name in run.pictures and os.path.lexists(run.pictures[name])
 
 
 def _is_directory(folder: object) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import DictConfig, OmegaConf
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
@@ -64,7 +65,7 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
         raise InputError(f"{folder} is a sweep; make its report by: metrad compare {folder}")
     run, path = Run.finished(folder), run.path / "report.html" if path is None else path
     metrics, cfg = run.measured(), run.load_config()
-    name, choice = run.path.resolve().name, str(cfg.get("head", {}).get("_target_", "head")).rpartition(".")[2]
+    name, choice = run.path.resolve().name, _head_of(run, cfg)
     try:
         seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
         tables = [_metrics_table(metrics), _thresholds_table(metrics)]
@@ -81,6 +82,15 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     parts = cells(runs, "head", [], "auroc")
     write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_pictures(run), *of_settings(runs, ["head"])])
     return path
+
+
+def _head_of(run: Run, cfg: DictConfig) -> str:
+    """Return the class name of a run's head."""
+    settings = OmegaConf.to_container(cfg)
+    head = settings.get("head") if isinstance(settings, dict) else None
+    if not isinstance(head, dict):
+        raise InputError(f"{run.config} holds no configuration of a run: it lacks head")
+    return str(head.get("_target_", "head")).rpartition(".")[2]
 
 
 def _counted(comparison: Comparison) -> str:

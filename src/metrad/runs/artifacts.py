@@ -14,7 +14,7 @@ from metrad.data.prepared import ImageRecord
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.detector.core import Detector
-from metrad.errors import InputError
+from metrad.errors import InputError, first_line
 from metrad.evaluation.embeddings import EMBEDDED_ROLES, Embedded
 from metrad.files import (
     checksums,
@@ -94,10 +94,14 @@ def _converted(run: Run) -> Bundle:
 
 
 def _embedder_settings(run: Run, cfg: DictConfig) -> dict[str, Any]:
-    with safetensors.safe_open(run.embedder, "np") as file:
-        noted = (file.metadata() or {}).get("image_size")
+    try:
+        with safetensors.safe_open(run.embedder, "np") as file:
+            noted = (file.metadata() or {}).get("image_size")
+        size = cfg.image_size if noted is None else int(noted)
+    except Exception as error:  # safetensors' own errors share no base
+        raise InputError(f"{run.embedder} cannot be read ({first_line(error)})") from error
     return {
-        "image_size": cfg.image_size if noted is None else int(noted),
+        "image_size": size,
         "channels_last": cfg.channels_last,
         "whiten": cfg.get("whiten", False),
         "test_time_flip": cfg.get("test_time_flip", False),

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from metrad.errors import HeldError, InputError, told_to_stop
 from metrad.files import json_bytes, json_of, read_bytes, read_json, replacing, require_inside, write_json
 from metrad.runs import contents, manifest, pictures
-from metrad.runs.saved import yaml_of
+from metrad.runs.saved import config_of, made_by_metrad
 
 STATES = ("running", "interrupted", "failed", "finished")
 PROMISED = "manifest"  # entry of status.json: the run has a manifest
@@ -211,6 +211,27 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.status, {"state": "running", "pid": os.getpid(), "started": _now(), **entries})
 
+    def require_own(self) -> None:
+        """Raise ``InputError`` if the directory holds files named like a run's that metrad did not write.
+
+        A sweep removes the files of an earlier attempt, and must not remove those of somebody else.
+        """
+        taken = [path.name for path in (*self._own(), self.status) if os.path.lexists(path)]
+        if taken and not self._is_metrads():
+            raise InputError(
+                f"{self.path} holds {', '.join(taken)}, and nothing there says that metrad wrote them; choose another "
+                "folder with hydra.sweep.dir and hydra.sweep.subdir, or move them away"
+            )
+
+    def _is_metrads(self) -> bool:
+        """Return whether the status, the manifest or Hydra's saved configuration is one that metrad writes."""
+        noted = self.noted()
+        if noted.get("state") in STATES and {"started", "ended"} & noted.keys():
+            return True
+        with contextlib.suppress(InputError):
+            return bool(manifest.listed(self.manifest))
+        return made_by_metrad(self.config.with_name("hydra.yaml"))
+
     def clear(self, *, keep_training: bool, keep_selection: bool = False) -> None:
         """Remove the files of an earlier attempt.
 
@@ -220,10 +241,10 @@ class Run:
         """
         kept = [self.checkpoints] * keep_training + [self.selection] * keep_selection
         kept += [self.log] * (keep_training or keep_selection)
-        parts = [
-            part for folder in (self.path, self.checkpoints, self.selection) for part in folder.glob(".*.partial*")
-        ]
-        for path in (*parts, *self._own(), self.status):
+        own = (*self._own(), self.status)
+        inside = [part for folder in (self.checkpoints, self.selection) for part in folder.glob(".*.partial*")]
+        beside = [part for path in own for part in self.path.glob(f".{path.name}.*.partial*")]
+        for path in (*inside, *beside, *own):
             if path.is_dir() and path not in kept:
                 shutil.rmtree(path)
             elif path not in kept:
@@ -328,10 +349,7 @@ class Run:
         return self._config(self.asked if self.has(self.asked) else self.config)
 
     def _config(self, path: Path) -> DictConfig:
-        cfg = yaml_of(self.read(path), path)
-        if not isinstance(cfg, DictConfig):
-            raise InputError(f"{path} holds no configuration")
-        return cfg
+        return config_of(self.read(path), path)
 
     def saved_split(self) -> dict[str, Any]:
         """Return the content of ``split.json``.

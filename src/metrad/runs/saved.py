@@ -19,6 +19,7 @@ from metrad.files import DEPTH, read_bytes
 
 YAML_BYTES = 2**20
 NODES = 50_000  # largest number of values in a file
+MOST_IN_A_TEXT = 20  # interpolations; OmegaConf takes long to read many
 GROWTH = 2**22  # largest number of values and characters after all interpolations are resolved
 _REFERENCE = re.compile(r"\$\{(?:oc\.(?:select|create|decode|deprecated|dict\.\w+):)?\s*([^${}:,]*)")
 _NESTED = re.compile(r"\$\{[^}]*\$\{")
@@ -34,13 +35,25 @@ def read_yaml(path: Path) -> DictConfig | ListConfig:
     return yaml_of(read_bytes(path, YAML_BYTES), path)
 
 
+def config_of(data: bytes, path: Path) -> DictConfig:
+    """Return the configuration in the YAML file at ``path`` from its bytes; it may be resolved.
+
+    Raises:
+        InputError: it cannot be read, is no mapping, or its interpolations stand for too many values.
+    """
+    cfg = yaml_of(data, path)
+    if not isinstance(cfg, DictConfig):
+        raise InputError(f"{path} holds no configuration")
+    _require_bounded(OmegaConf.to_container(cfg), path)
+    return cfg
+
+
 def yaml_of(data: bytes, path: Path) -> DictConfig | ListConfig:
     """Return the content of the YAML file at ``path`` from its bytes; see ``read_yaml``."""
     try:
         text = data.decode("utf-8")
         _require_small(text, path)
         content = OmegaConf.load(io.StringIO(text))
-        _require_bounded(OmegaConf.to_container(content), path)
     except InputError:
         raise
     except Exception as error:  # errors of YAML, OmegaConf, its grammar and Python's numbers share no base
@@ -48,11 +61,21 @@ def yaml_of(data: bytes, path: Path) -> DictConfig | ListConfig:
     return content
 
 
+def made_by_metrad(path: Path) -> bool:
+    """Return whether the YAML file at ``path`` is Hydra's configuration of a run or sweep of metrad's."""
+    try:
+        return _at(OmegaConf.to_container(read_yaml(path)), "hydra.job.name") == "metrad"
+    except InputError:
+        return False
+
+
 def _require_small(text: str, path: Path) -> None:
     depth = 0
     for nodes, event in enumerate(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))):
         if isinstance(event, yaml.AliasEvent):
             raise InputError(f"{path} has an alias (*{event.anchor}), which metrad never writes; create it again")
+        if isinstance(event, yaml.ScalarEvent) and event.value.count("${") > MOST_IN_A_TEXT:
+            raise InputError(f"{path} has {event.value[:40]!r}, which is no interpolation metrad writes")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH or nodes > NODES:
             raise InputError(f"{path} nests too deep or holds too many values; create it again")

@@ -1,7 +1,7 @@
 """Checkpoints on disk: written completely or not at all, and read without running code from them.
 
 A checkpoint is torch's zip archive, followed by a line with the SHA-256 of the archive, which readers of zip archives
-skip. It holds ``SEALED``, so that a file that has lost the line is told from one of an earlier version.
+skip. A checkpoint of an earlier version ends with the archive.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
 
-SEALED = "metrad_sealed"
 MOST_EPOCHS = 10**9
 _SEAL = re.compile(rb"\nmetrad-sha256 ([0-9a-f]{64})\n\Z")
 _SEAL_BYTES = 80
+_ARCHIVE_END = re.compile(rb"PK\x05\x06.{16}\0\0\Z", re.DOTALL)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -43,7 +43,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``; ``storage_options`` are ignored."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as partial:
-            torch.save({**checkpoint, SEALED: True}, partial)
+            torch.save(checkpoint, partial)
             digest = sha256(partial)
             with partial.open("ab") as file:
                 file.write(f"\nmetrad-sha256 {digest}\n".encode())
@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, has changed, or is not a checkpoint of Lightning's.
     """
-    sealed = _is_sealed(Path(path))
+    is_sealed(Path(path))
     try:
         _require_plain(Path(path))
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -65,16 +65,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({reason})") from error
     if fault:
         raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({fault})")
-    if SEALED in checkpoint and not sealed:
-        raise changed(Path(path))
     return checkpoint
 
 
-def _is_sealed(path: Path) -> bool:
-    """Return whether the file ends with its checksum.
+def is_sealed(path: Path) -> bool:
+    """Return whether the checkpoint at ``path`` ends with its checksum; one of an earlier version does not.
 
     Raises:
-        InputError: the file cannot be read, or has another checksum.
+        InputError: the file cannot be read, has another checksum, or ends with neither a checksum nor an archive.
     """
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -82,6 +80,8 @@ def _is_sealed(path: Path) -> bool:
         end = file.read(_SEAL_BYTES)
         found = _SEAL.search(end)
         if found is None:
+            if not _ARCHIVE_END.search(end):
+                raise InputError(f"ckpt_path={path} cannot be read as a checkpoint (it was cut off or changed)")
             return False
         file.seek(0)
         left, digest = size - len(found[0]), hashlib.sha256()
@@ -119,10 +119,10 @@ def _faults(checkpoint: Any) -> Iterator[str]:
     groups = optimizers[0].get("param_groups")
     if not isinstance(groups, list) or not groups or not all(map(_is_group, groups)):
         yield "optimizer_states holds no groups of parameters"
-    schedulers = checkpoint.get("lr_schedulers")
+    schedulers = checkpoint.get("lr_schedulers", [])
     if not isinstance(schedulers, list) or not all(isinstance(state, dict) for state in schedulers):
         yield "lr_schedulers holds no states"
-    if not isinstance(loops, dict) or _epochs_in(loops) != epoch + 1:
+    if not isinstance(loops, dict) or _epochs_in(loops) not in (None, epoch + 1):
         yield "loops does not agree with epoch"
     if not isinstance(checkpoint.get("pytorch-lightning_version"), str):
         yield "pytorch-lightning_version is missing"
@@ -167,7 +167,7 @@ def epochs_behind(
         return 0
     checkpoint = read_checkpoint(path)
     epochs, groups = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"]
-    if SEALED not in checkpoint:
+    if not is_sealed(Path(path)):
         log.warning("ckpt_path=%s is unverified: it is from before checkpoints had checksums", path)
     log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
     misfit = _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)

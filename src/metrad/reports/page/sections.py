@@ -62,7 +62,7 @@ def of_pictures(run: Run) -> list[Section]:
     Raises:
         InputError: a picture cannot be read.
     """
-    kept = [each for each in run_pictures.PICTURES if each.in_report and run.pictures[each.name].is_file()]
+    kept = [each for each in run_pictures.PICTURES if each.in_report and os.path.lexists(run.pictures[each.name])]
     shown = [
         Picture(f"{each.title}. {each.caption}", each.title, embedded(run, run.pictures[each.name], len(kept)))
         for each in kept

@@ -21,6 +21,7 @@ from metrad.scorers.search.indexes import METRICS, Kind
 _MARKS = {"flat": (b"IxFI", b"IxF2"), "ivf": (b"IwFl",), "hnsw": (b"IHNf",), "sq8": (b"IxSQ",), "fp16": (b"IxSQ",)}
 _QUANTIZERS = {"sq8": faiss.ScalarQuantizer.QT_8bit, "fp16": faiss.ScalarQuantizer.QT_fp16}
 
+_FLAT_BYTES = 45  # of a flat index beside its vectors
 _ARRAY = 1  # FAISS's mark of a direct map that is an array
 _MOST_EFFORT = 2**24  # of an HNSW search, which allocates as many entries; a larger number is a fault
 
@@ -56,7 +57,8 @@ def read_index(path: Path, kind: Kind, width: int, metric: Metric, *, mmap: bool
     except (RuntimeError, MemoryError) as error:
         raise InputError(f"{path} cannot be read as a FAISS index; create it again") from error
     if (
-        index.d != width
+        (kind == "flat" and size != _FLAT_BYTES + 4 * index.d * index.ntotal)
+        or index.d != width
         or index.metric_type != METRICS[metric]
         or index.ntotal < 1
         or not (index.is_trained and _consistent(index, kind))
