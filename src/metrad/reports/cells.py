@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,9 +132,9 @@ def scores_of(run: Run) -> pd.DataFrame | None:
     """
     if not run.has(run.scores):
         return None
-    data = io.BytesIO(run.read(run.scores))
+    data = run.read(run.scores)
     try:
-        table = pd.read_csv(data, dtype=str, keep_default_na=False, index_col=False)
+        table = _table(data, dtype=str, keep_default_na=False)
         table["score"] = table["score"].astype(float)
         missing = [name for name in SCORE_COLUMNS if name not in table]
     except (OSError, ValueError, KeyError) as error:
@@ -190,12 +191,22 @@ def studies_of(cell: Cell) -> list[pd.DataFrame]:
     return list(tables.values())
 
 
+def _table(data: bytes, **options: Any) -> pd.DataFrame:
+    """Return the CSV table in ``data``; a row longer than the first is a ``ValueError``, as pandas only warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(io.BytesIO(data), index_col=False, **options)
+        except pd.errors.ParserWarning as error:
+            raise ValueError(str(error)) from error
+
+
 def _numbers_in(run: Run, path: Path) -> pd.DataFrame | None:
     if not run.has(path):
         return None
-    data = io.BytesIO(run.read(path))
+    data = run.read(path)
     try:
-        table = pd.read_csv(data, index_col=False).astype(float)
+        table = _table(data).astype(float)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
     numbered = "epoch" in table and len(table) > 0 and table["epoch"].between(0, HUGE).all()
