@@ -14,7 +14,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from metrad.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
 
 TEXT_BYTES = 2**28  # largest JSON or CSV file that is read, about two million image names
 DEPTH = 40  # deepest nesting of JSON that is read
@@ -44,6 +46,18 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def write_all(contents: Mapping[Path, Any]) -> None:
+    """Write files in the given order, each atomically.
+
+    Args:
+        contents: content by path: rows for ``.csv``, plain values for ``.json``, a figure for ``.png``.
+    """
+    writers: dict[str, Callable[[Path, Any], None]]
+    writers = {".csv": write_rows, ".json": write_json, ".png": write_picture}
+    for path, content in contents.items():
+        writers[path.suffix](path, content)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as JSON, atomically."""
     with replacing(path) as partial:
@@ -61,6 +75,13 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_picture(path: Path, figure: "Figure") -> None:
+    """Write ``figure`` as PNG, atomically."""
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a file's name; scores.csv has it whole
+        figure.savefig(partial, pil_kwargs={"compress_level": 1})  # a fifth faster than level 6
 
 
 def follow_umask(path: Path) -> None:

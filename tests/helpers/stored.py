@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from metrad.app.evaluate import evaluate_run
 from metrad.errors import InputError
-from metrad.files import read_json, sealed, sha256, unsealed
+from metrad.files import read_json, sealed, sha256, unsealed, write_json
 from metrad.reports.comparison.input import read_sweep
 from metrad.reports.report import write_run_report
 from metrad.runs import manifest
@@ -36,7 +37,7 @@ def reported(run: Run) -> Any:
     page = write_run_report(run.path)
     text = page.read_text()
     page.unlink()
-    return text
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)  # when the page was made
 
 
 def compared(run: Run) -> Any:
@@ -95,6 +96,12 @@ def edited(path: Path, change: Callable[[Any], Any]) -> None:
     changed = change(content)
     content = content if changed is None else changed
     path.write_text(sealed(content) if seal else json.dumps(content))
+
+
+def without_manifest(run: Run) -> None:
+    """Give ``run`` the files that runs had before they had a manifest."""
+    run.manifest.unlink()
+    write_json(run.status, {key: value for key, value in read_json(run.status).items() if key != "manifest"})
 
 
 def resealed(run: Run) -> None:

@@ -85,7 +85,7 @@ CONFIGURATION = [
     case(
         "augmentation no module",
         "+augmentation={_target_: sklearn.preprocessing.StandardScaler}",
-        says=["augmentation._target_ must make a torch.nn.Module, got StandardScaler"],
+        says=["augmentation._target_=sklearn.preprocessing.StandardScaler is not allowed", "torch.nn.Module"],
     ),
     case("step size", "scheduler=step", "scheduler.step_size=x", says=["scheduler.step_size=x", "integer"]),
     case("k no number", "scorer.k=one", says=["scorer.k=one", "integer"]),

@@ -11,10 +11,11 @@ from safetensors.numpy import load_file
 
 from metrad.app import evaluate
 from metrad.app.evaluate import evaluate_run
-from metrad.files import read_json, sealed, sha256, write_json
+from metrad.files import read_json, sealed, sha256
 from metrad.runs.config.catalogue import choices
 from metrad.runs.directory import Run
 from tests.helpers.runs import rows
+from tests.helpers.stored import without_manifest
 
 
 @pytest.fixture
@@ -24,12 +25,6 @@ def run(finished_run, tmp_path):
 
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def without_manifest(run):
-    """Give a run the files that runs had before they had a manifest."""
-    (run.path / "manifest.json").unlink()
-    write_json(run.status, {key: value for key, value in read_json(run.status).items() if key != "manifest"})
 
 
 def as_before_version_0_2(run):
@@ -290,7 +285,7 @@ def test_the_thresholds_are_told(metrad, run):
 
 def test_two_evaluations_at_once_both_keep_their_results(metrad, run, monkeypatch):
     quicker = iter(["scorer=lof"])
-    save = evaluate.save_evaluation
+    save = evaluate.write_all
 
     def meanwhile(*arguments):
         for name in quicker:
@@ -298,7 +293,7 @@ def test_two_evaluations_at_once_both_keep_their_results(metrad, run, monkeypatc
             (run.evaluations / name / "of the other").touch()
         return save(*arguments)
 
-    monkeypatch.setattr(evaluate, "save_evaluation", meanwhile)
+    monkeypatch.setattr(evaluate, "write_all", meanwhile)
     assert metrad("evaluate", run.path, "scorer=lof").code == 0
     assert (run.evaluations / "scorer=lof/of the other").exists()
     assert (run.evaluations / "scorer=lof-2/metrics.json").exists()

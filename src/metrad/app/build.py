@@ -16,6 +16,7 @@ from torch import nn
 
 from metrad import collectives
 from metrad.app.pace import PaceSettings
+from metrad.data.decoding import Reading
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
@@ -32,7 +33,6 @@ from metrad.scorers import Scorer
 from metrad.training.callbacks import KeepSigterm, LeanMemory
 from metrad.training.checkpoints import WholeCheckpoints
 from metrad.training.compiling import CompileEmbedder
-from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
 from metrad.training.fitted import Selected
@@ -97,15 +97,6 @@ class Parts:
         """Number of epochs to train; None for the trainer's default."""
         return self.trainer.get("max_epochs")
 
-    def head_size(self, data: PreparedData) -> int:
-        """Return the number of classes of the head; an untrained head gets enough classes for every kind of head."""
-        classes = len(data.head_classes)
-        return max(classes, ENOUGH_CLASSES) if self.epochs == 0 else classes
-
-    def make_datamodule(self, data: PreparedData) -> MetradDataModule:
-        """Return the data module of the training images of ``data``."""
-        return MetradDataModule(data, batch_size=self.batch_size, least_images=devices.least_images(self.trainer))
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -131,15 +122,21 @@ class Selection:
     chosen: Callable[[int, int, str], Parts]
 
 
-def build(cfg: DictConfig) -> Parts:
+def build(cfg: DictConfig, checkpoint: str | Path | None = None) -> Parts:
     """Return the parts of the run that a configuration describes, after all checks that need no data.
+
+    Args:
+        cfg: the whole configuration.
+        checkpoint: checkpoint to continue from; None to begin anew.
 
     Raises:
         InputError: a setting cannot be used; the message names its key.
     """
-    checks.check(cfg)
-    build_scorer(cfg)
-    return _parts(cfg, studied=_studied(cfg), selection=_selection(cfg) if cfg.selection else None)
+    candidates = checks.check(cfg)
+    selection = _selection(cfg, candidates, checkpoint) if cfg.selection else None
+    parts = _parts(cfg, studied=_studied(cfg), selection=selection, checkpoint=checkpoint)
+    parts.make_scorer()  # raises the errors of a scorer's constructor before data is read
+    return parts
 
 
 def _parts(
@@ -148,6 +145,7 @@ def _parts(
     studied: dict[str, MakeScorer],
     selection: Selection | None = None,
     held_out: tuple[str, float] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Parts:
     return Parts(
         seed=cfg.seed,
@@ -163,7 +161,7 @@ def _parts(
         make_trainer=partial(build_trainer, cfg),
         make_scorer=partial(build_scorer, cfg),
         make_studied=studied,
-        checkpoint=cfg.ckpt_path,
+        checkpoint=checkpoint,
         selection=selection,
         selected=None,
         held_out=held_out[0] if held_out else None,
@@ -209,9 +207,8 @@ def _studied(cfg: DictConfig) -> dict[str, MakeScorer]:
     return {name: make for name, make in _makers(trained, _compared(cfg)).items() if epochs or not make().needs_head}
 
 
-def _selection(cfg: DictConfig) -> Selection:
-    candidates = [dict(settings) for settings in cfg.selection.candidates]
-    changed = [checks.with_settings(cfg, settings) for settings in candidates]
+def _selection(cfg: DictConfig, changed: list[DictConfig], checkpoint: str | Path | None) -> Selection:
+    """Return the selection; ``changed`` has the configuration of each candidate."""
     makers = [_makers(one, _compared(cfg)) for one in changed]
     classes = cfg.selection.classes
 
@@ -220,10 +217,10 @@ def _selection(cfg: DictConfig) -> Selection:
 
     def chosen(candidate: int, epochs: int, scorer: str) -> Parts:
         final = _with_choice(cfg, changed[candidate], epochs, scorer) if cfg.selection.apply else cfg
-        return _parts(final, studied=_studied(final))
+        return _parts(final, studied=_studied(final), checkpoint=checkpoint)
 
     return Selection(
-        candidates=candidates,
+        candidates=[dict(settings) for settings in cfg.selection.candidates],
         scheduled=[bool(one.scheduler) for one in changed],
         make_scorers=makers,
         classes=OmegaConf.to_container(classes) if OmegaConf.is_list(classes) else classes,
@@ -277,7 +274,15 @@ def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] 
         seed=cfg.seed,
         image_size=image_size,
         skip_corrupt=dataset["on_corrupt"] == "skip",
+        reading=_reading(dataset),
     )
+
+
+def _reading(dataset: dict[str, Any]) -> Reading:
+    """Return how image files are read, by settings of ``dataset`` that older runs lack."""
+    bits = dataset.get("range", "auto")
+    limit = dataset.get("max_megapixels", Reading.max_megapixels)
+    return Reading(max_megapixels=limit, depth=None if bits == "auto" else bits)
 
 
 def build_embedder(cfg: DictConfig) -> Embedder:
@@ -310,11 +315,9 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     """Return the scorer of a configuration, unfitted.
 
     Raises:
-        InputError: the class is not a ``Scorer``, or the scorer needs a head that the run does not provide.
+        InputError: the scorer needs a head that the run does not provide.
     """
-    scorer = instantiate(cfg, "scorer")
-    if not isinstance(scorer, Scorer):
-        raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
+    scorer: Scorer = instantiate(cfg, "scorer")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
         raise InputError(
             "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
@@ -333,9 +336,7 @@ def build_settings(cfg: DictConfig) -> Settings:
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, untrained."""
-    head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
-    if not isinstance(head, Head):
-        raise InputError(f"head._target_ must make a metrad.models.heads.Head, got {type(head).__name__}")
+    head: Head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
     return head
 
 
@@ -343,14 +344,17 @@ def build_augmentation(cfg: DictConfig) -> nn.Module | None:
     """Return the augmentation of a configuration; None for no augmentation."""
     if not cfg.augmentation:
         return None
-    augmentation = instantiate(cfg, "augmentation")
-    if not isinstance(augmentation, nn.Module):
-        raise InputError(f"augmentation._target_ must make a torch.nn.Module, got {type(augmentation).__name__}")
+    augmentation: nn.Module = instantiate(cfg, "augmentation")
     return augmentation
 
 
 def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> MetricLearner:
-    """Return the learner, which combines ``embedder``, a head and an optimiser."""
+    """Return the learner, which combines ``embedder``, a head and an optimiser.
+
+    An untrained head gets enough classes for every kind of head.
+    """
+    if cfg.trainer.get("max_epochs") == 0:
+        num_classes = max(num_classes, ENOUGH_CLASSES)
     learner = MetricLearner(
         embedder,
         build_head(cfg, embedder.out_features, num_classes),

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperOption
 
 from metrad.app.messages import FAILED_RUNS, relative, reporting_errors
 from metrad.errors import InputError
+from metrad.terminal import Formatter, printable
 
 log = logging.getLogger("metrad")
 
@@ -100,7 +101,9 @@ def _evaluate_command(
 
     Results go to RUN/evaluations; older results stay. 'scorer=glob(*)' evaluates all scorers and prints a table.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it loads
 
     def job() -> None:
@@ -149,7 +152,7 @@ def _compare_command(
         written = f"written: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})"
         return f"{tables.report(result)}\n\n{written}"
 
-    typer.echo(reporting_errors(job))
+    typer.echo(printable(reporting_errors(job)))
 
 
 @app.command("report")
@@ -167,7 +170,7 @@ def _report_command(
 
         return f"report: {relative(write_run_report(run, out))}"
 
-    typer.echo(reporting_errors(job))
+    typer.echo(printable(reporting_errors(job)))
 
 
 def train(argv: list[str]) -> None:

@@ -26,18 +26,20 @@ from metrad.detector.bundle import same_part
 from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
-from metrad.evaluation.evaluate import attach_head, evaluate
-from metrad.files import replacing
+from metrad.evaluation.evaluate import Evaluation, attach_head, evaluate
+from metrad.files import replacing, write_all
+from metrad.runs import outputs
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
-from metrad.runs.config import checks
+from metrad.runs.config import stored
 from metrad.runs.config.build import plain
 from metrad.runs.config.catalogue import choices, folder, suggestion
 from metrad.runs.config.schema import LATER, PARTS
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
-from metrad.runs.outputs import save_evaluation, save_evidence, split_entries
+from metrad.runs.pictures import ScoredImages
 from metrad.scorers.neighbours import NeighbourScorer
 from metrad.sweeps.table import evaluation_row, table_text
+from metrad.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None
         except Exception as error:
             if len(jobs) == 1 or not is_expected(error):
                 raise
-            typer.echo(f"{run_name} {' '.join(change)} failed: {one_line(error)}", err=True)
+            typer.echo(printable(f"{run_name} {' '.join(change)} failed: {one_line(error)}"), err=True)
         else:
             log.info("%s -> %s", summary(metrics), folder)
             if len(jobs) == 1:
@@ -159,7 +161,7 @@ def evaluate_run(
     if not run.verified:
         log.warning("%s is unverified: it is from before runs had a manifest of checksums", run.path)
     cfg = override(_saved_config(run), overrides)
-    checks.check(cfg)
+    stored.check(cfg)
     detector = load_detector(run, cfg.allow_targets)
     target = _free_folder(run, overrides, name)
     scorer, settings, split = build_scorer(cfg), build_settings(cfg), run.saved_split()
@@ -167,7 +169,7 @@ def evaluate_run(
     scorer.check_reference(len(split["images"]["reference"]))
     kept = load_embeddings(run, detector.digest) if os.path.lexists(run.embeddings) else Embedded({}, {})
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
-    data = _data(cfg, detector, split) if missing or evidence else None
+    data = _data(stored.confined(cfg, overrides), detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
     calibration = None
     if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
@@ -177,14 +179,10 @@ def evaluate_run(
         attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
     result = evaluate(scorer, embedded, settings, calibration=calibration)
     seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
+    metrics = {**result.metrics, **outputs.split_entries(split), "seconds": seconds}
     while True:
         try:
-            with replacing(target) as partial:
-                partial.mkdir(parents=True)
-                OmegaConf.save(cfg, partial / "config.yaml")
-                if evidence and data is not None:
-                    save_evidence(Run(partial), result, embedded, data)
-                metrics = save_evaluation(Run(partial), result, embedded, {**split_entries(split), "seconds": seconds})
+            _write(target, cfg, metrics, result, embedded, data if evidence else None)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
@@ -201,9 +199,31 @@ def _require_fitted_to(run: Run, detector: Detector, embedded: Embedded) -> None
         raise InputError(f"{run.model} was fitted to other images than {run.embeddings} holds; train the run again")
 
 
+def _write(
+    target: Path,
+    cfg: DictConfig,
+    metrics: dict[str, Any],
+    result: Evaluation,
+    embedded: Embedded,
+    images: PreparedData | None,
+) -> None:
+    """Write an evaluation into the new folder ``target``, all or nothing; with ``images``, also the pictures of them.
+
+    Raises:
+        OSError: the folder exists, or cannot be written.
+    """
+    with replacing(target) as partial:
+        partial.mkdir(parents=True)
+        OmegaConf.save(cfg, partial / "config.yaml")
+        contents = outputs.evaluation(Run(partial), result, embedded)
+        if images is not None:
+            contents |= outputs.drawn(Run(partial), "images", ScoredImages(result, embedded, images))
+        write_all({**contents, Run(partial).metrics: metrics})
+
+
 def _saved_config(run: Run) -> DictConfig:
-    """Return the run's configuration without its ``allow_targets``: the user must allow packages again."""
-    saved = run.load_config()
+    """Return the run's configuration, inert and without its ``allow_targets``: the user must allow packages again."""
+    saved = stored.inert(run.load_config())
     for key, value in LATER.items():  # settings that came after the run was made
         if key.partition(".")[0] not in PARTS.keys() - {key} and OmegaConf.select(saved, key, default=...) is ...:
             OmegaConf.update(saved, key, value, force_add=True)
@@ -217,7 +237,6 @@ def _saved_config(run: Run) -> DictConfig:
 def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
     """Return the run's data, read again and checked against the run's split."""
     data = build_data(cfg, detector.backend.embedder.size)
-    data.load()
     data.restore_split(split)
     return data
 

@@ -8,20 +8,22 @@ import pytorch_lightning as pl
 from metrad import collectives
 from metrad.app.build import Parts
 from metrad.app.pace import choose_pace
+from metrad.data.broken_images import names_left_out
 from metrad.data.prepared import PreparedData
+from metrad.data.sources import listed
 from metrad.errors import InputError, TrainingError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_images_needed
-from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
+from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.evaluate import Settings
-from metrad.files import write_json
+from metrad.files import write_all, write_json
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
 from metrad.training.checkpoints import epochs_behind
+from metrad.training.datamodule import MetradDataModule
+from metrad.training.devices.plan import least_images
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import EpochStudy
 from metrad.training.fitted import Fitted
-from metrad.training.learner import MetricLearner
-from metrad.training.speed import Pace
 
 log = logging.getLogger(__name__)
 
@@ -68,43 +70,35 @@ def fit(parts: Parts, run: Run) -> Fitted:
         check_data(parts, data)
     pl.seed_everything(parts.seed, workers=True, verbose=False)  # the first weights depend on the seed alone
     embedder = parts.make_embedder()
-    learner = parts.make_learner(embedder, parts.head_size(data))
-    epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
-    study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
+    learner = parts.make_learner(embedder, len(data.head_classes))
     pace = collectives.same(choose_pace(parts.pace, embedder, data.epoch_images) if first else None)
     assert pace is not None
-    trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)
-    checkpoint = parts.checkpoint if whole else None
-    datamodule.first_epoch = epochs_behind(checkpoint, learner, datamodule, trainer.max_epochs)
+    epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
+    study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
+    datamodule = MetradDataModule(data, batch_size=parts.batch_size, least_images=least_images(parts.trainer))
+    trainer = parts.make_trainer(run, pace, epochs, study, keeping=whole)
+    datamodule.first_epoch = epochs_behind(parts.checkpoint, learner, datamodule, trainer.max_epochs)
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
     if first and whole:
-        write_json(run.split, data.describe_split())
-        _note_environment(run, trainer, pace)
+        ranks, speed = collectives.world_size(), pace.describe()
+        about = {"device": str(device), "precision": precision, "ranks": ranks, "speed": speed, **environment()}
+        write_all({run.split: data.describe_split(), run.environment: about})
     prepared = time.perf_counter()
     try:
-        trainer.fit(learner, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(learner, datamodule=datamodule, ckpt_path=parts.checkpoint, weights_only=True)
     except TrainingError as error:
         if whole or collectives.several():  # on several ranks the others would wait for this one
             raise
         log.warning("selection: %s; later epochs of this training get no AUROC", error)
     trained = time.perf_counter()
     if first and whole and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
-        _note_environment(run, trainer, kept)
-    embedded = _embed(parts, learner, data, trainer) if whole else Embedded({}, {})
+        write_json(run.environment, {**about, "speed": kept.describe()})
+    embedded = Embedded({}, {})
+    if whole:
+        embedded = fit_and_embed(learner.evaluated, data, [parts.make_scorer()], device=device, precision=precision)
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
-    seconds |= {"select": parts.selected.seconds} if parts.selected else {}
-    precision = str(trainer.precision)
     return Fitted(learner, data, embedded, epochs, study, precision, parts.selected, seconds, start, first)
-
-
-def _embed(parts: Parts, learner: MetricLearner, data: PreparedData, trainer: pl.Trainer) -> Embedded:
-    roles, device = roles_for([parts.make_scorer()]), trainer.strategy.root_device
-    return fit_and_embed(learner.evaluated, data, roles, device=device, precision=str(trainer.precision))
-
-
-def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:
-    device, precision = str(trainer.strategy.root_device), str(trainer.precision)
-    write_json(run.environment, environment(device, precision, pace.describe(), collectives.world_size()))
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:
@@ -135,5 +129,20 @@ def log_images(data: PreparedData) -> None:
     log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
     if data.split.copies_left_out:
         log.warning("left out %d copies of images that the dataset has more than once", data.split.copies_left_out)
-    for position in sorted(data.image_set.corrupt):
-        log.warning("left out %s, which cannot be decoded", data.image_set.names[position])
+    for name in names_left_out(data.image_set.corrupt, data.image_set.names):
+        log.warning("left out %s, which cannot be decoded", name)
+    if data.image_set.left_out:
+        log.info("left out files that dataset.source.pattern does not match: %s", listed(data.image_set.left_out))
+    log_range(data)
+
+
+def log_range(data: PreparedData) -> None:
+    """Log how images of more than 8 bits were scaled, if there are any, and how many exceed the range."""
+    bits = data.image_set.depth
+    if bits is not None:
+        log.info(
+            "images of more than 8 bits: 0 to %d become 0 to 255 (dataset.range=%d)%s",
+            (1 << bits) - 1,
+            bits,
+            f"; larger values are clipped, in {data.clipped:,} images" if data.clipped else "",
+        )

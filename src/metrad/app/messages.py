@@ -2,14 +2,18 @@
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import typer
 
 from metrad.app.hydra_seam import full_error_wanted, raised_by_hydra
 from metrad.errors import InputError, MetradError
+from metrad.runs.config.secrets import secrets
+from metrad.terminal import hide, printable
 
 log = logging.getLogger("metrad")
 T = TypeVar("T")
@@ -29,9 +33,27 @@ def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -
         return job()
     except Exception as error:
         if whole or not is_expected(error):
+            hide_in_traceback(secrets(given=sys.argv if given is None else given))
             raise
         typer.echo(f"error: {one_line(error, given)}", err=True)
         raise SystemExit(BAD_INPUT) from None
+
+
+class _Traceback:
+    """Prints the traceback that ends the process, without secret values and control characters."""
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self.secrets = dict(secrets)
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(printable(hide(text, self.secrets)))
+
+
+def hide_in_traceback(secrets: Mapping[str, str]) -> None:
+    """Let Python print the traceback of an error that ends the process without the values of ``secrets``."""
+    before = sys.excepthook.secrets if isinstance(sys.excepthook, _Traceback) else {}
+    sys.excepthook = _Traceback({**before, **secrets})
 
 
 def is_expected(error: Exception) -> bool:
@@ -39,13 +61,19 @@ def is_expected(error: Exception) -> bool:
     return isinstance(error, MetradError | OSError) or raised_by_hydra(error)
 
 
-def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
-    """Return an error as one line for the terminal.
+def one_line(error: Exception, given: Sequence[str] | None = None, cfg: Any = None) -> str:
+    """Return an error as one line for the terminal, without secret values and control characters.
 
     Args:
         error: the error.
         given: the arguments of the command; None for those of the process.
+        cfg: the configuration, some values of which may be secret; None before it is composed.
     """
+    arguments = sys.argv[1:] if given is None else given
+    return printable(hide(_text(error, arguments), secrets(cfg, arguments)))
+
+
+def _text(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, InputError) and "Traceback (most recent call last)" in str(error):
         return str(error).strip().splitlines()[-1].partition(": ")[2]  # the error was raised in a worker process
     if isinstance(error, MetradError):
@@ -55,7 +83,6 @@ def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
 
     from metrad.runs.config.explain import explain, explain_null
 
-    arguments = sys.argv[1:] if given is None else given
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error, arguments)
     # OmegaConf only asserts that the parent of a setting is a mapping.

@@ -57,7 +57,8 @@ class Choice:
 def select(parts: Parts, run: Run) -> Parts:
     """Train with each candidate and each stand-in; return the parts of the run with the best recipe.
 
-    Each training's result is kept in the run's ``selection`` folder. An interrupted run reads its results from there.
+    The run's saved configuration becomes that of the best recipe. Each training's result is kept in the run's
+    ``selection`` folder. An interrupted run reads its results from there.
 
     Args:
         parts: parts of the run, with a selection.
@@ -81,7 +82,9 @@ def select(parts: Parts, run: Run) -> Parts:
     entries = _entries(choice, selection.candidates, [data.image_set.classes[number] for number in held_out])
     chosen = selection.chosen(choice.candidate, choice.epochs, choice.scorer)
     selected = Selected(entries, rows, seconds, time.perf_counter() - start)
-    return dataclasses.replace(chosen, selected=selected, checkpoint=parts.checkpoint)
+    if collectives.rank() == 0:
+        run.save_choice(chosen.config)
+    return dataclasses.replace(chosen, selected=selected)
 
 
 def _trained(parts: Parts, run: Run, held_out: list[tuple[int, str]]) -> tuple[list[Row], float]:

@@ -15,6 +15,7 @@ from metrad.app import hydra_seam
 from metrad.app.messages import (
     BAD_INPUT,
     FAILED_RUNS,
+    hide_in_traceback,
     log_thresholds,
     one_line,
     relative,
@@ -22,6 +23,7 @@ from metrad.app.messages import (
     summary,
 )
 from metrad.errors import INTERRUPTED, HeldError, InputError, MetradError, told_to_stop
+from metrad.terminal import hide, printable
 
 log = logging.getLogger("metrad")
 
@@ -126,6 +128,7 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from metrad.runs.config.secrets import secrets
     from metrad.runs.directory import Run
     from metrad.sweeps.plan import Ended
     from metrad.training.devices import launch
@@ -146,13 +149,15 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
         raise SystemExit(stopped[1]) from None
     except Exception as error:
         run.remove_if_empty()
+        hidden = secrets(cfg, given)
         if not sweeping and (full_error or not isinstance(error, MetradError | OSError)):
+            hide_in_traceback(hidden)
             raise
         if sweeping:
             if full_error:
-                traceback.print_exc()
-            return Ended(run, "running" if isinstance(error, HeldError) else "failed", one_line(error, given))
-        typer.echo(f"error: {one_line(error, given)}", err=True)
+                typer.echo(printable(hide(traceback.format_exc(), hidden)), err=True)
+            return Ended(run, "running" if isinstance(error, HeldError) else "failed", one_line(error, given, cfg))
+        typer.echo(f"error: {one_line(error, given, cfg)}", err=True)
         raise SystemExit(BAD_INPUT) from None
     if sweeping:
         return Ended(run, "finished", summary(metrics))
@@ -182,5 +187,5 @@ def _follow(cfg: Any, given: Sequence[str]) -> None:
     try:
         follow(cfg)
     except (MetradError, OSError) as error:
-        typer.echo(f"error: rank {os.environ['RANK']}: {one_line(error, given)}", err=True)
+        typer.echo(f"error: rank {os.environ['RANK']}: {one_line(error, given, cfg)}", err=True)
         raise SystemExit(BAD_INPUT) from None

@@ -70,9 +70,7 @@ class TorchBackend:
         known = {"in_features": self.embedder.out_features, "num_classes": self.opened.head_size}
 
         def make() -> Head:
-            head = bundle.build_part("head", self.opened.blueprint.head, self.allow, **known)
-            if not isinstance(head, Head):
-                raise InputError(f"{self.opened.blueprint.head['_target_']} makes a {type(head).__name__}, not a head")
+            head: Head = bundle.build_part("head", self.opened.blueprint.head, self.allow, **known)
             return head
 
         return _loaded(make, self.opened.folder / bundle.HEAD)

@@ -29,6 +29,7 @@ from metrad.files import (
     unsealed,
     write_rows,
 )
+from metrad.runs.config import stored
 from metrad.runs.config.build import plain
 from metrad.runs.directory import Run
 from metrad.scorers.base import RECORD as SCORER
@@ -81,7 +82,7 @@ def _converted(run: Run) -> Bundle:
             raise InputError(f"{path} lacks {name}; it was written by another version of metrad")
     files |= checksums(unsealed(scorer), scorer)  # the scorer's record lists its index
     bundle.require_files(run.model, files)
-    cfg, split = run.load_config(), run.saved_split()
+    cfg, split = stored.inert(run.load_config()), run.saved_split()
     size = len(split["head_classes"])
     return Bundle(
         folder=run.model,

@@ -12,7 +12,7 @@ from metrad.evaluation.metrics import by_name
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
-Seconds = Annotated[float, Field(ge=0, le=1e12)]
+MOST_SECONDS = 1e12
 
 
 class _Content(BaseModel):
@@ -43,7 +43,6 @@ class _Intervals(_Content):
 class _Metrics(_Content):
     intervals: _Intervals | None = None
     thresholds: list[_Threshold] = []
-    seconds: dict[str, Seconds] = {}
     sizes: dict[str, Count] = {}
     split: str | None = None
 
@@ -78,9 +77,16 @@ def metrics(content: Any, path: Path) -> dict[str, Any]:
         value = found.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
+    seconds = found.get("seconds", {})
+    if not isinstance(seconds, dict) or not all(map(_is_duration, seconds.values())):
+        raise InputError(f"{path}: seconds.total must be a number, got {seconds!r}"[:400])
     if found.keys().isdisjoint(by_name()):
         raise InputError(f"{path} holds no metrics of a run")
     return found
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_SECONDS
 
 
 def status(content: Any, path: Path) -> dict[str, Any]:

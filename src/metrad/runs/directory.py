@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from metrad.errors import HeldError, InputError, told_to_stop
 from metrad.files import json_bytes, json_of, read_bytes, read_json, replacing, require_inside, write_json
 from metrad.runs import contents, manifest, pictures
 from metrad.runs.saved import config_of, made_by_metrad
+from metrad.terminal import Formatter, hide
 
 STATES = ("running", "interrupted", "failed", "finished")
 PROMISED = "manifest"  # entry of status.json: the run has a manifest
@@ -257,15 +258,18 @@ class Run:
         return (*folders, self.selection, *tables, *files, *self.pictures.values())
 
     @contextlib.contextmanager
-    def recorded(self, *, keep_refused: bool) -> Iterator[None]:
+    def recorded(self, *, keep_refused: bool, secrets: Mapping[str, str] | None = None) -> Iterator[None]:
         """Write log records to the run's log, and the outcome of the run to its status.
 
         Args:
+            secrets: what to write in place of secret values.
             keep_refused: keep the directory of a run whose settings were refused before training began; otherwise it
                 is removed.
         """
         handler = logging.FileHandler(self.log, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        formatter = Formatter("%(asctime)s %(message)s")
+        formatter.secrets = secrets or {}
+        handler.setFormatter(formatter)
         logger = logging.getLogger("metrad")
         logger.addHandler(handler)
         refused = False
@@ -277,7 +281,7 @@ class Run:
             refused = isinstance(error, InputError | OSError) and not keep_refused and not self.checkpoints.exists()
             stopped = told_to_stop(error)
             reason = stopped[0] if stopped else str(error) or type(error).__name__
-            self._end("interrupted" if stopped else "failed", reason)
+            self._end("interrupted" if stopped else "failed", hide(reason, formatter.secrets))
             raise
         else:
             self._end("finished")
@@ -318,7 +322,7 @@ class Run:
 
     def save_config(self, cfg: DictConfig, hydra: DictConfig) -> None:
         """Write ``cfg`` and Hydra's own configuration into ``.hydra``, as Hydra would."""
-        overrides = list(hydra.hydra.overrides.task)
+        overrides = OmegaConf.to_container(hydra.hydra.overrides.task)  # unresolved: ${oc.env:NAME} may be a secret
         self.config.parent.mkdir(parents=True, exist_ok=True)
         for name, content in (("hydra", hydra), ("overrides", OmegaConf.create(overrides)), ("config", cfg)):
             with replacing(self.config.with_name(f"{name}.yaml")) as partial:

@@ -21,9 +21,8 @@ YAML_BYTES = 2**20
 NODES = 50_000  # largest number of values in a file
 MOST_IN_A_TEXT = 20  # interpolations; OmegaConf takes long to read many
 GROWTH = 2**22  # largest number of values and characters after all interpolations are resolved
-_REFERENCE = re.compile(r"\$\{(?:oc\.(?:select|create|decode|deprecated|dict\.\w+):)?\s*([^${}:,]*)")
-_NESTED = re.compile(r"\$\{[^}]*\$\{")
-_FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:")
+_FOLLOWED = re.compile(r"(?:[^$]|\$(?!\{)|\$\{[\w.]+\})*")  # every other text stays text: see config/stored.py
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def read_yaml(path: Path) -> DictConfig | ListConfig:
@@ -36,10 +35,10 @@ def read_yaml(path: Path) -> DictConfig | ListConfig:
 
 
 def config_of(data: bytes, path: Path) -> DictConfig:
-    """Return the configuration in the YAML file at ``path`` from its bytes; it may be resolved.
+    """Return the configuration in the YAML file at ``path`` from its bytes; it may be resolved once it is inert.
 
     Raises:
-        InputError: it cannot be read, is no mapping, or its interpolations stand for too many values.
+        InputError: it cannot be read, is no mapping, or its references stand for too many values.
     """
     cfg = yaml_of(data, path)
     if not isinstance(cfg, DictConfig):
@@ -64,7 +63,7 @@ def yaml_of(data: bytes, path: Path) -> DictConfig | ListConfig:
 def made_by_metrad(path: Path) -> bool:
     """Return whether the YAML file at ``path`` is Hydra's configuration of a run or sweep of metrad's."""
     try:
-        return _at(OmegaConf.to_container(read_yaml(path)), "hydra.job.name") == "metrad"
+        return bool(_at(OmegaConf.to_container(read_yaml(path)), "hydra.job.name") == "metrad")
     except InputError:
         return False
 
@@ -93,7 +92,7 @@ def _require_bounded(root: Any, path: Path) -> None:
         total = 0
         for place, value in _leaves(_at(root, key), key):
             total += 1 + (len(value) if isinstance(value, str) else 0)
-            for reference in _references(value, place, path):
+            for reference in _references(value, place):
                 total += size(reference)
             if total > GROWTH:
                 raise InputError(f"{path}: the interpolations of {key or place} stand for too many values")
@@ -113,16 +112,14 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _references(value: Any, place: str, path: Path) -> Iterator[str]:
+def _references(value: Any, place: str) -> Iterator[str]:
     """Yield the dotted keys that the text ``value`` at ``place`` refers to."""
-    if not isinstance(value, str) or "${" not in value:
+    if not isinstance(value, str) or not _FOLLOWED.fullmatch(value):
         return
-    if _NESTED.search(value) and not _FROM_ENVIRONMENT.match(value):
-        raise InputError(f"{path}: {place}={value[:80]!r} nests interpolations, which is not read from a saved run")
     for name in _REFERENCE.findall(value):
         dots = len(name) - len(name.lstrip("."))
         above = place.split(".")[:-dots] if dots else []
-        yield ".".join([*above, *re.findall(r"[^.\[\]\s]+", name)])
+        yield ".".join([*above, *filter(None, name.split("."))])
 
 
 def _at(root: Any, key: str) -> Any:

@@ -5,6 +5,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name, shown_in
 from metrad.runs.directory import Run
@@ -83,7 +85,7 @@ def _row(run: Run, setting: dict[str, str]) -> Row:
 
 def _overrides(run: Run) -> dict[str, str]:
     try:
-        overrides = read_yaml(run.overrides)
+        overrides: Any = OmegaConf.to_container(read_yaml(run.overrides))  # unresolved: it may hold ${oc.env:…}
     except InputError:  # refused before they were saved, or a broken file
         return {}
     items = (str(item).lstrip("+").partition("=") for item in overrides)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from metrad.runs.directory import Run
 from metrad.sweeps.plan import Ended
+from metrad.terminal import printable
 
 SHOWN = 8
 
@@ -55,10 +56,10 @@ class View:
         self.ended[ended.run.path] = ended.state
         count = f"{self.skipped + len(self.ended)}/{self.total}"
         if ended.state == "finished":
-            typer.echo(f"{count} {ended.run.path.name}: {ended.text}")
+            typer.echo(printable(f"{count} {ended.run.path.name}: {ended.text}"))
         else:
             where = f"log: {_relative(ended.run.log)}" if ended.run.log.exists() else ended.run.path.name
-            typer.echo(f"{count} {ended.state}: {ended.text}; {where}", err=True)
+            typer.echo(printable(f"{count} {ended.state}: {ended.text}; {where}"), err=True)
 
     def picture(self) -> Group:
         """Return the live view at this moment."""
@@ -79,7 +80,7 @@ class View:
         head = Text("  ".join([*words, *([f"{left} left"] if left else [])]))
         table = Table.grid(padding=(0, 2))
         for run, status in list(running.items())[:SHOWN]:
-            table.add_row(Text(run.path.name), _progress(status))
+            table.add_row(Text(printable(run.path.name)), _progress(status))
         bar = ProgressBar(self.total, self.skipped + len(self.ended) + sum(shares.values()), width=20)
         header = Table.grid(padding=(0, 2))
         header.add_row(bar, head)

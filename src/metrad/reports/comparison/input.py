@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
 from metrad.renamed import former
+from metrad.reports.comparison.environments import environment_notes
 from metrad.runs import contents
 from metrad.runs.config.catalogue import folder as conf
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
@@ -33,15 +35,20 @@ class RunTable:
         runs: a row for each run, with the columns that ``comparison.tables.Comparison`` describes.
         by: the compared choice, a column of ``runs``.
         conditions: the columns of ``runs`` that make a condition.
+        origins: the names of the images of each run, such as their source and the hash of the split; conditions whose
+            runs have a name in common share images.
         paired: whether runs of one seed can be paired.
         notes: notes on the origin of the runs.
+        pairing: a note on the pairs, which an unpaired comparison leaves out; None without one.
     """
 
     runs: pd.DataFrame
     by: str
     conditions: list[str]
+    origins: list[frozenset[str]]
     paired: bool = True
     notes: list[str] = field(default_factory=list)
+    pairing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,20 +115,24 @@ def read_sweep(folder: Path, by: str) -> RunTable:
         for run in saved
         if not run.settings
     ]
-    notes += _environments(placed) + _unverified(placed)
+    finished = [(name, run.run) for name, run in zip(names, placed, strict=True) if run.state == "finished"]
+    notes += environment_notes(finished, by)
+    notes += _unverified(placed)
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
-    return RunTable(pd.DataFrame(rows), by, conditions, notes=notes)
+    return RunTable(pd.DataFrame(rows), by, conditions, [_origins(run) for run in placed], notes=notes)
 
 
-def _environments(runs: list[_Saved]) -> list[str]:
-    """Return a note if finished runs differ in their versions of packages or in their devices."""
-    finished = [saved.run for saved in runs if saved.state == "finished" and saved.run.has(saved.run.environment)]
-    made = [content for run in finished if isinstance(content := run.read_json(run.environment), dict)]
-    keys = ("device", "precision", "git_commit", "packages")
-    differing = [key for key in keys if len({json.dumps(one.get(key), sort_keys=True) for one in made}) > 1]
-    where = ", ".join(differing)
-    return [f"Runs differ in {where} (environment.json), which can move figures a little."] if where else []
+def _origins(run: _Saved) -> frozenset[str]:
+    """Return the names of a run's images: its source, and the hash of its split if the run finished.
+
+    A source is named by its class and its root alone. Its other settings, such as a size, read the same images.
+    """
+    target, root = (run.settings.get(f"dataset.source.{key}", "") for key in ("_target_", "root"))
+    place = os.path.normpath(root) if root else ""
+    source = f"source {target} {place}" if target else f"dataset {run.value('dataset')}"
+    split = run.metrics.get("split")
+    return frozenset([source, f"split {split}"] if isinstance(split, str) else [source])
 
 
 def _unverified(runs: list[_Saved]) -> list[str]:
@@ -139,7 +150,7 @@ def _load(run: Run) -> _Saved:
         raise InputError(f"{run.status} holds no state of a run")
     state = run.state
     metrics = run.measured() if state == "finished" else {}
-    settings, choices = {}, _choices(run)
+    settings, choices = {}, choices_of(run)
     if run.has(run.config):
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
         lacking = [key for key in LATER if not any(_below(given, key) for given in settings)]
@@ -151,8 +162,12 @@ def _load(run: Run) -> _Saved:
     return _Saved(run, state, status.get("error", ""), settings, overrides, choices, metrics)
 
 
-def _choices(run: Run) -> dict[str, str]:
-    """Return the choice from each group, as saved by Hydra."""
+def choices_of(run: Run) -> dict[str, str]:
+    """Return the choice from each group, as saved by Hydra; empty if it was not saved.
+
+    Raises:
+        InputError: the file of the choices cannot be read.
+    """
     path = run.config.with_name("hydra.yaml")
     node = _yaml(run, path, {})
     for key in ("hydra", "runtime", "choices"):

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
@@ -14,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from metrad.detector import targets
 from metrad.errors import InputError
-from metrad.runs.config.build import locate, targets
 from metrad.runs.config.catalogue import suggestion
 from metrad.runs.config.explain import explain, unknown_key
+from metrad.runs.config.roles import role_of
 from metrad.runs.config.schema import PARTS, SELECTABLE, SETTINGS, WITHOUT_IDENTITY, Config, refusal
+from metrad.runs.config.secrets import require_hidden
 from metrad.runs.naming import run_name, sweep_name
 
 _RUN_TIME_ARGUMENTS = {name for part in PARTS.values() for name in part.given}
@@ -31,17 +33,24 @@ def register() -> None:
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictConfig]:
     """Check everything in a configuration that needs no data.
+
+    Args:
+        cfg: the configuration.
+        built: keys of the parts whose settings are checked against their classes; None for all parts.
+
+    Returns:
+        The configuration of a training with each candidate of the selection; none without a selection.
 
     Raises:
         InputError: a value is missing, unknown, of a wrong type or out of range; the message names the key.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
     try:
-        plain = OmegaConf.create(OmegaConf.to_container(cfg))
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
+        plain: Any = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
         Config(**resolved)
     except OmegaConfBaseException as error:
@@ -55,10 +64,11 @@ def check(cfg: DictConfig) -> None:
         node: Any = reduce(getitem, name.split("."), resolved)
         if "_target_" not in node and (node or not part.may_be_empty):
             raise InputError(f"{name}._target_ must name the class to build")
-        for key, found in targets(name, node):
-            _check_call(key, found, resolved["allow_targets"])
-    if resolved["selection"] is not None:
-        _check_selection(cfg, resolved)
+        if name == "logger" and built is None:
+            require_hidden(name, OmegaConf.to_container(plain[name]))
+        if node and (built is None or name in built):
+            _check_calls(name, node, resolved["allow_targets"])
+    return [] if resolved["selection"] is None else _candidates(cfg, resolved)
 
 
 def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
@@ -87,7 +97,8 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     return changed
 
 
-def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
+def _candidates(cfg: DictConfig, resolved: dict[str, Any]) -> list[DictConfig]:
+    """Check a selection and return the configuration of each candidate."""
     selection = resolved["selection"]
     for name, node in selection["scorers"].items():
         key = f"selection.scorers.{name}"
@@ -97,20 +108,29 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
             )
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
-        _check_call(key, node, resolved["allow_targets"])
-    for settings in selection["candidates"]:
-        changed = with_settings(cfg, settings)
+        _check_calls(key, node, resolved["allow_targets"])
+    candidates = [with_settings(cfg, settings) for settings in selection["candidates"]]
+    for changed in candidates:
         check(changed)
         epochs = changed.trainer.get("max_epochs")
         if not isinstance(epochs, int) or epochs < 0:
             raise InputError(
                 f"selection chooses among up to trainer.max_epochs epochs, which must be at least 0, got {epochs}"
             )
+    return candidates
 
 
-def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
-    """Check the settings in ``node`` against the signature of its target: names first, then types."""
-    found = locate(key, node["_target_"], extra)
+def _check_calls(key: str, node: dict[str, Any], allow: list[str]) -> None:
+    """Check the targets in the settings ``node`` of a part by role, then the settings of each target."""
+    role = role_of(key)
+    targets.check(key, node, role, allow)
+    for name, inner in targets.named(key, node):
+        found = targets.located(name, inner["_target_"], role if name == key else None, allow)
+        _check_call(name, inner, found)
+
+
+def _check_call(key: str, node: dict[str, Any], found: Any) -> None:
+    """Check the settings in ``node`` against the signature of its target ``found``: names first, then types."""
     parameters = inspect.signature(found).parameters
     settings = {name: value for name, value in node.items() if not re.fullmatch(r"_\w+_", name)}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
