@@ -1,4 +1,4 @@
-"""Files: atomic writes, SHA-256 checks, and the strict reader of everything that is stored.
+"""Files: atomic writes with one-line errors, SHA-256 checks, and the strict reader of everything that is stored.
 
 The strict reader takes only regular files of bounded size: a FIFO or a device in place of a file would make a reader
 wait for ever or grow without bound. What it reads may come from elsewhere, so every fault is an ``InputError``.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metrad.errors import InputError, first_line
+from metrad.errors import InputError, MetradError, WriteError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,22 @@ DEPTH = 40  # deepest nesting of JSON that is read
 _SPARSE_BYTES = 2**30  # a file of at least this size must not consist of holes
 _SEAL = "sha256"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+_ADVICE = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or have the quota raised",
+    errno.EFBIG: "raise the limit on the size of files, as by: ulimit -f unlimited",
+    errno.EROFS: "choose a directory on another disk",
+    errno.EACCES: "choose a directory that you may write to",
+    errno.EPERM: "choose a directory that you may write to",
+    errno.EIO: "the disk may be broken; choose a directory on another disk",
+    errno.ENOENT: "make its folder first",
+    errno.EISDIR: "give a file and not a folder",
+    errno.ENOTDIR: "a part of its path is a file; choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+# The errors of torch and safetensors, which write without Python.
+_NOT_WRITTEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|iostream error|Error while serializing")
+_CODE = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
@@ -37,13 +53,55 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, and rename it to ``path`` if the block succeeds."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{path.suffix}")
     try:
-        yield partial
-        partial.replace(path)
+        with writing(path):
+            yield partial
+            partial.replace(path)
+    except WriteError as error:  # of a file in a folder that is written
+        raise WriteError(str(error).replace(str(partial), str(path))) from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise ``WriteError``, which names ``path``, where the disk refuses what the block writes to ``path``."""
+    try:
+        yield
+    except MetradError:
+        raise
+    except Exception as error:
+        refusal = _refusal(error, path)
+        if refusal is None:
+            raise
+        raise WriteError(f"{path} cannot be written: {refusal}") from error
+
+
+def _refusal(error: Exception, path: Path) -> str | None:
+    """Return why the disk refused to write ``path``, and what to do; None if the error is another one."""
+    code = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError):
+        if code not in _ADVICE or not _concerns(error.filename, path):
+            return None
+    elif _NOT_WRITTEN.search(str(error)):
+        said = _CODE.search(str(error))
+        code = int(said[1]) if said else None
+    else:
+        return None
+    if code not in _ADVICE:
+        return f"the disk is full, or files may not grow that large; {_ADVICE[errno.ENOSPC]}"
+    return f"{os.strerror(code)}; {_ADVICE[code]}"
+
+
+def _concerns(name: Any, path: Path) -> bool:
+    """Return whether an error on the file ``name`` is about ``path``, a folder above it or a temporary file for it."""
+    if not isinstance(name, str | bytes | os.PathLike):  # an error while writing has no file name
+        return name is None
+    found = Path(os.fsdecode(name))
+    ours = found.is_relative_to(path) or path.is_relative_to(found)
+    return ours or any(part.startswith(f".{path.name}.") for part in found.parts)
 
 
 def write_all(contents: Mapping[Path, Any]) -> None:
@@ -67,6 +125,13 @@ def write_json(path: Path, content: Any) -> None:
 def json_bytes(content: Any) -> bytes:
     """Return ``content`` as ``write_json`` writes it."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def overwrite_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON over the file at ``path``, which works on a full disk too, but is not atomic."""
+    with path.open("r+", encoding="utf-8") as file:
+        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+        file.truncate()
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

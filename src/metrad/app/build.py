@@ -1,6 +1,7 @@
 """The parts of a run, built from its configuration. No other module builds parts from a DictConfig."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
@@ -26,10 +28,14 @@ from metrad.evaluation.evaluate import Settings
 from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
+from metrad.progress import bars_allowed, bars_wanted
 from metrad.runs.config import checks
 from metrad.runs.config.build import factory, instantiate, plain
+from metrad.runs.config.limits import require_centres, require_held
+from metrad.runs.config.secrets import is_secret
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
+from metrad.training import tracking
 from metrad.training.callbacks import KeepSigterm, LeanMemory
 from metrad.training.checkpoints import WholeCheckpoints
 from metrad.training.compiling import CompileEmbedder
@@ -37,8 +43,8 @@ from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
 from metrad.training.fitted import Selected
 from metrad.training.learner import MetricLearner
-from metrad.training.progress import bars_wanted
 from metrad.training.speed import Pace
+from metrad.training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +70,7 @@ class Parts:
         make_embedder: makes the embedder with its initial weights.
         make_learner: makes the learner from an embedder and a number of classes.
         make_trainer: makes Lightning's trainer from a run, a pace and callbacks.
+        make_tracker: makes the record of the run at its logger.
         make_scorer: makes the run's scorer, unfitted.
         make_studied: by name, factories of the scorers of an epoch study, the run's own first; empty for no study.
         checkpoint: checkpoint to continue from; None to begin anew.
@@ -84,6 +91,7 @@ class Parts:
     make_embedder: Callable[[], Embedder]
     make_learner: Callable[[Embedder, int], MetricLearner]
     make_trainer: Callable[..., pl.Trainer]
+    make_tracker: Callable[[Run], Tracker]
     make_scorer: MakeScorer
     make_studied: dict[str, MakeScorer]
     checkpoint: str | Path | None
@@ -133,6 +141,7 @@ def build(cfg: DictConfig, checkpoint: str | Path | None = None) -> Parts:
         InputError: a setting cannot be used; the message names its key.
     """
     candidates = checks.check(cfg)
+    require_held(plain(cfg), on_cpu=devices.is_cpu(plain(cfg.trainer)))
     selection = _selection(cfg, candidates, checkpoint) if cfg.selection else None
     parts = _parts(cfg, studied=_studied(cfg), selection=selection, checkpoint=checkpoint)
     parts.make_scorer()  # raises the errors of a scorer's constructor before data is read
@@ -159,6 +168,7 @@ def _parts(
         make_embedder=partial(build_embedder, cfg),
         make_learner=partial(build_learner, cfg),
         make_trainer=partial(build_trainer, cfg),
+        make_tracker=partial(build_tracker, cfg),
         make_scorer=partial(build_scorer, cfg),
         make_studied=studied,
         checkpoint=checkpoint,
@@ -319,11 +329,9 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     """
     scorer: Scorer = instantiate(cfg, "scorer")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
-        raise InputError(
-            "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
-        )
+        raise InputError("scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose scorer=knn")
     if scorer.needs_head and cfg.whiten:
-        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose another scorer")
+        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose scorer=knn")
     return scorer
 
 
@@ -336,6 +344,7 @@ def build_settings(cfg: DictConfig) -> Settings:
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, untrained."""
+    require_centres(plain(cfg.head), in_features, num_classes)
     head: Head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
     return head
 
@@ -373,8 +382,33 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     return learner
 
 
-def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback, keeping: bool = True) -> pl.Trainer:
-    """Return Lightning's trainer at ``pace``; if ``keeping``, it writes checkpoints and logs into ``run``."""
+def build_tracker(cfg: DictConfig, run: Run) -> Tracker:
+    """Return the record of ``run`` at its logger."""
+    if not cfg.logger:
+        return Tracker(None, {})
+    path, number = run.path.resolve(), run.noted().get("tracked")
+    given = tracking.arguments(cfg.logger["_target_"], cfg.logger, path.name, number)
+    logger = instantiate(cfg, "logger", save_dir=str(run.path), **given)
+    return Tracker(logger, _recorded(cfg), continues=number is not None)
+
+
+def _recorded(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration for a logger: without secrets and the logger's own settings."""
+
+    def hidden(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: "***" if is_secret(key) else hidden(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [hidden(value) for value in node]
+        return re.sub(r"[${}]", "", node) if isinstance(node, str) and "oc.env" in node else node
+
+    return plain(OmegaConf.create({**hidden(OmegaConf.to_container(cfg)), "logger": cfg.logger["_target_"]}))
+
+
+def build_trainer(
+    cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback, logger: Logger | None = None, keeping: bool = True
+) -> pl.Trainer:
+    """Return Lightning's trainer at ``pace``; if ``keeping``, it writes checkpoints into ``run``."""
     checkpoint = ModelCheckpoint(
         run.checkpoints, filename=run.last_checkpoint.stem, save_top_k=1, enable_version_counter=False
     )
@@ -384,11 +418,11 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
     trainer: pl.Trainer = instantiate(
         cfg,
         "trainer",
-        logger=instantiate(cfg, "logger", save_dir=str(run.path)) if cfg.logger and keeping else False,
+        logger=logger or False,
         callbacks=[*([checkpoint] if keeping else []), KeepSigterm(), *callbacks, LeanMemory(), *compiling],
         default_root_dir=run.path,
         precision=pace.precision,
-        enable_progress_bar=bars_wanted() if progress == "auto" else progress,
+        enable_progress_bar=bars_wanted() if progress == "auto" else progress and bars_allowed(),
         **devices.trainer_arguments(plain(cfg.trainer)),
         **({} if keeping else {"enable_checkpointing": False}),
     )

@@ -16,9 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from metrad.app.arguments import require_few_runs
 from metrad.app.build import build_data, build_scorer, build_settings
 from metrad.app.messages import is_expected, log_thresholds, one_line, summary
 from metrad.data.prepared import PreparedData
@@ -28,12 +29,16 @@ from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import Evaluation, attach_head, evaluate
 from metrad.files import replacing, write_all
+from metrad.quoting import setting
 from metrad.runs import outputs
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
 from metrad.runs.config import stored
 from metrad.runs.config.build import plain
-from metrad.runs.config.catalogue import choices, folder, suggestion
+from metrad.runs.config.catalogue import choices, folder
+from metrad.runs.config.explain import explain
+from metrad.runs.config.home import expand_home
 from metrad.runs.config.schema import LATER, PARTS
+from metrad.runs.config.suggestions import suggestion, unknown_choice, unknown_key
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
 from metrad.runs.pictures import ScoredImages
@@ -90,6 +95,7 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
         override = parser.parse_overrides([item])[0]
     except HydraException as error:
         raise InputError(f"{item} cannot be read ({' '.join(str(error).split())})") from error
+    require_few_runs([item])
     if not override.is_sweep_override():
         return [item]
     if not override.is_discrete_sweep():
@@ -160,7 +166,7 @@ def evaluate_run(
     run = Run.finished(path)
     if not run.verified:
         log.warning("%s is unverified: it is from before runs had a manifest of checksums", run.path)
-    cfg = override(_saved_config(run), overrides)
+    cfg = expand_home(override(_saved_config(run), overrides))
     stored.check(cfg)
     detector = load_detector(run, cfg.allow_targets)
     target = _free_folder(run, overrides, name)
@@ -169,7 +175,7 @@ def evaluate_run(
     scorer.check_reference(len(split["images"]["reference"]))
     kept = load_embeddings(run, detector.digest) if os.path.lexists(run.embeddings) else Embedded({}, {})
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
-    data = _data(stored.confined(cfg, overrides), detector, split) if missing or evidence else None
+    data = _data(run, stored.confined(cfg, overrides), detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
     calibration = None
     if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
@@ -234,8 +240,27 @@ def _saved_config(run: Run) -> DictConfig:
     return saved
 
 
-def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
+def _require_root(run: Run, cfg: DictConfig) -> None:
+    """Check that a relative ``dataset.source.root`` leads to a folder from here.
+
+    Raises:
+        InputError: it does not; the line gives the folder that it led to where the run was made, if it is still there.
+    """
+    root = OmegaConf.select(cfg, "dataset.source.root")
+    if not isinstance(root, str) or Path(root).is_absolute() or Path(root).exists():
+        return
+    made_in = (folder for folder in run.path.resolve().parents if (folder / root).is_dir())
+    found = next(made_in, None)
+    given = setting("dataset.source.root", found / root) if found else "dataset.source.root=FOLDER"
+    raise InputError(
+        f"dataset.source.root={root}: no such folder below {Path.cwd()}; the run, made in another folder, read its "
+        f"images there: add {given}"
+    )
+
+
+def _data(run: Run, cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
     """Return the run's data, read again and checked against the run's split."""
+    _require_root(run, cfg)
     data = build_data(cfg, detector.backend.embedder.size)
     data.restore_split(split)
     return data
@@ -276,7 +301,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         if key == "scorer":
             scorers = choices()["scorer"]
             if value not in scorers:
-                raise InputError(f"scorer={value} is no choice; {suggestion(value, scorers)}")
+                raise InputError(unknown_choice("scorer", value, scorers))
             cfg.scorer = OmegaConf.load(folder() / "scorer" / f"{value}.yaml")
             OmegaConf.set_struct(cfg, True)
             continue
@@ -284,9 +309,10 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             cfg.merge_with_dotlist([item])
         except YAMLError as error:
             raise InputError(f"{item} cannot be read; a list is written {key}=[a,b]") from error
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            raise InputError(unknown_key(key, cfg)) from error
         except OmegaConfBaseException as error:
-            known = [str(name) for name in OmegaConf.select(cfg, key.rpartition(".")[0])]
-            raise InputError(f"unknown configuration key {key}; {suggestion(key.rpartition('.')[2], known)}") from error
+            raise InputError(explain(error)) from error
     return cfg
 
 

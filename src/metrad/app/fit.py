@@ -24,6 +24,7 @@ from metrad.training.devices.plan import least_images
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import EpochStudy
 from metrad.training.fitted import Fitted
+from metrad.training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +49,21 @@ def check_data(parts: Parts, data: PreparedData) -> None:
     if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
         raise InputError(
             "scorer=head takes a head that was trained on other classes than the normal ones, but dataset.reference "
-            "names none; choose another scorer"
+            "names none; choose scorer=knn"
         )
     log_thresholds(parts.settings, len(data.split.indices["calibration"]))
 
 
-def fit(parts: Parts, run: Run) -> Fitted:
+def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     """Train, then embed the images; each rank does its part.
 
     A fold of a selection writes nothing into ``run`` and embeds nothing after training. If a fold diverges, the
     metrics of its earlier epochs are kept.
+
+    Args:
+        parts: the parts of the run.
+        run: its directory.
+        tracker: its record at a logger; None for a fold.
 
     Raises:
         InputError: the images, the model or the checkpoint do not suit the settings.
@@ -76,13 +82,15 @@ def fit(parts: Parts, run: Run) -> Fitted:
     epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
     study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
     datamodule = MetradDataModule(data, batch_size=parts.batch_size, least_images=least_images(parts.trainer))
-    trainer = parts.make_trainer(run, pace, epochs, study, keeping=whole)
+    logger = tracker.logger if tracker else None
+    trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
     datamodule.first_epoch = epochs_behind(parts.checkpoint, learner, datamodule, trainer.max_epochs)
     device, precision = trainer.strategy.root_device, str(trainer.precision)
     if first and whole:
         ranks, speed = collectives.world_size(), pace.describe()
         about = {"device": str(device), "precision": precision, "ranks": ranks, "speed": speed, **environment()}
         write_all({run.split: data.describe_split(), run.environment: about})
+    _begin(tracker, run)
     prepared = time.perf_counter()
     try:
         trainer.fit(learner, datamodule=datamodule, ckpt_path=parts.checkpoint, weights_only=True)
@@ -99,6 +107,13 @@ def fit(parts: Parts, run: Run) -> Fitted:
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
     return Fitted(learner, data, embedded, epochs, study, precision, parts.selected, seconds, start, first)
+
+
+def _begin(tracker: Tracker | None, run: Run) -> None:
+    """Begin the run at its logger, and note its id there, by which it continues after an interruption."""
+    number = tracker.begin() if tracker else None
+    if number is not None:
+        run.note(tracked=number)
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:

@@ -186,7 +186,7 @@ def _check_scorers(selection: Selection, data: PreparedData, held_out: list[int]
         if scorer.needs_head and len(data.classes.reference) == 1 and data.turns == 1:
             raise InputError(
                 f"selection: {key}=head takes classes in training that are not normal, and there are none if the "
-                "only reference class is the stand-in; choose another scorer"
+                f"only reference class is the stand-in; choose {key}=knn"
             )
         try:
             scorer.check_size(left)

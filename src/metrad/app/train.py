@@ -18,9 +18,11 @@ from metrad.app.fit import fit
 from metrad.app.select import select
 from metrad.detector.core import Detector
 from metrad.detector.torch_backend import TrainedBackend
-from metrad.errors import InputError
+from metrad.errors import DivergedError, InputError
 from metrad.evaluation.evaluate import Evaluation, attach_head
 from metrad.evaluation.evaluate import evaluate as measure
+from metrad.evaluation.metrics import by_name
+from metrad.quoting import setting
 from metrad.runs import outputs
 from metrad.runs.claim import claim
 from metrad.runs.config import checks
@@ -81,14 +83,17 @@ def make(parts: Parts, run: Run) -> None:
         arguments = (parts.config, run.path, parts.checkpoint, torch.get_num_threads())
         launch.start(_make_as_rank, arguments, plan.count)
         return
-    with devices.joined(parts.trainer, plan.count):
-        run = Run(collectives.same(run.path))
-        if parts.selection:
-            parts = select(parts, run)
-        fitted = fit(parts, run)
-    if fitted.first:
-        detector, result = evaluate(parts, fitted, run)
-        outputs.save(run, fitted, detector, result)
+    with contextlib.ExitStack() as tracked:
+        with devices.joined(parts.trainer, plan.count):
+            run = Run(collectives.same(run.path))
+            if parts.selection:
+                parts = select(parts, run)
+            tracker = tracked.enter_context(parts.make_tracker(run))
+            fitted = fit(parts, run, tracker)
+        if fitted.first:
+            detector, result = evaluate(parts, fitted, run)
+            outputs.save(run, fitted, detector, result)
+            tracker.record({name: result.metrics[name] for name in by_name()}, fitted.learner.global_step)
 
 
 def _make_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, threads: int) -> None:
@@ -123,13 +128,17 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
 
     Raises:
         InputError: the scorer cannot serve the embeddings.
+        DivergedError: embeddings are not finite.
     """
     scorer, learner, data = parts.make_scorer(), fitted.learner, fitted.data
     attach_head(scorer, learner.head, data.head_classes, data.class_names("normal"))
     try:
         result = measure(scorer, fitted.embedded, parts.settings)
     except InputError as error:
-        raise InputError(f"{error}; training is done: repeat with ckpt_path={run.last_checkpoint}") from error
+        if not all(np.isfinite(vectors).all() for vectors in fitted.embedded.arrays.values()):
+            raise DivergedError(f"{error}; lower optimizer.lr, or set trainer.gradient_clip_val=1") from error
+        repeated = setting("ckpt_path", run.last_checkpoint)
+        raise InputError(f"{error}; training is done: repeat with {repeated}") from error
     settings = {**parts.blueprint.embedder, "image_size": learner.embedder.size}
     detector = Detector(
         dataclasses.replace(parts.blueprint, embedder=settings),

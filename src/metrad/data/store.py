@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
 from metrad.data.arrays import Indexable, OnDemand, changed_image, kept_pixels
 from metrad.data.bit_depth import FULL, peak
@@ -26,7 +26,8 @@ from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
 from metrad.errors import InputError, first_line
-from metrad.files import follow_umask, require_file
+from metrad.files import follow_umask, require_file, writing
+from metrad.progress import bar
 
 GIB = 2**30
 _LOOKAHEAD = 64  # images decoded ahead of the one being stored; bounds memory
@@ -244,8 +245,9 @@ def _scan_only(work: _Work) -> Scan:
 def _on_disk(work: _Work, cache: Path) -> tuple[np.ndarray, Scan]:
     folder = cache / work.folder
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        _fill(folder, lambda partial: _write_cache(work, partial))
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            _fill(folder, lambda partial: _write_cache(work, partial))
     try:
         for name in ("images.npy", "digests.npy"):
             require_file(folder / name)
@@ -277,6 +279,9 @@ def _fill(folder: Path, write: Callable[[Path], None]) -> None:
 def _write_cache(work: _Work, folder: Path) -> None:
     shape = (len(work.source.labels), work.size, work.size, 3)
     array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # the system kills a process that fills a mapped file beyond the disk's room
+        with (folder / "images.npy").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     found = _scan(work, _keep_in(array), _as_kept(work))
     array.flush()
     np.save(folder / "digests.npy", found.digests)
@@ -352,8 +357,7 @@ def scan(
         return _Result(image.digest, peak(image.pixels), prepare(image))
 
     results = _in_threads(attempt, range(count)) if threads else map(attempt, range(count))
-    bar = tqdm(results, "decoding images", count, leave=False, delay=1, disable=None)
-    for position, result in enumerate(bar):
+    for position, result in enumerate(bar(results, "decoding images", count)):
         if isinstance(result, CorruptImageError):
             broken.note(position, result)
         else:

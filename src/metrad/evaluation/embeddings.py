@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from metrad import collectives
 from metrad.data.batches import Batch
@@ -14,6 +13,7 @@ from metrad.evaluation.forward import Forward, half_type
 from metrad.models.cpu import lean_memory
 from metrad.models.embedder import Embedder
 from metrad.models.whitening import within_class_whitening
+from metrad.progress import bar
 from metrad.scorers import Scorer
 
 EMBEDDED_ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
@@ -132,7 +132,7 @@ def fit_and_embed(
 def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:
     """Return the embeddings of all ``batches``, which hold ``count`` images, in one array that is allocated once."""
     embeddings, done = np.empty((0, 0), dtype=np.float32), 0
-    for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
+    for images, _ in bar(batches, "embedding"):
         found = forward(images)
         if not done:
             embeddings = np.empty((count, found.shape[1]), dtype=np.float32)

@@ -13,14 +13,33 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from metrad.errors import HeldError, InputError, told_to_stop
-from metrad.files import json_bytes, json_of, read_bytes, read_json, replacing, require_inside, write_json
+from metrad.errors import DivergedError, HeldError, InputError, WriteError, told_to_stop
+from metrad.files import (
+    json_bytes,
+    json_of,
+    overwrite_json,
+    read_bytes,
+    read_json,
+    replacing,
+    require_inside,
+    write_json,
+    writing,
+)
+from metrad.quoting import setting
 from metrad.runs import contents, manifest, pictures
 from metrad.runs.saved import config_of, made_by_metrad
 from metrad.terminal import Formatter, hide
 
 STATES = ("running", "interrupted", "failed", "finished")
 PROMISED = "manifest"  # entry of status.json: the run has a manifest
+
+
+class _RunLog(logging.FileHandler):
+    """The file of a run's log. What it cannot write is an error of the run and not a traceback for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 # logging's name
+        """Raise the error that is being handled."""
+        raise  # noqa: PLE0704 # called while it is handled
 
 
 class Run:
@@ -75,11 +94,19 @@ class Run:
         read_json(run.status)
         if run.state != "finished":
             state = "in an unknown state" if run.state == "new" else run.state
-            advice = f"go on with ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "train it again"
-            advice = "wait for its end" if run.state == "running" else advice
-            raise InputError(f"{path} holds a run that is {state}, not finished; {advice}")
+            raise InputError(f"{path} holds a run that is {state}, not finished; {run.way_on()}")
         run.read(run.status)
         return run
+
+    def way_on(self) -> str:
+        """Return the advice on how an unfinished run comes to its end."""
+        if self.state == "running":
+            return "wait for its end"
+        if self.noted().get("diverged"):
+            return "it diverged: train it again with a lower optimizer.lr or with trainer.gradient_clip_val=1"
+        if self.last_checkpoint.exists():
+            return f"go on with {setting('ckpt_path', self.last_checkpoint)}"
+        return "train it again"
 
     @property
     def verified(self) -> bool:
@@ -170,11 +197,13 @@ class Run:
 
         Raises:
             HeldError: another process is training it.
+            WriteError: the directory cannot be written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.lock)
         try:
-            lock.acquire(timeout=1)  # is_held in another process takes the lock for an instant
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=1)  # is_held in another process takes the lock for an instant
         except Timeout as error:
             raise HeldError(f"{self.path} is being trained by another process") from error
         self._own_lock = True
@@ -266,7 +295,7 @@ class Run:
             keep_refused: keep the directory of a run whose settings were refused before training began; otherwise it
                 is removed.
         """
-        handler = logging.FileHandler(self.log, encoding="utf-8", delay=True)
+        handler = _RunLog(self.log, encoding="utf-8", delay=True)
         formatter = Formatter("%(asctime)s %(message)s")
         formatter.secrets = secrets or {}
         handler.setFormatter(formatter)
@@ -274,31 +303,41 @@ class Run:
         logger.addHandler(handler)
         refused = False
         try:
-            yield
+            with writing(self.path):
+                yield
+                self._end("finished")
         except BaseException as error:
             # The traceback goes only to the file; the terminal gets one line.
-            handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
-            refused = isinstance(error, InputError | OSError) and not keep_refused and not self.checkpoints.exists()
+            with contextlib.suppress(OSError):  # the disk may be full
+                handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
+            refusable = isinstance(error, InputError | OSError) and not isinstance(error, WriteError)
+            refused = refusable and not keep_refused and not self.checkpoints.exists()
             stopped = told_to_stop(error)
             reason = stopped[0] if stopped else str(error) or type(error).__name__
-            self._end("interrupted" if stopped else "failed", hide(reason, formatter.secrets))
+            diverged = {"diverged": True} if isinstance(error, DivergedError) else {}
+            self._end("interrupted" if stopped else "failed", hide(reason, formatter.secrets), **diverged)
             raise
-        else:
-            self._end("finished")
         finally:
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # it tries once more to write what it could not
+                handler.close()
             if refused:
                 self._discard()
 
-    def _end(self, state: str, error: str | None = None) -> None:
-        kept = {key: value for key, value in self.noted().items() if key in ("identity", "started")}
+    def _end(self, state: str, error: str | None = None, **entries: Any) -> None:
+        kept = {key: value for key, value in self.noted().items() if key in ("identity", "started", "tracked")}
         reason = {} if error is None else {"error": " ".join(error.split())}
-        status: dict[str, Any] = {**kept, "state": state, "ended": _now(), **reason}
+        content: dict[str, Any] = {**kept, "state": state, "ended": _now(), **reason, **entries}
         if state == "finished":
-            status[PROMISED] = manifest.FORMAT
-            self._seal(status)
-        write_json(self.status, status)
+            content[PROMISED] = manifest.FORMAT
+            self._seal(content)
+        try:
+            write_json(self.status, content)
+        except OSError:
+            if state == "finished":
+                raise
+            with contextlib.suppress(OSError):  # the error that ended the run is raised
+                overwrite_json(self.status, content)
 
     def _seal(self, status: dict[str, Any]) -> None:
         """Write the manifest of a run that is about to get its final ``status``."""

@@ -11,11 +11,11 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
+from metrad import progress
 from metrad.errors import InputError
 from metrad.runs.directory import Run
 from metrad.runs.identity import identity
 from metrad.runs.saved import made_by_metrad
-from metrad.training import progress
 
 log = logging.getLogger("metrad")
 

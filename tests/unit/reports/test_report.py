@@ -14,7 +14,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metrad.errors import InputError
+from metrad.errors import InputError, WriteError
 from metrad.evaluation import plots
 from metrad.evaluation.metrics import by_name
 from metrad.evaluation.plots import style
@@ -192,7 +192,7 @@ def test_a_broken_file_is_told_and_no_half_report_left(tmp_path, name, content):
 
 def test_where_it_cannot_be_written_is_told(tmp_path):
     run = finished_run(tmp_path / "run")
-    with pytest.raises(InputError, match=r"nowhere/r\.html cannot be written"):
+    with pytest.raises(WriteError, match=r"nowhere/r\.html cannot be written"):
         write_run_report(run.path, tmp_path / "nowhere/r.html")
 
 

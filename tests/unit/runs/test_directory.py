@@ -156,7 +156,7 @@ def test_finished_refuses_a_killed_run(run):
         Run.finished(run.path)
     run.checkpoints.mkdir()
     run.last_checkpoint.touch()
-    with pytest.raises(InputError, match=r"interrupted, not finished; go on with ckpt_path=.*last\.ckpt"):
+    with pytest.raises(InputError, match=r"interrupted, not finished; go on with 'ckpt_path=\".*last\.ckpt\"'"):
         Run.finished(run.path)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from metrad.errors import InputError
-from metrad.files import replacing
+from metrad.files import replacing, writing
 from metrad.reports.cells import cells, studies_of
 from metrad.reports.comparison.latex import NEEDED, latex_tables
 from metrad.reports.comparison.notes import ONE_POOL
@@ -38,7 +38,8 @@ def folder(out: Path) -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder to write the comparison to")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
-from tqdm import tqdm
 
 from metrad.errors import InputError
 from metrad.evaluation import plots
+from metrad.progress import bar
 from metrad.reports.cells import Cell, Flat, Reading, configuration_of, embedded, environment_of, hardest, read
 from metrad.reports.comparison.plots import Styles
 from metrad.reports.page import plots as page_plots
@@ -38,7 +38,7 @@ def of_runs(parts: Sequence[Cell]) -> list[Section]:
         InputError: a file of a run cannot be read.
     """
     panels = max(1, sum(cell.median is not None for cell in parts))
-    readings = [read(cell, panels) for cell in tqdm(parts, "report", leave=False, delay=1, disable=None)]
+    readings = [read(cell, panels) for cell in bar(parts, "report")]
     conditions = by_condition(readings, lambda one: one.cell.condition)
     styles, several = styles_of(parts), max((len(cell.rows) for cell in parts), default=1) > 1
     over = "The mean over seeds, in a band from the lowest to the highest." if several else ""

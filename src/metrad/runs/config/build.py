@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 
 from metrad.detector import targets
-from metrad.errors import InputError, first_line
+from metrad.errors import InputError, first_line, raised_by
 from metrad.renamed import present
 from metrad.runs.config.roles import role_of
 
@@ -57,6 +57,9 @@ def _in_one_line(key: str, make: Callable[[], T]) -> T:
     except ImportError as error:
         raise InputError(f"{key}: {missing_package(error)}") from error
     except Exception as error:  # classes reject their settings with unrelated types
+        where = raised_by(error)
+        if where.startswith("metrad.") and where != targets.__name__:  # a fault of metrad's own, not of the settings
+            raise
         raise InputError(f"{key}: {first_line(error)}") from error
 
 

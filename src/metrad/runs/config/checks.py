@@ -16,11 +16,13 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from metrad.detector import targets
 from metrad.errors import InputError
-from metrad.runs.config.catalogue import suggestion
-from metrad.runs.config.explain import explain, unknown_key
+from metrad.renamed import present
+from metrad.runs.config.explain import explain
+from metrad.runs.config.fields import Rule, shown
 from metrad.runs.config.roles import role_of
 from metrad.runs.config.schema import PARTS, SELECTABLE, SETTINGS, WITHOUT_IDENTITY, Config, refusal
 from metrad.runs.config.secrets import require_hidden
+from metrad.runs.config.suggestions import suggestion, unknown_key
 from metrad.runs.naming import run_name, sweep_name
 
 _RUN_TIME_ARGUMENTS = {name for part in PARTS.values() for name in part.given}
@@ -68,6 +70,8 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictCon
             require_hidden(name, OmegaConf.to_container(plain[name]))
         if node and (built is None or name in built):
             _check_calls(name, node, resolved["allow_targets"])
+            if name != "scheduler" or resolved["trainer"].get("max_epochs") != 0:  # T_max=${trainer.max_epochs}, unused
+                _check_ranges(name, node, part.ranges)
     return [] if resolved["selection"] is None else _candidates(cfg, resolved)
 
 
@@ -109,15 +113,20 @@ def _candidates(cfg: DictConfig, resolved: dict[str, Any]) -> list[DictConfig]:
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
         _check_calls(key, node, resolved["allow_targets"])
+        _check_ranges(key, node, PARTS["scorer"].ranges)
     candidates = [with_settings(cfg, settings) for settings in selection["candidates"]]
     for changed in candidates:
         check(changed)
-        epochs = changed.trainer.get("max_epochs")
-        if not isinstance(epochs, int) or epochs < 0:
-            raise InputError(
-                f"selection chooses among up to trainer.max_epochs epochs, which must be at least 0, got {epochs}"
-            )
     return candidates
+
+
+def _check_ranges(key: str, node: dict[str, Any], ranges: Mapping[str, Rule]) -> None:
+    """Check the numbers among the settings in ``node``. A class of the user's own has ranges of its own."""
+    if not present(node["_target_"]).startswith(tuple(f"{module}." for module in role_of(key).modules)):
+        return
+    for name, rule in ranges.items():
+        if name in node and not rule.holds(node[name]):
+            raise InputError(f"{key}.{name} must {rule.must}, got {shown(node[name])}")
 
 
 def _check_calls(key: str, node: dict[str, Any], allow: list[str]) -> None:
@@ -149,15 +158,32 @@ def _check_call(key: str, node: dict[str, Any], found: Any) -> None:
         setting = SETTINGS.get(f"{key}.{name}")
         if (isinstance(value, dict) and "_target_" in value) or (setting and setting.key.own_values):
             continue
-        adapter = _adapter(found, name)
-        try:
-            if adapter is not None:  # strict for booleans, as true would pass for the number 1 otherwise
-                adapter.validate_python(value, strict=isinstance(value, bool))
-        except ValidationError as error:
-            wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-            raise InputError(f"{key}.{name}={value} has a wrong type or value: {wanted}") from error
-        except PydanticUserError:  # no schema for this annotation: the class checks the value itself
-            continue
+        _check_type(f"{key}.{name}", value, _adapter(found, name))
+
+
+def _check_type(key: str, value: Any, adapter: Any) -> None:
+    """Check the type of a value; an adapter of None accepts every value."""
+    try:
+        if adapter is None:
+            return
+        read = adapter.validate_python(value, strict=isinstance(value, bool))  # else true would pass for the number 1
+    except ValidationError as error:
+        wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+        raise InputError(f"{key}={shown(value)} has a wrong type or value: {wanted}") from error
+    except PydanticUserError:  # no schema for this annotation: the class checks the value itself
+        return
+    if not _same_kind(value, read):
+        raise InputError(
+            f"{key}={shown(value)} has a wrong type: write {key}={shown(read)}, a value of type {type(read).__name__}"
+        )
+
+
+def _same_kind(value: Any, read: Any) -> bool:
+    """Return whether pydantic read a value without converting it, as it does with "3" and 3.0 for a whole number."""
+    if isinstance(value, list | tuple) and isinstance(read, list | tuple):
+        return all(_same_kind(*pair) for pair in zip(value, read, strict=True))
+    converted = isinstance(value, str | float) and isinstance(read, bool | int | float)
+    return not converted or type(value) is type(read)
 
 
 @cache

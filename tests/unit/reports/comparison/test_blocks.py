@@ -193,7 +193,7 @@ def test_shuffled_heads_differ_no_more_often_than_tests_over_seeds_allow(monkeyp
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("heads", "datasets"), [(3, 5), (5, 2), (3, 30), (2, 8), (9, 4)])
+@pytest.mark.parametrize(("heads", "datasets"), [(3, 5), (5, 2), (2, 8), (9, 4)])
 def test_shuffled_heads_differ_no_more_often_than_allowed_in_many_shuffles(heads, datasets, monkeypatch):
-    shares = shown(monkeypatch, 400, heads=heads, datasets=datasets, settings=3, seeds=6 if datasets < 9 else 1)
-    assert (shares <= at_most(400)).all()
+    shares = shown(monkeypatch, 200, heads=heads, datasets=datasets, settings=3, seeds=6)
+    assert (shares <= at_most(200)).all()

@@ -21,9 +21,9 @@ from metrad.models.base import Backbone, InputSpec
 from metrad.models.embedder import Embedder
 from metrad.runs.config import catalogue, checks
 from metrad.runs.config.build import instantiate, renamed_targets
-from metrad.runs.config.catalogue import suggestion
 from metrad.runs.config.explain import explain, explain_null
 from metrad.runs.config.schema import PARTS
+from metrad.runs.config.suggestions import suggestion
 from metrad.runs.identity import differences, identity
 from metrad.runs.naming import run_name
 from tests.helpers.commands import composed
@@ -87,7 +87,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("scheduler", {"_target_": "torch.optim.lr_scheduler.StepLR", "gama": 1}, "did you mean gamma?"),
         ("trainer.max_epoch", 3, "did you mean max_epochs?"),
         ("trainer.max_epochs", "ten", "trainer.max_epochs=ten"),
-        ("trainer.accumulate_grad_batches", 1.5, "trainer.accumulate_grad_batches=1.5"),
+        ("trainer.accumulate_grad_batches", 1.5, "trainer.accumulate_grad_batches must be a whole number"),
         ("trainer.enable_progress_bar", "maybe", "trainer.enable_progress_bar must be"),
         ("trainer.callbacks", [], "trainer.callbacks"),
         ("trainer.default_root_dir", "x", "trainer.default_root_dir"),
@@ -105,19 +105,19 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("dataset.test_share", 0.0, "dataset.test_share must be between 0 and 1, got 0.0"),
         ("batch_size", 1, "batch_size must be at least 2, got 1"),
         ("image_size", 0, "image_size must be at least 1, or null, got 0"),
-        ("seed", -1, "seed must be at least 0, got -1"),
+        ("seed", -1, "seed must be between 0 and 4294967295, got -1"),
         ("compile", 1, "compile must be auto, true or false, got 1"),
         ("dataset.memory_limit_gib", -0.5, "dataset.memory_limit_gib must be at least 0, got -0.5"),
         ("evaluation.level", 1.0, "evaluation.level must be between 0 and 1, got 1.0"),
-        ("evaluation.level", float("nan"), "evaluation.level must be between 0 and 1, got nan"),
-        ("evaluation.resamples", 99, "evaluation.resamples must be at least 100, got 99"),
+        ("evaluation.level", float("nan"), "evaluation.level must be finite: between 0 and 1, got nan"),
+        ("evaluation.resamples", 99, "evaluation.resamples must be between 100 and 1000000, got 99"),
         ("evaluation.false_alarm_rates", [0.1, 2], "evaluation.false_alarm_rates must be a list of different rates"),
         ("evaluation.false_alarm_rates", [0.1, 2], "0 and 1, such as [0.01,0.05], or null, got [0.1, 2]"),
         ("evaluation.false_alarm_rates", [0.1, 0.1], "must be a list of different rates between 0 and 1"),
         ("finetuning.layer_decay", 1.5, "finetuning.layer_decay must be between 0 and 1, got 1.5"),
-        ("finetuning.distillation", float("inf"), "finetuning.distillation must be at least 0, got inf"),
+        ("finetuning.distillation", float("inf"), "finetuning.distillation must be finite: at least 0, got inf"),
         ("finetuning.ema", 1.0, "finetuning.ema must be between 0 and 1, or null, got 1.0"),
-        ("trainer.accumulate_grad_batches", 0, "trainer.accumulate_grad_batches must be at least 1, got 0"),
+        ("trainer.accumulate_grad_batches", 0, "trainer.accumulate_grad_batches must be a whole number between 1 and"),
         ("trainer.enable_progress_bar", 3, "trainer.enable_progress_bar must be auto, true or false, got 3"),
         ("ckpt_path", "nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),
         ("head._target_", "os.system", "head._target_=os.system is not allowed"),
@@ -143,7 +143,7 @@ def test_a_wrong_setting_is_named(key, value, says, cfg):
     ("key", "value"),
     [
         ("image_size", None),
-        ("seed", 10**30),
+        ("seed", 2**32 - 1),
         ("compile", False),
         ("dataset.normal", "7"),
         ("dataset.reference", [0, "1"]),
