@@ -52,6 +52,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         "head.png",
         "logs/hparams.yaml",
         "logs/metrics.csv",
+        "manifest.json",
         "metrics.json",
         "model/calibration.safetensors",
         "model/detector.json",
