@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from metrad import collectives
-from metrad.app.pace import PaceSettings
+from metrad.app.pace import Pace, PaceSettings
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
@@ -38,7 +38,6 @@ from metrad.training.finetuning import Finetuning
 from metrad.training.fitted import Selected
 from metrad.training.learner import MetricLearner
 from metrad.training.progress import bars_wanted
-from metrad.training.speed import Pace
 
 log = logging.getLogger(__name__)
 

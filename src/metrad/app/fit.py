@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 
 from metrad import collectives
 from metrad.app.build import Parts
-from metrad.app.pace import choose_pace
+from metrad.app.pace import Pace, choose_pace
 from metrad.data.prepared import PreparedData
 from metrad.errors import InputError, TrainingError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_images_needed
@@ -21,7 +21,6 @@ from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import EpochStudy
 from metrad.training.fitted import Fitted
 from metrad.training.learner import MetricLearner
-from metrad.training.speed import Pace
 
 log = logging.getLogger(__name__)
 
