@@ -28,6 +28,7 @@ from metrad.models.heads import Head
 from metrad.runs.config import checks
 from metrad.runs.config.build import factory, instantiate, plain
 from metrad.runs.directory import Run
+from metrad.runs.identity import shaping
 from metrad.scorers import Scorer
 from metrad.training.callbacks import KeepSigterm, LeanMemory
 from metrad.training.checkpoints import WholeCheckpoints
@@ -359,6 +360,7 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
         finetuning=Finetuning(**cfg.finetuning),
         seed=cfg.seed,
     )
+    learner.settings = shaping(cfg)
     try:
         learner.configure_optimizers()
     except InputError:

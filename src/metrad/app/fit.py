@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 
 import pytorch_lightning as pl
 
@@ -14,9 +15,10 @@ from metrad.evaluation.conformal import DEFAULT_RATES, calibration_images_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import Settings
 from metrad.files import write_json
+from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
-from metrad.training.checkpoints import epochs_behind
+from metrad.training.checkpoints import begun_in, epochs_behind
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import EpochStudy
 from metrad.training.fitted import Fitted
@@ -70,11 +72,11 @@ def fit(parts: Parts, run: Run) -> Fitted:
     learner = parts.make_learner(embedder, parts.head_size(data))
     epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
     study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
-    pace = collectives.same(choose_pace(parts.pace, embedder, data.epoch_images) if first else None)
-    assert pace is not None
-    trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)
     checkpoint = parts.checkpoint if whole else None
-    datamodule.first_epoch = epochs_behind(checkpoint, learner, datamodule, trainer.max_epochs)
+    pace = _paced(parts, embedder, data, checkpoint)
+    trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)
+    precision = str(trainer.precision)
+    datamodule.first_epoch = epochs_behind(checkpoint, learner, datamodule, trainer.max_epochs, precision)
     if first and whole:
         write_json(run.split, data.describe_split())
         _note_environment(run, trainer, pace)
@@ -88,12 +90,28 @@ def fit(parts: Parts, run: Run) -> Fitted:
     trained = time.perf_counter()
     if first and whole and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
         _note_environment(run, trainer, kept)
+    _log_reach(learner, spoken=first and whole)
     embedded = _embed(parts, learner, data, trainer) if whole else Embedded({}, {})
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
     seconds |= {"select": parts.selected.seconds} if parts.selected else {}
-    precision = str(trainer.precision)
     return Fitted(learner, data, embedded, epochs, study, precision, parts.selected, seconds, start, first)
+
+
+def _paced(parts: Parts, embedder: Embedder, data: PreparedData, checkpoint: str | Path | None) -> Pace:
+    """Return the pace of the training, as the first rank chooses it."""
+    begun = begun_in(checkpoint)
+    chosen = choose_pace(parts.pace, embedder, data.epoch_images, begun_in=begun) if collectives.rank() == 0 else None
+    pace = collectives.same(chosen)
+    assert pace is not None
+    return pace
+
+
+def _log_reach(learner: MetricLearner, *, spoken: bool) -> None:
+    """Log the settings of the head that had no effect in training."""
+    for line in learner.reach.without_effect(learner.head):
+        if spoken:
+            log.warning("%s; see docs/heads.md", line)
 
 
 def _embed(parts: Parts, learner: MetricLearner, data: PreparedData, trainer: pl.Trainer) -> Embedded:

@@ -71,10 +71,14 @@ class Pace:
         return asdict(self)
 
 
-def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int) -> Pace:
-    """Return the precision to train in and whether to compile, for ``train_images`` images per epoch.
+def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int, *, begun_in: str | None = None) -> Pace:
+    """Return the precision to train in and whether to compile; the random state stays unchanged.
 
-    The random state stays unchanged.
+    Args:
+        settings: the settings that decide.
+        embedder: the embedder to train.
+        train_images: number of images per epoch.
+        begun_in: precision that a resumed training was begun in, which ``auto`` keeps; None if there is none.
     """
     about = {
         "backbone": settings.backbone,
@@ -85,7 +89,12 @@ def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int) -
     accelerator, images = settings.accelerator, train_images * settings.epochs
     parameters = sum(parameter.numel() for parameter in embedder.parameters())
     probing = partial(remembered, about, PROBED, partial(probe, embedder))
-    precision, reason, speeds = choose_precision(settings.precision, accelerator, parameters, probing)
+    chosen: tuple[str | int, str, Speeds]
+    if settings.precision == "auto" and begun_in is not None:
+        chosen = begun_in, "that of the checkpoint", {}
+    else:
+        chosen = choose_precision(settings.precision, accelerator, parameters, probing)
+    precision, reason, speeds = chosen
     more = {**about, "precision": precision, "batch_size": settings.batch_size}
     trying = partial(probe_compiled, embedder, str(precision), settings.batch_size)
     compiled, why, tried = choose_compile(

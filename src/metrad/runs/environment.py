@@ -14,12 +14,22 @@ PACKAGES = (
 )
 
 
+# Instruction sets, beside torch's own choice, by which oneDNN chooses its kernels and so the order of sums.
+INSTRUCTIONS = ("avx_vnni", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_fp16")
+
+
 def environment(device: str, precision: str, speed: dict[str, Any], ranks: int = 1) -> dict[str, Any]:
-    """Return the content of ``environment.json``, by which two runs can be compared; ``speed`` describes the pace."""
+    """Return the content of ``environment.json``; ``speed`` describes the pace.
+
+    The last digits of trained weights depend on ``device``, ``gpu``, ``precision``, ``ranks``, ``threads``,
+    ``processor``, ``instructions``, ``packages`` and on ``compiled`` in ``speed``. Runs that agree in these, in
+    settings and in metrad's version agree bit for bit.
+    """
     import torch
 
     return {
         "device": device,
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "precision": precision,
         "ranks": ranks,
         "speed": speed,
@@ -27,9 +37,18 @@ def environment(device: str, precision: str, speed: dict[str, Any], ranks: int =
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
+        "instructions": _instructions(),
         "git_commit": _git_commit(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def _instructions() -> list[str]:
+    """Return the processor's instruction sets that torch computes with; $ATEN_CPU_CAPABILITY may limit the first."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    return [torch.backends.cpu.get_cpu_capability(), *(name for name in INSTRUCTIONS if has.get(name))]
 
 
 def _git_commit() -> str | None:

@@ -4,11 +4,18 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from metrad.renamed import former
+from metrad.renamed import former, present
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
 from metrad.runs.naming import short_hash
 
 _DATA = "data"  # replaces paths.data in all settings that interpolate it
+
+# Settings that act after training, or that only end it; the checkpoint itself names its training images.
+_WITHOUT_TRAINING = (
+    *("dataset", "evaluation", "scorer", "selection", "test_time_flip", "whiten"),
+    *(f"trainer.{name}" for name in ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")),
+    *(f"trainer.{name}" for name in ("detect_anomaly", "enable_model_summary", "profiler")),
+)
 
 
 def settings(cfg: Any) -> dict[str, Any]:
@@ -32,6 +39,19 @@ def settings(cfg: Any) -> dict[str, Any]:
         key: former(value) if key.endswith("._target_") else value
         for key, value in _leaves(resolved)
         if not f"{key}.".startswith(left_out) and (key not in LATER or value != LATER[key])
+    }
+
+
+def shaping(cfg: Any) -> dict[str, Any]:
+    """Return the resolved settings that the weights depend on, by dotted keys, for the record in checkpoints.
+
+    The training images and the number of epochs are not among them. Targets have their present names.
+    """
+    left_out = tuple(f"{key}." for key in _WITHOUT_TRAINING)
+    return {
+        key: present(value) if key.endswith("._target_") else value
+        for key, value in settings(cfg).items()
+        if not f"{key}.".startswith(left_out)
     }
 
 

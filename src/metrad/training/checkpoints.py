@@ -16,6 +16,9 @@ from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
 
+# State of learning-rate schedulers that changes as training goes on, or that the optimiser sets.
+_PROGRESS = {"base_lrs", "best", "cooldown_counter", "last_epoch", "mode_worse", "num_bad_epochs"}
+
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint under a temporary name in its own folder and renames it.
@@ -49,22 +52,41 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def begun_in(path: str | Path | None) -> str | None:
+    """Return the precision of the training in the checkpoint at ``path``; None for no checkpoint or if unknown."""
+    return None if path is None else read_checkpoint(path).get("precision")
+
+
 def epochs_behind(
-    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None
+    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None, precision: str
 ) -> int:
     """Return the number of finished epochs in the checkpoint at ``path``, 0 for None.
 
+    A resumed run ends as an unbroken run with its settings would. Where it cannot, it is refused.
+
+    Args:
+        path: the checkpoint.
+        learner: the learner that training would continue with.
+        data: the data module that training would continue with.
+        max_epochs: number of epochs to train, those in the checkpoint included.
+        precision: precision that training would continue in, named as in Lightning.
+
     Raises:
-        InputError: training cannot continue from the checkpoint: it cannot be read, is of another model or other
-            images, or has more than ``max_epochs`` epochs.
+        InputError: training cannot continue from the checkpoint: it cannot be read, is of another model, other
+            settings or other images, or has more than ``max_epochs`` epochs.
     """
     if path is None:
         return 0
     checkpoint = read_checkpoint(path)
     epochs, groups = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"]
     log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
-    misfit = _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
-    misfit = misfit or _other_finetuning(checkpoint.get("finetuning"), learner) or _other_optimizer(groups, learner)
+    misfit = (
+        _other_settings(checkpoint, learner, precision)
+        or _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
+        or _other_finetuning(checkpoint.get("finetuning"), learner)
+        or _other_optimizer(groups, learner)
+        or _other_schedule(checkpoint.get("lr_schedulers", []), learner)
+    )
     if misfit:
         raise InputError(f"ckpt_path={path} {misfit}")
     if checkpoint.get(type(data).__qualname__) != data.state_dict():
@@ -78,6 +100,18 @@ def epochs_behind(
         )
     log.info("going on after epoch %d of %s", epochs, max_epochs)
     return epochs
+
+
+def _other_settings(checkpoint: dict[str, Any], learner: MetricLearner, precision: str) -> str | None:
+    """Return the settings that differ between a checkpoint and the learner, old and new; None if none are known to."""
+    begun = checkpoint.get("precision", precision)
+    old = {**checkpoint.get("settings", learner.settings), "trainer.precision": begun}
+    new = {**learner.settings, "trainer.precision": precision}
+    changed = sorted(key for key in old | new if old.get(key) != new.get(key))
+    if not changed:
+        return None
+    listed = "; ".join(f"{key} was {old.get(key, 'not set')} and is {new.get(key, 'not set')} now" for key in changed)
+    return f"was trained with other settings: {listed}; set them as they were, or train anew without ckpt_path"
 
 
 def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:
@@ -113,6 +147,22 @@ def _other_optimizer(saved: list[dict[str, Any]], learner: MetricLearner) -> str
         for key, value in theirs.items():
             if mine[key] != value:
                 return f"was made with optimizer.{key}={value}, but optimizer.{key}={mine[key]} now; set the same"
+    return None
+
+
+def _other_schedule(saved: list[dict[str, Any]], learner: MetricLearner) -> str | None:
+    """Return how a checkpoint's learning-rate schedule differs from the learner's; None if it does not differ.
+
+    Training would restore the checkpoint's schedule. A cosine over fewer epochs would rise again after its end.
+    """
+    made = learner.configure_optimizers()
+    own = [made["lr_scheduler"].state_dict()] if isinstance(made, dict) else []
+    if len(own) != len(saved):
+        return f"was made {'with' if saved else 'without'} a scheduler; choose the scheduler it was made with"
+    for mine, theirs in zip(own, saved, strict=True):
+        for key in sorted(mine.keys() & theirs.keys() - _PROGRESS):
+            if not key.startswith("_") and mine[key] != theirs[key]:
+                return f"was made with scheduler.{key}={theirs[key]}, but scheduler.{key}={mine[key]} now; set the same"
     return None
 
 
