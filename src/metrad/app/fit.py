@@ -2,27 +2,31 @@
 
 import logging
 import time
-from pathlib import Path
 
 import pytorch_lightning as pl
 
 from metrad import collectives
 from metrad.app.build import Parts
 from metrad.app.pace import Pace, choose_pace
+from metrad.data.broken_images import names_left_out
 from metrad.data.prepared import PreparedData
+from metrad.data.sources import listed
 from metrad.errors import InputError, TrainingError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_images_needed
-from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
+from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.evaluate import Settings
-from metrad.files import write_json
+from metrad.files import write_all, write_json
 from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
 from metrad.training.checkpoints import begun_in, epochs_behind
+from metrad.training.datamodule import MetradDataModule
+from metrad.training.devices.plan import least_images
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import EpochStudy
 from metrad.training.fitted import Fitted
 from metrad.training.learner import MetricLearner
+from metrad.training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +51,21 @@ def check_data(parts: Parts, data: PreparedData) -> None:
     if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
         raise InputError(
             "scorer=head takes a head that was trained on other classes than the normal ones, but dataset.reference "
-            "names none; choose another scorer"
+            "names none; choose scorer=knn"
         )
     log_thresholds(parts.settings, len(data.split.indices["calibration"]))
 
 
-def fit(parts: Parts, run: Run) -> Fitted:
+def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     """Train, then embed the images; each rank does its part.
 
     A fold of a selection writes nothing into ``run`` and embeds nothing after training. If a fold diverges, the
     metrics of its earlier epochs are kept.
+
+    Args:
+        parts: the parts of the run.
+        run: its directory.
+        tracker: its record at a logger; None for a fold.
 
     Raises:
         InputError: the images, the model or the checkpoint do not suit the settings.
@@ -69,42 +78,53 @@ def fit(parts: Parts, run: Run) -> Fitted:
         check_data(parts, data)
     pl.seed_everything(parts.seed, workers=True, verbose=False)  # the first weights depend on the seed alone
     embedder = parts.make_embedder()
-    learner = parts.make_learner(embedder, parts.head_size(data))
+    learner = parts.make_learner(embedder, len(data.head_classes))
+    pace = _paced(parts, embedder, data)
     epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
     study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
-    checkpoint = parts.checkpoint if whole else None
-    pace = _paced(parts, embedder, data, checkpoint)
-    trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)
-    precision = str(trainer.precision)
-    datamodule.first_epoch = epochs_behind(checkpoint, learner, datamodule, trainer.max_epochs, precision)
+    datamodule = MetradDataModule(data, batch_size=parts.batch_size, least_images=least_images(parts.trainer))
+    logger = tracker.logger if tracker else None
+    trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
+    datamodule.first_epoch = epochs_behind(parts.checkpoint, learner, datamodule, trainer.max_epochs, precision)
     if first and whole:
-        write_json(run.split, data.describe_split())
-        _note_environment(run, trainer, pace)
+        ranks, speed = collectives.world_size(), pace.describe()
+        about = {"precision": precision, "ranks": ranks, "speed": speed, **environment(str(device))}
+        write_all({run.split: data.describe_split(), run.environment: about})
+    _begin(tracker, run)
     prepared = time.perf_counter()
     try:
-        trainer.fit(learner, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(learner, datamodule=datamodule, ckpt_path=parts.checkpoint, weights_only=True)
     except TrainingError as error:
         if whole or collectives.several():  # on several ranks the others would wait for this one
             raise
         log.warning("selection: %s; later epochs of this training get no AUROC", error)
     trained = time.perf_counter()
     if first and whole and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
-        _note_environment(run, trainer, kept)
-    _log_reach(learner, spoken=first and whole)
-    embedded = _embed(parts, learner, data, trainer) if whole else Embedded({}, {})
+        write_json(run.environment, {**about, "speed": kept.describe()})
+    embedded = Embedded({}, {})
+    if whole:
+        _log_reach(learner, spoken=first)
+        embedded = fit_and_embed(learner.evaluated, data, [parts.make_scorer()], device=device, precision=precision)
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
-    seconds |= {"select": parts.selected.seconds} if parts.selected else {}
     return Fitted(learner, data, embedded, epochs, study, precision, parts.selected, seconds, start, first)
 
 
-def _paced(parts: Parts, embedder: Embedder, data: PreparedData, checkpoint: str | Path | None) -> Pace:
+def _paced(parts: Parts, embedder: Embedder, data: PreparedData) -> Pace:
     """Return the pace of the training, as the first rank chooses it."""
-    begun = begun_in(checkpoint)
+    begun = begun_in(parts.checkpoint)
     chosen = choose_pace(parts.pace, embedder, data.epoch_images, begun_in=begun) if collectives.rank() == 0 else None
     pace = collectives.same(chosen)
     assert pace is not None
     return pace
+
+
+def _begin(tracker: Tracker | None, run: Run) -> None:
+    """Begin the run at its logger, and note its id there, by which it continues after an interruption."""
+    number = tracker.begin() if tracker else None
+    if number is not None:
+        run.note(tracked=number)
 
 
 def _log_reach(learner: MetricLearner, *, spoken: bool) -> None:
@@ -112,16 +132,6 @@ def _log_reach(learner: MetricLearner, *, spoken: bool) -> None:
     for line in learner.reach.without_effect(learner.head):
         if spoken:
             log.warning("%s; see docs/heads.md", line)
-
-
-def _embed(parts: Parts, learner: MetricLearner, data: PreparedData, trainer: pl.Trainer) -> Embedded:
-    roles, device = roles_for([parts.make_scorer()]), trainer.strategy.root_device
-    return fit_and_embed(learner.evaluated, data, roles, device=device, precision=str(trainer.precision))
-
-
-def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:
-    device, precision = str(trainer.strategy.root_device), str(trainer.precision)
-    write_json(run.environment, environment(device, precision, pace.describe(), collectives.world_size()))
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:
@@ -152,5 +162,20 @@ def log_images(data: PreparedData) -> None:
     log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
     if data.split.copies_left_out:
         log.warning("left out %d copies of images that the dataset has more than once", data.split.copies_left_out)
-    for position in sorted(data.image_set.corrupt):
-        log.warning("left out %s, which cannot be decoded", data.image_set.names[position])
+    for name in names_left_out(data.image_set.corrupt, data.image_set.names):
+        log.warning("left out %s, which cannot be decoded", name)
+    if data.image_set.left_out:
+        log.info("left out files that dataset.source.pattern does not match: %s", listed(data.image_set.left_out))
+    log_range(data)
+
+
+def log_range(data: PreparedData) -> None:
+    """Log how images of more than 8 bits were scaled, if there are any, and how many exceed the range."""
+    bits = data.image_set.depth
+    if bits is not None:
+        log.info(
+            "images of more than 8 bits: 0 to %d become 0 to 255 (dataset.range=%d)%s",
+            (1 << bits) - 1,
+            bits,
+            f"; larger values are clipped, in {data.clipped:,} images" if data.clipped else "",
+        )

@@ -18,21 +18,21 @@ PACKAGES = (
 INSTRUCTIONS = ("avx_vnni", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_bf16", "amx_fp16")
 
 
-def environment(device: str, precision: str, speed: dict[str, Any], ranks: int = 1) -> dict[str, Any]:
-    """Return the content of ``environment.json``; ``speed`` describes the pace.
+def environment(device: str) -> dict[str, Any]:
+    """Return the entries of ``environment.json`` on this machine and its packages, by which runs can be compared.
 
-    The last digits of trained weights depend on ``device``, ``gpu``, ``precision``, ``ranks``, ``threads``,
-    ``processor``, ``instructions``, ``packages`` and on ``compiled`` in ``speed``. Runs that agree in these, in
-    settings and in metrad's version agree bit for bit.
+    The last digits of trained weights depend on ``device``, ``gpu``, ``threads``, ``processor``, ``instructions`` and
+    ``packages``, and on ``precision``, ``ranks`` and ``compiled`` in ``speed``, which the training adds.
+    Runs that agree in these and in their settings agree bit for bit.
+
+    Args:
+        device: the device of the training, such as ``cpu`` or ``cuda:0``.
     """
     import torch
 
     return {
         "device": device,
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-        "precision": precision,
-        "ranks": ranks,
-        "speed": speed,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),
