@@ -53,7 +53,9 @@ class SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Make the runs. The result is empty: the directories of the runs hold how they ended."""
         from metrad.sweeps import batch
+        from metrad.sweeps.plan import require_runs
 
+        require_runs(job_overrides)
         if self.task.sweep.stopped:  # in an earlier batch
             return []
         setup_globals()
