@@ -30,6 +30,8 @@ MOST_EPOCHS = 10**9
 _SEAL = re.compile(rb"\nmetrad-sha256 ([0-9a-f]{64})\n\Z")
 _SEAL_BYTES = 80
 _ARCHIVE_END = re.compile(rb"PK\x05\x06.{16}\0\0\Z", re.DOTALL)
+# State of learning-rate schedulers that changes as training goes on, or that the optimiser sets.
+_PROGRESS = {"base_lrs", "best", "cooldown_counter", "last_epoch", "mode_worse", "num_bad_epochs"}
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -154,14 +156,28 @@ def _callback_faults(callbacks: Any) -> Iterator[str]:
             yield f"{key} holds no seconds"
 
 
+def begun_in(path: str | Path | None) -> str | None:
+    """Return the precision of the training in the checkpoint at ``path``; None for no checkpoint or if unknown."""
+    return None if path is None else read_checkpoint(path).get("precision")
+
+
 def epochs_behind(
-    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None
+    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None, precision: str
 ) -> int:
     """Return the number of finished epochs in the checkpoint at ``path``, 0 for None.
 
+    A resumed run ends as an unbroken run with its settings would. Where it cannot, it is refused.
+
+    Args:
+        path: the checkpoint.
+        learner: the learner that training would continue with.
+        data: the data module that training would continue with.
+        max_epochs: number of epochs to train, those in the checkpoint included.
+        precision: precision that training would continue in, named as in Lightning.
+
     Raises:
-        InputError: training cannot continue from the checkpoint: it cannot be read, is of another model or other
-            images, or has more than ``max_epochs`` epochs.
+        InputError: training cannot continue from the checkpoint: it cannot be read, is of another model, other
+            settings or other images, or has more than ``max_epochs`` epochs.
     """
     if path is None:
         return 0
@@ -170,9 +186,14 @@ def epochs_behind(
     if not is_sealed(Path(path)):
         log.warning("ckpt_path=%s is unverified: it is from before checkpoints had checksums", path)
     log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
-    misfit = _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
-    misfit = misfit or _other_finetuning(checkpoint.get("finetuning"), learner) or _other_optimizer(groups, learner)
-    misfit = misfit or _other_moments(checkpoint["optimizer_states"][0], learner)
+    misfit = (
+        _other_settings(checkpoint, learner, precision)
+        or _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
+        or _other_finetuning(checkpoint.get("finetuning"), learner)
+        or _other_optimizer(groups, learner)
+        or _other_moments(checkpoint["optimizer_states"][0], learner)
+        or _other_schedule(checkpoint.get("lr_schedulers", []), learner)
+    )
     if misfit:
         raise InputError(f"ckpt_path={path} {misfit}")
     if checkpoint.get(type(data).__qualname__) != data.state_dict():
@@ -186,6 +207,18 @@ def epochs_behind(
         )
     log.info("going on after epoch %d of %s", epochs, max_epochs)
     return epochs
+
+
+def _other_settings(checkpoint: dict[str, Any], learner: MetricLearner, precision: str) -> str | None:
+    """Return the settings that differ between a checkpoint and the learner, old and new; None if none are known to."""
+    begun = checkpoint.get("precision", precision)
+    old = {**checkpoint.get("settings", learner.settings), "trainer.precision": begun}
+    new = {**learner.settings, "trainer.precision": precision}
+    changed = sorted(key for key in old | new if old.get(key) != new.get(key))
+    if not changed:
+        return None
+    listed = "; ".join(f"{key} was {old.get(key, 'not set')} and is {new.get(key, 'not set')} now" for key in changed)
+    return f"was trained with other settings: {listed}; set them as they were, or train anew without ckpt_path"
 
 
 def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:
@@ -239,6 +272,22 @@ def _other_moments(saved: dict[str, Any], learner: MetricLearner) -> str | None:
         values = state.values() if isinstance(state, dict) else [None]
         if not all(not isinstance(v, Tensor) or v.numel() == 1 or v.shape == shapes[number] for v in values):
             return "has an optimizer state of other shapes"
+    return None
+
+
+def _other_schedule(saved: list[dict[str, Any]], learner: MetricLearner) -> str | None:
+    """Return how a checkpoint's learning-rate schedule differs from the learner's; None if it does not differ.
+
+    Training would restore the checkpoint's schedule. A cosine over fewer epochs would rise again after its end.
+    """
+    made = learner.configure_optimizers()
+    own = [made["lr_scheduler"].state_dict()] if isinstance(made, dict) else []
+    if len(own) != len(saved):
+        return f"was made {'with' if saved else 'without'} a scheduler; choose the scheduler it was made with"
+    for mine, theirs in zip(own, saved, strict=True):
+        for key in sorted(mine.keys() & theirs.keys() - _PROGRESS):
+            if not key.startswith("_") and mine[key] != theirs[key]:
+                return f"was made with scheduler.{key}={theirs[key]}, but scheduler.{key}={mine[key]} now; set the same"
     return None
 
 

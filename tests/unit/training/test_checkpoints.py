@@ -48,7 +48,7 @@ def test_training_does_not_continue_on_other_images(tmp_path, images):
     saved = {"head": "Softmax", "loops": {}, "pytorch-lightning_version": "2", "SimpleNamespace": {"split": images}}
     torch.save({"epoch": 2, **states, **saved}, path)
     if images == "these":
-        assert epochs_behind(path, learner, data, 3) == 3
+        assert epochs_behind(path, learner, data, 3, "32-true") == 3
     else:
         with pytest.raises(InputError, match="was trained on other images"):
-            epochs_behind(path, learner, data, 3)
+            epochs_behind(path, learner, data, 3, "32-true")
