@@ -50,7 +50,16 @@ READ = {  # the files of a run, and the jobs that read them
     "status.json": ("evaluate", "report", "compare"),
 }
 UNUSED = {"model/embedder.safetensors", "model/head.safetensors"}  # checked by every evaluation, loaded by few
-UNREAD = {".lock", "head.png", "logs/metrics.csv", "neighbours.png", "roc.png", "run.log", "scores.png"}
+UNREAD = {
+    ".lock",
+    "head.png",
+    "logs/hparams.yaml",
+    "logs/metrics.csv",
+    "neighbours.png",
+    "roc.png",
+    "run.log",
+    "scores.png",
+}
 
 
 @pytest.fixture(scope="session")

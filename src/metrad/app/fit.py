@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import pytorch_lightning as pl
 
@@ -19,7 +20,7 @@ from metrad.files import write_all, write_json
 from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
-from metrad.training.checkpoints import begun_in, epochs_behind
+from metrad.training.checkpoints import begun_in, decoder_in, epochs_behind
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices.plan import least_images
 from metrad.training.epoch_log import EpochLog
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 def prepare(parts: Parts) -> PreparedData:
     """Return the run's data, read and split."""
     data = parts.make_data(parts.image_size or parts.make_embedder().size)
+    if parts.checkpoint is not None:  # a run that an earlier version began goes on with the images that it began with
+        data.reading = replace(data.reading, version=decoder_in(parts.checkpoint))
     data.draw()
     return data
 

@@ -1,9 +1,9 @@
 """The cells of a report: runs of one choice and condition, and the contents of their directories."""
 
 import base64
+import csv
 import io
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ def scores_of(run: Run) -> pd.DataFrame | None:
         table = _table(data, dtype=str, keep_default_na=False)
         table["score"] = table["score"].astype(float)
         missing = [name for name in SCORE_COLUMNS if name not in table]
-    except (OSError, ValueError, KeyError) as error:
+    except (csv.Error, ValueError, KeyError) as error:
         raise InputError(f"{run.scores} cannot be read as scores ({' '.join(str(error).split())})") from error
     if missing:
         raise InputError(f"{run.scores} has no column {missing[0]}")
@@ -192,13 +192,11 @@ def studies_of(cell: Cell) -> list[pd.DataFrame]:
 
 
 def _table(data: bytes, **options: Any) -> pd.DataFrame:
-    """Return the CSV table in ``data``; a row longer than the first is a ``ValueError``, as pandas only warns."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            return pd.read_csv(io.BytesIO(data), index_col=False, **options)
-        except pd.errors.ParserWarning as error:
-            raise ValueError(str(error)) from error
+    """Return the CSV table in ``data``; a row of another length than the first is a ``ValueError``."""
+    lengths = {len(line) for line in csv.reader(io.StringIO(data.decode("utf-8"), newline=""))}
+    if len(lengths) != 1 or not data.endswith(b"\n"):
+        raise ValueError("its rows differ in length, or the last was cut off")
+    return pd.read_csv(io.BytesIO(data), index_col=False, **options)
 
 
 def _numbers_in(run: Run, path: Path) -> pd.DataFrame | None:
@@ -207,7 +205,7 @@ def _numbers_in(run: Run, path: Path) -> pd.DataFrame | None:
     data = run.read(path)
     try:
         table = _table(data).astype(float)
-    except (OSError, ValueError) as error:
+    except (csv.Error, ValueError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
     numbered = "epoch" in table and len(table) > 0 and table["epoch"].between(0, HUGE).all()
     if not numbered or (table.abs() > HUGE).any(axis=None):  # a missing value, which is no number, is allowed

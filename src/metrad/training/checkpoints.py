@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from metrad.data.decoding import KNOWN_VERSIONS
 from metrad.errors import InputError, first_line
 from metrad.files import changed, opened, replacing, sha256
 from metrad.training.datamodule import MetradDataModule
@@ -161,6 +162,24 @@ def begun_in(path: str | Path | None) -> str | None:
     return None if path is None else read_checkpoint(path).get("precision")
 
 
+def decoder_in(path: str | Path) -> int:
+    """Return the version of the decoder of the images in the checkpoint at ``path``; 1 if it has none.
+
+    Raises:
+        InputError: the file cannot be read, or this version of metrad does not know the version.
+    """
+    version = _images_of(read_checkpoint(path)).get("decoder", 1)
+    if version not in KNOWN_VERSIONS:
+        raise InputError(f"ckpt_path={path} is of images that another version of metrad decoded; use that version")
+    return int(version)
+
+
+def _images_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of its images, an empty mapping if nothing."""
+    said = checkpoint.get(MetradDataModule.__qualname__)
+    return said if isinstance(said, dict) else {}
+
+
 def epochs_behind(
     path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None, precision: str
 ) -> int:
@@ -196,7 +215,7 @@ def epochs_behind(
     )
     if misfit:
         raise InputError(f"ckpt_path={path} {misfit}")
-    if checkpoint.get(type(data).__qualname__) != data.state_dict():
+    if {"decoder": 1, **_images_of(checkpoint)} != data.state_dict():
         raise InputError(
             f"ckpt_path={path} was trained on other images, so this run's test images may be among them; "
             "repeat the seed, dataset and sizes that it was made with"

@@ -80,7 +80,7 @@ class SphereFace(CosineHead):
             )
         if self.margin == 1:
             found.append(f"head.margin=1 is no margin, so head.easing={self.easing:g} has no effect")
-        elif 1 / (1 + self.easing) <= HARDLY:
+        elif self.easing >= 1 / HARDLY - 1:
             found.append(f"head.easing={self.easing:g} leaves head.margin={self.margin} hardly an effect")
         return found
 

@@ -145,7 +145,7 @@ class MagFace(CosineHead):
     def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
         """Return also whether the head was ArcFace, because hardly a length lay within the range."""
         found = super().without_effect(shares)
-        (lowest, highest), (least, most) = self.lengths, self.margins
+        (least, most), (lowest, highest) = self.margins, self.lengths
         if least == most and self.regulariser == 0:
             found.append(f"head.lengths={list(self.lengths)} have no effect, with equal margins and head.regulariser=0")
         elif float(shares["within"]) < HARDLY:
