@@ -3,7 +3,7 @@
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,12 @@ class Folders:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name, make in _MADE.items():
-            (root / name).mkdir()
-            make(root / name)
+
+    def make(self, names: Iterable[str]) -> None:
+        """Make the folders of these names; the empty name stands for none."""
+        for name in sorted({*names} - {""}):
+            (self.root / name).mkdir(parents=True)
+            _MADE[name](self.root / name)
 
     def copy(self, name: str, target: Path) -> None:
         """Copy the folder ``name``, or nothing for an empty name, to ``target``, which must not exist."""

@@ -91,13 +91,18 @@ def _wrong_by_type(annotation: Any, must: str) -> dict[str, Sequence[str]]:
     """Return wrong values of a key of the type ``annotation`` whose rule says that it must ``must``."""
     kinds = {annotation, *get_args(annotation)}
     null: dict[str, Sequence[str]] = {} if NoneType in kinds or "null" in must else {NULL: ("null",)}
-    if bool in kinds:
-        return {TYPE: ("perhaps", "2", "0.5"), SHAPE: ("[true]", "{a: true}"), **null}
     if int in kinds or float in kinds:
         return {**_wrong_numbers(must, whole=float not in kinds), **null}
-    if str in kinds and must:  # one of a few words
-        return {TYPE: ("banana", "7", "true"), SHAPE: ("[1,2]", "{a: 1}"), **null}
-    raise NotImplementedError(f"values of {annotation}")
+    if _words(must):
+        texts = [text for text in ("banana", "2", "0.5", "true") if text not in _words(must)]
+        return {TYPE: texts, SHAPE: ("[true]", "{a: true}"), **null}
+    raise NotImplementedError(f"values of {annotation} that must {must}")
+
+
+def _words(must: str) -> list[str]:
+    """Return the words that a rule such as "be auto, true or false" allows; none for other rules."""
+    found = re.fullmatch(r"be (\w+(?:, \w+)*) or (\w+)", must)
+    return [*found[1].split(", "), found[2]] if found else []
 
 
 def _wrong_numbers(must: str, *, whole: bool) -> dict[str, Sequence[str]]:
@@ -111,9 +116,9 @@ def _wrong_numbers(must: str, *, whole: bool) -> dict[str, Sequence[str]]:
 
 def _right_by_type(annotation: Any, must: str) -> list[str]:
     """Return right values of a key at the ends of its range."""
+    if _words(must):
+        return _words(must)
     kinds = {annotation, *get_args(annotation)}
-    if bool in kinds:
-        return ["true", "false"]
     low, high = _limits(must)
     whole = float not in kinds
     inside = ((low, "above", 0.001), (high, "below", -0.001))

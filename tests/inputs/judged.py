@@ -10,6 +10,7 @@ from tests.inputs.forked import HUNG
 from tests.inputs.input import REFUSED, SOME_FAILED, WORKS, Input
 
 LINES = 2  # that a refusal may have
+SHARE = 0.01  # of the inputs, whose refusals may have more
 CODES = {WORKS: 0, REFUSED: BAD_INPUT, SOME_FAILED: FAILED_RUNS}
 # What can be wrong → how the table calls it, in the order in which it is looked for.
 WRONG = {
@@ -21,6 +22,7 @@ WRONG = {
     "code": "another exit code than it should be",
     "lines": f"refused in more than {LINES} lines",
     "key": "refused in a line that does not name the key",
+    "whole": "the command, started as a user does, ends otherwise than in a fork",
 }
 
 
@@ -56,7 +58,13 @@ def _is(name: str, given: Input, result: Result) -> bool:
         "lines": refused and len(said(result).splitlines()) > LINES,
         "key": refused and not all(word in said(result) for word in given.words),
     }
-    return found[name]
+    return found.get(name, False)
+
+
+def passed(verdicts: Sequence[Verdict]) -> bool:
+    """Return whether nothing is wrong, but for long refusals of at most 1 % of the inputs."""
+    counts = Counter(one.wrong for one in verdicts if one.wrong)
+    return counts.pop("lines", 0) <= SHARE * len(verdicts) and not counts
 
 
 def table(verdicts: Sequence[Verdict]) -> str:

@@ -111,6 +111,7 @@ CONFIGURATION = [
     case("rotations", "dataset.rotations=some", says=["dataset.rotations must be true or false, got some"]),
     case("a number for a truth value", "channels_last=2", says=["channels_last must be true or false, got 2"]),
     case("a count for a truth value", "study.epochs=5", says=["study.epochs must be true or false, got 5"]),
+    case("not partial", "optimizer._partial_=false", says=["optimizer._partial_ must be true", "leave it out"]),
     case("allow_targets", "allow_targets=os", says=["allow_targets"]),
     case("target not allowed", "head._target_=os.system", says=["head._target_=os.system", "metrad", "allow_targets"]),
     case("target by a detour", "head._target_=torch.nn.modules.os.system", says=["head._target_"]),
@@ -483,6 +484,12 @@ WORDS = [
     (["-m", "train", "seed=1,2"], "settings follow one: metrad train -m seed=1,2"),
     (["", "seed=1"], "'' is no command of metrad; allowed: compare,"),
     (["train", "--cfg", "nonsense", "seed=1"], "argument --cfg/-c: invalid choice: 'nonsense' (choose from"),
+    (["train", "experiment=[[demo]]"], "'experiment=[[demo]]' must name experiments, as in experiment=[demo,frozen]"),
+    (["train", "-m", "experiment=demo", "sweep.fail_fast=2"], "sweep.fail_fast must be true or false, got 2"),
+    (["train", "-m", "experiment=demo", "head=glob(zzz*)"], "the values of this sweep stand for no run"),
+    (["train", "-m", "hydra/sweeper=grids", "hydra.sweeper.grids=[{head: \"glob(zzz*)\"}]"], "stand for no run"),
+    (["train", "experiment=[demo,all_pairs]", "hydra.sweeper.pairs=[7,7]"], "hydra.sweeper.pairs lists 7 twice"),
+    (["compare", "--csv", "figures.csv", "--baseline", ""], "an argument of metrad compare is empty"),
     (["evaluate"], "Missing argument"),
     (["evaluate", "RUN", "--nmae", "x"], "metrad evaluate --help lists what it takes"),
     (["compare", "RUN", "--metric"], "metrad compare --help lists what it takes"),
@@ -545,6 +552,7 @@ EVALUATE = [
     pytest.param(["RUN", "seed=3"], ("seed cannot change",), id="seed"),
     pytest.param(["RUN", "scorer.q=3"], ("scorer.q", "k, metric, min_recall"), id="unknown key"),
     pytest.param(["RUN", "scorer=nn"], ("scorer=nn", "did you mean knn?"), id="unknown scorer"),
+    pytest.param(["RUN", "scorer=knn,nn"], ("scorer=nn", "did you mean knn?"), id="one unknown scorer of two"),
     pytest.param(["RUN", "scorer"], ("scorer", "key=value"), id="no value"),
     pytest.param(["RUN", "=3"], ("=3 is no override", "key=value"), id="no key"),
     pytest.param(["RUN", "scorer=glob(nn*)"], ("scorer=glob(nn*) stands for no value",), id="a pattern of nothing"),
@@ -557,7 +565,7 @@ EVALUATE = [
     pytest.param(["RUN", "scorer=gmm", "scorer.k=2"], ("scorer.k", "components"), id="setting of another scorer"),
     pytest.param(["RUN", "scorer.index=ivf", "scorer.nprobe=99"], ("scorer.nprobe", "99"), id="more lists than set"),
     pytest.param(["RUN", "evaluation.false_alarm_rates=[0.001]"], ("0.001", "999", "got 21"), id="few to calibrate"),
-    pytest.param(["RUN", "evaluation.false_alarm_rates=[2]"], ("evaluation.false_alarm_rates", "0 and 1"), id="rate"),
+    pytest.param(["RUN", "evaluation.false_alarm_rates=[2]"], ("evaluation.false_alarm_rates", "below 1"), id="rate"),
     pytest.param(["RUN", "evaluation.level=1"], ("evaluation.level", "above 0 and below 1"), id="level"),
     pytest.param(
         ["RUN", "evaluation.resamples=3"], ("evaluation.resamples", "between 100 and 1000000"), id="resamples"
@@ -582,6 +590,20 @@ def test_evaluate_refuses_in_one_line(arguments, words, refused, finished_run, t
     before = sorted(tmp_path.rglob("*"))
     refused("evaluate", *[item.replace("RUN", str(run)) for item in arguments], words=words)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["dataset.reference=[1]"], "head AdaCos needs at least 3 classes"),
+        (["selection=pseudo_anomaly", "selection.classes=9"], "there are 8 reference classes"),
+        (["trainer.accelerator=quantum"], "quantum"),
+    ],
+)
+def test_a_refusal_after_images_are_read_is_one_line_alone(settings, says, metrad, digits):
+    result = metrad("train", *digits, *settings)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert says in result.err
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "interrupted"])

@@ -77,7 +77,7 @@ def within(
     whole: bool = False,
     null: bool = False,
 ) -> Rule:
-    """Return the rule that a number is finite and lies between two ends. Values of other types pass.
+    """Return the rule that a number, or each of a list for several groups of weights, is finite and in a range.
 
     Args:
         low: the lower end.
@@ -90,8 +90,10 @@ def within(
     def holds(given: Any) -> bool:
         if given is None:
             return null
+        if isinstance(given, list):
+            return bool(given) and all(map(holds, given))
         if isinstance(given, bool) or not isinstance(given, int | float):
-            return True  # the class that takes the value names its type
+            return False
         inside = (low < given if "low" in excluding else low <= given) and (
             given < high if "high" in excluding else given <= high
         )
@@ -110,10 +112,10 @@ def _between(low: float, high: float, excluding: tuple[str, ...]) -> str:
 
 
 def each(rule: Rule) -> Rule:
-    """Return the rule that each item of a list satisfies ``rule``. Values of other types pass."""
+    """Return the rule that each item of a list satisfies ``rule``."""
     return Rule(
         f"be a list of numbers, each {rule.must.removeprefix('be ')}",
-        lambda given: not isinstance(given, list) or all(rule.holds(item) for item in given),
+        lambda given: isinstance(given, list) and all(rule.holds(item) for item in given),
     )
 
 

@@ -262,13 +262,13 @@ RANGES = {f"{key}.{name}": rule for key, part in PARTS.items() for name, rule in
 LATER = {key: setting.key.before for key, setting in SETTINGS.items() if setting.key.before is not HASHED}
 
 
-def refusal(error: ValidationError) -> str:
-    """Return the first error in a configuration as one line: the key, the rule for its value, and the value."""
+def refusal(error: ValidationError, group: str = "") -> str:
+    """Return the first error in a configuration, or in its ``group``, as one line: the key, its rule, and the value."""
     first = error.errors()[0]
     own = first.get("ctx", {}).get("error")
     if isinstance(own, InputError):
         return str(own)
-    key = ".".join(str(item) for item in first["loc"])
+    key = ".".join(str(item) for item in (*([group] if group else []), *first["loc"]))
     must = SETTINGS[key].must if key in SETTINGS else ""
     if first["type"] == "finite_number":
         must = f"be finite: {must.removeprefix('be ')}"
