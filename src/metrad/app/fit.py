@@ -10,7 +10,7 @@ from metrad.app.build import Parts
 from metrad.app.pace import choose_pace
 from metrad.data.prepared import PreparedData
 from metrad.errors import InputError, TrainingError
-from metrad.evaluation.conformal import DEFAULT_RATES, calibration_images_needed
+from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
 from metrad.evaluation.evaluate import Settings
 from metrad.files import write_json
@@ -118,7 +118,7 @@ def log_thresholds(settings: Settings, calibration_images: int) -> None:
         return
     for rate in DEFAULT_RATES:
         if rate not in given:
-            needed = calibration_images_needed(rate)
+            needed = calibration_groups_needed(rate)
             log.info(
                 "no threshold for %g %% false alarms, which takes %d calibration images and not %d; "
                 "set dataset.sizes.calibration=%d",
