@@ -24,7 +24,7 @@ Size = tuple[int, int]  # width and height of an image in pixels
 
 @dataclass(frozen=True)
 class Pattern:
-    """A regular expression over the path of an image, and what it takes for running numbers to be one group.
+    r"""A regular expression over the path of an image, and what it takes for running numbers to be one group.
 
     Images whose named groups have equal texts are one group, as with ``(?P<part>\w+)_\d+``. Two names have a meaning
     of their own. ``number`` is a running number: images of one group follow each other in it. ``view`` is a position
