@@ -15,6 +15,14 @@ from metrad.evaluation.conformal import (
     conformal_threshold,
     largest_by_group,
 )
+from metrad.evaluation.intervals import (
+    bootstrap_intervals,
+    delong_interval,
+    delong_variance,
+    exact_interval,
+    grouped_interval,
+)
+from metrad.evaluation.metrics import summary
 from tests.reference.evaluation import statistics as slow
 
 few = st.integers(0, 6).map(float)  # so few values that ties are common
@@ -156,3 +164,74 @@ def test_the_confident_threshold_holds_for_most_calibration_sets(simulated):
     true = np.array([(many > t).mean() for t in thresholds])
     assert (true > 0.05).mean() <= 0.05 + 3 * (0.05 * 0.95 / DRAWS) ** 0.5
     assert np.mean(images) < 0.05
+
+
+# Intervals
+
+
+def sets_of_parts(generator, count, auroc_shift):
+    normal, anomalous = parts(generator, count), parts(generator, count)
+    scores = np.concatenate([normal[0], anomalous[0] + auroc_shift])
+    truth = np.arange(len(scores)) >= len(normal[0])
+    return scores, truth, np.concatenate([normal[1], anomalous[1] + count])
+
+
+def true_auroc(auroc_shift):
+    scores, truth, _ = sets_of_parts(np.random.default_rng(5), 30_000, auroc_shift)
+    return summary(scores, truth)["auroc"]
+
+
+def test_single_images_as_groups_give_the_intervals_of_images():
+    scores, truth, _ = sets_of_parts(np.random.default_rng(0), 10, 2)
+    alone = np.arange(len(scores)) * 3
+    assert delong_interval(scores, truth, groups=alone) == delong_interval(scores, truth)
+    assert bootstrap_intervals(scores, truth, resamples=50, groups=alone) == bootstrap_intervals(
+        scores, truth, resamples=50
+    )
+
+
+def test_the_variance_with_groups_equals_the_formula_written_out():
+    """Obuchowski 1997, one sum a group, over groups that have images of both kinds too."""
+    generator = np.random.default_rng(3)
+    scores, truth = generator.integers(0, 9, 40).astype(float), generator.random(40) < 0.4
+    groups = generator.integers(0, 9, 40)
+    positives, negatives = np.flatnonzero(truth), np.flatnonzero(~truth)
+    psi = np.sign(scores[positives][:, None] - scores[negatives]) / 2 + 0.5
+    area, both = psi.mean(), np.unique(groups)
+    ten = [sum(psi[i].mean() - area for i in range(len(positives)) if groups[positives[i]] == g) for g in both]
+    one = [sum(psi[:, j].mean() - area for j in range(len(negatives)) if groups[negatives[j]] == g) for g in both]
+    size10, size01 = len(set(groups[positives])), len(set(groups[negatives]))
+    expected = (
+        size10 / (size10 - 1) * sum(v**2 for v in ten) / len(positives) ** 2
+        + size01 / (size01 - 1) * sum(v**2 for v in one) / len(negatives) ** 2
+        + 2 * len(both) / (len(both) - 1) * sum(a * b for a, b in zip(ten, one, strict=True))
+        / (len(positives) * len(negatives))
+    )  # fmt: skip
+    assert delong_variance(scores, truth, groups) == pytest.approx((area, expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("make", ["delong", pytest.param("bootstrap", marks=pytest.mark.long)])
+def test_intervals_by_group_hold_the_true_auroc_and_those_by_image_do_not(make):
+    generator, truth = np.random.default_rng(0), true_auroc(3.0)
+    by_group, by_image = [], []
+    for _ in range(400):
+        scores, anomalous, groups = sets_of_parts(generator, 50, 3.0)
+        for found, numbers in ((by_group, groups), (by_image, None)):
+            if make == "delong":
+                low, high = delong_interval(scores, anomalous, groups=numbers)
+            else:
+                low, high = bootstrap_intervals(scores, anomalous, resamples=300, groups=numbers)["auroc"]
+            found.append(low <= truth <= high)
+    assert np.mean(by_group) >= 0.91
+    assert np.mean(by_image) <= 0.75
+
+
+def test_the_interval_of_a_rate_counts_groups():
+    groups = np.repeat(np.arange(20), 5)
+    hits = groups < 2
+    assert grouped_interval(hits, groups) == pytest.approx(exact_interval(2, 20))
+    assert grouped_interval(hits & False, groups)[0] == 0
+    assert grouped_interval(hits | True, groups)[1] == 1
+    assert grouped_interval(hits, np.arange(100)) == pytest.approx(exact_interval(10, 100))
+    with pytest.raises(ValueError, match="vectors of one length"):
+        grouped_interval(hits, groups[:3])
