@@ -193,7 +193,8 @@ def _resampled_groups(generator: np.random.Generator, counts: np.ndarray, rows: 
     """
     drawn = generator.integers(len(counts), size=(rows, len(counts)))
     times = np.stack([np.bincount(row, minlength=len(counts)) for row in drawn])
-    return (times @ counts)[:, ::-1].astype(np.float64)
+    found: np.ndarray = (times @ counts)[:, ::-1].astype(np.float64)
+    return found
 
 
 def _resampled_metrics(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, np.ndarray]:
