@@ -34,7 +34,6 @@ def opened(path: Path) -> tuple[Any, Embedder, PreparedData]:
     run = Run.finished(path)
     cfg, embedder = run.load_config(), load_detector(run).backend.embedder
     data = build_data(cfg, embedder.size)
-    data.load()
     data.restore_split(run.saved_split())
     return cfg, embedder, data
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from metrad import collectives
 from metrad.app.pace import PaceSettings
+from metrad.data.decoding import Reading
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
@@ -277,7 +278,15 @@ def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] 
         seed=cfg.seed,
         image_size=image_size,
         skip_corrupt=dataset["on_corrupt"] == "skip",
+        reading=_reading(dataset),
     )
+
+
+def _reading(dataset: dict[str, Any]) -> Reading:
+    """Return how image files are read, by settings of ``dataset`` that older runs lack."""
+    bits = dataset.get("range", "auto")
+    limit = dataset.get("max_megapixels", Reading.max_megapixels)
+    return Reading(max_megapixels=limit, depth=None if bits == "auto" else bits)
 
 
 def build_embedder(cfg: DictConfig) -> Embedder:

@@ -205,7 +205,6 @@ def _saved_config(run: Run) -> DictConfig:
 def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
     """Return the run's data, read again and checked against the run's split."""
     data = build_data(cfg, detector.backend.embedder.size)
-    data.load()
     data.restore_split(split)
     return data
 

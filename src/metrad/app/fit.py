@@ -8,7 +8,9 @@ import pytorch_lightning as pl
 from metrad import collectives
 from metrad.app.build import Parts
 from metrad.app.pace import choose_pace
+from metrad.data.broken_images import names_left_out
 from metrad.data.prepared import PreparedData
+from metrad.data.sources import listed
 from metrad.errors import InputError, TrainingError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
@@ -135,5 +137,20 @@ def log_images(data: PreparedData) -> None:
     log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
     if data.split.copies_left_out:
         log.warning("left out %d copies of images that the dataset has more than once", data.split.copies_left_out)
-    for position in sorted(data.image_set.corrupt):
-        log.warning("left out %s, which cannot be decoded", data.image_set.names[position])
+    for name in names_left_out(data.image_set.corrupt, data.image_set.names):
+        log.warning("left out %s, which cannot be decoded", name)
+    if data.image_set.left_out:
+        log.warning("left out files that dataset.source.pattern does not match: %s", listed(data.image_set.left_out))
+    log_range(data)
+
+
+def log_range(data: PreparedData) -> None:
+    """Log how images of more than 8 bits were scaled, if there are any, and how many exceed the range."""
+    bits = data.image_set.depth
+    if bits is not None:
+        log.info(
+            "images of more than 8 bits: 0 to %d become 0 to 255 (dataset.range=%d)%s",
+            (1 << bits) - 1,
+            bits,
+            f"; larger values are clipped, in {data.clipped:,} images" if data.clipped else "",
+        )

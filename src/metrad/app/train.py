@@ -146,4 +146,5 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
         normal_images=[record.image for record in fitted.embedded.records["normal"]],
         precision=fitted.precision,
     )
+    detector.decoding = data.decoding
     return detector, result

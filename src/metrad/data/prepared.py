@@ -1,6 +1,7 @@
 """The images of a run: loaded, split into roles, served in batches, and restored for an evaluation."""
 
 import hashlib
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,10 +10,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from metrad.data.batches import Batch, ImageBatches, ResidentBatches
+from metrad.data.bit_depth import FULL, depth_of
+from metrad.data.broken_images import names_left_out
+from metrad.data.decoding import Decoding, Reading
 from metrad.data.roles import Roles, resolve_classes
-from metrad.data.splits import Classes, Split, head_labels, hold_out
+from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
-from metrad.data.store import ImageSet, Storage, load
+from metrad.data.store import ChooseDepth, ImageSet, Storage, load
 from metrad.data.torchvision_sources import open_source
 from metrad.errors import InputError
 
@@ -27,10 +31,11 @@ class PreparedData:
         seed: seed of the split.
         image_size: input size of the model in pixels.
         skip_corrupt: leave out files that cannot be decoded instead of raising.
+        reading: how image files are read; None for the defaults.
 
     Attributes:
-        image_set: all images of the source; set by ``load``.
-        classes: the classes of each role; set by ``load``.
+        image_set: all images of the source; set by ``draw`` or ``restore_split``.
+        classes: the classes of each role; set by ``draw`` or ``restore_split``.
         split: the images of each role; set by ``draw`` or ``restore_split``.
         turns: number of rotations, in steps of 90 degrees, that an epoch trains each image in; 1 for no rotation.
     """
@@ -48,6 +53,7 @@ class PreparedData:
         seed: int,
         image_size: int,
         skip_corrupt: bool = False,
+        reading: Reading | None = None,
     ) -> None:
         self.source = source
         self.roles = roles
@@ -55,6 +61,7 @@ class PreparedData:
         self.seed = seed
         self.image_size = image_size
         self.skip_corrupt = skip_corrupt
+        self.reading = reading or Reading()
         self.turns = 4 if roles.rotations else 1
 
     def draw(self) -> None:
@@ -64,35 +71,46 @@ class PreparedData:
             InputError: a class does not exist or has two roles, an image cannot be decoded, a size does not fit, or
                 images to rotate are not square.
         """
-        self.load()
-        sizes = self.roles.sizes
-        self.split = draw_split(
-            self.image_set.pool, self.classes, sizes, test_share=self.roles.test_share, seed=self.seed
-        )
-        if self.roles.held_out:
-            self.split, self.classes = self._with_stand_in(*self.roles.held_out)
+        self._load(self.reading.depth or self._depth_of_training_images)
+        self.split, self.classes = self._drawn(self.image_set.pool)
         height, width = self.image_set.images[self.train_indices[:1]].shape[1:3]
         if self.turns > 1 and height != width:
             raise InputError(f"dataset.rotations=true needs square images, and these are {height} by {width}")
 
-    def _with_stand_in(self, name: str, share: float) -> tuple[Split, Classes]:
-        held_out, labels = self.image_set.classes.index(name), self.image_set.pool.labels
-        return hold_out(self.split, labels, self.classes, held_out, share=share, seed=self.seed)
-
-    def load(self) -> None:
-        """Load the source and resolve the classes of each role, without drawing a split.
-
-        Raises:
-            InputError: a class does not exist or has two roles, or an image cannot be decoded.
-        """
+    def _load(self, depth: int | ChooseDepth) -> None:
         source = open_source(self.source)
+        source.reading = self.reading
+        self._names = source.classes
         self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
-        self.image_set = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt)
+        self.image_set = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt, depth=depth)
+
+    def _drawn(self, pool: Pool) -> tuple[Split, Classes]:
+        sizes, share = self.roles.sizes, self.roles.test_share
+        split = draw_split(pool, self.classes, sizes, test_share=share, seed=self.seed)
+        if not self.roles.held_out:
+            return split, self.classes
+        name, share = self.roles.held_out
+        held_out = self._names.index(name)
+        return hold_out(split, pool.labels, self.classes, held_out, share=share, seed=self.seed)
+
+    def _depth_of_training_images(self, pool: Pool, peaks: np.ndarray) -> int:
+        return depth_of(peaks[_train_indices(self._drawn(pool)[0])])
 
     @property
     def train_indices(self) -> np.ndarray:
         """Positions, rising, of the images that the head is trained on: reference and normal."""
-        return np.sort(np.concatenate([self.split.indices["reference"], self.split.indices["normal"]]))
+        return _train_indices(self.split)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the images were decoded, for images to come."""
+        return Decoding(self.reading.version, self.image_set.depth)
+
+    @property
+    def clipped(self) -> int:
+        """Number of images with a role that have values above the range."""
+        peaks = self.image_set.peaks[np.concatenate(list(self.split.indices.values()))]
+        return int((peaks >= 1 << (self.image_set.depth or FULL)).sum())
 
     @property
     def epoch_images(self) -> int:
@@ -121,15 +139,22 @@ class PreparedData:
         return self._split_hash(self.split)
 
     def describe_split(self) -> dict[str, Any]:
-        """Return the split as plain values: its seed, its hash, its classes, and each role's images by name."""
-        by_role = {role: [self.image_set.names[i] for i in indices] for role, indices in self.split.indices.items()}
+        """Return the split as plain values.
+
+        They are its seed, hash and classes, each role's images by name, the images left out, and the decoding.
+        """
+        names = self.image_set.names
+        by_role = {role: [names[i] for i in indices] for role, indices in self.split.indices.items()}
         return {
             "seed": self.seed,
             "hash": self.split_hash,
             "classes": {role: self.class_names(role) for role in ("reference", "normal", "anomalous")},
             "head_classes": self.head_classes,
             "copies_left_out": self.split.copies_left_out,
-            "corrupt_left_out": [self.image_set.names[i] for i in sorted(self.image_set.corrupt)],
+            "copies": {names[copy]: names[kept] for copy, kept in self.split.copies.items()},
+            "corrupt_left_out": names_left_out(self.image_set.corrupt, names),
+            "endings_left_out": dict(self.image_set.left_out),
+            **asdict(self.decoding),
             "images": by_role,
         }
 
@@ -139,11 +164,15 @@ class PreparedData:
         return [ImageRecord(names[i], classes[labels[i]], int(i)) for i in self.split.indices[role]]
 
     def restore_split(self, description: dict[str, Any]) -> None:
-        """Set the split that ``describe_split`` described, instead of drawing one.
+        """Load the source and set the split that ``describe_split`` described, instead of drawing one.
+
+        Images are decoded as they were for that split. A split of metrad 0.1 does not say how, and means version 1.
 
         Raises:
-            InputError: an image is missing, or has changed since it was described.
+            InputError: an image is missing, cannot be decoded, or has changed since it was described.
         """
+        self.reading = replace(self.reading, version=description.get("decoder", 1))
+        self._load(description.get("range") or FULL)
         place = {name: i for i, name in enumerate(self.image_set.names)}
         indices = {}
         for role, names in description["images"].items():
@@ -153,7 +182,9 @@ class PreparedData:
                     f"{len(missing)} images of this run are missing from the dataset, the first is {missing[0]}"
                 )
             indices[role] = np.array([place[name] for name in names], dtype=np.int64)
-        split = Split(indices, description["copies_left_out"])
+        known = ((place.get(copy), place.get(kept)) for copy, kept in description.get("copies", {}).items())
+        copies = {copy: kept for copy, kept in known if copy is not None and kept is not None}
+        split = Split(indices, description["copies_left_out"], copies)
         if self._split_hash(split) != description["hash"]:
             raise InputError(
                 "the images of this run have changed since it was trained; restore them or train a new run"
@@ -191,6 +222,10 @@ class PreparedData:
         return DataLoader(
             batches, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pinned, generator=own
         )
+
+
+def _train_indices(split: Split) -> np.ndarray:
+    return np.sort(np.concatenate([split.indices["reference"], split.indices["normal"]]))
 
 
 class ImageRecord(NamedTuple):

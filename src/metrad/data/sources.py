@@ -2,18 +2,24 @@
 
 import fnmatch
 import os
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 import numpy as np
 
 from metrad.data.arrays import Joined
-from metrad.data.decoding import Decoded, decode_file, digest
+from metrad.data.decoding import Decoded, Reading, decode_file
+from metrad.data.duplicates import digest
 from metrad.errors import InputError
 
-IMAGE_ENDINGS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "ppm", "pgm", "pbm")
+IMAGE_ENDINGS = (
+    *("png", "jpg", "jpeg", "jfif", "jpe", "bmp", "dib", "tif", "tiff", "webp", "gif"),
+    *("ppm", "pgm", "pbm", "pnm"),
+)
 # Below this mean file size in bytes, decoding spends most of its time in Python, and threads slow it down:
 # 60,000 JPEGs of 2 KB took 6 s in one thread and 12 s in two.
 _WORTH_A_THREAD = 20_000
@@ -31,6 +37,8 @@ class Source:
         size: height and width in pixels that images are kept at; None for the input size of the model.
         identity: hashable value that changes when the content changes; None if changes cannot be detected.
         threads: whether decoding in several threads is faster.
+        reading: how image files are read; set by ``PreparedData``.
+        left_out: number of files that are not read, by their ending, such as ``.txt``.
     """
 
     classes: list[str]
@@ -41,6 +49,8 @@ class Source:
     size: int | None = None
     identity: Hashable | None = None
     threads: bool = False
+    reading: Reading = Reading()
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     @property
     def trainable_classes(self) -> frozenset[int]:
@@ -49,7 +59,7 @@ class Source:
         return frozenset(np.unique(labels).tolist())
 
     def read(self, position: int) -> Decoded:
-        """Return the image at ``position``."""
+        """Return the image at ``position``, with 8 bits, or with up to 16 if its file has more than 8."""
         assert self.pixels is not None
         pixels = self.pixels[position]
         return Decoded(pixels, digest(pixels.tobytes()))
@@ -68,7 +78,7 @@ class ImageFolder(Source):
             images of one size, set it to that size.
 
     Raises:
-        InputError: the folder does not exist, or holds no matching images.
+        InputError: the folder does not exist, holds no matching images, or a folder in it cannot be read.
     """
 
     def __init__(
@@ -88,14 +98,18 @@ class ImageFolder(Source):
         )
         has_parts = all((self.root / part).is_dir() for part in ("train", "test"))
         parts = [self.root / "train", self.root / "test"] if has_parts else [self.root]
+        walk = _Walk(patterns)
         # sorted folder by folder, as Path objects sort, but kept as strings, which take a fifth of the memory
         found = sorted(
-            (image for part in parts for image in _walk(part, patterns, in_test=part.name == "test")),
+            (image for part in parts for image in walk.images(part, in_test=part.name == "test")),
             key=lambda image: (*image[:2], image[2].replace(os.sep, "\0")),
         )
+        self.left_out = dict(sorted(walk.left_out.items()))
         if not found:
+            others = f"; there are {listed(self.left_out)}" if self.left_out else ""
             raise InputError(
                 f"dataset.source: no images that match {', '.join(patterns)} in the class folders of {self.root}"
+                f"{others}"
             )
         in_test, names, self.paths, signature = zip(*found, strict=True)
         self.classes = sorted(set(names))
@@ -106,31 +120,67 @@ class ImageFolder(Source):
         self.threads = sum(size for size, *_ in signature) / len(found) > _WORTH_A_THREAD
 
     def read(self, position: int) -> Decoded:
-        """Return the image at ``position`` as RGB."""
-        return decode_file(Path(self.paths[position]))
+        """Return the image at ``position`` as RGB, with up to 16 bits if its file has more than 8."""
+        return decode_file(Path(self.paths[position]), self.reading)
 
 
 Found = tuple[bool, str, str, tuple[int, ...]]
 
 
-def _walk(part: Path, patterns: list[str], *, in_test: bool) -> list[Found]:
-    lowered = [pattern.lower() for pattern in patterns]
-    found: list[Found] = []
-    for class_folder in sorted(entry for entry in part.iterdir() if entry.is_dir() and entry.name[0] != "."):
-        class_name = _readable(class_folder.name)
-        seen = set()
-        for folder, folders, files in os.walk(class_folder, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:  # a link back to a folder above
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = [name for name in folders if name[0] != "."]
-            for name in files:
-                if name[0] != "." and any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in lowered):
-                    path = Path(folder, name)
-                    found.append((in_test, class_name, str(path), _signature(path)))
-    return found
+class _Walk:
+    """Finds the images in class folders that match one of ``patterns``, and counts the other files by ending."""
+
+    def __init__(self, patterns: list[str]) -> None:
+        self.patterns = [pattern.lower() for pattern in patterns]
+        self.left_out: Counter[str] = Counter()
+
+    def images(self, part: Path, *, in_test: bool) -> Iterator[Found]:
+        """Yield the images in the class folders of ``part``."""
+        for class_folder in _class_folders(part):
+            class_name = _readable(class_folder.name)
+            seen = set()
+            for folder, folders, files in os.walk(class_folder, followlinks=True, onerror=_refuse):
+                real = os.path.realpath(folder)
+                if real in seen:  # a link back to a folder above
+                    folders.clear()
+                    continue
+                seen.add(real)
+                folders[:] = [name for name in folders if name[0] != "."]
+                for name in files:
+                    if self._matches(name):
+                        path = Path(folder, name)
+                        yield in_test, class_name, str(path), _signature(path)
+
+    def _matches(self, name: str) -> bool:
+        if name[0] == ".":
+            return False
+        if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in self.patterns):
+            return True
+        self.left_out[_readable(Path(name).suffix.lower()) or "no ending"] += 1
+        return False
+
+
+def listed(left_out: Mapping[str, int]) -> str:
+    """Return counts of files by ending in words, the most frequent first: '12 .heic, 3 .txt'."""
+    return ", ".join(f"{count:,} {ending}" for ending, count in sorted(left_out.items(), key=lambda item: -item[1]))
+
+
+def _class_folders(part: Path) -> list[Path]:
+    try:
+        entries = sorted(entry for entry in part.iterdir() if entry.name[0] != ".")
+    except OSError as error:
+        _refuse(error)
+    for entry in entries:
+        if entry.is_symlink() and not entry.exists():
+            raise InputError(f"dataset.source.root: {entry} is a link that leads nowhere; restore or remove it")
+    return [entry for entry in entries if entry.is_dir()]
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(
+        f"dataset.source.root: the folder {error.filename} cannot be read ({error.strerror}), so its images would be "
+        "missing; make it readable or move it elsewhere"
+    ) from error
 
 
 def _signature(path: Path) -> tuple[int, ...]:

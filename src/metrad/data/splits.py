@@ -1,9 +1,10 @@
 """Splits: disjoint sets of images for each role, drawn from labels, classes and a seed by pure functions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from metrad.data.duplicates import one_of_each
 from metrad.errors import InputError
 
 ROLES = ("reference", "normal", "calibration", "test_normal", "test_anomalous")
@@ -49,10 +50,12 @@ class Split:
         indices: for each of ``ROLES``, the positions of its images in the source, rising.
         copies_left_out: number of images left out because an image of identical content was kept; counted over the
             classes that have a role.
+        copies: for each copy that is left out the image kept in its place, both as positions in the source.
     """
 
     indices: dict[str, np.ndarray]
     copies_left_out: int
+    copies: dict[int, int] = field(default_factory=dict)
 
 
 def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: float, seed: int) -> Split:
@@ -74,7 +77,8 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
     Raises:
         InputError: a size asks for more images than there are, or leaves the normal role or a test role empty.
     """
-    kept = _one_of_each_content(pool, classes)
+    candidates = np.flatnonzero(pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous]))
+    kept, copies = one_of_each(pool.content, candidates, pool.in_test_part)
     train, test = _parts(pool, kept, classes, test_share, seed)
     wanted = {
         "reference": (train, classes.reference, ("reference",)),
@@ -90,8 +94,7 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
     for role in ("normal", "test_normal", "test_anomalous"):
         if not len(indices[role]):
             raise InputError(f"dataset.sizes.{role}={sizes[role]} leaves no images for this role; at least 1 is needed")
-    candidates = int((pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous])).sum())
-    return Split({role: indices[role] for role in ROLES}, candidates - len(kept))
+    return Split({role: indices[role] for role in ROLES}, len(copies), copies)
 
 
 def hold_out(
@@ -140,14 +143,6 @@ def head_labels(labels: np.ndarray, classes: Classes) -> np.ndarray:
     """Return the position in ``classes.seen`` of each class number in ``labels``; -1 for a class not seen."""
     place = {c: i for i, c in enumerate(classes.seen)}
     return np.array([place.get(int(c), -1) for c in labels], dtype=np.int64)
-
-
-def _one_of_each_content(pool: Pool, classes: Classes) -> np.ndarray:
-    candidate = np.flatnonzero(pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous]))
-    if pool.in_test_part is not None:
-        candidate = candidate[np.argsort(~pool.in_test_part[candidate], kind="stable")]
-    _, first = np.unique(pool.content[candidate], return_index=True)
-    return np.sort(candidate[first])
 
 
 def _parts(

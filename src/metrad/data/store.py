@@ -2,32 +2,35 @@
 
 import contextlib
 import hashlib
-import json
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from metrad.data.arrays import Indexable, OnDemand, resize
-from metrad.data.decoding import CorruptImageError, Decoded
+from metrad.data.arrays import Indexable, OnDemand, changed_image, kept_pixels
+from metrad.data.bit_depth import FULL, peak
+from metrad.data.broken_images import BrokenImages, CorruptImageError, load_messages, save_messages
+from metrad.data.decoding import Decoded
+from metrad.data.duplicates import content_numbers
 from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
 
 GIB = 2**30
-DECODER_VERSION = 1  # increase it when the same file decodes to other pixels, so that old caches are not used
 _LOOKAHEAD = 64  # images decoded ahead of the one being stored; bounds memory
 Keep = Callable[[int, np.ndarray], None]
+Prepare = Callable[[Decoded], np.ndarray]
+ChooseDepth = Callable[[Pool, np.ndarray], int]
 # Names of these classes in the cache keys of earlier versions. Other names would orphan those caches.
 _KINDS = {ImageFolder: "metrad.datasets.ImageFolder", TorchvisionDataset: "metrad.datasets.TorchvisionDataset"}
 
@@ -63,6 +66,9 @@ class ImageSet:
         digests: hash of each image's content, (N, 16) uint8.
         corrupt: error message of each image that could not be decoded, by position.
         on_demand: whether ``images`` decodes at each access, so that workers help.
+        peaks: largest value of each image of more than 8 bits, 0 for the others, (N,) integers.
+        depth: bits of the range that images of more than 8 bits are scaled by; None if there are none.
+        left_out: number of files that are not read, by their ending.
     """
 
     images: Indexable
@@ -72,6 +78,9 @@ class ImageSet:
     digests: np.ndarray
     corrupt: dict[int, str]
     on_demand: bool
+    peaks: np.ndarray
+    depth: int | None
+    left_out: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -81,13 +90,17 @@ class Scan:
     Attributes:
         digests: hash of each image's content, (N, 16) uint8.
         corrupt: error message of each image that could not be decoded, by position.
+        peaks: largest value of each image of more than 8 bits, 0 for the others, (N,) integers.
     """
 
     digests: np.ndarray
     corrupt: dict[int, str]
+    peaks: np.ndarray
 
 
-def load(source: Source, image_size: int, storage: Storage, *, skip_corrupt: bool) -> ImageSet:
+def load(
+    source: Source, image_size: int, storage: Storage, *, skip_corrupt: bool, depth: int | ChooseDepth = FULL
+) -> ImageSet:
     """Decode ``source`` and keep its images where ``storage`` says; the pixels are the same in every place.
 
     Args:
@@ -95,38 +108,64 @@ def load(source: Source, image_size: int, storage: Storage, *, skip_corrupt: boo
         image_size: input size of the model in pixels; images are kept at it if the source has no size of its own.
         storage: limits and cache folder.
         skip_corrupt: leave out files that cannot be decoded instead of raising.
+        depth: bits of the range that images of more than 8 bits are scaled by, or a function that chooses it from the
+            pool and the ``peaks`` of the images; it is called if there are such images.
 
     Raises:
-        InputError: a file cannot be decoded and ``skip_corrupt`` is False.
+        InputError: a file cannot be decoded and ``skip_corrupt`` is False, or a file changes while it is read.
     """
-    images, found, on_demand = _store(source, source.size or image_size, storage, skip_corrupt)
-    usable = np.ones(len(source.labels), dtype=bool)
-    usable[list(found.corrupt)] = False
-    pool = Pool(source.labels, content_numbers(found.digests), usable, source.in_test_part)
-    return ImageSet(images, pool, source.classes, source.names, found.digests, found.corrupt, on_demand)
+    size = source.size or image_size
+    if isinstance(depth, int):
+        return _image_set(source, _store(_Work(source, size, skip_corrupt, depth), storage), depth)
+    work = _Work(source, size, skip_corrupt, FULL)
+    stored = None if work in _deep_scans else _store(work, storage)
+    found = stored.scan if stored else _deep_scans[work]
+    chosen = depth(_pool(source, found), found.peaks) if found.peaks.any() else FULL
+    if stored is None or chosen != FULL:
+        _deep_scans.clear()
+        _deep_scans[work] = found
+        stored = None  # its memory is needed for the images over the chosen range
+        _in_memory.cache_clear()
+        stored = _store(_Work(source, size, skip_corrupt, chosen), storage)
+        require_same(source.names, found, stored.scan)
+    return _image_set(source, stored, chosen)
 
 
-def _store(source: Source, size: int, storage: Storage, skip_corrupt: bool) -> tuple[Indexable, Scan, bool]:
-    count = len(source.labels)
-    if source.pixels is not None:
-        return source.pixels, _scan(source, _keep_nothing, skip_corrupt), False
-    needed = count * size * size * 3
-    can_share = source.identity is not None and needed <= storage.disk_limit
-    if needed <= storage.memory_limit and not (storage.shared and can_share):
-        array, found = _in_memory(_Work(source), size, skip_corrupt)
-        return array, found, False
-    if can_share:
-        array, found = _on_disk(source, size, skip_corrupt, storage.cache)
-        return array, found, False
-    return OnDemand(source.read, size), _scan_only(_Work(source), skip_corrupt), True
+def require_same(names: Sequence[str], one: Scan, other: Scan) -> None:
+    """Check that two passes over the images of these names found the same contents.
+
+    Raises:
+        InputError: an image has changed; the message names the first one.
+    """
+    changed = np.flatnonzero((one.digests != other.digests).any(axis=1))
+    if len(changed):
+        raise changed_image(names[changed[0]])
+
+
+@dataclass(frozen=True)
+class _Stored:
+    images: Indexable
+    scan: Scan
+    on_demand: bool
 
 
 class _Work:
-    """A source as a cache key, equal to another if their contents are equal."""
+    """The decoding of a source as a cache key, equal to another if the results are equal.
 
-    def __init__(self, source: Source) -> None:
+    Attributes:
+        source: the images.
+        size: height and width in pixels that images are kept at.
+        skip_corrupt: leave out images that cannot be decoded.
+        depth: bits of the range that images of more than 8 bits are scaled by.
+    """
+
+    def __init__(self, source: Source, size: int, skip_corrupt: bool, depth: int) -> None:
         self.source = source
-        self.identity: Any = (type(source), source.identity) if source.identity is not None else id(source)
+        self.size = size
+        self.skip_corrupt = skip_corrupt
+        self.depth = depth
+        content: Any = (type(source), source.identity) if source.identity is not None else id(source)
+        self.identity = (content, source.reading, size, skip_corrupt, depth)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Work) and self.identity == other.identity
@@ -134,30 +173,79 @@ class _Work:
     def __hash__(self) -> int:
         return hash(self.identity)
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder in the cache."""
+        source, reading = self.source, self.source.reading
+        kind = _KINDS.get(type(source), f"{type(source).__module__}.{type(source).__qualname__}")
+        key: tuple[Any, ...] = (reading.version, kind, source.identity, self.size, self.skip_corrupt)
+        if reading.version > 1:
+            key += (self.depth, reading.max_megapixels)
+        return hashlib.blake2b(repr(key).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+
+
+# The last source with images of more than 8 bits. The runs of a sweep choose their range from it without another pass.
+_deep_scans: dict[_Work, Scan] = {}
+
+
+def _image_set(source: Source, stored: _Stored, depth: int) -> ImageSet:
+    scan = stored.scan
+    return ImageSet(
+        images=stored.images,
+        pool=_pool(source, scan),
+        classes=source.classes,
+        names=source.names,
+        digests=scan.digests,
+        corrupt=scan.corrupt,
+        on_demand=stored.on_demand,
+        peaks=scan.peaks,
+        depth=depth if scan.peaks.any() else None,
+        left_out=source.left_out,
+    )
+
+
+def _pool(source: Source, found: Scan) -> Pool:
+    usable = np.ones(len(source.labels), dtype=bool)
+    usable[list(found.corrupt)] = False
+    return Pool(source.labels, content_numbers(found.digests), usable, source.in_test_part)
+
+
+def _store(work: _Work, storage: Storage) -> _Stored:
+    source, size = work.source, work.size
+    if source.pixels is not None:
+        return _Stored(source.pixels, _scan(work, _keep_nothing, _nothing), on_demand=False)
+    needed = len(source.labels) * size * size * 3
+    can_share = source.identity is not None and needed <= storage.disk_limit
+    if needed <= storage.memory_limit and not (storage.shared and can_share):
+        return _Stored(*_in_memory(work), on_demand=False)
+    if can_share:
+        return _Stored(*_on_disk(work, storage.cache), on_demand=False)
+    found = _scan_only(_Work(source, 0, work.skip_corrupt, FULL))
+    return _Stored(OnDemand(source.read, size, work.depth, found.digests, source.names), found, on_demand=True)
+
 
 # The runs of one sweep read the same source one after another, so the last source is kept.
 @lru_cache(maxsize=1)
-def _in_memory(work: _Work, size: int, skip_corrupt: bool) -> tuple[np.ndarray, Scan]:
-    array = np.zeros((len(work.source.labels), size, size, 3), dtype=np.uint8)
-    found = _scan(work.source, _keep_in(array, size), skip_corrupt)
+def _in_memory(work: _Work) -> tuple[np.ndarray, Scan]:
+    array = np.zeros((len(work.source.labels), work.size, work.size, 3), dtype=np.uint8)
+    found = _scan(work, _keep_in(array), _as_kept(work))
     array.flags.writeable = False
     return array, found
 
 
 @lru_cache(maxsize=1)
-def _scan_only(work: _Work, skip_corrupt: bool) -> Scan:
-    return _scan(work.source, _keep_nothing, skip_corrupt)
+def _scan_only(work: _Work) -> Scan:
+    return _scan(work, _keep_nothing, _nothing)
 
 
-def _on_disk(source: Source, size: int, skip_corrupt: bool, cache: Path) -> tuple[np.ndarray, Scan]:
-    kind = _KINDS.get(type(source), f"{type(source).__module__}.{type(source).__qualname__}")
-    identity = repr((DECODER_VERSION, kind, source.identity, size, skip_corrupt))
-    folder = cache / hashlib.blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+def _on_disk(work: _Work, cache: Path) -> tuple[np.ndarray, Scan]:
+    folder = cache / work.folder
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        _fill(folder, lambda partial: _write_cache(source, size, skip_corrupt, partial))
-    corrupt = {int(i): why for i, why in json.loads((folder / "corrupt.json").read_text()).items()}
-    return np.load(folder / "images.npy", mmap_mode="r"), Scan(np.load(folder / "digests.npy"), corrupt)
+        _fill(folder, lambda partial: _write_cache(work, partial))
+    digests, peaks = np.load(folder / "digests.npy"), folder / "peaks.npy"
+    found = np.load(peaks) if peaks.exists() else np.zeros(len(digests), dtype=np.int32)  # version 0.1 had none
+    return np.load(folder / "images.npy", mmap_mode="r"), Scan(digests, load_messages(folder), found)
 
 
 def _fill(folder: Path, write: Callable[[Path], None]) -> None:
@@ -174,75 +262,98 @@ def _fill(folder: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_cache(source: Source, size: int, skip_corrupt: bool, folder: Path) -> None:
-    shape = (len(source.labels), size, size, 3)
+def _write_cache(work: _Work, folder: Path) -> None:
+    shape = (len(work.source.labels), work.size, work.size, 3)
     array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    found = _scan(source, _keep_in(array, size), skip_corrupt)
+    found = _scan(work, _keep_in(array), _as_kept(work))
     array.flush()
     np.save(folder / "digests.npy", found.digests)
-    (folder / "corrupt.json").write_text(json.dumps(found.corrupt))
+    np.save(folder / "peaks.npy", found.peaks)
+    save_messages(found.corrupt, folder)
 
 
-def _scan(source: Source, keep: Keep, skip_corrupt: bool) -> Scan:
-    return scan(source.read, len(source.labels), keep, threads=source.threads, skip_corrupt=skip_corrupt)
+def _scan(work: _Work, keep: Keep, prepare: Prepare) -> Scan:
+    source = work.source
+    return scan(
+        source.read,
+        len(source.labels),
+        keep,
+        prepare=prepare,
+        threads=source.threads,
+        skip_corrupt=work.skip_corrupt,
+    )
 
 
-def _keep_in(array: np.ndarray, size: int) -> Keep:
-    def keep(position: int, pixels: np.ndarray) -> None:
-        array[position] = resize(pixels, size)
+def _as_kept(work: _Work) -> Prepare:
+    return lambda image: kept_pixels(image, work.size, work.depth)
 
-    return keep
+
+def _keep_in(array: np.ndarray) -> Keep:
+    return array.__setitem__
+
+
+def _nothing(image: Decoded) -> np.ndarray:
+    """Drop the pixels; only the digest is needed."""
+    return np.empty(0, dtype=np.uint8)
 
 
 def _keep_nothing(position: int, pixels: np.ndarray) -> None:
-    """Drop the pixels; only the digest is needed."""
+    """Keep no pixels."""
+
+
+class _Result(NamedTuple):
+    digest: bytes
+    peak: int
+    pixels: np.ndarray
 
 
 def scan(
     read: Callable[[int], Decoded],
     count: int,
-    keep: Callable[[int, np.ndarray], None],
+    keep: Keep,
     *,
     threads: bool,
     skip_corrupt: bool,
+    prepare: Prepare = lambda image: image.pixels,
 ) -> Scan:
     """Decode every image once, with a progress bar.
 
     Args:
         read: function from a position to the decoded image.
         count: number of images.
-        keep: function called with the position and pixels of each image, in order.
+        keep: function called with the position and the prepared pixels of each image, in order.
         threads: decode several images at a time.
         skip_corrupt: record the error of an image that cannot be decoded instead of raising it.
+        prepare: function from a decoded image to the pixels to keep.
 
     Raises:
         CorruptImageError: an image cannot be decoded and ``skip_corrupt`` is False.
     """
-    digests = np.zeros((count, 16), dtype=np.uint8)
-    corrupt: dict[int, str] = {}
+    digests, peaks = np.zeros((count, 16), dtype=np.uint8), np.zeros(count, dtype=np.int32)
+    broken = BrokenImages(skip=skip_corrupt)
 
-    def attempt(position: int) -> Decoded | CorruptImageError:
+    def attempt(position: int) -> _Result | CorruptImageError:
         try:
-            return read(position)
+            image = read(position)
         except CorruptImageError as error:
             return error
+        return _Result(image.digest, peak(image.pixels), prepare(image))
 
     results = _in_threads(attempt, range(count)) if threads else map(attempt, range(count))
     bar = tqdm(results, "decoding images", count, leave=False, delay=1, disable=None)
     for position, result in enumerate(bar):
-        if isinstance(result, Decoded):
-            digests[position] = np.frombuffer(result.digest, np.uint8)
-            keep(position, result.pixels)
-        elif skip_corrupt:
-            corrupt[position] = str(result)
+        if isinstance(result, CorruptImageError):
+            broken.note(position, result)
         else:
-            raise result
-    return Scan(digests, corrupt)
+            digests[position] = np.frombuffer(result.digest, np.uint8)
+            peaks[position] = result.peak
+            keep(position, result.pixels)
+    return Scan(digests, broken.messages, peaks)
 
 
 def _in_threads(
-    work: Callable[[int], Decoded | CorruptImageError], positions: Sequence[int]
-) -> Iterator[Decoded | CorruptImageError]:
+    work: Callable[[int], _Result | CorruptImageError], positions: Sequence[int]
+) -> Iterator[_Result | CorruptImageError]:
     """Map ``work`` over ``positions`` in order, at most ``_LOOKAHEAD`` images ahead of the one last yielded."""
     upcoming = iter(positions)
     with ThreadPoolExecutor() as pool:
@@ -251,9 +362,3 @@ def _in_threads(
             result = pending.popleft().result()
             pending.extend(pool.submit(work, i) for i in islice(upcoming, 1))
             yield result
-
-
-def content_numbers(digests: np.ndarray) -> np.ndarray:
-    """Return a number for each row of ``digests`` (N, 16), equal exactly for equal rows, as (N,)."""
-    rows = np.ascontiguousarray(digests).view(np.dtype((np.void, digests.shape[1]))).ravel()
-    return np.unique(rows, return_inverse=True)[1]

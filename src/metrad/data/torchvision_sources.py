@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torchvision.datasets import VisionDataset
 
 from metrad.data.arrays import Joined
-from metrad.data.decoding import Decoded, corrupt_image, digest, to_rgb
+from metrad.data.broken_images import corrupt_image
+from metrad.data.decoding import Decoded, decode_image, own_limit
 from metrad.data.sources import Source
 from metrad.errors import InputError, first_line
 
@@ -50,16 +51,17 @@ class TorchvisionDataset(Source):
         if self.pixels is not None:
             return super().read(position)
         part = int(np.searchsorted(self.starts, position, side="right")) - 1
+        EpsImagePlugin.gs_binary = False  # torchvision opens files of any format; Pillow must not start Ghostscript
         try:
-            image = self.parts[part][position - int(self.starts[part])][0]
+            with own_limit():
+                image = self.parts[part][position - int(self.starts[part])][0]
             if not isinstance(image, Image.Image):
                 raise InputError(f"dataset.source: {type(self.parts[part]).__name__} gives {type(image)}, no PIL image")
-            pixels = np.asarray(to_rgb(image))
+            return decode_image(image, self.reading)
         except InputError:
             raise
         except Exception as error:  # decoders raise unrelated types
             raise corrupt_image(f"{type(self.parts[part]).__name__} {self.names[position]}", error) from error
-        return Decoded(pixels, digest(pixels.tobytes() + repr(pixels.shape).encode()))
 
 
 def open_source(factory: partial[Any]) -> Source:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import safetensors.numpy
 
+from metrad.data.decoding import Decoding
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.errors import InputError
@@ -42,6 +44,9 @@ class Detector:
         normal_images: names of the normal images, in the order of the scorer's index.
         precision: precision of the embeddings, named as in Lightning.
         loaded_from: bundle that the detector was loaded from; None after training.
+
+    Attributes:
+        decoding: how the images were decoded, which images to come must share; older runs used version 1.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Detector:
         self.calibration_scores = calibration_scores
         self.normal_images = normal_images
         self.precision = precision
+        self.decoding = Decoding(**loaded_from.about.get("decoding", {})) if loaded_from else Decoding()
         self.loaded_from = loaded_from
         self._make_scorer = make_scorer
 
@@ -115,8 +121,8 @@ class Detector:
         self.scorer.save(folder)
         safetensors.numpy.save_file({"scores": self.calibration_scores}, folder / bundle.CALIBRATION)
         (folder / bundle.NORMAL).write_text(json.dumps(self.normal_images, ensure_ascii=False), encoding="utf-8")
-        size = self.backend.head.num_classes
-        bundle.seal(folder, self.blueprint, precision=self.precision, head_size=size, about=about or {})
+        size, entries = self.backend.head.num_classes, {"decoding": asdict(self.decoding), **(about or {})}
+        bundle.seal(folder, self.blueprint, precision=self.precision, head_size=size, about=entries)
 
 
 def _load_scorer(opened: Bundle, backend: Backend, allow: Sequence[str]) -> Scorer:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metrad.data.arrays import Joined, OnDemand, resize
-from metrad.data.decoding import CorruptImageError, Decoded, decode_file, digest
-from metrad.data.store import content_numbers, scan
+from metrad.data.broken_images import CorruptImageError
+from metrad.data.decoding import Decoded, decode_file
+from metrad.data.duplicates import content_numbers, digest
+from metrad.data.store import scan
 
 GREY = np.array([[0, 1, 127], [128, 254, 255]], dtype=np.uint8)
 COLOUR = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [0, 0, 0], [255, 255, 255]]], dtype=np.uint8)

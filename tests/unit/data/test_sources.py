@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from metrad.data.decoding import digest
+from metrad.data.duplicates import digest
 from metrad.data.sources import Digits, ImageFolder, Source
 from metrad.data.store import Storage, load
 from metrad.data.torchvision_sources import open_source

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from metrad.data.arrays import OnDemand, resize
-from metrad.data.decoding import CorruptImageError, Decoded, decode_file, digest
+from metrad.data.broken_images import CorruptImageError
+from metrad.data.decoding import Decoded, decode_file
+from metrad.data.duplicates import digest
 from metrad.data.sources import Digits, ImageFolder, Source
 from metrad.data.store import ImageSet, Storage, load
 from metrad.errors import InputError

@@ -16,7 +16,8 @@ import torchvision
 from PIL import Image
 from torchvision.datasets import VisionDataset
 
-from metrad.data.decoding import CorruptImageError, digest
+from metrad.data.broken_images import CorruptImageError
+from metrad.data.duplicates import digest
 from metrad.data.sources import Source
 from metrad.data.store import Storage, load
 from metrad.data.torchvision_sources import open_source

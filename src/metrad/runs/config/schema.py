@@ -29,6 +29,10 @@ def _can_be_held_out(value: Any) -> bool:
     return value is None or (_are_classes(value) and (value >= 1 if isinstance(value, int) else value != []))
 
 
+def _is_depth(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 8 <= value <= 16
+
+
 def _are_rates(value: Any) -> bool:
     return value is None or (
         isinstance(value, list)
@@ -42,6 +46,7 @@ _HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or nu
 _RATES = Rule("be a list of different rates between 0 and 1, such as [0.01,0.05], or null", _are_rates)
 _CHOICES = Rule("be a list of at least one choice, such as [{}]", bool)
 _AT_LEAST_1 = Rule("be at least 1", lambda value: not isinstance(value, int | float) or value >= 1)
+_BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
 _SWITCH = one_of("auto", True, False)
 _ASIDE = Key(identity=False)
 _CHOSEN = Key(selectable=True)
@@ -110,6 +115,10 @@ class Dataset:
     """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
     on_corrupt: Annotated[str, one_of("error", "skip")] = "error"
     """what to do with an image that cannot be decoded: end with an error, or skip it"""
+    range: Annotated[Any, _BITS, Key(since="0.2", before="auto")] = "auto"
+    """bits of the range that images of more than 8 bits are scaled by; auto: from the largest training value"""
+    max_megapixels: Annotated[float, Field(gt=0, lt=math.inf), Key(since="0.2", before=256.0)] = 256.0
+    """largest image that is decoded, in million pixels; a larger one counts as corrupt"""
     memory_limit_gib: Annotated[float, Field(ge=0), _ASIDE] = 2.0
     """largest size of decoded images, in GiB, to keep in memory"""
     disk_limit_gib: Annotated[float, Field(ge=0), _ASIDE] = 64.0
