@@ -91,7 +91,7 @@ class PreparedData:
             return split, self.classes
         name, share = self.roles.held_out
         held_out = self._names.index(name)
-        return hold_out(split, pool.labels, self.classes, held_out, share=share, seed=self.seed)
+        return hold_out(split, pool, self.classes, held_out, share=share, seed=self.seed)
 
     def _depth_of_training_images(self, pool: Pool, peaks: np.ndarray) -> int:
         return depth_of(peaks[_train_indices(self._drawn(pool)[0])])

@@ -45,7 +45,7 @@ def held_out_splits(draw_value):
 @given(held_out_splits(), shares, seeds)
 def test_one_class_is_held_out_and_no_other_image_comes_in(drawn, share, seed):
     pool, classes, split, held_out = drawn
-    found, roles = hold_out(split, pool.labels, classes, held_out, share=share, seed=seed)
+    found, roles = hold_out(split, pool, classes, held_out, share=share, seed=seed)
     assert roles == Classes(tuple(c for c in classes.reference if c != held_out), classes.normal, (held_out,))
     assert tuple(found.indices) == ROLES
     everyone = np.concatenate(list(found.indices.values()))
@@ -62,7 +62,7 @@ def test_one_class_is_held_out_and_no_other_image_comes_in(drawn, share, seed):
 @given(held_out_splits(), shares, seeds)
 def test_each_normal_class_gives_its_share(drawn, share, seed):
     pool, classes, split, held_out = drawn
-    found, _ = hold_out(split, pool.labels, classes, held_out, share=share, seed=seed)
+    found, _ = hold_out(split, pool, classes, held_out, share=share, seed=seed)
     count, total = len(found.indices["test_normal"]), len(split.indices["normal"])
     assert count == to_test_on(total, share) == max(1, min(round(share * total), total - 1))
     of_each, asked = classes_of(found, pool, "test_normal"), classes_of(split, pool, "normal")
