@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from metrad.app import select
 from metrad.app.build import build
 from metrad.app.select import AS_CONFIGURED, best, describe
-from metrad.data.splits import ROLES, Classes, Split, draw, hold_out, to_test_on
+from metrad.data.splits import ROLES, Classes, Pool, Split, draw, hold_out, to_test_on
 from metrad.errors import InputError
 from metrad.runs.config import checks
 from tests.helpers.commands import composed
@@ -72,9 +72,10 @@ def test_each_normal_class_gives_its_share(drawn, share, seed):
 
 def plain(normal=10, reference=6):
     labels = np.array([0] * normal + [1] * reference + [2] * reference)
+    pool = Pool(labels, np.arange(len(labels)), np.ones(len(labels), bool), None)
     roles = {"normal": range(normal), "reference": range(normal, normal + 2 * reference)}
     indices = {role: np.array(roles.get(role, ()), dtype=np.int64) for role in ROLES}
-    return Split(indices, 0), labels, Classes((1, 2), (0,), (3,))
+    return Split(indices, 0), pool, Classes((1, 2), (0,), (3,))
 
 
 def test_the_seed_draws_the_normal_images_alike_for_each_class():

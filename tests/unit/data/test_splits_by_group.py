@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from metrad.data.splits import ROLES, Classes, Pool, draw, hold_out
@@ -39,9 +39,9 @@ def drawn(pool, classes, sizes, seed):
     try:
         return draw(pool, classes, sizes, test_share=0.5, seed=seed)
     except InputError as error:
-        assert "leaves no images for this role" in str(error)
-        assume(False)
-        raise
+        if not any(reason in str(error) for reason in ("leaves no images for this role", "asks for too many images")):
+            raise
+        reject()
 
 
 def sides(split, pool):
@@ -68,9 +68,8 @@ def test_no_group_stands_on_two_sides_of_a_fold_of_a_selection(pool, classes, si
         try:
             fold, _ = hold_out(split, pool, classes, held_out, share=share, seed=seed)
         except InputError as error:
-            assert (
-                "no images to hold out" in str(error) or "no reference images" in str(error) or "2 normal" in str(error)
-            )
+            if not any(reason in str(error) for reason in ("no images to hold out", "no reference images", "2 normal")):
+                raise
             continue
         assert apart(fold, pool)
         assert not {*sides(fold, pool)[0]} & {*pool.groups[split.indices["test_anomalous"]]}
