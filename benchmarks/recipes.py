@@ -110,6 +110,7 @@ def main() -> None:
     if "dataset" in pairs:
         for name, of_dataset in means.groupby("dataset"):
             print(told(str(name), of_dataset.to_numpy()))
+    print("The pairs of one dataset share images, and p takes them for independent: it is a hint and no verdict.")
     print(told("all", means.to_numpy()))
     for hole in holes:
         print(f"not both finished: {hole}")

@@ -3,10 +3,10 @@
     python tests/faults.py [--root FOLDER] [--check] [--deep] [--seed N] [--count N] [--jobs N] [NAME ...]
 
 Each fault has an old text, which occurs exactly once below src, and a new text that replaces it. No fault names a file,
-so a moved file needs no change here. The tests run first are those below tests/unit, tests/reference and tests/contract
-whose path contains one of the fault's keywords. With --deep, the other tests follow if none of these fails. Tests
-marked long, compiles, browser or slurm never run. NAME is a part of a fault's name or of its room; the default is all
-faults. The exit code is 1 if a fault survives, or, with --check, if a fault cannot be planted.
+so a moved file needs no change here. The tests run first are those below tests/unit, tests/reference, tests/contract
+and tests/hostile whose path contains one of the fault's keywords. With --deep, the other tests follow if none of these
+fails. Tests marked long, compiles, browser or slurm never run. NAME is a part of a fault's name or of its room; the
+default is all faults. The exit code is 1 if a fault survives, or, with --check, if a fault cannot be planted.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PARTS = (
     "CHANGELOG.md",
     "LICENSE",
 )
-FIRST = ("tests/unit/", "tests/reference/", "tests/contract/")
+FIRST = ("tests/unit/", "tests/reference/", "tests/contract/", "tests/hostile/")
 LIMIT_SECONDS = 600
 SURVIVED = "SURVIVED"
 PYTEST = (
@@ -74,8 +74,8 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
         ("data/test_splits", "data/test_prepared"),
         {
             "the copy in the training part stays": (
-                'np.argsort(~pool.in_test_part[candidate], kind="stable")',
-                'np.argsort(pool.in_test_part[candidate], kind="stable")',
+                'np.argsort(~preferred[candidates], kind="stable")',
+                'np.argsort(preferred[candidates], kind="stable")',
             ),
             "broken images are drawn": ("np.flatnonzero(pool.usable & np.isin(", "np.flatnonzero(np.isin("),
             "smallest remainder first": (
@@ -116,10 +116,17 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 'Image.new("RGBA", image.size, "white")',
                 'Image.new("RGBA", image.size, "black")',
             ),
-            "grey above 16 bits let in": ("values.max() > 0xFFFF", "values.max() > 0xFFFFF"),
+            "grey above 16 bits let in": ("values.max() > 0xFFFF:", "values.max() > 0xFFFFF:"),
+            "white stays zero": ("255 - scaled if white_is_zero else scaled", "scaled"),
+            "missing rows let in": ("not _has_last_pixel(image)", "_has_last_pixel(image)"),
+            "previews count as pages": ("tags.get(_KIND_OF_PAGE, 0) & 0b101", "tags.get(_KIND_OF_PAGE, 0) & 0b10"),
             "height and width swapped": (".permute(2, 0, 1)", ".permute(2, 1, 0)"),
-            "digest of the pixels": ("(to_rgb(image)), digest(data))", "(to_rgb(image)), digest(image.tobytes()))"),
-            "skipping turned round": ("elif skip_corrupt:", "elif not skip_corrupt:"),
+            "key of the file": (
+                "content_key(pixels, white_is_zero=white_is_zero), white",
+                "digest(data), white",
+                ("data/test_duplicates", "data/test_prepared"),
+            ),
+            "skipping turned round": ("if not self.skip:", "if self.skip:", ("data/test_broken_images",)),
             "position past the end let in": ("high >= self.starts[-1]", "high > self.starts[-1]"),
             "joined arrays found one too late": (
                 "bisect_right(self.starts, index) - 1",
@@ -137,11 +144,28 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "size of the source ignored": ("source.size or image_size", "image_size"),
             "memory limit excluded": ("if needed <= storage.memory_limit", "if needed < storage.memory_limit"),
             "one cache for both ways with broken files": (
-                "repr((DECODER_VERSION, kind, source.identity, size, skip_corrupt))",
-                "repr((DECODER_VERSION, kind, source.identity, size))",
+                "source.identity, self.size, self.skip_corrupt)",
+                "source.identity, self.size)",
             ),
-            "positions of broken files as text": ("{int(i): why for i, why in", "{i: why for i, why in"),
-            "bytes of one channel counted": ("count * size * size * 3", "count * size * size"),
+            "positions of broken files as text": (
+                "{int(position): message for",
+                "{position: message for",
+                ("data/test_broken_images",),
+            ),
+            "bytes of one channel counted": (
+                "len(source.labels) * size * size * 3",
+                "len(source.labels) * size * size",
+            ),
+            "changed images served": (
+                "if decoded.digest != self.digests[i].tobytes():",
+                "if not decoded.digest:",
+                ("data/test_decoding", "data/test_prepared"),
+            ),
+            "the range of the test images": (
+                "depth_of(peaks[_train_indices(self._drawn(pool)[0])])",
+                "depth_of(peaks)",
+                ("data/test_prepared",),
+            ),
             "sources told apart by their files alone": (
                 "(type(source), source.identity) if source.identity",
                 "source.identity if source.identity",
@@ -389,6 +413,35 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "a sweep's name forgotten": ("return time if name is None else str(name)", "return time"),
         },
     ),
+    "what a run directory may name": (
+        ("hostile/test_targets",),
+        {
+            "target that leads outside let in": (
+                "inspect.isfunction(found)) or not home.startswith(below):",
+                "inspect.isfunction(found)):",
+            ),
+            "any function for a backbone": (
+                "if role.functions == module and attribute in _listed(module):",
+                "if role.functions == module and callable(found):",
+            ),
+            "any class of Lightning for the trainer": (
+                "return found in bases if self.exactly else issubclass(found, bases)",
+                "return not self.exactly and issubclass(found, bases) or self.exactly",
+            ),
+            "a part inside a part let in": (
+                "own = role if name == key else None",
+                "own = role",
+            ),
+            "private keys let in": ("and private not in allowed:", "and False:"),
+            "a resolver called": (
+                "return node if key == _DATA and _ENVIRONMENT.fullmatch(node) else literal(node)",
+                "return node",
+                ("hostile/test_run_directories",),
+            ),
+            "a download anywhere": ('source["download"] = False', "pass", ("hostile/test_run_directories",)),
+            "escapes on the terminal": ("return _CONTROLS.sub(_escaped, text)", "return text", ("unit/test_terminal",)),
+        },
+    ),
     "configuration checks": (
         ("config/test_checks", "config/test_schema"),
         {
@@ -397,10 +450,6 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "batch_size: Annotated[int, Field(ge=1)",
             ),
             "a rate twice let in": ("and len(set(value)) == len(value)", ""),
-            "target that leads outside let in": (
-                "if not callable(found) or not home.startswith(allowed):",
-                "if not callable(found):",
-            ),
             "true passes for a number": ("strict=isinstance(value, bool)", "strict=False"),
             "two open roles let in": (
                 'for role in ("normal", "anomalous", "reference") if getattr(self, role) is None',
@@ -501,9 +550,24 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "least p one-sided": ("2.0 ** (1 - pairs)", "2.0**-pairs", ("comparison/test_paired",)),
             "mean rank over the wrong axis": (
-                "stats.rankdata(metrics, axis=1).mean(axis=0)",
-                "stats.rankdata(metrics, axis=1).mean(axis=1)",
+                "return Ranking(ranks.mean(axis=0),",
+                "return Ranking(ranks.mean(axis=1),",
                 ("comparison/test_paired",),
+            ),
+            "Friedman's sum itself left out": (
+                "chances[squares >= (",
+                "chances[squares > (",
+                ("comparison/test_paired",),
+            ),
+            "conditions that share images counted each": (
+                "means.setdefault(block_of[place], [])",
+                "means.setdefault(len(means), [])",
+                ("comparison/test_blocks",),
+            ),
+            "settings of a source told apart": (
+                'f"source {target} {place}" if target',
+                'f"source {run.settings}" if target',
+                ("comparison/test_blocks",),
             ),
             "runs paired by their place": (
                 PAIRED_DIFFERENCES,

@@ -57,10 +57,13 @@ class GridSweeper(Sweeper):
         """Check and launch the runs, one batch after another."""
         assert self.config is not None
         assert self.launcher is not None
+        from metrad.files import writing
+
         batches = self.batches(arguments)
         folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
         returned: list[Sequence[JobReturn]] = []
         first = 0
         for batch in batches:

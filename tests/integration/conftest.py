@@ -14,8 +14,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig
 from PIL import Image
 
+from metrad import files
 from metrad.app import cli
-from metrad.runs import outputs
 from metrad.runs.directory import Run
 from tests.helpers.commands import DIGITS, SMALL, Result, isolated, refusal, trained
 
@@ -30,7 +30,7 @@ def _alone(tmp_path: Path) -> Iterator[None]:
 def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Render no picture of a run, which takes a third of its time, unless the test asks for ``pictures``."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(outputs, "save_picture", lambda figure, path: Image.new("L", (8, 8)).save(path))
+        monkeypatch.setattr(files, "write_picture", lambda path, figure: Image.new("L", (8, 8)).save(path))
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import socket
 import urllib.error
@@ -12,10 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import load_file
 
 from metrad.app import cli
+from metrad.app.evaluate import evaluate_run
 from metrad.files import read_json
+from metrad.runs.config.home import expand_home
 from metrad.runs.directory import Run
 
 
@@ -58,8 +62,9 @@ CONFIGURATION = [
     case("seed no number", "seed=abc", says=["seed", "abc", "Integer"]),
     case("seed a fraction", "seed=1.5", says=["seed", "1.5"]),
     case("seed null", "seed=null", says=["seed"]),
-    case("seed negative", "seed=-1", says=["seed", "at least 0", "-1"]),
+    case("seed negative", "seed=-1", says=["seed must be between 0 and 4294967295", "-1"]),
     case("seed a list", "seed=1,2", says=["seed=1,2", "--multirun"]),
+    case("seed above what numpy takes", "seed=4294967296", says=["seed must be between 0 and 4294967295"]),
     case("image_size", "image_size=0", says=["image_size", "at least 1"]),
     case("image too small", "image_size=1", says=["image_size"]),
     case("batch_size", "batch_size=1", says=["batch_size", "at least 2"]),
@@ -79,13 +84,18 @@ CONFIGURATION = [
     case("setting of no augmentation", "augmentation.flip=0.5", says=["augmentation.flip"]),
     case("unknown augmentation", "augmentation=flop", says=["augmentation=flop", "did you mean flip?", "rand_augment"]),
     case("augmentation without a class", "+augmentation.flip=0.5", says=["augmentation._target_ must name the class"]),
-    case("flip", "augmentation=flip", "augmentation.flip=1.5", says=["augmentation.flip must lie in 0 to 1, got 1.5"]),
+    case(
+        "flip",
+        "augmentation=flip",
+        "augmentation.flip=1.5",
+        says=["augmentation.flip must be between 0 and 1, got 1.5"],
+    ),
     case("flip no number", "augmentation=flip", "augmentation.flip=x", says=["augmentation.flip=x", "number"]),
     case("operations", "augmentation=rand_augment", "augmentation.rand_augment=1.5", says=["rand_augment=1.5"]),
     case(
         "augmentation no module",
         "+augmentation={_target_: sklearn.preprocessing.StandardScaler}",
-        says=["augmentation._target_ must make a torch.nn.Module, got StandardScaler"],
+        says=["augmentation._target_=sklearn.preprocessing.StandardScaler is not allowed", "torch.nn.Module"],
     ),
     case("step size", "scheduler=step", "scheduler.step_size=x", says=["scheduler.step_size=x", "integer"]),
     case("k no number", "scorer.k=one", says=["scorer.k=one", "integer"]),
@@ -115,6 +125,44 @@ CONFIGURATION = [
     case("unknown interpolation", "dataset.normal=${nope}", says=["nope"]),
     case("no equals sign", "seed", says=["seed"]),
     case("no key", "=3", says=["=3"]),
+    case(
+        "epochs null",
+        "trainer.max_epochs=null",
+        says=["trainer.max_epochs must be a whole number between 0 and 100000"],
+    ),
+    case("epochs without end", "trainer.max_epochs=-1", says=["trainer.max_epochs must be", "-1"]),
+    case("epochs beyond a lifetime", "trainer.max_epochs=1000000000", says=["trainer.max_epochs", "100000"]),
+    case("a trial of a few batches", "+trainer.fast_dev_run=true", says=["trainer.fast_dev_run must be false"]),
+    case("no training batches", "trainer.limit_train_batches=0", says=["trainer.limit_train_batches must be a count"]),
+    case("no training steps", "trainer.max_steps=0", says=["trainer.max_steps must be", "trainer.max_epochs=0"]),
+    case("no training time", "trainer.max_time='00:00:00:00'", says=["trainer.max_time must be a time above 0"]),
+    case("learning rate zero", "optimizer.lr=0", says=["optimizer.lr must be above 0, got 0"]),
+    case("learning rate NaN", "optimizer.lr=nan", says=["optimizer.lr must be above 0, got nan"]),
+    case("learning rate infinite", "optimizer.lr=inf", says=["optimizer.lr must be above 0, got inf"]),
+    case(
+        "a rate zero among candidates",
+        "selection=pseudo_anomaly",
+        "selection.candidates=[{optimizer.lr: 0}]",
+        says=["optimizer.lr"],
+    ),
+    case("betas", "+optimizer.betas=[0.9,nan]", says=["optimizer.betas must be a list of numbers, each at least 0"]),
+    case("a schedule of no epochs", "scheduler=cosine", "scheduler.T_max=0", says=["scheduler.T_max must be", "got 0"]),
+    case("gamma", "scheduler=step", "scheduler.gamma=-1", says=["scheduler.gamma must be above 0"]),
+    case("a fraction for a count", "scorer.k=2.0", says=["scorer.k=2.0 has a wrong type: write scorer.k=2"]),
+    case("a text for a count", "scorer.k='2'", says=["scorer.k=2 has a wrong type", "int"]),
+    case("scale infinite", "head=arcface", "head.scale=inf", says=["head.scale must be above 0, got inf"]),
+    case("centres without number", "head.sub_centers=1000000000", says=["head.sub_centers", "100000"]),
+    case("images of a terabyte", "image_size=1000000", says=["image_size=1000000 takes at least", "this machine has"]),
+    case("weights of terabytes", "backbone.channels=[65536,65536,65536,65536,65536]", says=["backbone.channels", "GB"]),
+    case("processes without number", "dataset.workers=1000000", says=["dataset.workers=1000000", "CPU cores"]),
+    case("ranks without number", "trainer.devices=1000000", says=["trainer.devices=1000000", "CPU cores"]),
+    case("resamples without number", "evaluation.resamples=1000000000000", says=["evaluation.resamples", "1000000"]),
+    case(
+        "a limit of memory without end",
+        "dataset.memory_limit_gib=inf",
+        says=["dataset.memory_limit_gib must be finite"],
+    ),
+    case("a part by a number", "head=3", says=["head=3 is no choice", "arcface"]),
 ]
 DATA = [
     case("class missing", "dataset.normal=[seven]", says=["dataset.normal", "'seven'", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]),
@@ -138,15 +186,35 @@ DATA = [
     case("too few images", "dataset.sizes.normal=5000", says=["dataset.sizes.normal=5000", "there are 107"]),
     case("too few test images", "dataset.sizes.test_normal=99", says=["dataset.sizes.test_normal=99", "there are 72"]),
     case("no normal images", "dataset.sizes.normal=0", says=["dataset.sizes.normal=0"]),
-    case("a count as a fraction", "dataset.sizes.normal=1.5", says=["dataset.sizes.normal=1.5", "fraction"]),
-    case("a negative count", "dataset.sizes.normal=-1", says=["dataset.sizes.normal=-1", "negative"]),
+    case(
+        "a count as a fraction",
+        "dataset.sizes.normal=1.5",
+        says=["dataset.sizes.normal must be a count of at least 0, a share", "got 1.5"],
+    ),
+    case(
+        "a negative count",
+        "dataset.sizes.normal=-1",
+        says=["dataset.sizes.normal must be a count of at least 0, a share", "got -1"],
+    ),
     case("a count no number", "dataset.sizes.normal=many", says=["dataset.sizes.normal", "many"]),
     case("two open sizes", "dataset.sizes.calibration=null", says=["dataset.sizes.calibration", "null"]),
     case("test share", "dataset.test_share=1.5", says=["dataset.test_share", "between 0 and 1"]),
     case("on_corrupt", "dataset.on_corrupt=ignore", says=["dataset.on_corrupt", "error or skip", "ignore"]),
-    case("AdaCos with two classes", "dataset.reference=[0]", says=["AdaCos", "at least 3 classes", "ln(C - 1)"]),
-    case("AdaCos without reference", "dataset.reference=[]", says=["AdaCos", "at least 3 classes", "got 1"]),
-    case("one class", "dataset.reference=[]", "head=softmax", says=["Softmax", "2 classes", "nothing to tell apart"]),
+    case(
+        "AdaCos with two classes",
+        "dataset.reference=[0]",
+        says=["AdaCos", "at least 3 classes", "ln(C - 1)", "head=arcface"],
+    ),
+    case(
+        "AdaCos without reference",
+        "dataset.reference=[]",
+        says=["AdaCos", "at least 3 classes", "got 1", "experiment=frozen"],
+    ),
+    case(
+        "one class",
+        *("dataset.reference=[]", "head=softmax"),
+        says=["Softmax", "2 classes", "nothing to tell apart", "experiment=frozen"],
+    ),
     case(
         "the head as scorer without reference",
         *("dataset.reference=[]", "dataset.normal=[0,1,2]", "scorer=head"),
@@ -236,7 +304,7 @@ COMMANDS = [
     case("a list for a value", "seed=1,2", says=["seed=1,2", "--multirun"]),
     case("unclosed bracket", "dataset.normal=[7", says=["[7"]),
     case("a wrong type", "seed=abc", says=["seed", "abc", "Integer"]),
-    case("out of range", "seed=-1", says=["seed", "at least 0", "-1"]),
+    case("out of range", "seed=-1", says=["seed must be between 0 and 4294967295", "-1"]),
     case("target not allowed", "head._target_=os.system", says=["head._target_=os.system", "metrad", "allow_targets"]),
     case("a setting of a null part", "augmentation.flip=0.5", says=["augmentation.flip"]),
     case("Lightning's refusal", "trainer.precision=99", says=["trainer", "recision", "99"]),
@@ -402,6 +470,67 @@ def test_a_taken_run_directory_is_not_touched(refused, digits, finished_run, tmp
     assert {path: path.read_bytes() for path in taken.rglob("*") if path.is_file()} == before
 
 
+WORDS = [
+    (
+        ["trian", "seed=1"],
+        "trian is no command of metrad; did you mean train? allowed: compare, evaluate,",
+    ),
+    (["seed=1", "größe=2"], "seed=1 is no command; settings follow one: metrad train seed=1 'größe=2'"),
+    (["-m", "seed=1,2"], "-m is no command; settings follow one: metrad train -m seed=1,2"),
+    (["evaluate"], "Missing argument"),
+    (["evaluate", "RUN", "--nmae", "x"], "metrad evaluate --help lists what it takes"),
+    (["compare", "RUN", "--metric"], "metrad compare --help lists what it takes"),
+    (["train", "--seed", "3"], "--seed is no option: settings have no dashes; write seed=VALUE"),
+    (["train", "seed=0,1", "--mutlirun"], "did you mean --multirun?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), WORDS)
+def test_a_wrong_command_or_option_ends_in_one_line_that_says_what_to_do(arguments, says, refused):
+    refused(*arguments, words=(says,))
+
+
+def test_a_mistyped_key_of_the_users_own_yaml_names_its_file(refused, digits, tmp_path):
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    (tmp_path / "own/experiment/mine.yaml").write_text("# @package _global_\nsed: 3\n")
+    overrides = [*digits[1:], "experiment=mine", "--config-dir", "own"]
+    line = refused("train", *overrides, words=("unknown configuration key sed; did you mean seed?",))
+    assert line.startswith("error: experiment/mine.yaml: ")
+
+
+def test_home_is_found_in_the_users_own_yaml(image_folders, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cfg = OmegaConf.create(
+        {"paths": {"data": "~/data"}, "dataset": {"source": {"root": "${paths.data}/x"}}, "a": "a~/b"}
+    )
+    assert OmegaConf.to_container(expand_home(cfg), resolve=True) == {
+        "paths": {"data": f"{tmp_path}/data"},
+        "dataset": {"source": {"root": f"{tmp_path}/data/x"}},
+        "a": "a~/b",
+    }
+    assert cfg.paths.data == "~/data"
+
+
+LAYOUTS = [
+    ({"good": 2, "bad": 3}, "dataset.test_share=0.2 takes none from so few; raise it, or add images (3 suffice)"),
+    ({"good": 1, "bad": 3}, "leaves none of 1 images for this role"),
+    ({"train/good": 3, "val/good": 2, "val/bad": 2}, "metrad knows the parts train and test"),
+    ({"train": 3, "test": 3}, "train and test of"),
+    ({"train/good": 3, "test": 3}, "the class folders of test have no images that match"),
+]
+
+
+@pytest.mark.parametrize(("counts", "says"), LAYOUTS)
+def test_a_layout_that_cannot_be_split_is_refused_with_cause_and_way_out(counts, says, turned_down, small, tmp_path):
+    for name, count in counts.items():
+        (tmp_path / "parts" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (16, 16), (i, len(name), 0)).save(tmp_path / "parts" / name / f"{i}.png")
+    overrides = ["experiment=frozen", "dataset=image_folder", "dataset.source.root=parts"]
+    line = turned_down(*small, *overrides, "dataset.normal=[good]", "dataset.anomalous=[bad]", words=(says,))
+    assert "None" not in line
+
+
 EVALUATE = [
     pytest.param(["nowhere"], ("nowhere", "not a run directory"), id="no folder"),
     pytest.param(["RUN/model"], ("not a run directory", "status.json"), id="another folder"),
@@ -424,7 +553,9 @@ EVALUATE = [
     pytest.param(["RUN", "evaluation.false_alarm_rates=[0.001]"], ("0.001", "999", "got 21"), id="few to calibrate"),
     pytest.param(["RUN", "evaluation.false_alarm_rates=[2]"], ("evaluation.false_alarm_rates", "0 and 1"), id="rate"),
     pytest.param(["RUN", "evaluation.level=1"], ("evaluation.level", "between 0 and 1"), id="level"),
-    pytest.param(["RUN", "evaluation.resamples=3"], ("evaluation.resamples", "at least 100"), id="resamples"),
+    pytest.param(
+        ["RUN", "evaluation.resamples=3"], ("evaluation.resamples", "between 100 and 1000000"), id="resamples"
+    ),
     pytest.param(["RUN", "scorer.k=1,2", "--name", "x"], ("--name", "there are 2"), id="one name for two"),
     pytest.param(["RUN", "evaluation=null"], ("evaluation is a group",), id="evaluation no group"),
     pytest.param(["RUN", "RUN"], ("second folder", "one run or one sweep"), id="two runs"),
@@ -464,6 +595,57 @@ def test_a_scorer_that_cannot_be_fitted_says_how_to_keep_the_training(metrad, tr
     assert "scorer.min_recall" in result.err
     run = train(*digits, checkpoint, name="two")
     assert read_json(run.metrics)["training"]["epoch"] == 1
+
+
+def test_the_advice_for_parts_and_defects_alone_leads_on(train, small, image_folders, tmp_path):
+    root = image_folders(tmp_path / "parts", "ab", 12)
+    epochs = [item for item in small if "max_epochs" not in item]
+    run = train(*epochs, "experiment=frozen", *(item.replace("FILES/good", str(root)) for item in folder("good")))
+    assert read_json(run.metrics)["auroc"] >= 0
+
+
+def test_a_diverged_run_is_not_to_be_gone_on_with(metrad, refused, digits, tmp_path):
+    overrides = (*digits, "optimizer.lr=1e30", "trainer.max_epochs=5", "hydra.run.dir=run")
+    assert metrad("train", *overrides).code == 2
+    run = Run(tmp_path / "run")
+    run.checkpoints.mkdir(exist_ok=True)
+    run.last_checkpoint.touch()
+    line = refused("evaluate", run.path, words=("failed, not finished", "it diverged", "a lower optimizer.lr"))
+    assert "ckpt_path" not in line
+
+
+def test_a_run_evaluated_from_another_folder_names_the_folder_of_its_images(
+    refused, train, small, image_folders, tmp_path, monkeypatch
+):
+    image_folders(tmp_path / "größe=1")
+    run = train(*small, *(item.replace("FILES/good", "'größe=1'") for item in folder("good")))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    advised = f"""add 'dataset.source.root="{tmp_path}/größe=1"'"""
+    line = refused("evaluate", run.path, "scorer=contrast", "scorer.k=2", words=("no such folder below", advised))
+    (setting,) = shlex.split(line.partition(": add ")[2])
+    assert runs_again(run, setting, "scorer=contrast", "scorer.k=2")
+
+
+def runs_again(run, *overrides):
+    return evaluate_run(run.path, list(overrides))[1]["auroc"] >= 0
+
+
+def test_a_fault_of_metrad_s_own_has_a_text_and_an_exit_code_of_its_own(metrad, digits, monkeypatch):
+    def fault(*args):
+        raise KeyError("indices")
+
+    monkeypatch.setattr("metrad.app.fit.log_images", lambda data: fault.__globals__["Run"].nothing)
+    result = metrad("train", *digits)
+    assert result.code == 2  # the replaced function lies outside metrad, as a part of the user's own
+    assert "AttributeError in test_bad_input.py" in result.err
+    monkeypatch.undo()
+    monkeypatch.setattr("metrad.app.fit.choose_pace", None)  # metrad's own code calls it
+    result = metrad("train", *digits)
+    assert (result.code, result.err.count("\n")) == (70, 1)
+    assert result.err.startswith("internal error: TypeError: 'NoneType' object is not callable (metrad/app/fit.py:")
+    assert "a fault of metrad" in result.err
+    assert "error: " not in result.err.replace("internal error: ", "", 1).replace("TypeError: ", "")
 
 
 def test_a_loss_that_takes_no_labels_is_refused_in_one_line(metrad, digits):

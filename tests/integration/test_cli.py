@@ -22,6 +22,7 @@ except SystemExit as ended:
 assert not {{"torch", "torchvision", "pytorch_lightning", "faiss", "matplotlib"}} & set(sys.modules)
 """
 TRAIN_PY = f"runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
+AS_A_MODULE = "runpy.run_module('metrad', run_name='__main__')"
 INSTALLED = "from metrad.app.cli import main; main()"
 
 
@@ -36,6 +37,7 @@ INSTALLED = "from metrad.app.cli import main; main()"
         (INSTALLED, ["evaluate", "--help"], "RUN/evaluations"),
         (INSTALLED, ["compare", "--help"], "auroc, area under the ROC curve"),
         (INSTALLED, ["--version"], metadata.version("metrad")),
+        (AS_A_MODULE, ["compare", "--help"], "auroc, area under the ROC curve"),
         (TRAIN_PY, ["--cfg", "job", "dataset=digits", "head=arcface"], "_target_: metrad.models.heads.ArcFace"),
         (INSTALLED, ["train", "--cfg", "job", "head=arcface"], "_target_: metrad.models.heads.ArcFace"),
     ],

@@ -280,7 +280,7 @@ def test_the_thresholds_are_told(metrad, run):
 
 def test_two_evaluations_at_once_both_keep_their_results(metrad, run, monkeypatch):
     quicker = iter(["scorer=lof"])
-    save = evaluate.save_evaluation
+    save = evaluate.write_all
 
     def meanwhile(*arguments):
         for name in quicker:
@@ -288,7 +288,7 @@ def test_two_evaluations_at_once_both_keep_their_results(metrad, run, monkeypatc
             (run.evaluations / name / "of the other").touch()
         return save(*arguments)
 
-    monkeypatch.setattr(evaluate, "save_evaluation", meanwhile)
+    monkeypatch.setattr(evaluate, "write_all", meanwhile)
     assert metrad("evaluate", run.path, "scorer=lof").code == 0
     assert (run.evaluations / "scorer=lof/of the other").exists()
     assert (run.evaluations / "scorer=lof-2/metrics.json").exists()

@@ -50,6 +50,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         "epochs.csv",
         "hardest.png",
         "head.png",
+        "logs/hparams.yaml",
         "logs/metrics.csv",
         "metrics.json",
         "model/calibration.safetensors",

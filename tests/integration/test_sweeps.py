@@ -297,7 +297,7 @@ def test_a_sweep_whose_table_cannot_be_written_says_so(sweep, tmp_path):
     (tmp_path / "multirun/x/runs.csv").mkdir(parents=True)
     result, runs = sweep("scorer.k=500,1")
     assert result.code == 1
-    assert "error: runs.csv cannot be written" in result.err
+    assert "runs.csv cannot be written: Is a directory; " in result.err
     assert sorted(run.state for run in runs.values()) == ["failed", "finished"]
     assert "not finished: 1 of 2 runs (1 failed)" in result.out
 

@@ -1,6 +1,7 @@
 """The parts of a run, built from its configuration. No other module builds parts from a DictConfig."""
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
@@ -26,20 +28,23 @@ from metrad.evaluation.evaluate import Settings
 from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
+from metrad.progress import bars_allowed, bars_wanted
 from metrad.runs.config import checks
 from metrad.runs.config.build import factory, instantiate, plain
+from metrad.runs.config.limits import require_centres, require_held
+from metrad.runs.config.secrets import is_secret
 from metrad.runs.directory import Run
 from metrad.scorers import Scorer
+from metrad.training import tracking
 from metrad.training.callbacks import KeepSigterm, LeanMemory
 from metrad.training.checkpoints import WholeCheckpoints
 from metrad.training.compiling import CompileEmbedder
-from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
 from metrad.training.fitted import Selected
 from metrad.training.learner import MetricLearner
-from metrad.training.progress import bars_wanted
 from metrad.training.speed import Pace
+from metrad.training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,7 @@ class Parts:
         make_embedder: makes the embedder with its initial weights.
         make_learner: makes the learner from an embedder and a number of classes.
         make_trainer: makes Lightning's trainer from a run, a pace and callbacks.
+        make_tracker: makes the record of the run at its logger.
         make_scorer: makes the run's scorer, unfitted.
         make_studied: by name, factories of the scorers of an epoch study, the run's own first; empty for no study.
         checkpoint: checkpoint to continue from; None to begin anew.
@@ -85,6 +91,7 @@ class Parts:
     make_embedder: Callable[[], Embedder]
     make_learner: Callable[[Embedder, int], MetricLearner]
     make_trainer: Callable[..., pl.Trainer]
+    make_tracker: Callable[[Run], Tracker]
     make_scorer: MakeScorer
     make_studied: dict[str, MakeScorer]
     checkpoint: str | Path | None
@@ -97,15 +104,6 @@ class Parts:
     def epochs(self) -> int | None:
         """Number of epochs to train; None for the trainer's default."""
         return self.trainer.get("max_epochs")
-
-    def head_size(self, data: PreparedData) -> int:
-        """Return the number of classes of the head; an untrained head gets enough classes for every kind of head."""
-        classes = len(data.head_classes)
-        return max(classes, ENOUGH_CLASSES) if self.epochs == 0 else classes
-
-    def make_datamodule(self, data: PreparedData) -> MetradDataModule:
-        """Return the data module of the training images of ``data``."""
-        return MetradDataModule(data, batch_size=self.batch_size, least_images=devices.least_images(self.trainer))
 
 
 @dataclass(frozen=True)
@@ -132,15 +130,22 @@ class Selection:
     chosen: Callable[[int, int, str], Parts]
 
 
-def build(cfg: DictConfig) -> Parts:
+def build(cfg: DictConfig, checkpoint: str | Path | None = None) -> Parts:
     """Return the parts of the run that a configuration describes, after all checks that need no data.
+
+    Args:
+        cfg: the whole configuration.
+        checkpoint: checkpoint to continue from; None to begin anew.
 
     Raises:
         InputError: a setting cannot be used; the message names its key.
     """
-    checks.check(cfg)
-    build_scorer(cfg)
-    return _parts(cfg, studied=_studied(cfg), selection=_selection(cfg) if cfg.selection else None)
+    candidates = checks.check(cfg)
+    require_held(plain(cfg), on_cpu=devices.is_cpu(plain(cfg.trainer)))
+    selection = _selection(cfg, candidates, checkpoint) if cfg.selection else None
+    parts = _parts(cfg, studied=_studied(cfg), selection=selection, checkpoint=checkpoint)
+    parts.make_scorer()  # raises the errors of a scorer's constructor before data is read
+    return parts
 
 
 def _parts(
@@ -149,6 +154,7 @@ def _parts(
     studied: dict[str, MakeScorer],
     selection: Selection | None = None,
     held_out: tuple[str, float] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Parts:
     return Parts(
         seed=cfg.seed,
@@ -162,9 +168,10 @@ def _parts(
         make_embedder=partial(build_embedder, cfg),
         make_learner=partial(build_learner, cfg),
         make_trainer=partial(build_trainer, cfg),
+        make_tracker=partial(build_tracker, cfg),
         make_scorer=partial(build_scorer, cfg),
         make_studied=studied,
-        checkpoint=cfg.ckpt_path,
+        checkpoint=checkpoint,
         selection=selection,
         selected=None,
         held_out=held_out[0] if held_out else None,
@@ -210,9 +217,8 @@ def _studied(cfg: DictConfig) -> dict[str, MakeScorer]:
     return {name: make for name, make in _makers(trained, _compared(cfg)).items() if epochs or not make().needs_head}
 
 
-def _selection(cfg: DictConfig) -> Selection:
-    candidates = [dict(settings) for settings in cfg.selection.candidates]
-    changed = [checks.with_settings(cfg, settings) for settings in candidates]
+def _selection(cfg: DictConfig, changed: list[DictConfig], checkpoint: str | Path | None) -> Selection:
+    """Return the selection; ``changed`` has the configuration of each candidate."""
     makers = [_makers(one, _compared(cfg)) for one in changed]
     classes = cfg.selection.classes
 
@@ -221,10 +227,10 @@ def _selection(cfg: DictConfig) -> Selection:
 
     def chosen(candidate: int, epochs: int, scorer: str) -> Parts:
         final = _with_choice(cfg, changed[candidate], epochs, scorer) if cfg.selection.apply else cfg
-        return _parts(final, studied=_studied(final))
+        return _parts(final, studied=_studied(final), checkpoint=checkpoint)
 
     return Selection(
-        candidates=candidates,
+        candidates=[dict(settings) for settings in cfg.selection.candidates],
         scheduled=[bool(one.scheduler) for one in changed],
         make_scorers=makers,
         classes=OmegaConf.to_container(classes) if OmegaConf.is_list(classes) else classes,
@@ -319,17 +325,13 @@ def build_scorer(cfg: DictConfig) -> Scorer:
     """Return the scorer of a configuration, unfitted.
 
     Raises:
-        InputError: the class is not a ``Scorer``, or the scorer needs a head that the run does not provide.
+        InputError: the scorer needs a head that the run does not provide.
     """
-    scorer = instantiate(cfg, "scorer")
-    if not isinstance(scorer, Scorer):
-        raise InputError(f"scorer._target_ must make a metrad.scorers.Scorer, got {type(scorer).__name__}")
+    scorer: Scorer = instantiate(cfg, "scorer")
     if scorer.needs_head and cfg.trainer.get("max_epochs") == 0:
-        raise InputError(
-            "scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose another scorer"
-        )
+        raise InputError("scorer=head asks the trained head and trainer.max_epochs=0 trains none; choose scorer=knn")
     if scorer.needs_head and cfg.whiten:
-        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose another scorer")
+        raise InputError("scorer=head asks the head, which cannot take whitened embeddings; choose scorer=knn")
     return scorer
 
 
@@ -342,9 +344,8 @@ def build_settings(cfg: DictConfig) -> Settings:
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:
     """Return the head of a configuration, untrained."""
-    head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
-    if not isinstance(head, Head):
-        raise InputError(f"head._target_ must make a metrad.models.heads.Head, got {type(head).__name__}")
+    require_centres(plain(cfg.head), in_features, num_classes)
+    head: Head = instantiate(cfg, "head", in_features=in_features, num_classes=num_classes)
     return head
 
 
@@ -352,14 +353,17 @@ def build_augmentation(cfg: DictConfig) -> nn.Module | None:
     """Return the augmentation of a configuration; None for no augmentation."""
     if not cfg.augmentation:
         return None
-    augmentation = instantiate(cfg, "augmentation")
-    if not isinstance(augmentation, nn.Module):
-        raise InputError(f"augmentation._target_ must make a torch.nn.Module, got {type(augmentation).__name__}")
+    augmentation: nn.Module = instantiate(cfg, "augmentation")
     return augmentation
 
 
 def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> MetricLearner:
-    """Return the learner, which combines ``embedder``, a head and an optimiser."""
+    """Return the learner, which combines ``embedder``, a head and an optimiser.
+
+    An untrained head gets enough classes for every kind of head.
+    """
+    if cfg.trainer.get("max_epochs") == 0:
+        num_classes = max(num_classes, ENOUGH_CLASSES)
     learner = MetricLearner(
         embedder,
         build_head(cfg, embedder.out_features, num_classes),
@@ -378,8 +382,33 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
     return learner
 
 
-def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback, keeping: bool = True) -> pl.Trainer:
-    """Return Lightning's trainer at ``pace``; if ``keeping``, it writes checkpoints and logs into ``run``."""
+def build_tracker(cfg: DictConfig, run: Run) -> Tracker:
+    """Return the record of ``run`` at its logger."""
+    if not cfg.logger:
+        return Tracker(None, {})
+    path, number = run.path.resolve(), run.noted().get("tracked")
+    given = tracking.arguments(cfg.logger["_target_"], cfg.logger, path.name, number)
+    logger = instantiate(cfg, "logger", save_dir=str(run.path), **given)
+    return Tracker(logger, _recorded(cfg), continues=number is not None)
+
+
+def _recorded(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration for a logger: without secrets and the logger's own settings."""
+
+    def hidden(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: "***" if is_secret(key) else hidden(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [hidden(value) for value in node]
+        return re.sub(r"[${}]", "", node) if isinstance(node, str) and "oc.env" in node else node
+
+    return plain(OmegaConf.create({**hidden(OmegaConf.to_container(cfg)), "logger": cfg.logger["_target_"]}))
+
+
+def build_trainer(
+    cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback, logger: Logger | None = None, keeping: bool = True
+) -> pl.Trainer:
+    """Return Lightning's trainer at ``pace``; if ``keeping``, it writes checkpoints into ``run``."""
     checkpoint = ModelCheckpoint(
         run.checkpoints, filename=run.last_checkpoint.stem, save_top_k=1, enable_version_counter=False
     )
@@ -389,11 +418,11 @@ def build_trainer(cfg: DictConfig, run: Run, pace: Pace, *callbacks: pl.Callback
     trainer: pl.Trainer = instantiate(
         cfg,
         "trainer",
-        logger=instantiate(cfg, "logger", save_dir=str(run.path)) if cfg.logger and keeping else False,
+        logger=logger or False,
         callbacks=[*([checkpoint] if keeping else []), KeepSigterm(), *callbacks, LeanMemory(), *compiling],
         default_root_dir=run.path,
         precision=pace.precision,
-        enable_progress_bar=bars_wanted() if progress == "auto" else progress,
+        enable_progress_bar=bars_wanted() if progress == "auto" else progress and bars_allowed(),
         **devices.trainer_arguments(plain(cfg.trainer)),
         **({} if keeping else {"enable_checkpointing": False}),
     )

@@ -1,8 +1,10 @@
 """The command line. Nothing here imports torch before a job starts, so that --help is fast."""
 
+import difflib
 import json
 import logging
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -12,8 +14,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from metrad.app.messages import FAILED_RUNS, relative, reporting_errors
+from metrad.app.messages import BAD_INPUT, FAILED_RUNS, relative, reporting_errors
 from metrad.errors import InputError
+from metrad.terminal import Formatter, printable
 
 log = logging.getLogger("metrad")
 
@@ -55,8 +58,37 @@ class _CompareCommand(TyperCommand):
 
 
 def main() -> None:
-    """Run the installed command ``metrad``."""
-    app()
+    """Run the installed command ``metrad``. A wrong command, option or argument ends it with one line and code 2."""
+    arguments = sys.argv[1:]
+    try:
+        reporting_errors(lambda: _require_command(arguments))
+        raise SystemExit(app(standalone_mode=False) or 0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # of click; typer 0.29 has a click of its own
+            raise
+        command = f"metrad {arguments[0]}" if arguments and arguments[0] in _commands() else "metrad"
+        typer.echo(f"error: {' '.join(error.format_message().split())} {command} --help lists what it takes", err=True)
+        raise SystemExit(BAD_INPUT) from None
+
+
+def _commands() -> list[str]:
+    return [str(command.name) for command in app.registered_commands]
+
+
+def _require_command(arguments: list[str]) -> None:
+    """Check that the first argument is a command.
+
+    Raises:
+        InputError: it is not; the line says which command is meant.
+    """
+    first = arguments[0] if arguments else "--help"
+    if first in (*_commands(), "--help", "-h", "--version"):
+        return
+    if "=" in first or first in ("-m", "--multirun"):
+        raise InputError(f"{first} is no command; settings follow one: {shlex.join(['metrad', 'train', *arguments])}")
+    close = difflib.get_close_matches(first, _commands(), n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise InputError(f"{first} is no command of metrad; {hint}allowed: {', '.join(sorted(_commands()))}")
 
 
 @app.callback(invoke_without_command=True, add_help_option=False)
@@ -100,7 +132,9 @@ def _evaluate_command(
 
     Results go to RUN/evaluations; older results stay. 'scorer=glob(*)' evaluates all scorers and prints a table.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it loads
 
     def job() -> None:
@@ -149,7 +183,7 @@ def _compare_command(
         written = f"written: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})"
         return f"{tables.report(result)}\n\n{written}"
 
-    typer.echo(reporting_errors(job))
+    typer.echo(printable(reporting_errors(job)))
 
 
 @app.command("report")
@@ -167,7 +201,7 @@ def _report_command(
 
         return f"report: {relative(write_run_report(run, out))}"
 
-    typer.echo(reporting_errors(job))
+    typer.echo(printable(reporting_errors(job)))
 
 
 def train(argv: list[str]) -> None:
@@ -189,7 +223,18 @@ def manual() -> str:
         lines.append(f"{group}=")
         lines += [f"  {name:<18} {text}" for name, text in members.items()]
     lines += ["", "Settings of every run, with their defaults, which a choice may replace:", *_settings()]
+    lines += ["", "Ranges of the settings of choices:", *_ranges()]
     return "\n".join(lines) + f"\n{_OTHER_SETTINGS}\n{_EXAMPLES}"
+
+
+def _ranges() -> Iterator[str]:
+    """Yield lines with the ranges of the arguments of each part."""
+    from metrad.runs.config.schema import PARTS
+
+    for part, mark in PARTS.items():
+        listed = "; ".join(f"{name}: {rule.must.removeprefix('be ')}" for name, rule in mark.ranges.items())
+        if listed:
+            yield textwrap.fill(f"  {part}.  {listed}", 120, subsequent_indent=6 * " ")
 
 
 def _settings() -> Iterator[str]:

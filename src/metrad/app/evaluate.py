@@ -16,9 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from metrad.app.arguments import require_few_runs
 from metrad.app.build import build_data, build_scorer, build_settings
 from metrad.app.messages import is_expected, log_thresholds, one_line, summary
 from metrad.data.prepared import PreparedData
@@ -26,17 +27,23 @@ from metrad.detector.bundle import same_part
 from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
-from metrad.evaluation.evaluate import attach_head, evaluate
-from metrad.files import replacing
+from metrad.evaluation.evaluate import Evaluation, attach_head, evaluate
+from metrad.files import replacing, write_all
+from metrad.quoting import setting
+from metrad.runs import outputs
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
-from metrad.runs.config import checks
+from metrad.runs.config import stored
 from metrad.runs.config.build import plain
-from metrad.runs.config.catalogue import choices, folder, suggestion
+from metrad.runs.config.catalogue import choices, folder
+from metrad.runs.config.explain import explain
+from metrad.runs.config.home import expand_home
 from metrad.runs.config.schema import LATER, PARTS
+from metrad.runs.config.suggestions import suggestion, unknown_choice, unknown_key
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
-from metrad.runs.outputs import save_evaluation, save_evidence, split_entries
+from metrad.runs.pictures import ScoredImages
 from metrad.sweeps.table import evaluation_row, table_text
+from metrad.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +94,7 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
         override = parser.parse_overrides([item])[0]
     except HydraException as error:
         raise InputError(f"{item} cannot be read ({' '.join(str(error).split())})") from error
+    require_few_runs([item])
     if not override.is_sweep_override():
         return [item]
     if not override.is_discrete_sweep():
@@ -126,7 +134,7 @@ def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None
         except Exception as error:
             if len(jobs) == 1 or not is_expected(error):
                 raise
-            typer.echo(f"{run_name} {' '.join(change)} failed: {one_line(error)}", err=True)
+            typer.echo(printable(f"{run_name} {' '.join(change)} failed: {one_line(error)}"), err=True)
         else:
             log.info("%s -> %s", summary(metrics), folder)
             if len(jobs) == 1:
@@ -155,8 +163,8 @@ def evaluate_run(
         InputError: the run has not finished, an override cannot be applied, or data or files have changed.
     """
     run = Run.finished(path)
-    cfg = override(_saved_config(run), overrides)
-    checks.check(cfg)
+    cfg = expand_home(override(_saved_config(run), overrides))
+    stored.check(cfg)
     detector = load_detector(run, cfg.allow_targets)
     target = _free_folder(run, overrides, name)
     scorer, settings, split = build_scorer(cfg), build_settings(cfg), run.saved_split()
@@ -164,7 +172,7 @@ def evaluate_run(
     scorer.check_reference(len(split["images"]["reference"]))
     kept = load_embeddings(run, detector.digest) if run.embeddings.exists() else Embedded({}, {})
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
-    data = _data(cfg, detector, split) if missing or evidence else None
+    data = _data(run, stored.confined(cfg, overrides), detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
     calibration = None
     if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
@@ -173,14 +181,10 @@ def evaluate_run(
         attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
     result = evaluate(scorer, embedded, settings, calibration=calibration)
     seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
+    metrics = {**result.metrics, **outputs.split_entries(split), "seconds": seconds}
     while True:
         try:
-            with replacing(target) as partial:
-                partial.mkdir(parents=True)
-                OmegaConf.save(cfg, partial / "config.yaml")
-                if evidence and data is not None:
-                    save_evidence(Run(partial), result, embedded, data)
-                metrics = save_evaluation(Run(partial), result, embedded, {**split_entries(split), "seconds": seconds})
+            _write(target, cfg, metrics, result, embedded, data if evidence else None)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
@@ -189,9 +193,31 @@ def evaluate_run(
             return target, metrics
 
 
+def _write(
+    target: Path,
+    cfg: DictConfig,
+    metrics: dict[str, Any],
+    result: Evaluation,
+    embedded: Embedded,
+    images: PreparedData | None,
+) -> None:
+    """Write an evaluation into the new folder ``target``, all or nothing; with ``images``, also the pictures of them.
+
+    Raises:
+        OSError: the folder exists, or cannot be written.
+    """
+    with replacing(target) as partial:
+        partial.mkdir(parents=True)
+        OmegaConf.save(cfg, partial / "config.yaml")
+        contents = outputs.evaluation(Run(partial), result, embedded)
+        if images is not None:
+            contents |= outputs.drawn(Run(partial), "images", ScoredImages(result, embedded, images))
+        write_all({**contents, Run(partial).metrics: metrics})
+
+
 def _saved_config(run: Run) -> DictConfig:
-    """Return the run's configuration without its ``allow_targets``: the user must allow packages again."""
-    saved = run.load_config()
+    """Return the run's configuration, inert and without its ``allow_targets``: the user must allow packages again."""
+    saved = stored.inert(run.load_config())
     for key, value in LATER.items():  # settings that came after the run was made
         if key.partition(".")[0] not in PARTS.keys() - {key} and OmegaConf.select(saved, key, default=...) is ...:
             OmegaConf.update(saved, key, value, force_add=True)
@@ -202,8 +228,27 @@ def _saved_config(run: Run) -> DictConfig:
     return saved
 
 
-def _data(cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
+def _require_root(run: Run, cfg: DictConfig) -> None:
+    """Check that a relative ``dataset.source.root`` leads to a folder from here.
+
+    Raises:
+        InputError: it does not; the line gives the folder that it led to where the run was made, if it is still there.
+    """
+    root = OmegaConf.select(cfg, "dataset.source.root")
+    if not isinstance(root, str) or Path(root).is_absolute() or Path(root).exists():
+        return
+    made_in = (folder for folder in run.path.resolve().parents if (folder / root).is_dir())
+    found = next(made_in, None)
+    given = setting("dataset.source.root", found / root) if found else "dataset.source.root=FOLDER"
+    raise InputError(
+        f"dataset.source.root={root}: no such folder below {Path.cwd()}; the run, made in another folder, read its "
+        f"images there: add {given}"
+    )
+
+
+def _data(run: Run, cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
     """Return the run's data, read again and checked against the run's split."""
+    _require_root(run, cfg)
     data = build_data(cfg, detector.backend.embedder.size)
     data.restore_split(split)
     return data
@@ -244,7 +289,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         if key == "scorer":
             scorers = choices()["scorer"]
             if value not in scorers:
-                raise InputError(f"scorer={value} is no choice; {suggestion(value, scorers)}")
+                raise InputError(unknown_choice("scorer", value, scorers))
             cfg.scorer = OmegaConf.load(folder() / "scorer" / f"{value}.yaml")
             OmegaConf.set_struct(cfg, True)
             continue
@@ -252,9 +297,10 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             cfg.merge_with_dotlist([item])
         except YAMLError as error:
             raise InputError(f"{item} cannot be read; a list is written {key}=[a,b]") from error
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            raise InputError(unknown_key(key, cfg)) from error
         except OmegaConfBaseException as error:
-            known = [str(name) for name in OmegaConf.select(cfg, key.rpartition(".")[0])]
-            raise InputError(f"unknown configuration key {key}; {suggestion(key.rpartition('.')[2], known)}") from error
+            raise InputError(explain(error)) from error
     return cfg
 
 

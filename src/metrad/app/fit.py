@@ -13,17 +13,18 @@ from metrad.data.prepared import PreparedData
 from metrad.data.sources import listed
 from metrad.errors import InputError, TrainingError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
-from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
+from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.evaluate import Settings
-from metrad.files import write_json
+from metrad.files import write_all, write_json
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
 from metrad.training.checkpoints import epochs_behind
+from metrad.training.datamodule import MetradDataModule
+from metrad.training.devices.plan import least_images
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import EpochStudy
 from metrad.training.fitted import Fitted
-from metrad.training.learner import MetricLearner
-from metrad.training.speed import Pace
+from metrad.training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +49,21 @@ def check_data(parts: Parts, data: PreparedData) -> None:
     if scorer.needs_head and len(data.head_classes) == len(data.classes.normal):
         raise InputError(
             "scorer=head takes a head that was trained on other classes than the normal ones, but dataset.reference "
-            "names none; choose another scorer"
+            "names none; choose scorer=knn"
         )
     log_thresholds(parts.settings, len(data.split.indices["calibration"]))
 
 
-def fit(parts: Parts, run: Run) -> Fitted:
+def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     """Train, then embed the images; each rank does its part.
 
     A fold of a selection writes nothing into ``run`` and embeds nothing after training. If a fold diverges, the
     metrics of its earlier epochs are kept.
+
+    Args:
+        parts: the parts of the run.
+        run: its directory.
+        tracker: its record at a logger; None for a fold.
 
     Raises:
         InputError: the images, the model or the checkpoint do not suit the settings.
@@ -70,43 +76,44 @@ def fit(parts: Parts, run: Run) -> Fitted:
         check_data(parts, data)
     pl.seed_everything(parts.seed, workers=True, verbose=False)  # the first weights depend on the seed alone
     embedder = parts.make_embedder()
-    learner = parts.make_learner(embedder, parts.head_size(data))
-    epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
-    study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
+    learner = parts.make_learner(embedder, len(data.head_classes))
     pace = collectives.same(choose_pace(parts.pace, embedder, data.epoch_images) if first else None)
     assert pace is not None
-    trainer, datamodule = parts.make_trainer(run, pace, epochs, study, keeping=whole), parts.make_datamodule(data)
-    checkpoint = parts.checkpoint if whole else None
-    datamodule.first_epoch = epochs_behind(checkpoint, learner, datamodule, trainer.max_epochs)
+    epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
+    study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
+    datamodule = MetradDataModule(data, batch_size=parts.batch_size, least_images=least_images(parts.trainer))
+    logger = tracker.logger if tracker else None
+    trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
+    datamodule.first_epoch = epochs_behind(parts.checkpoint, learner, datamodule, trainer.max_epochs)
+    device, precision = trainer.strategy.root_device, str(trainer.precision)
     if first and whole:
-        write_json(run.split, data.describe_split())
-        _note_environment(run, trainer, pace)
+        ranks, speed = collectives.world_size(), pace.describe()
+        about = {"device": str(device), "precision": precision, "ranks": ranks, "speed": speed, **environment()}
+        write_all({run.split: data.describe_split(), run.environment: about})
+    _begin(tracker, run)
     prepared = time.perf_counter()
     try:
-        trainer.fit(learner, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(learner, datamodule=datamodule, ckpt_path=parts.checkpoint, weights_only=True)
     except TrainingError as error:
         if whole or collectives.several():  # on several ranks the others would wait for this one
             raise
         log.warning("selection: %s; later epochs of this training get no AUROC", error)
     trained = time.perf_counter()
     if first and whole and (kept := pace.kept(trainer.callbacks)) != pace:  # type: ignore[attr-defined]
-        _note_environment(run, trainer, kept)
-    embedded = _embed(parts, learner, data, trainer) if whole else Embedded({}, {})
+        write_json(run.environment, {**about, "speed": kept.describe()})
+    embedded = Embedded({}, {})
+    if whole:
+        embedded = fit_and_embed(learner.evaluated, data, [parts.make_scorer()], device=device, precision=precision)
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
-    seconds |= {"select": parts.selected.seconds} if parts.selected else {}
-    precision = str(trainer.precision)
     return Fitted(learner, data, embedded, epochs, study, precision, parts.selected, seconds, start, first)
 
 
-def _embed(parts: Parts, learner: MetricLearner, data: PreparedData, trainer: pl.Trainer) -> Embedded:
-    roles, device = roles_for([parts.make_scorer()]), trainer.strategy.root_device
-    return fit_and_embed(learner.evaluated, data, roles, device=device, precision=str(trainer.precision))
-
-
-def _note_environment(run: Run, trainer: pl.Trainer, pace: Pace) -> None:
-    device, precision = str(trainer.strategy.root_device), str(trainer.precision)
-    write_json(run.environment, environment(device, precision, pace.describe(), collectives.world_size()))
+def _begin(tracker: Tracker | None, run: Run) -> None:
+    """Begin the run at its logger, and note its id there, by which it continues after an interruption."""
+    number = tracker.begin() if tracker else None
+    if number is not None:
+        run.note(tracked=number)
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:
@@ -140,7 +147,7 @@ def log_images(data: PreparedData) -> None:
     for name in names_left_out(data.image_set.corrupt, data.image_set.names):
         log.warning("left out %s, which cannot be decoded", name)
     if data.image_set.left_out:
-        log.warning("left out files that dataset.source.pattern does not match: %s", listed(data.image_set.left_out))
+        log.info("left out files that dataset.source.pattern does not match: %s", listed(data.image_set.left_out))
     log_range(data)
 
 

@@ -16,10 +16,10 @@ Nothing of ``hydra._internal`` is used.
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from metrad.errors import raised_by
 from metrad.runs.config.catalogue import folder
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ def full_error_wanted() -> bool:
 
 def raised_by_hydra(error: Exception) -> bool:
     """Return whether Hydra, OmegaConf or a parser that they use raised ``error``."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    raising = frames[-1][0].f_globals.get("__name__", "") if frames else ""
-    return type(error).__module__.split(".")[0] in ("hydra", "omegaconf") or raising.split(".")[0] in _PACKAGES
+    return type(error).__module__.split(".")[0] in ("hydra", "omegaconf") or raised_by(error).split(".")[0] in _PACKAGES
 
 
 @contextlib.contextmanager

@@ -2,23 +2,29 @@
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
 from metrad.app.hydra_seam import full_error_wanted, raised_by_hydra
-from metrad.errors import InputError, MetradError
+from metrad.errors import InputError, MetradError, is_fault, is_of_memory, users_place
+from metrad.runs.config.secrets import secrets
+from metrad.terminal import hide, printable
 
 log = logging.getLogger("metrad")
 T = TypeVar("T")
 
-BAD_INPUT, FAILED_RUNS = 2, 1
+BAD_INPUT, FAILED_RUNS, INTERNAL = 2, 1, 70
 
 
 def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -> T:
-    """Run ``job`` and return its result; on an error in the user's input, print one line and exit with code 2.
+    """Run ``job`` and return its result; on an error, print one line and exit.
+
+    The exit code is 2 for an error in the user's input, and 70 for a fault of metrad's own.
 
     Args:
         job: function of the command.
@@ -28,43 +34,114 @@ def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -
     try:
         return job()
     except Exception as error:
-        if whole or not is_expected(error):
+        if whole:
+            hide_in_traceback(secrets(given=sys.argv if given is None else given))
             raise
-        typer.echo(f"error: {one_line(error, given)}", err=True)
-        raise SystemExit(BAD_INPUT) from None
+        end(error, given, expected=is_expected(error))
+
+
+def end(
+    error: Exception, given: Sequence[str] | None = None, cfg: Any = None, *, expected: bool, where: str = ""
+) -> NoReturn:
+    """Print one line on ``error`` and end the process, with code 2 if it was expected and 70 for a fault.
+
+    ``given`` and ``cfg`` are as for ``one_line``; ``where`` stands before an expected error.
+    """
+    line = f"error: {where}{one_line(error, given, cfg)}" if expected else internal(error, given, cfg)
+    typer.echo(line, err=True)
+    raise SystemExit(BAD_INPUT if expected else INTERNAL) from None
+
+
+class _Traceback:
+    """Prints the traceback that ends the process, without secret values and control characters."""
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        self.secrets = dict(secrets)
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(printable(hide(text, self.secrets)))
+
+
+def hide_in_traceback(secrets: Mapping[str, str]) -> None:
+    """Let Python print the traceback of an error that ends the process without the values of ``secrets``."""
+    before = sys.excepthook.secrets if isinstance(sys.excepthook, _Traceback) else {}
+    sys.excepthook = _Traceback({**before, **secrets})
 
 
 def is_expected(error: Exception) -> bool:
-    """Return whether an error is about the user's input or the disk, so that one line without traceback suffices."""
-    return isinstance(error, MetradError | OSError) or raised_by_hydra(error)
+    """Return whether an error is about the user's input or the machine, and not a fault of metrad's own."""
+    return raised_by_hydra(error) or not is_fault(error)
 
 
-def one_line(error: Exception, given: Sequence[str] | None = None) -> str:
-    """Return an error as one line for the terminal.
+def internal(error: Exception, given: Sequence[str] | None = None, cfg: Any = None) -> str:
+    """Return the line on a fault of metrad's own: the error, and the place in the code that raised it.
+
+    ``given`` and ``cfg`` are as for ``one_line``.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({'/'.join(Path(frames[-1].filename).parts[-3:])}:{frames[-1].lineno})" if frames else ""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    text = printable(hide(text, secrets(cfg, sys.argv[1:] if given is None else given)))
+    return (
+        f"internal error: {text}{place}. This is a fault of metrad, not of your input; please report it with the "
+        "traceback that the environment variable HYDRA_FULL_ERROR=1 prints"
+    )
+
+
+def is_expected_of_run(error: Exception) -> bool:
+    """Return the same for an error of a run whose configuration Hydra has composed.
+
+    An error of OmegaConf is then a fault of metrad's own, but for an interpolation of the user's that leads nowhere.
+    """
+    from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+
+    return isinstance(error, InterpolationResolutionError | MissingMandatoryValue) or not is_fault(error)
+
+
+def one_line(error: Exception, given: Sequence[str] | None = None, cfg: Any = None) -> str:
+    """Return an error as one line for the terminal, without secret values and control characters.
 
     Args:
         error: the error.
         given: the arguments of the command; None for those of the process.
+        cfg: the configuration, some values of which may be secret; None before it is composed.
     """
+    arguments = sys.argv[1:] if given is None else given
+    return printable(hide(_text(error, arguments), secrets(cfg, arguments)))
+
+
+def _text(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, InputError) and "Traceback (most recent call last)" in str(error):
         return str(error).strip().splitlines()[-1].partition(": ")[2]  # the error was raised in a worker process
     if isinstance(error, MetradError):
         return " ".join(str(error).split())
+    if is_of_memory(error):
+        reason = " ".join(str(error).split()) or "MemoryError"
+        return f"the machine's memory does not hold this: lower batch_size, image_size or the model's size ({reason})"
+    text = _of_hydra(error, arguments)
+    if text is not None:
+        return text
+    text = " ".join(str(error).split()) or type(error).__name__
+    place = users_place(error)
+    if place is not None and not isinstance(error, OSError) and not raised_by_hydra(error):
+        return f"{type(error).__name__} in {place}, a part of your own: {text}"
+    return f"{text} (given: {' '.join(arguments)})"
+
+
+def _of_hydra(error: Exception, arguments: Sequence[str]) -> str | None:
+    """Return an error of Hydra or OmegaConf as one line; None for other errors."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from metrad.runs.config.explain import explain, explain_null
+    from metrad.runs.config.explain import explain, explain_choice, explain_null
 
-    arguments = sys.argv[1:] if given is None else given
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain(error, arguments)
     # OmegaConf only asserts that the parent of a setting is a mapping.
     if isinstance(error, AssertionError | AttributeError | TypeError) and raised_by_hydra(error):
-        null = explain_null(arguments)
-        if null:
-            return null
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text} (given: {' '.join(arguments)})"
+        return explain_null(arguments)
+    return explain_choice(arguments) if isinstance(error, ValueError) and raised_by_hydra(error) else None
 
 
 def summary(metrics: dict[str, Any]) -> str:

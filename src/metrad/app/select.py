@@ -57,7 +57,8 @@ class Choice:
 def select(parts: Parts, run: Run) -> Parts:
     """Train with each candidate and each stand-in; return the parts of the run with the best recipe.
 
-    Each training's result is kept in the run's ``selection`` folder. An interrupted run reads its results from there.
+    The run's saved configuration becomes that of the best recipe. Each training's result is kept in the run's
+    ``selection`` folder. An interrupted run reads its results from there.
 
     Args:
         parts: parts of the run, with a selection.
@@ -81,7 +82,9 @@ def select(parts: Parts, run: Run) -> Parts:
     entries = _entries(choice, selection.candidates, [data.image_set.classes[number] for number in held_out])
     chosen = selection.chosen(choice.candidate, choice.epochs, choice.scorer)
     selected = Selected(entries, rows, seconds, time.perf_counter() - start)
-    return dataclasses.replace(chosen, selected=selected, checkpoint=parts.checkpoint)
+    if collectives.rank() == 0:
+        run.save_choice(chosen.config)
+    return dataclasses.replace(chosen, selected=selected)
 
 
 def _trained(parts: Parts, run: Run, held_out: list[tuple[int, str]]) -> tuple[list[Row], float]:
@@ -183,7 +186,7 @@ def _check_scorers(selection: Selection, data: PreparedData, held_out: list[int]
         if scorer.needs_head and len(data.classes.reference) == 1 and data.turns == 1:
             raise InputError(
                 f"selection: {key}=head takes classes in training that are not normal, and there are none if the "
-                "only reference class is the stand-in; choose another scorer"
+                f"only reference class is the stand-in; choose {key}=knn"
             )
         try:
             scorer.check_size(left)

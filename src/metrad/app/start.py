@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import re
 import traceback
 from collections.abc import Sequence
 from functools import partial
@@ -12,16 +11,21 @@ from typing import Any
 import typer
 
 from metrad.app import hydra_seam
+from metrad.app.arguments import for_hydra
 from metrad.app.messages import (
-    BAD_INPUT,
     FAILED_RUNS,
+    end,
+    hide_in_traceback,
+    internal,
+    is_expected_of_run,
     log_thresholds,
     one_line,
     relative,
     reporting_errors,
     summary,
 )
-from metrad.errors import INTERRUPTED, HeldError, InputError, MetradError, told_to_stop
+from metrad.errors import INTERRUPTED, HeldError, InputError, told_to_stop
+from metrad.terminal import hide, printable
 
 log = logging.getLogger("metrad")
 
@@ -41,7 +45,7 @@ def _train_all(argv: list[str]) -> None:
 
     checks.register()
     arguments = for_hydra(argv)
-    if launch.started_by_others() and {"-m", "--multirun"} & set(argv):
+    if launch.started_by_others() and "--multirun" in arguments:
         raise InputError("a sweep starts the ranks of its runs itself; start it without torchrun or srun")
     if launch.follows():
         arguments.append("hydra.run.dir=.")  # the first rank makes the directory of the run
@@ -58,28 +62,6 @@ def _train_all(argv: list[str]) -> None:
             kept = _report_sweep(sweep)
     if sweep.failures or sweep.unfinished() or not kept:
         raise SystemExit(FAILED_RUNS)
-
-
-def for_hydra(argv: Sequence[str]) -> list[str]:
-    """Return the arguments of the command line for Hydra, with ``sweep=NAME`` as ``sweep.name=NAME``.
-
-    Raises:
-        InputError: the name of the sweep is no folder name.
-    """
-    from metrad.runs.naming import sweep_name
-
-    arguments = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in argv]
-    for item in arguments:
-        if item.lstrip("+").startswith("sweep.name="):
-            sweep_name(item.partition("=")[2].strip("'\""), time="")
-    return arguments
-
-
-def _literal(item: str) -> str:
-    """Quote the name of a sweep, so that Hydra reads a name such as 2026_11 or true as a string."""
-    key, _, value = item.partition("=")
-    named = key.lstrip("+") == "sweep.name" and re.fullmatch(r"[\w.+-]+", value) and value != "null"
-    return f"{key}='{value}'" if named else item
 
 
 def _report_sweep(sweep: Any) -> bool:
@@ -99,7 +81,7 @@ def _report_sweep(sweep: Any) -> bool:
             write_rows(sweep.folder / "runs.csv", rows)
             log.info("each run: %s", relative(sweep.folder / "runs.csv"))
         except OSError as error:  # for example, the disk is full
-            typer.echo(f"error: runs.csv cannot be written: {one_line(error)}", err=True)
+            typer.echo(f"error: {one_line(error)}", err=True)
             kept = False
     left = sweep.unfinished()
     if left:
@@ -126,10 +108,13 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from metrad.runs.config.home import expand_home
+    from metrad.runs.config.secrets import secrets
     from metrad.runs.directory import Run
     from metrad.sweeps.plan import Ended
     from metrad.training.devices import launch
 
+    cfg = expand_home(cfg)
     if launch.follows():
         _follow(cfg, given)
         return None
@@ -146,14 +131,17 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
         raise SystemExit(stopped[1]) from None
     except Exception as error:
         run.remove_if_empty()
-        if not sweeping and (full_error or not isinstance(error, MetradError | OSError)):
+        hidden = secrets(cfg, given)
+        if full_error and not sweeping:
+            hide_in_traceback(hidden)
             raise
-        if sweeping:
-            if full_error:
-                traceback.print_exc()
-            return Ended(run, "running" if isinstance(error, HeldError) else "failed", one_line(error, given))
-        typer.echo(f"error: {one_line(error, given)}", err=True)
-        raise SystemExit(BAD_INPUT) from None
+        expected = is_expected_of_run(error)
+        if not sweeping:
+            end(error, given, cfg, expected=expected)
+        if full_error:
+            typer.echo(printable(hide(traceback.format_exc(), hidden)), err=True)
+        line = (one_line if expected else internal)(error, given, cfg)
+        return Ended(run, "running" if isinstance(error, HeldError) else "failed", line)
     if sweeping:
         return Ended(run, "finished", summary(metrics))
     log.info("%s -> %s", summary(metrics), relative(run.path))
@@ -178,9 +166,12 @@ def _importing_train() -> Any:
 def _follow(cfg: Any, given: Sequence[str]) -> None:
     """Train as a further rank of a run, the directory of which belongs to the first rank."""
     from metrad.app.train import follow
+    from metrad.runs.config.secrets import secrets
 
     try:
         follow(cfg)
-    except (MetradError, OSError) as error:
-        typer.echo(f"error: rank {os.environ['RANK']}: {one_line(error, given)}", err=True)
-        raise SystemExit(BAD_INPUT) from None
+    except Exception as error:
+        if hydra_seam.full_error_wanted():
+            hide_in_traceback(secrets(cfg, given))
+            raise
+        end(error, given, cfg, expected=is_expected_of_run(error), where=f"rank {os.environ['RANK']}: ")

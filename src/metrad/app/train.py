@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +18,16 @@ from metrad.app.fit import fit
 from metrad.app.select import select
 from metrad.detector.core import Detector
 from metrad.detector.torch_backend import TrainedBackend
-from metrad.errors import InputError
+from metrad.errors import DivergedError, InputError
 from metrad.evaluation.evaluate import Evaluation, attach_head
 from metrad.evaluation.evaluate import evaluate as measure
+from metrad.evaluation.metrics import by_name
 from metrad.files import read_json
+from metrad.quoting import setting
 from metrad.runs import outputs
 from metrad.runs.claim import claim
 from metrad.runs.config import checks
+from metrad.runs.config.secrets import secrets
 from metrad.runs.directory import Run
 from metrad.training.devices import launch
 from metrad.training.devices import plan as devices
@@ -62,58 +64,55 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
         InputError: a setting or file cannot be used.
         TrainingError: training diverged.
     """
-    parts = None if sweeping else build(cfg)
     with run.held():
         claimed = claim(run, cfg, sweeping=sweeping)
         if not claimed.finished:
-            with run.recorded(keep_refused=sweeping), expected_warnings():
+            with run.recorded(keep_refused=sweeping, secrets=secrets(cfg)), expected_warnings():
                 run.save_config(cfg, hydra)
-                _train(dataclasses.replace(parts or build(cfg), checkpoint=claimed.checkpoint), run)
+                parts = build(cfg, claimed.checkpoint)
+                make(parts, run)
         return cast("dict[str, Any]", read_json(run.metrics))
 
 
-def _train(parts: Parts, run: Run) -> None:
-    """Train on the requested devices; if there are several, start one process for each."""
+def make(parts: Parts, run: Run) -> None:
+    """Select if ``parts`` has a selection, train, score and save.
+
+    On several devices, this process is one of the ranks, or starts a process for each. The first rank writes the run.
+    """
     plan = devices.plan(parts.trainer, parts.batch_size)
     if plan.to_start:
         arguments = (parts.config, run.path, parts.checkpoint, torch.get_num_threads())
-        launch.start(_train_as_rank, arguments, plan.count)
-    else:
-        make(parts, run, plan.count)
+        launch.start(_make_as_rank, arguments, plan.count)
+        return
+    with contextlib.ExitStack() as tracked:
+        with devices.joined(parts.trainer, plan.count):
+            run = Run(collectives.same(run.path))
+            if parts.selection:
+                parts = select(parts, run)
+            tracker = tracked.enter_context(parts.make_tracker(run))
+            fitted = fit(parts, run, tracker)
+        if fitted.first:
+            detector, result = evaluate(parts, fitted, run)
+            outputs.save(run, fitted, detector, result)
+            tracker.record({name: result.metrics[name] for name in by_name()}, fitted.learner.global_step)
 
 
-def _train_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, threads: int) -> None:
-    """Train as one of the ranks that ``_train`` starts; the first rank writes the run, but not its final status."""
+def _make_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, threads: int) -> None:
+    """Make the run as one of the ranks that ``make`` starts; the first rank does not write its final status."""
     import faiss
 
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     checks.register()
     with expected_warnings():
-        parts = dataclasses.replace(build(cfg), checkpoint=checkpoint)
-        make(parts, Run(path), int(os.environ["WORLD_SIZE"]))
+        make(build(cfg, checkpoint), Run(path))
 
 
 def follow(cfg: DictConfig) -> None:
     """Train as one of the ranks that torchrun or srun started after the first; the first rank calls ``train``."""
     launch.mute()
     with expected_warnings():
-        parts = build(cfg)
-        make(parts, Run("."), devices.plan(parts.trainer, parts.batch_size).count)
-
-
-def make(parts: Parts, run: Run, ranks: int) -> None:
-    """Select if ``parts`` has a selection, train, score and save, as one of ``ranks`` ranks; the first writes them."""
-    with devices.joined(parts.trainer, ranks):
-        run = Run(collectives.same(run.path))
-        if parts.selection:
-            parts = select(parts, run)
-            if collectives.rank() == 0:
-                run.save_choice(parts.config)
-        fitted = fit(parts, run)
-    if fitted.first:
-        detector, result = evaluate(parts, fitted, run)
-        outputs.save(run, fitted, detector, result)
+        make(build(cfg, cfg.ckpt_path), Run("."))
 
 
 @contextlib.contextmanager
@@ -130,13 +129,17 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
 
     Raises:
         InputError: the scorer cannot serve the embeddings.
+        DivergedError: embeddings are not finite.
     """
     scorer, learner, data = parts.make_scorer(), fitted.learner, fitted.data
     attach_head(scorer, learner.head, data.head_classes, data.class_names("normal"))
     try:
         result = measure(scorer, fitted.embedded, parts.settings)
     except InputError as error:
-        raise InputError(f"{error}; training is done: repeat with ckpt_path={run.last_checkpoint}") from error
+        if not all(np.isfinite(vectors).all() for vectors in fitted.embedded.arrays.values()):
+            raise DivergedError(f"{error}; lower optimizer.lr, or set trainer.gradient_clip_val=1") from error
+        repeated = setting("ckpt_path", run.last_checkpoint)
+        raise InputError(f"{error}; training is done: repeat with {repeated}") from error
     settings = {**parts.blueprint.embedder, "image_size": learner.embedder.size}
     detector = Detector(
         dataclasses.replace(parts.blueprint, embedder=settings),

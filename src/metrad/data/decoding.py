@@ -17,6 +17,7 @@ from metrad.data.broken_images import corrupt_image
 from metrad.data.duplicates import content_key, digest
 
 DECODER_VERSION = 2  # increase it when the same file decodes to other pixels or another key
+KNOWN_VERSIONS = (1, DECODER_VERSION)  # of earlier versions those that runs can have
 # Formats that Pillow decodes by itself and in full. It would hand PostScript, for one, to Ghostscript.
 FORMATS = (
     *("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "PPM", "GIF", "TGA", "PCX", "JPEG2000"),
@@ -183,7 +184,7 @@ def _decoded(image: ImageFile.ImageFile, data: bytes) -> Decoded:
         pixels = _deep_over_white(channels, transparent)
     else:
         pixels = _pixels(upright(image))
-    if image.format == "PNG" and (png_checks.is_interlaced(data) or not _has_last_row(image)):
+    if image.format == "PNG" and (png_checks.is_interlaced(data) or not _has_last_pixel(image)):
         png_checks.require_rows(data)
     return Decoded(pixels, content_key(pixels, white_is_zero=white_is_zero), white_is_zero)
 
@@ -223,10 +224,10 @@ def _require_readable_tiff(image: ImageFile.ImageFile) -> None:
         raise ValueError("the file is truncated: strips or tiles of the image are missing")
 
 
-def _has_last_row(image: Image.Image) -> bool:
-    """Return whether the last row of a loaded image holds values other than 0, which missing rows are filled with."""
+def _has_last_pixel(image: Image.Image) -> bool:
+    """Return whether the last pixel of a loaded image is other than 0, which missing rows are filled with."""
     width, height = image.size
-    return bool(np.asarray(image.crop((0, height - 1, width, height))).any())
+    return bool(np.any(image.getpixel((width - 1, height - 1))))
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -47,7 +47,12 @@ def read_deep_colour(
         return _read_ppm(image, data, open_image)
     modes = {_raw_mode(tile) for tile in image.tile}
     layout, _, order = modes.pop().partition(";16") if len(modes) == 1 else ("", "", "")
-    if image.format == "JPEG2000" or layout not in ("RGB", "RGBA", "RGBX", "LA") or order not in ("B", "L", "N"):
+    if (
+        image.format == "JPEG2000"
+        or _is_planar(image)
+        or layout not in ("RGB", "RGBA", "RGBX", "LA")
+        or order not in ("B", "L", "N")
+    ):
         raise ValueError(
             f"{image.format} files with 16 bits a channel are read as grey, RGB or RGB with alpha in pixel order, and "
             f"this one is {image.mode}; convert it to one of these"
@@ -74,10 +79,10 @@ def _read_ppm(image: ImageFile.ImageFile, data: bytes, open_image: Open) -> np.n
 def _with_raw_mode(
     image: ImageFile.ImageFile, raw_mode: str, upright: Callable[[Image.Image], Image.Image]
 ) -> np.ndarray:
-    tiles: list[Any] = []
-    for codec, box, offset, args in image.tile:
-        tiles.append((codec, box, offset, raw_mode if isinstance(args, str) else (raw_mode, *(args or ())[1:])))
-    image.tile = tiles
+    image.tile = [
+        tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *(tile.args or ())[1:]))
+        for tile in image.tile
+    ]
     return np.asarray(upright(image)).astype(np.uint16)
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from metrad.data.batches import Batch, ImageBatches, ResidentBatches
 from metrad.data.bit_depth import FULL, depth_of
 from metrad.data.broken_images import names_left_out
-from metrad.data.decoding import Decoding, Reading
+from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Reading
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
@@ -171,7 +171,13 @@ class PreparedData:
         Raises:
             InputError: an image is missing, cannot be decoded, or has changed since it was described.
         """
-        self.reading = replace(self.reading, version=description.get("decoder", 1))
+        version = description.get("decoder", 1)
+        if version not in KNOWN_VERSIONS:
+            raise InputError(
+                f"the images of this run were decoded by version {version!r}, and this version of metrad knows "
+                f"{' and '.join(map(str, KNOWN_VERSIONS))}; use the version of metrad that made the run"
+            )
+        self.reading = replace(self.reading, version=version)
         self._load(description.get("range") or FULL)
         place = {name: i for i, name in enumerate(self.image_set.names)}
         indices = {}

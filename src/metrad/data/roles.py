@@ -1,12 +1,15 @@
 """Roles of classes: the user's class names, resolved to class numbers."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metrad.data.splits import Classes, Size
 from metrad.errors import InputError
+from metrad.quoting import setting
 
 ClassNames = str | int | Sequence[str | int]
+PART_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Roles:
 def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:
     """Return the classes of each role as numbers.
 
-    A number means a class by its position in ``names``, or by its name if all class names are numbers.
+    A number means a class by its position in ``names``, or by its name if all class names are numbers. Zeros in front
+    are part of a name.
 
     Args:
         roles: the user's choice.
@@ -80,18 +84,39 @@ def class_numbers(key: str, wanted: ClassNames, names: list[str]) -> tuple[int, 
         InputError: a class does not exist or is listed twice; the message names the class and ``key``.
     """
     chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
-    if all(name.isdecimal() for name in names):
-        by_number = {int(name): i for i, name in enumerate(names)}
-    else:
-        by_number = dict(enumerate(range(len(names))))
-    numbers = []
+    numbers: list[int] = []
     for item in chosen:
-        number = (
-            names.index(str(item)) if str(item) in names else by_number.get(item) if isinstance(item, int) else None
-        )
-        if number is None:
-            raise InputError(f"{key}: no class {item!r}; there are {', '.join(names)}")
+        number = _class_number(key, item, names)
         if number in numbers:
             raise InputError(f"{key} lists {names[number]} twice; remove the duplicate")
         numbers.append(number)
     return tuple(numbers)
+
+
+def _class_number(key: str, item: str | int, names: list[str]) -> int:
+    """Return the number of one class. A letter with an accent is the same whether it is written as one sign or two."""
+    found = [i for i, name in enumerate(names) if _composed(name) == _composed(str(item))]
+    if len(found) > 1:
+        raise InputError(f"{key}: {len(found)} folders are called {item} and encode its accents differently; join them")
+    if found:
+        return found[0]
+    decimal = all(name.isdecimal() for name in names)
+    if isinstance(item, int) and not decimal and 0 <= item < len(names):
+        return item
+    padded = [name for name in names if decimal and isinstance(item, int) and int(name) == item]
+    if padded:
+        raise InputError(
+            f"{key}: the number {item} is no class, but '{padded[0]}' is; a name with zeros in front needs quotes, "
+            f"since YAML reads 010 as 8: {setting(key, padded)}"
+        )
+    line = f"{key}: no class {item!r}; there are {', '.join(names)}"
+    if {name.lower() for name in names} <= PART_NAMES:
+        line += (
+            ". These are parts of a dataset and not classes: metrad knows the parts train and test, each with one "
+            "folder a class; rename the folders, or set dataset.source.root to one part"
+        )
+    raise InputError(line)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

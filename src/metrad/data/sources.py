@@ -105,8 +105,16 @@ class ImageFolder(Source):
             key=lambda image: (*image[:2], image[2].replace(os.sep, "\0")),
         )
         self.left_out = dict(sorted(walk.left_out.items()))
+        filled = {in_test for in_test, *_ in found}
+        others = f"; there are {listed(self.left_out)}" if self.left_out else ""
+        if has_parts and len(filled) < 2:
+            part = "train" if True in filled or not filled else "test"
+            raise InputError(
+                f"dataset.source.root: train and test of {self.root} are the two parts of the data, each with one "
+                f"folder of images a class, and the class folders of {part} have no images that match "
+                f"{', '.join(patterns)}{others}; if train and test are classes, rename them"
+            )
         if not found:
-            others = f"; there are {listed(self.left_out)}" if self.left_out else ""
             raise InputError(
                 f"dataset.source: no images that match {', '.join(patterns)} in the class folders of {self.root}"
                 f"{others}"

@@ -108,13 +108,41 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
         (test, classes.normal, ("test_normal",)),
         (test, classes.anomalous, ("test_anomalous",)),
     ):
-        apart = _apart(part, groups, indices.get("calibration", ())) if roles == ("reference",) else part
+        apart = _apart(part, groups, indices["calibration"]) if "reference" in roles else part
         by_class = [apart[pool.labels[apart] == c] for c in members]
         indices |= _share_out(by_class, {role: sizes[role] for role in roles}, seed, members, groups)
-    for role in ("normal", "test_normal", "test_anomalous"):
+    shares = None if pool.in_test_part is not None else test_share
+    needed = {"normal": classes.normal, "test_normal": classes.normal, "test_anomalous": classes.anomalous}
+    for role, members in needed.items():
         if not len(indices[role]):
-            raise InputError(f"dataset.sizes.{role}={sizes[role]} leaves no images for this role; at least 1 is needed")
+            raise InputError(_none_left(role, sizes, np.isin(pool.labels[kept], members).sum(), shares))
     return Split({role: indices[role] for role in ROLES}, len(copies), copies, len(kept) - len(train) - len(test))
+
+
+def _none_left(role: str, sizes: dict[str, Size], images: int, test_share: float | None) -> str:
+    """Return the line on a role without images: the cause, and what to change.
+
+    Args:
+        role: the role.
+        sizes: the sizes asked for.
+        images: number of different images of the role's classes, in both parts.
+        test_share: share of the normal images set aside for testing; None if the source has its own test part.
+    """
+    size = "null" if sizes[role] is None else sizes[role]
+    line = f"dataset.sizes.{role}={size} leaves none of {images} images for this role, and at least 1 is needed"
+    if sizes[role] is not None:
+        return f"{line}; raise it, or add images"
+    if role == "test_anomalous":
+        return f"{line}; add images of the anomalous classes"
+    if role == "normal":
+        share = "" if test_share is None else f"dataset.test_share={test_share} and "
+        return (
+            f"{line}; {share}dataset.sizes.calibration={sizes['calibration']} take the others: lower them or add images"
+        )
+    if test_share is None:
+        return f"{line}: the test part has no images of the normal classes; move some there"
+    enough = next(count for count in range(1, 10**6) if round(test_share * count))
+    return f"{line}: dataset.test_share={test_share} takes none from so few; raise it, or add images ({enough} suffice)"
 
 
 def hold_out(

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
 from metrad.data.arrays import Indexable, OnDemand, changed_image, kept_pixels
 from metrad.data.bit_depth import FULL, peak
@@ -25,6 +25,8 @@ from metrad.data.duplicates import content_numbers
 from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
+from metrad.files import writing
+from metrad.progress import bar
 
 GIB = 2**30
 _LOOKAHEAD = 64  # images decoded ahead of the one being stored; bounds memory
@@ -121,11 +123,12 @@ def load(
     stored = None if work in _deep_scans else _store(work, storage)
     found = stored.scan if stored else _deep_scans[work]
     chosen = depth(_pool(source, found), found.peaks) if found.peaks.any() else FULL
-    if stored is None or chosen != FULL:
+    if stored and chosen != FULL:
         _deep_scans.clear()
         _deep_scans[work] = found
         stored = None  # its memory is needed for the images over the chosen range
         _in_memory.cache_clear()
+    if stored is None:
         stored = _store(_Work(source, size, skip_corrupt, chosen), storage)
         require_same(source.names, found, stored.scan)
     return _image_set(source, stored, chosen)
@@ -241,8 +244,9 @@ def _scan_only(work: _Work) -> Scan:
 def _on_disk(work: _Work, cache: Path) -> tuple[np.ndarray, Scan]:
     folder = cache / work.folder
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        _fill(folder, lambda partial: _write_cache(work, partial))
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            _fill(folder, lambda partial: _write_cache(work, partial))
     digests, peaks = np.load(folder / "digests.npy"), folder / "peaks.npy"
     found = np.load(peaks) if peaks.exists() else np.zeros(len(digests), dtype=np.int32)  # version 0.1 had none
     return np.load(folder / "images.npy", mmap_mode="r"), Scan(digests, load_messages(folder), found)
@@ -265,6 +269,9 @@ def _fill(folder: Path, write: Callable[[Path], None]) -> None:
 def _write_cache(work: _Work, folder: Path) -> None:
     shape = (len(work.source.labels), work.size, work.size, 3)
     array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # the system kills a process that fills a mapped file beyond the disk's room
+        with (folder / "images.npy").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     found = _scan(work, _keep_in(array), _as_kept(work))
     array.flush()
     np.save(folder / "digests.npy", found.digests)
@@ -340,8 +347,7 @@ def scan(
         return _Result(image.digest, peak(image.pixels), prepare(image))
 
     results = _in_threads(attempt, range(count)) if threads else map(attempt, range(count))
-    bar = tqdm(results, "decoding images", count, leave=False, delay=1, disable=None)
-    for position, result in enumerate(bar):
+    for position, result in enumerate(bar(results, "decoding images", count)):
         if isinstance(result, CorruptImageError):
             broken.note(position, result)
         else:

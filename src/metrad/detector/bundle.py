@@ -6,12 +6,12 @@ other code.
 
 import importlib
 import json
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from metrad.detector import targets
 from metrad.errors import InputError
 from metrad.files import require_unchanged, sealed, sha256, unsealed
 from metrad.renamed import present
@@ -31,6 +31,7 @@ TABLES: dict[str, tuple[str, str | None]] = {
     "head": ("metrad.models.heads", "Head"),
     "scorer": ("metrad.scorers", "Scorer"),
 }
+ROLES = {"backbone": targets.BACKBONE, "head": targets.HEAD, "scorer": targets.SCORER}
 
 
 @dataclass(frozen=True)
@@ -92,42 +93,17 @@ def build_part(kind: str, settings: Mapping[str, Any], allow: Sequence[str], **k
         known: further arguments that only the caller knows, such as the width of the embeddings.
 
     Raises:
-        InputError: the class is not allowed, or it rejects its arguments.
+        InputError: the class has another role, or it rejects its arguments.
     """
-    make = _located(kind, settings["_target_"], allow)
-    given = {name: _nested(value, allow) for name, value in settings.items() if not name.startswith("_")}
+    target = settings.get("_target_")
+    short = isinstance(target, str) and target in own_parts(kind)
+    name = f"{TABLES[kind][0]}.{target}" if short else target
     try:
-        return make(**given, **known)
+        return targets.build(kind, {**settings, "_target_": name}, ROLES[kind], allow, **known)
     except InputError:
         raise
     except (TypeError, ValueError) as error:
-        raise InputError(f"{kind}: {settings['_target_']} refuses its settings ({error})") from error
-
-
-def _nested(value: Any, allow: Sequence[str]) -> Any:
-    """Return ``value`` with each mapping that has a ``_target_`` replaced by the part it describes."""
-    if isinstance(value, Mapping) and "_target_" in value:
-        return build_part("", value, allow)
-    if isinstance(value, Mapping):
-        return {name: _nested(item, allow) for name, item in value.items()}
-    return [_nested(item, allow) for item in value] if isinstance(value, list) else value
-
-
-def _located(kind: str, name: str, allow: Sequence[str]) -> Callable[..., Any]:
-    if kind in TABLES:
-        own = own_parts(kind).get(_short(kind, name))
-        if own is not None:
-            return own
-    if not name.startswith(tuple(f"{prefix.rstrip('.')}." for prefix in allow)):
-        raise InputError(
-            f"{kind or 'a setting'} of the detector is {name}, which is not one of metrad's parts; "
-            f"if you trust it, set allow_targets=[{name.split('.', maxsplit=1)[0]}]"
-        )
-    try:
-        made: Callable[..., Any] = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{kind} of the detector: {name} cannot be imported ({error})") from error
-    return made
+        raise InputError(f"{kind}: {target} refuses its settings ({error})") from error
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import safetensors.numpy
 
-from metrad.data.decoding import Decoding
+from metrad.data.decoding import DECODER_VERSION, Decoding
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.errors import InputError
@@ -65,7 +65,7 @@ class Detector:
         self.calibration_scores = calibration_scores
         self.normal_images = normal_images
         self.precision = precision
-        self.decoding = Decoding(**loaded_from.about.get("decoding", {})) if loaded_from else Decoding()
+        self.decoding = Decoding(**loaded_from.about.get("decoding", {})) if loaded_from else Decoding(DECODER_VERSION)
         self.loaded_from = loaded_from
         self._make_scorer = make_scorer
 
@@ -130,9 +130,7 @@ def _load_scorer(opened: Bundle, backend: Backend, allow: Sequence[str]) -> Scor
     settings = opened.blueprint.scorer
     if settings is None:
         raise InputError(f"{opened.folder} does not record the settings of its scorer; fit a new scorer")
-    scorer = bundle.build_part("scorer", settings, allow)
-    if not isinstance(scorer, Scorer):
-        raise InputError(f"{settings['_target_']} makes a {type(scorer).__name__}, not a scorer")
+    scorer: Scorer = bundle.build_part("scorer", settings, allow)
     scorer.load(opened.folder, verify=False)
     if isinstance(scorer, HeadScorer):
         scorer.attach(backend.head, scorer.fitted_classes)

@@ -60,9 +60,7 @@ class TorchBackend:
             InputError: the weights do not fit the blueprint.
         """
         known = {"in_features": self.embedder.out_features, "num_classes": self.opened.head_size}
-        head = bundle.build_part("head", self.opened.blueprint.head, self.allow, **known)
-        if not isinstance(head, Head):
-            raise InputError(f"{self.opened.blueprint.head['_target_']} makes a {type(head).__name__}, not a head")
+        head: Head = bundle.build_part("head", self.opened.blueprint.head, self.allow, **known)
         _load(head, self.opened.folder / bundle.HEAD)
         return head.eval()
 

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from metrad import collectives
 from metrad.data.batches import Batch
 from metrad.data.prepared import ImageRecord, PreparedData
-from metrad.errors import InputError
 from metrad.evaluation.forward import Forward, half_type
 from metrad.models.cpu import lean_memory
 from metrad.models.embedder import Embedder
 from metrad.models.whitening import within_class_whitening
+from metrad.progress import bar
 from metrad.scorers import Scorer
 
 EMBEDDED_ROLES = ("normal", "calibration", "test_normal", "test_anomalous")
@@ -81,78 +80,59 @@ def embed(
             else is in float32.
     """
     indices = np.concatenate([data.split.indices[role] for role in roles])
-    embeddings = _embeddings(embedder, data, indices, torch.device(device), precision)
+    forward = Forward(embedder.to(device, torch.float32).eval(), torch.device(device), half_type(precision))
+    size = forward.largest_batch(data.image_set.images, indices)
+    spans = collectives.spans(len(indices), size)
+    mine = indices[slice(*spans[collectives.rank()])]
+    batches = data.batches(mine, size, pinned=forward.device.type == "cuda")
+    with lean_memory(forward.device):
+        found = _filled(forward, batches, len(mine))
     ends = np.cumsum([len(data.split.indices[role]) for role in roles])
-    arrays = dict(zip(roles, np.split(embeddings, ends[:-1]), strict=True))
+    arrays = dict(zip(roles, np.split(collectives.gather(found, spans), ends[:-1]), strict=True))
     return Embedded(arrays, {role: data.records(role) for role in roles})
 
 
 def fit_and_embed(
     embedder: Embedder,
     data: PreparedData,
-    roles: Sequence[str] = EMBEDDED_ROLES,
+    scorers: Sequence[Scorer],
     *,
     device: torch.device | str = "cpu",
     precision: str = "32-true",
 ) -> Embedded:
-    """Fit the whitening of ``embedder``, if it has one, and return the embeddings that ``embed`` returns.
+    """Fit the whitening of ``embedder``, if it has one, and return the embeddings that ``scorers`` need.
 
     Each image is embedded once for both. The whitening is fitted to the training images, reference and normal, of all
-    ranks. It moves the mean of the class means to the origin and whitens within the classes. The arguments are those
-    of ``embed``.
+    ranks. It moves the mean of the class means to the origin and whitens within the classes. The other arguments are
+    those of ``embed``.
 
     Raises:
         InputError: the embeddings do not vary within the classes.
     """
+    if embedder.whitening is not None:  # it is fitted to plain embeddings
+        embedder.set_whitening(np.zeros(embedder.out_features), np.eye(embedder.out_features))
+    roles = roles_for(scorers)
+    every = roles if embedder.whitening is None else (*EMBEDDED_ROLES, REFERENCE)
+    plain, fitted = embed(embedder, data, every, device=device, precision=precision), None
     if embedder.whitening is None:
-        return embed(embedder, data, roles, device=device, precision=precision)
-    width = embedder.out_features
-    embedder.set_whitening(np.zeros(width, np.float32), np.eye(width, dtype=np.float32))
-    plain = embed(embedder, data, (*EMBEDDED_ROLES, REFERENCE), device=device, precision=precision)
-    first = collectives.rank() == 0
-    embedder.set_whitening(*collectives.same(_whitening(plain, data) if first else None))  # type: ignore[misc]
-    if not first:
+        return plain
+    if collectives.rank() == 0:
+        trained = (REFERENCE, "normal")
+        labels = np.concatenate([data.image_set.pool.labels[data.split.indices[role]] for role in trained])
+        fitted = within_class_whitening(np.concatenate([plain.arrays[role] for role in trained]), labels)
+    embedder.set_whitening(*collectives.same(fitted))  # type: ignore[misc]
+    if collectives.rank() > 0:
         return plain
     with torch.inference_mode():
-        arrays = {role: _whitened(embedder, plain.arrays[role]) for role in roles}
+        found = {role: embedder.whitened(torch.from_numpy(plain.arrays[role]).to(device)).cpu() for role in roles}
+    arrays = {role: array.numpy() for role, array in found.items()}
     return Embedded(arrays, {role: plain.records[role] for role in roles})
-
-
-def _whitening(plain: Embedded, data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
-    trained = (REFERENCE, "normal")
-    embeddings = np.concatenate([plain.arrays[role] for role in trained])
-    labels = np.concatenate([data.image_set.pool.labels[data.split.indices[role]] for role in trained])
-    try:
-        centre, whitening = within_class_whitening(embeddings, labels)
-        return centre.astype(np.float32), whitening.astype(np.float32)
-    except ValueError as error:
-        raise InputError(f"whiten=true: {error}; give more images, or whiten=false") from error
-
-
-def _whitened(embedder: Embedder, embeddings: np.ndarray) -> np.ndarray:
-    found: np.ndarray = embedder.whitened(torch.from_numpy(embeddings).to(embedder.mean.device)).cpu().numpy()
-    return found
-
-
-def _embeddings(
-    embedder: Embedder, data: PreparedData, indices: np.ndarray, device: torch.device, precision: str
-) -> np.ndarray:
-    """Return the embeddings (N, D) of the images at ``indices``; on all ranks but the first, no rows."""
-    embedder = embedder.to(device, torch.float32).eval()
-    forward = Forward(embedder, device, half_type(precision))
-    size = collectives.same(forward.largest_batch(data.batches(indices[:1], 1), len(indices)))
-    spans = collectives.spans(len(indices), size)
-    mine = slice(*spans[collectives.rank()])
-    batches = data.batches(indices[mine], size, pinned=forward.device.type == "cuda")
-    with lean_memory(forward.device):
-        found = _filled(forward, batches, len(indices[mine]))
-    return collectives.gather(found, spans)
 
 
 def _filled(forward: Forward, batches: Iterable[Batch], count: int) -> np.ndarray:
     """Return the embeddings of all ``batches``, which hold ``count`` images, in one array that is allocated once."""
     embeddings, done = np.empty((0, 0), dtype=np.float32), 0
-    for images, _ in tqdm(batches, "embedding", leave=False, delay=1, disable=None):
+    for images, _ in bar(batches, "embedding"):
         found = forward(images)
         if not done:
             embeddings = np.empty((count, found.shape[1]), dtype=np.float32)

@@ -17,7 +17,7 @@ from metrad.evaluation.conformal import (
 )
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, exact_interval
-from metrad.evaluation.metrics import summary
+from metrad.evaluation.metrics import by_class, summary
 from metrad.models.heads import Head
 from metrad.scorers import KNN, HeadScorer, Scorer
 
@@ -57,7 +57,8 @@ class Evaluation:
         p_values: conformal p-values (N,); None without calibration images.
         nearest: position, among the normal images, of the nearest one to each test image, (N,).
         calibration_scores: scores of the calibration images, (M,).
-        metrics: entries of ``metrics.json``: metrics, intervals, thresholds and numbers of the fitted scorer.
+        metrics: entries of ``metrics.json``: metrics, those of each anomalous class if there are several, intervals,
+            thresholds and numbers of the fitted scorer.
         seconds: seconds of each phase.
     """
 
@@ -99,8 +100,11 @@ def evaluate(
     scores = scorer.score(test)
     scored = time.perf_counter()
     thresholds = [threshold_metrics(calibration, scores, anomalous, rate, settings.level) for rate in rates]
+    records = [*embedded.records["test_normal"], *embedded.records["test_anomalous"]]
+    per_class = by_class(scores, anomalous, [record.class_name for record in records])
     metrics: dict[str, Any] = {
         **summary(scores, anomalous),
+        **({"per_class": per_class} if per_class else {}),
         "intervals": intervals(scores, anomalous, settings),
         "thresholds": thresholds,
         "scorer": {"name": type(scorer).__name__, **scorer.fitted_figures()},
@@ -108,7 +112,7 @@ def evaluate(
     measured = time.perf_counter()
     nearby = scorer if scorer.has_neighbours else KNN().fit(arrays["normal"])
     return Evaluation(
-        records=[*embedded.records["test_normal"], *embedded.records["test_anomalous"]],
+        records=records,
         anomalous=anomalous,
         scores=scores,
         p_values=conformal_p_values(calibration, scores) if len(calibration) else None,

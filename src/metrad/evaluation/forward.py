@@ -1,11 +1,11 @@
 """The forward pass that computes embeddings: in inference mode, in half precision, in the largest batch that fits."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from metrad import collectives
+from metrad.data.arrays import Indexable
 from metrad.models.embedder import Embedder
 
 CPU_BATCH = 128  # fastest of 32 to 1,024 for MobileNetV2: larger batches exceed the cache (docs/performance.md)
@@ -53,23 +53,24 @@ class Forward:
             embeddings: np.ndarray = self.embedder(images.to(self.device, non_blocking=True)).float().cpu().numpy()
         return embeddings
 
-    def largest_batch(self, sample: Iterable[tuple[Tensor, Tensor]], count: int) -> int:
-        """Return the batch size: on a GPU the largest power of two that fits, on a CPU ``CPU_BATCH``.
+    def largest_batch(self, images: Indexable, indices: np.ndarray) -> int:
+        """Return the batch size of all ranks: on a GPU the largest power of two that fits, on a CPU ``CPU_BATCH``.
 
         Args:
-            sample: batches of a single image; the first batch is used to measure memory.
-            count: number of images to embed, which bounds the batch size on a GPU.
+            images: images of the source.
+            indices: positions of the images to embed, (N,). The first image is used to measure memory, and their number
+                bounds the batch size on a GPU.
         """
         if self.device.type != "cuda":
             return CPU_BATCH
-        image = next(iter(sample))[0]
+        image = torch.from_numpy(images[indices[:1]])
         smallest, largest = GPU_BATCHES
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         self(image.expand(smallest, -1, -1, -1))
         needed = max(1, torch.cuda.max_memory_allocated(self.device) - before)
         total = torch.cuda.get_device_properties(self.device).total_memory
-        return fitting_batch(needed / smallest, BATCH_SHARE * total, min(count, largest))
+        return collectives.same(fitting_batch(needed / smallest, BATCH_SHARE * total, min(len(indices), largest)))
 
 
 def fitting_batch(bytes_each: float, memory: float, most: int) -> int:

@@ -6,7 +6,7 @@ is not used: it applies a sigmoid to scores outside [0, 1], which merges large s
 rate of exactly 0.95 below 0.95.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,6 +125,25 @@ def _average_precision_of_ranks(ranks: np.ndarray, anomalous: np.ndarray) -> flo
     return float(average_precision_score(anomalous, ranks))
 
 
+def _average_precision_normal(curves: RocCurves) -> np.ndarray:
+    """Return the average precision with normal images as the positive class and low scores as their sign."""
+    normal, anomalous = (_up_to(shares) for shares in (curves.new_false_alarms, curves.new_recall))
+    base = curves.precision[:, -1:]  # share of anomalous images among all
+    called = normal * (1 - base) + anomalous * base
+    precision = normal * (1 - base) / np.where(called > 0, called, 1)
+    mean: np.ndarray = (curves.new_false_alarms * precision).sum(axis=1)
+    return mean
+
+
+def _up_to(shares: np.ndarray) -> np.ndarray:
+    """Return the share of the images with each score or a lower one, from the shares with each score, (R, D)."""
+    return shares[:, ::-1].cumsum(axis=1)[:, ::-1]
+
+
+def _average_precision_normal_of_ranks(ranks: np.ndarray, anomalous: np.ndarray) -> float:
+    return _average_precision_of_ranks(-ranks, ~anomalous)
+
+
 def _fpr_at_95_tpr(curves: RocCurves) -> np.ndarray:
     first = (curves.recall >= MIN_TRUE_POSITIVE_RATE).argmax(axis=1)
     return np.take_along_axis(curves.false_alarms, first[:, None], axis=1)[:, 0]
@@ -177,7 +196,9 @@ METRICS = (
     Metric(
         name="fpr_at_95_tpr",
         title="FPR at 95 % TPR",
-        description="share of normal images called anomalous where 95 % of the anomalous ones are found",
+        description="share of normal images called anomalous by the highest threshold that finds at least 95 % of the "
+        "anomalous ones, which are the positive class (where normal is the positive class, as in much work on "
+        "out-of-distribution detection, the figure of this name is another)",
         since="0.1",
         from_curves=_fpr_at_95_tpr,
         higher_is_better=False,
@@ -193,6 +214,14 @@ METRICS = (
         from_ranks=_partial_auroc_of_ranks,
         darkest=0.5,
         covers=COVERS,
+    ),
+    Metric(
+        name="average_precision_normal",
+        title="Average precision of normal images",
+        description="mean precision over the normal images, each as the threshold up to which images are called normal",
+        since="0.2",
+        from_curves=_average_precision_normal,
+        from_ranks=_average_precision_normal_of_ranks,
     ),
 )
 
@@ -215,6 +244,31 @@ def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
     """
     ranks, target = ranked(scores, anomalous)
     return {metric.name: metric.of_sample(ranks, target) for metric in METRICS}
+
+
+def by_class(scores: np.ndarray, anomalous: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the metrics of each anomalous class against all normal images; empty for a single anomalous class.
+
+    Args:
+        scores: the scores (N,).
+        anomalous: the truth (N,), booleans.
+        classes: the name of the class of each image, (N,).
+
+    Returns:
+        by class, in the order of the images: ``images``, their number, and every metric by name.
+
+    Raises:
+        ValueError: as in ``summary``.
+    """
+    target, names = np.asarray(anomalous, dtype=bool), np.asarray(classes, dtype=object)
+    members = {name: names == name for name in dict.fromkeys(names[target])}
+    if len(members) < 2:
+        return {}
+    kept = {name: ~target | (target & own) for name, own in members.items()}
+    return {
+        name: {"images": int((target & members[name]).sum()), **summary(scores[keep], target[keep])}
+        for name, keep in kept.items()
+    }
 
 
 def roc_curve(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,9 @@ mpl.rcParams["axes.titley"] = 1.0
 mpl.rcParams["text.hinting"] = "none"
 
 
+NAME_LENGTH = 22  # characters of an image's name that fit above it
+
+
 @dataclass(frozen=True)
 class ImagePair:
     """A test image and the normal training image nearest to it.
@@ -35,12 +38,16 @@ class ImagePair:
         nearest: pixels of the nearest normal image, of the same shape.
         title: text above the pair.
         anomalous: whether the test image is anomalous.
+        name: name of the test image, which stands above the title; empty for none.
+        nearest_name: name of the nearest image, which stands below the pair; empty for none.
     """
 
     test: np.ndarray
     nearest: np.ndarray
     title: str
     anomalous: bool
+    name: str = ""
+    nearest_name: str = ""
 
 
 def style(number: int) -> dict[str, Any]:
@@ -169,16 +176,20 @@ def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> F
 def image_pairs(groups: Mapping[str, Sequence[ImagePair]]) -> Figure:
     """Draw two groups of pairs, by title: each test image above its nearest normal image."""
     columns = max(len(rows) for rows in groups.values())
-    figure = Figure(figsize=(1.5 * columns + 0.6, 7.6))
+    figure = Figure(figsize=(1.5 * columns + 0.6, 8.2))
     # Fixed places, and one pair of axes for each group, take a quarter of the time.
-    places = {"left": 0.02, "right": 0.98, "top": 0.91, "bottom": 0.01, "hspace": 0.22}
+    places = {"left": 0.02, "right": 0.98, "top": 0.9, "bottom": 0.03, "hspace": 0.3}
     for axes, (title, rows) in zip(figure.subplots(2, gridspec_kw=places), groups.items(), strict=True):
-        axes.set_title(f"{title}: test image above, nearest normal training image below", fontsize=11, pad=30)
+        axes.set_title(f"{title}: test image above, nearest normal training image below", fontsize=11, pad=40)
         if rows:
             axes.imshow(_mosaic(rows), interpolation="nearest", extent=(0, len(rows), 2, 0))
         for i, pair in enumerate(rows):
             colour = ANOMALOUS if pair.anomalous else NORMAL
-            axes.text(i + 0.5, 0, pair.title, fontsize=8, color=colour, ha="center", va="bottom")
+            above = f"{_tail(pair.name)}\n{pair.title}" if pair.name else pair.title
+            look: dict[str, Any] = {"fontsize": 8, "ha": "center", "parse_math": False}
+            axes.text(i + 0.5, 0, above, color=colour, va="bottom", **look)
+            if pair.nearest_name:
+                axes.text(i + 0.5, 2.04, _tail(pair.nearest_name), color="0.35", va="top", **look)
         axes.set(xlim=(0, columns), ylim=(2, 0), aspect="equal")
         axes.set_axis_off()
     return figure
@@ -203,6 +214,12 @@ def cost(
         axes.grid(color="0.9")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
+
+
+def _tail(name: str) -> str:
+    """Return the end of a name, as long as an image is wide."""
+    name = "".join(character if character.isprintable() else " " for character in name)
+    return name if len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}"
 
 
 def _mosaic(rows: Sequence[ImagePair]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Weights of backbones: downloaded, or read from a file without running its code, and loaded into a model."""
 
+import logging
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -10,11 +11,18 @@ from torch import Tensor, nn
 
 from metrad.errors import InputError, first_line
 
+log = logging.getLogger(__name__)
+
 CLASSIFIERS = ("fc", "classifier", "heads", "head")
+# Names under which training programs keep a state dict beside other things, and what they put before its names.
+_WRAPPINGS = ("state_dict", "model_state_dict", "model_state", "model", "weights", "net", "module")
+_PREFIXES = ("module.", "model.", "backbone.", "encoder.", "encoder_q.", "net.", "_orig_mod.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a .safetensors or PyTorch file; code in the file is never run.
+
+    A state dict is also found in its usual wrapping, such as ``{"state_dict": ...}``.
 
     Raises:
         InputError: the file does not exist or holds no state dict.
@@ -26,10 +34,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and zip errors share no base
-        raise InputError(f"backbone.weights={path} cannot be read as weights ({first_line(error)})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        reason = first_line(error)
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            reason = "it holds objects beside tensors, such as a whole model; save torch.save(model.state_dict(), FILE)"
+        raise InputError(f"backbone.weights={path} cannot be read as weights ({reason})") from error
+    return _unwrapped(state, path)
+
+
+def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict in what a file holds: itself, or the one of its entries that is called like one."""
+    if isinstance(state, dict) and not _is_state_dict(state):
+        inside = [name for name in _WRAPPINGS if _is_state_dict(state.get(name))]
+        if len(inside) == 1:
+            log.info("weights: %s of %s", inside[0], path)
+            return dict(state[inside[0]])
+        entries = ", ".join(str(name) for name in list(state)[:8])
+        several = f"several state dicts, {' and '.join(inside)}" if inside else f"the entries {entries}"
+        raise InputError(
+            f"backbone.weights={path} holds {several}, not one state dict of tensors; save the wanted one alone by "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    if not _is_state_dict(state):
         raise InputError(f"backbone.weights={path} holds {type(state).__name__}, not a state dict of tensors")
-    return state
+    return dict(state)
+
+
+def _is_state_dict(found: Any) -> bool:
+    return isinstance(found, dict) and bool(found) and all(isinstance(value, Tensor) for value in found.values())
 
 
 def download_weights(enum: Any) -> dict[str, Tensor]:
@@ -51,14 +82,33 @@ def download_weights(enum: Any) -> dict[str, Tensor]:
 
 
 def fit_weights(model: nn.Module, state: dict[str, Tensor], weights: str) -> None:
-    """Load ``state`` into ``model``; only its classifier may be missing or of another shape."""
+    """Load ``state`` into ``model``; only its classifier may be missing or of another shape.
+
+    Where the names of ``state`` all begin with a prefix such as ``module.``, they are taken without it.
+    """
     own = model.state_dict()
     ours = {key for key in own if key.split(".")[0] not in (*CLASSIFIERS, "AuxLogits", "aux1", "aux2")}
+    state = _without_prefix(state, ours)
     wrong = [key for key in sorted(ours) if key not in state or state[key].shape != own[key].shape]
     if wrong:
-        came = tuple(state[wrong[0]].shape) if wrong[0] in state else "nothing"
+        absent = f"nothing; the first in the file is {next(iter(state), 'missing')}"
+        came = tuple(state[wrong[0]].shape) if wrong[0] in state else absent
         raise InputError(
             f"backbone.weights={weights} does not fit the backbone: {len(wrong)} of {len(ours)} tensors are missing or "
             f"of another shape, first {wrong[0]}: wanted {tuple(own[wrong[0]].shape)}, got {came}"
         )
     model.load_state_dict({key: state[key] for key in ours}, strict=False)
+
+
+def _without_prefix(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Return ``state`` without the prefix of its names, if its names are the wanted ones only without it."""
+    prefix = ""
+    while not wanted & {key.removeprefix(prefix) for key in state if key.startswith(prefix)}:
+        under = {key.removeprefix(prefix) for key in state if key.startswith(prefix)}
+        found = [one for one in _PREFIXES if any(key.startswith(one) for key in under)]
+        if not found:
+            return state
+        prefix += found[0]
+    if prefix:
+        log.info("weights: names without %s", prefix)
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from metrad.errors import InputError
+
 
 def within_class_whitening(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean c (D,) of the class means, and W (D, D) with WᵀW = Σ⁻¹ for the within-class covariance Σ.
@@ -15,7 +17,7 @@ def within_class_whitening(embeddings: np.ndarray, labels: np.ndarray) -> tuple[
         labels: class of each embedding, (N,) integers.
 
     Raises:
-        ValueError: within each class the embeddings are alike, or nearly alike in some direction.
+        InputError: within each class the embeddings are alike, or nearly alike in some direction.
 
     Source:
         Hatch, Kajarekar and Stolcke 2006, Within-class covariance normalization for SVM-based speaker recognition,
@@ -29,5 +31,8 @@ def within_class_whitening(embeddings: np.ndarray, labels: np.ndarray) -> tuple[
     centred = centred - means[places]
     variances, directions = np.linalg.eigh(ledoit_wolf(centred, assume_centered=True)[0])
     if not variances[-1] > 0 or variances[0] <= np.finfo(np.float64).eps * variances[-1]:
-        raise ValueError("within each class the embeddings are alike, or nearly alike in some direction")
+        raise InputError(
+            "whiten=true: within each class the embeddings are alike, or nearly alike in some direction; give more "
+            "images, or whiten=false"
+        )
     return means.mean(axis=0), (directions / np.sqrt(variances)) @ directions.T

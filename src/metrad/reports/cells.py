@@ -188,9 +188,13 @@ def _numbers_in(path: Path) -> pd.DataFrame | None:
 
 
 def hardest(table: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Return the ``count`` normal images with the highest, and anomalous images with the lowest scores."""
-    normal = table[~table["anomalous"]].nlargest(count, "score")
-    return pd.concat([normal, table[table["anomalous"]].nsmallest(count, "score")])
+    """Return the ``count`` normal images with the highest, and anomalous images with the lowest scores.
+
+    They are in the order of the picture ``hardest.png``.
+    """
+    rising = table.sort_values("score", kind="stable")
+    normal = rising[~rising["anomalous"]][::-1]
+    return pd.concat([normal[:count], rising[rising["anomalous"]][:count]])
 
 
 def evidence_of(run: Run, panels: int) -> str | None:

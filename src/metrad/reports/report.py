@@ -13,11 +13,15 @@ from metrad.evaluation.metrics import by_name
 from metrad.files import read_json
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
+from metrad.reports.comparison.input import FROZEN
+from metrad.reports.comparison.notes import ONE_POOL
 from metrad.reports.comparison.statistics import Comparison
+from metrad.reports.facts import facts_of, head_of
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
 from metrad.reports.page.sections import by_condition, named, of_pictures, of_runs, of_settings, styles_of, unfinished
 from metrad.reports.page.tables import Table, column, rate, table
+from metrad.runs.config.stored import inert
 from metrad.runs.directory import Run
 
 MOST_NOTES = 20  # further notes are folded
@@ -63,17 +67,18 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     if not run.status.exists() and any(folder.glob("*/status.json")):
         raise InputError(f"{folder} is a sweep; make its report by: metrad compare {folder}")
     run, path = Run.finished(folder), run.path / "report.html" if path is None else path
-    metrics, cfg = read_json(run.metrics), run.load_config()
-    name, choice = run.path.resolve().name, str(cfg.get("head", {}).get("_target_", "head")).rpartition(".")[2]
+    metrics, cfg = read_json(run.metrics), inert(run.load_config())
+    name, choice, seed = run.path.resolve().name, head_of(cfg), cfg.get("seed")
     try:
         seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
-        tables = [_metrics_table(metrics), _thresholds_table(metrics)]
+        tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics)]
         auroc = float(metrics["auroc"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
-    row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": cfg.get("seed"), "auroc": auroc}
+    row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": seed, "auroc": auroc}
     runs = pd.DataFrame([row])
-    facts = [f"head {choice}, seed {cfg.get('seed')}: AUROC {rate(auroc)} in {seconds:,.0f} s"]
+    trained = "features as the weights come, no head" if choice == FROZEN else f"head {choice}"
+    facts = [f"{trained}, seed {seed}: AUROC {rate(auroc)} in {seconds:,.0f} s", *facts_of(run, cfg, metrics)]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
     group = Group(tables=[each for each in tables if each.rows], lines=_lacking(metrics), folds=[_explained(metrics)])
     results = Section("results", "Results", text, [group])
@@ -128,14 +133,14 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
     tables, folds = opened([*_means(comparison, label), _summary(comparison, label)])
     groups = [Group(pictures=pictures, tables=tables, folds=folds), _differences(comparison, label)]
     if comparison.overall is not None:
-        ranks = table("Mean rank over all conditions; 1 is best", comparison.overall)
+        ranks = table(f"Mean rank over all {comparison.units}; 1 is best", comparison.overall)
         listed = ", ".join(f"{row[0].text} {row[1].text}" for row in ranks.rows)
         alt = f"Critical-difference diagram. Mean ranks: {listed}."
         diagram = Picture(alt, "", comparison_plots.ranks(comparison), wide=True)
         groups.append(Group("Ranks", pictures=[diagram], tables=[ranks]))
-    rest = Fold(f"{len(comparison.notes) - MOST_NOTES} more", "\n".join(comparison.notes[MOST_NOTES:]))
-    folds = [rest] if len(comparison.notes) > MOST_NOTES else []
-    groups.append(Group("What follows", lines=comparison.notes[:MOST_NOTES], folds=folds))
+    notes = [note for note in comparison.notes if note != ONE_POOL]  # it stands with the tests
+    rest = Fold(f"{len(notes) - MOST_NOTES} more", "\n".join(notes[MOST_NOTES:]))
+    groups.append(Group("What follows", lines=notes[:MOST_NOTES], folds=[rest] if len(notes) > MOST_NOTES else []))
     text = "Every dot is a run. A box spans the quartiles around the median; whiskers reach 1.5 box lengths at most."
     if comparison.many:
         text = "There are too many conditions to draw the runs of each; metrad report RUN has curves and images of one."
@@ -151,8 +156,8 @@ def _differences(comparison: Comparison, label: str) -> Group:
     test = "Wilcoxon's signed-rank test" if comparison.paired else "the Mann-Whitney test"
     text = (
         f"Intervals are 95 % bootstrap intervals, p is of {test}, corrected by Holm over all rows. The effect size is "
-        "the rank-biserial correlation; the detectable difference would have shown with a chance of 80 %."
-    )
+        "the rank-biserial correlation; the detectable difference would have shown with a chance of 80 %. "
+    ) + (ONE_POOL if ONE_POOL in comparison.notes else "")
     first = [comparison.by, "against", *comparison.conditions, "difference", "low", "high", "p_holm", "p"]
     written = table(f"Differences in {label}", _scored(_led_by(comparison.pairs, first)))
     alt = f"Mean differences in {label} with their intervals, filled where significant. The table below has them."
@@ -224,6 +229,15 @@ def _explained(metrics: Mapping[str, Any]) -> Fold:
         covers = f" Its 95 % bootstrap interval held the true value in {metric.covers}." if metric.covers else ""
         lines.append(f"{metric.title}: {metric.description}; {better} is better.{covers}")
     return Fold("What the metrics say, and how often their intervals hold", "\n".join(lines))
+
+
+def _classes_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Return a table of the metrics of each anomalous class if a run has several, else no table."""
+    rows = [
+        {"Anomalous class": name, "Images": entry["images"], **{key: entry[key] for key in by_name() if key in entry}}
+        for name, entry in metrics.get("per_class", {}).items()
+    ]
+    return [table("Each anomalous class against all normal images", pd.DataFrame(rows))] if rows else []
 
 
 def _thresholds_table(metrics: Mapping[str, Any]) -> Table:

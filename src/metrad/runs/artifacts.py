@@ -18,6 +18,7 @@ from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import EMBEDDED_ROLES, Embedded
 from metrad.files import read_json, replacing, require_unchanged, sealed, sha256, unsealed, write_rows
+from metrad.runs.config import stored
 from metrad.runs.config.build import plain
 from metrad.runs.directory import Run
 from metrad.scorers.base import RECORD as SCORER
@@ -60,7 +61,7 @@ def _converted(run: Run) -> Bundle:
     files = {**record["files"], **unsealed(run.model / SCORER)["files"]}  # the scorer's record lists its index
     for name, digest in files.items():
         require_unchanged(run.model / name, digest)
-    cfg, split = run.load_config(), run.saved_split()
+    cfg, split = stored.inert(run.load_config()), run.saved_split()
     size = len(split["head_classes"])
     return Bundle(
         folder=run.model,

@@ -42,10 +42,10 @@ def claim(run: Run, cfg: DictConfig, *, sweeping: bool) -> Claimed:
         return Claimed(finished=True)
     checkpoint = cfg.ckpt_path
     if sweeping:
-        goes_on = _goes_on(run, cfg)
+        goes_on, tracked = _goes_on(run, cfg), run.noted().get("tracked")
         checkpoint = (_own_checkpoint(run) if goes_on else None) or checkpoint
         run.clear(keep_training=checkpoint == run.last_checkpoint, keep_selection=goes_on)
-        run.begin(**_identity(cfg))
+        run.begin(**_identity(cfg), **({"tracked": tracked} if goes_on and tracked else {}))
     else:
         run.claim(**_identity(cfg))
     for line in renamed_targets(cfg):

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,22 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from yaml import YAMLError
 
-from metrad.errors import HeldError, InputError, told_to_stop
-from metrad.files import read_json, replacing, write_json
+from metrad.errors import DivergedError, HeldError, InputError, WriteError, told_to_stop
+from metrad.files import overwrite_json, read_json, replacing, write_json, writing
+from metrad.quoting import setting
 from metrad.runs import pictures
+from metrad.terminal import Formatter, hide
 
 SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
 STATES = ("running", "interrupted", "failed", "finished")
+
+
+class _RunLog(logging.FileHandler):
+    """The file of a run's log. What it cannot write is an error of the run and not a traceback for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 # logging's name
+        """Raise the error that is being handled."""
+        raise  # noqa: PLE0704 # called while it is handled
 
 
 class Run:
@@ -70,10 +80,18 @@ class Run:
         read_json(run.status)
         if run.state != "finished":
             state = "in an unknown state" if run.state == "new" else run.state
-            advice = f"go on with ckpt_path={run.last_checkpoint}" if run.last_checkpoint.exists() else "train it again"
-            advice = "wait for its end" if run.state == "running" else advice
-            raise InputError(f"{path} holds a run that is {state}, not finished; {advice}")
+            raise InputError(f"{path} holds a run that is {state}, not finished; {run.way_on()}")
         return run
+
+    def way_on(self) -> str:
+        """Return the advice on how an unfinished run comes to its end."""
+        if self.state == "running":
+            return "wait for its end"
+        if self.noted().get("diverged"):
+            return "it diverged: train it again with a lower optimizer.lr or with trainer.gradient_clip_val=1"
+        if self.last_checkpoint.exists():
+            return f"go on with {setting('ckpt_path', self.last_checkpoint)}"
+        return "train it again"
 
     @property
     def last_checkpoint(self) -> Path:
@@ -117,11 +135,13 @@ class Run:
 
         Raises:
             HeldError: another process is training it.
+            WriteError: the directory cannot be written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.lock)
         try:
-            lock.acquire(timeout=1)  # is_held in another process takes the lock for an instant
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=1)  # is_held in another process takes the lock for an instant
         except Timeout as error:
             raise HeldError(f"{self.path} is being trained by another process") from error
         self._own_lock = True
@@ -184,40 +204,54 @@ class Run:
         return (*folders, self.selection, *tables, *files, *self.pictures.values())
 
     @contextlib.contextmanager
-    def recorded(self, *, keep_refused: bool) -> Iterator[None]:
+    def recorded(self, *, keep_refused: bool, secrets: Mapping[str, str] | None = None) -> Iterator[None]:
         """Write log records to the run's log, and the outcome of the run to its status.
 
         Args:
+            secrets: what to write in place of secret values.
             keep_refused: keep the directory of a run whose settings were refused before training began; otherwise it
                 is removed.
         """
-        handler = logging.FileHandler(self.log, encoding="utf-8", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler = _RunLog(self.log, encoding="utf-8", delay=True)
+        formatter = Formatter("%(asctime)s %(message)s")
+        formatter.secrets = secrets or {}
+        handler.setFormatter(formatter)
         logger = logging.getLogger("metrad")
         logger.addHandler(handler)
         refused = False
         try:
-            yield
+            with writing(self.path):
+                yield
+                self._end("finished")
         except BaseException as error:
             # The traceback goes only to the file; the terminal gets one line.
-            handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
-            refused = isinstance(error, InputError | OSError) and not keep_refused and not self.checkpoints.exists()
+            with contextlib.suppress(OSError):  # the disk may be full
+                handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
+            refusable = isinstance(error, InputError | OSError) and not isinstance(error, WriteError)
+            refused = refusable and not keep_refused and not self.checkpoints.exists()
             stopped = told_to_stop(error)
             reason = stopped[0] if stopped else str(error) or type(error).__name__
-            self._end("interrupted" if stopped else "failed", reason)
+            diverged = {"diverged": True} if isinstance(error, DivergedError) else {}
+            self._end("interrupted" if stopped else "failed", hide(reason, formatter.secrets), **diverged)
             raise
-        else:
-            self._end("finished")
         finally:
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # it tries once more to write what it could not
+                handler.close()
             if refused:
                 self._discard()
 
-    def _end(self, state: str, error: str | None = None) -> None:
-        kept = {key: value for key, value in self.noted().items() if key in ("identity", "started")}
+    def _end(self, state: str, error: str | None = None, **entries: Any) -> None:
+        kept = {key: value for key, value in self.noted().items() if key in ("identity", "started", "tracked")}
         reason = {} if error is None else {"error": " ".join(error.split())}
-        write_json(self.status, {**kept, "state": state, "ended": _now(), **reason})
+        content = {**kept, "state": state, "ended": _now(), **reason, **entries}
+        try:
+            write_json(self.status, content)
+        except OSError:
+            if state == "finished":
+                raise
+            with contextlib.suppress(OSError):  # the error that ended the run is raised
+                overwrite_json(self.status, content)
 
     def _discard(self) -> None:
         self.clear(keep_training=False)
@@ -234,7 +268,7 @@ class Run:
 
     def save_config(self, cfg: DictConfig, hydra: DictConfig) -> None:
         """Write ``cfg`` and Hydra's own configuration into ``.hydra``, as Hydra would."""
-        overrides = list(hydra.hydra.overrides.task)
+        overrides = OmegaConf.to_container(hydra.hydra.overrides.task)  # unresolved: ${oc.env:NAME} may be a secret
         self.config.parent.mkdir(parents=True, exist_ok=True)
         for name, content in (("hydra", hydra), ("overrides", OmegaConf.create(overrides)), ("config", cfg)):
             with replacing(self.config.with_name(f"{name}.yaml")) as partial:

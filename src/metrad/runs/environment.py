@@ -14,15 +14,11 @@ PACKAGES = (
 )
 
 
-def environment(device: str, precision: str, speed: dict[str, Any], ranks: int = 1) -> dict[str, Any]:
-    """Return the content of ``environment.json``, by which two runs can be compared; ``speed`` describes the pace."""
+def environment() -> dict[str, Any]:
+    """Return the entries of ``environment.json`` on this machine and its packages, by which runs can be compared."""
     import torch
 
     return {
-        "device": device,
-        "precision": precision,
-        "ranks": ranks,
-        "speed": speed,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "platform": platform.platform(),

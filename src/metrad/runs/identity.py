@@ -29,7 +29,7 @@ def settings(cfg: Any) -> dict[str, Any]:
     resolved: Any = OmegaConf.to_container(own, resolve=True)
     left_out = tuple(f"{key}." for key in WITHOUT_IDENTITY)
     return {
-        key: former(value) if key.endswith("._target_") else value
+        key: former(value) if key.endswith("._target_") and isinstance(value, str) else value
         for key, value in _leaves(resolved)
         if not f"{key}.".startswith(left_out) and (key not in LATER or value != LATER[key])
     }
@@ -41,8 +41,13 @@ def identity(cfg: Any) -> str:
 
 
 def differences(one: Any, other: Any) -> list[str]:
-    """Return a phrase for each differing setting of two configurations, such as 'seed is 0 and not 1'."""
-    a, b = settings(one), settings(other)
+    """Return a phrase for each differing setting of two configurations, such as 'seed is 0 and not 1'.
+
+    Resolver calls are compared as text, since ``one`` may be of a run directory from elsewhere.
+    """
+    from metrad.runs.config.stored import inert
+
+    a, b = settings(inert(one)), settings(inert(other))
     keys = [key for key in a | b if a.get(key) != b.get(key)]
     return [f"{key} is {a.get(key, 'not set')} and not {b.get(key, 'not set')}" for key in keys]
 

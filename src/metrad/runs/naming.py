@@ -3,7 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from metrad.errors import InputError
 
@@ -15,11 +15,18 @@ def run_name(hydra: Any, seed: int) -> str:
 
     Values that do not suit a folder name are shortened and get a hash, so that the runs of a sweep have distinct names.
     """
-    overrides = dict(item.lstrip("+~").partition("=")[::2] for item in hydra.overrides.task)
+    overrides = dict(item.lstrip("+~").partition("=")[::2] for item in _unresolved(hydra.overrides.task))
     named = [_slug(hydra.runtime.choices["head"]), _slug(hydra.runtime.choices["dataset"]), str(seed)]
     main = ("head", "dataset", "seed")
     others = [(key, value) for key, value in overrides.items() if key not in main and key.split(".")[0] not in _UNNAMED]
     return _short("-".join([*named, *(f"{key.split('.')[-1]}={_slug(value)}" for key, value in others)]))
+
+
+def _unresolved(overrides: Any) -> list[str]:
+    """Return overrides as text: ``${oc.env:NAME}`` may be a secret, which no folder name may show."""
+    from omegaconf import OmegaConf
+
+    return cast("list[str]", OmegaConf.to_container(overrides)) if OmegaConf.is_list(overrides) else overrides
 
 
 def sweep_name(name: str | None, time: str) -> str:

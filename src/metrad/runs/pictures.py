@@ -58,11 +58,18 @@ class ScoredImages:
         from metrad.evaluation.plots import ImagePair
 
         result, images, rows = self.result, self.data.image_set.images, rows[:IMAGES_IN_A_ROW]
-        test = np.array([record.position for record in result.records])[rows]
-        nearest = np.array([record.position for record in self.embedded.records["normal"]])[result.nearest[rows]]
+        test = [result.records[row] for row in rows]
+        nearest = [self.embedded.records["normal"][result.nearest[row]] for row in rows]
         truth = np.where(result.anomalous[rows], "anomalous", "normal")
-        titles = [f"{score:.3g}\n{kind}" for score, kind in zip(result.scores[rows], truth, strict=True)]
-        columns = zip(images[test], images[nearest], titles, result.anomalous[rows], strict=True)
+        columns = zip(
+            images[np.array([record.position for record in test], dtype=int)],
+            images[np.array([record.position for record in nearest], dtype=int)],
+            [f"{score:.3g}\n{kind}" for score, kind in zip(result.scores[rows], truth, strict=True)],
+            result.anomalous[rows],
+            [record.image for record in test],
+            [record.image for record in nearest],
+            strict=True,
+        )
         return [ImagePair(*column) for column in columns]
 
 

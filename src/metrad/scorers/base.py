@@ -118,8 +118,8 @@ class Scorer(ABC):
         """Raise ``InputError`` if the number of reference images is too small to fit; also called before training."""
         if self.needs_reference and reference_images < 1:
             raise InputError(
-                f"scorer {type(self).__name__} compares with reference images, and there are none; choose another "
-                "scorer, or name classes in dataset.reference"
+                f"scorer {type(self).__name__} compares with reference images, and there are none; choose scorer=knn, "
+                "or name classes in dataset.reference"
             )
 
     @property

@@ -112,7 +112,8 @@ class NeighbourScorer(Scorer):
 def write_index(index: Any, path: Path) -> None:
     """Write an index to ``path`` by way of a temporary file, because a memory-mapped index may be reading ``path``."""
     partial = path.with_name(f".{path.name}.partial")
-    faiss.write_index(index, str(partial))
+    with partial.open("wb") as file:  # where FAISS writes by itself, a file that a full disk cut short is no error
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
     partial.replace(path)
 
 

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 
 Grid = Mapping[str, str | int]
 
+_MOST_CLASSES = 300  # of which every ordered pair is a run
 _WORDS_WITH_MEANING = ("true", "false", "null", "inf", "nan")
 
 
@@ -42,6 +43,8 @@ def ordered_pairs(classes: int | Sequence[str | int]) -> list[Grid]:
     Raises:
         ValueError: there are fewer than two classes.
     """
+    if isinstance(classes, int) and classes > _MOST_CLASSES:
+        raise ValueError(f"hydra.sweeper.pairs={classes} makes too many runs; pair at most {_MOST_CLASSES} classes")
     if isinstance(classes, bool | str) or len(names := range(classes) if isinstance(classes, int) else classes) < 2:
         raise ValueError(f"hydra.sweeper.pairs must be a number of classes of at least 2, or list them, got {classes}")
     quoted = [_quoted(str(name)) if isinstance(name, str) else str(name) for name in names]

@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
+from metrad import progress
 from metrad.runs.directory import Run
 from metrad.runs.identity import identity
-from metrad.training import progress
 
 log = logging.getLogger("metrad")
 

@@ -19,8 +19,8 @@ from hydra.core.utils import setup_globals
 
 from metrad.errors import InputError
 from metrad.runs.config.build import missing_package
-from metrad.runs.config.catalogue import suggestion
 from metrad.runs.config.checks import register
+from metrad.runs.config.suggestions import suggestion
 from metrad.sweeps.plan import Ended, Job, quiet
 from metrad.sweeps.workers import Maker
 from metrad.training.devices.launch import cores

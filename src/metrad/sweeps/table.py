@@ -84,7 +84,7 @@ def _row(run: Run, setting: dict[str, str]) -> Row:
 
 def _overrides(run: Run) -> dict[str, str]:
     try:
-        overrides = OmegaConf.load(run.overrides)
+        overrides: Any = OmegaConf.to_container(OmegaConf.load(run.overrides))  # unresolved: it may hold ${oc.env:…}
     except (OSError, ValueError, YAMLError):  # refused before they were saved, or a broken file
         return {}
     items = (str(item).lstrip("+").partition("=") for item in overrides)

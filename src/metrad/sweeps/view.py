@@ -1,5 +1,6 @@
 """The display of a running sweep: a live view on a terminal, plain lines elsewhere."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -17,8 +18,11 @@ from rich.text import Text
 
 from metrad.runs.directory import Run
 from metrad.sweeps.plan import Ended
+from metrad.sweeps.terminal import STDERR, STDOUT, Terminal, on_terminal
+from metrad.terminal import printable
 
 SHOWN = 8
+REFRESH = 0.5  # seconds between two pictures of the live view
 
 
 class View:
@@ -35,30 +39,60 @@ class View:
         self.skipped = len(runs) - len(todo)
         self.ended: dict[Path, str] = {}
         self.start = time.monotonic()
-        console = Console()
-        self.live = Live(get_renderable=self.picture, console=console, refresh_per_second=2, transient=True)
-        self.shown = console.is_terminal and bool(todo)
+        self.terminal: Terminal | None = None
+        self._stop = threading.Event()
+        self._refreshing = threading.Thread(target=self._refresh, daemon=True)
 
     def __enter__(self) -> Self:
-        if self.shown:
+        if self.todo and on_terminal():
+            self.terminal = Terminal()
+            self.live = Live(
+                console=self.terminal,
+                get_renderable=self.picture,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self.terminal.hold()
             self.live.start(refresh=True)
+            self._refreshing.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.shown:
+        if self.terminal:
+            self._stop.set()
+            self._refreshing.join()
             self.live.stop()
+            self.terminal.release()
+
+    def _refresh(self) -> None:
+        assert self.terminal is not None
+        while not self._stop.wait(REFRESH):
+            self.terminal.pass_on()
+            with self.terminal.drawing:
+                self.live.refresh()
 
     def report(self, ended: Ended) -> None:
         """Print how a run ended: to stdout if it finished, else to stderr with the path of its log."""
         self.ended[ended.run.path] = ended.state
         count = f"{self.skipped + len(self.ended)}/{self.total}"
         if ended.state == "finished":
-            typer.echo(f"{count} {ended.run.path.name}: {ended.text}")
+            self._print(f"{count} {ended.run.path.name}: {ended.text}", STDOUT)
         else:
             where = f"log: {_relative(ended.run.log)}" if ended.run.log.exists() else ended.run.path.name
-            typer.echo(f"{count} {ended.state}: {ended.text}; {where}", err=True)
+            self._print(f"{count} {ended.state}: {ended.text}; {where}", STDERR)
+
+    def _print(self, line: str, descriptor: int) -> None:
+        line = printable(line)
+        if self.terminal and descriptor in self.terminal.held:
+            with self.terminal.drawing:
+                self.terminal.pass_on(unfinished=True)
+                self.terminal.say(Text(line))
+        else:
+            typer.echo(line, err=descriptor == STDERR)
 
     def picture(self) -> Group:
         """Return the live view at this moment."""
@@ -79,7 +113,7 @@ class View:
         head = Text("  ".join([*words, *([f"{left} left"] if left else [])]))
         table = Table.grid(padding=(0, 2))
         for run, status in list(running.items())[:SHOWN]:
-            table.add_row(Text(run.path.name), _progress(status))
+            table.add_row(Text(printable(run.path.name)), _progress(status))
         bar = ProgressBar(self.total, self.skipped + len(self.ended) + sum(shares.values()), width=20)
         header = Table.grid(padding=(0, 2))
         header.add_row(bar, head)

@@ -19,6 +19,8 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from tqdm import tqdm
 
+from metrad.errors import InputError
+from metrad.runs.config import limits
 from metrad.runs.config.checks import register
 from metrad.sweeps.plan import Ended, Job, quiet
 from metrad.training.devices.launch import cores
@@ -164,6 +166,8 @@ def make_all(
     if n_jobs == 1:
         yield from map(maker.make, jobs)
         return
+    if n_jobs is not None and n_jobs > limits.processes():
+        raise InputError(f"hydra.launcher.n_jobs={n_jobs} is too many here; set at most {limits.processes()}")
     room = len(visible_gpus()) * jobs_per_gpu or n_jobs or cores()
     processes = min(n_jobs or room, room, max(len(jobs), 1))
     share = Share(jobs_per_gpu, max(1, cores() // processes), locks)

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from metrad import collectives
 from metrad.data.prepared import PreparedData
 from metrad.errors import InputError
-from metrad.evaluation.embeddings import Embedded, fit_and_embed, roles_for
+from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.evaluate import attach_head
 from metrad.evaluation.metrics import shown_in, summary
 from metrad.evaluation.spectrum import spread_rank
@@ -91,8 +91,8 @@ class EpochStudy(pl.Callback):
         with isolate_rng():
             embedder = copy.deepcopy(learner.evaluated)
             device, precision = trainer.strategy.root_device, str(trainer.precision)
-            roles = roles_for(make() for make in self.scorers.values())
-            embedded = fit_and_embed(embedder, self.data, roles, device=device, precision=precision)
+            scorers = [make() for make in self.scorers.values()]
+            embedded = fit_and_embed(embedder, self.data, scorers, device=device, precision=precision)
             if collectives.rank() == 0:
                 found = self._metrics(copy.deepcopy(learner.head).cpu(), embedded)
                 trained = {"accuracy": epoch["accuracy"], "loss": epoch["loss"]}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metrad import collectives
-from metrad.errors import TrainingError
+from metrad.errors import DivergedError
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head, HeadStatistics
 from metrad.training.finetuning import Finetuning
@@ -76,7 +76,7 @@ class MetricLearner(pl.LightningModule):
         """Return the loss of images (N, height, width, channels) uint8 and the head's labels (N,).
 
         Raises:
-            TrainingError: an embedding or the loss is not finite.
+            DivergedError: an embedding or the loss is not finite.
         """
         images, labels = batch
         augmented = self._augmented(images)
@@ -87,7 +87,7 @@ class MetricLearner(pl.LightningModule):
         # A pair loss may leave out NaN distances and stay finite, so a check of the loss is not enough.
         if not (torch.isfinite(loss) & torch.isfinite(embeddings).all()):
             what = f"the loss became {loss.item()}" if torch.isfinite(embeddings).all() else _spoilt(embeddings)
-            raise TrainingError(
+            raise DivergedError(
                 f"{what} at step {self.global_step} (epoch {self.current_epoch}); "
                 "lower optimizer.lr, or set trainer.precision=32-true or trainer.gradient_clip_val=1"
             )

@@ -9,7 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from metrad import files
 from metrad.errors import InputError
+from metrad.files import write_all
 from metrad.reports.report import write_run_report
 from metrad.runs import outputs, pictures
 from metrad.runs.directory import Run
@@ -58,12 +60,24 @@ def epochs():
 def test_a_new_picture_is_drawn_with_what_it_is_drawn_from_and_cleared_with_the_run(tmp_path, added):
     run = Run(tmp_path / "run")
     run.path.mkdir()
-    outputs.save_history(run, epochs(), [])
+    write_all(outputs.history(run, epochs(), []))
     assert {path.stem for path in run.path.glob("*.png")} == {"head", NEW.name}
     with Image.open(run.pictures[NEW.name]) as picture:
         assert np.asarray(picture.convert("L")).std() > 5
     run.clear(keep_training=True)
     assert not any(run.path.glob("*.png"))
+
+
+def test_contents_are_written_in_their_order_by_their_suffix(tmp_path, monkeypatch):
+    written = []
+    for name in ("write_rows", "write_json", "write_picture"):
+        monkeypatch.setattr(files, name, lambda path, content, name=name: written.append((name, path.name, content)))
+    write_all({tmp_path / "b.json": {"x": 1}, tmp_path / "a.csv": [{"y": 2}], tmp_path / "c.png": "figure"})
+    assert written == [
+        ("write_json", "b.json", {"x": 1}),
+        ("write_rows", "a.csv", [{"y": 2}]),
+        ("write_picture", "c.png", "figure"),
+    ]
 
 
 def test_a_run_is_not_begun_where_a_new_picture_lies(tmp_path, added):
@@ -76,7 +90,7 @@ def test_a_run_is_not_begun_where_a_new_picture_lies(tmp_path, added):
 def test_the_report_of_a_run_shows_a_new_picture(tmp_path, added):
     run = finished_run(tmp_path / "run")
     assert 'id="pictures"' not in write_run_report(run.path).read_text()
-    outputs.save_pictures(run, "epochs", epochs())
+    write_all(outputs.drawn(run, "epochs", epochs()))
     page = write_run_report(run.path).read_text()
     (section,) = re.findall(r'<section id="pictures".*?</section>', page, re.DOTALL)
     assert re.findall(r"<figcaption>(.*?)</figcaption>", section) == [NEW.title]
@@ -87,7 +101,7 @@ def test_the_report_of_a_run_shows_a_new_picture(tmp_path, added):
 def test_the_report_leaves_out_a_picture_that_is_not_for_it(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "PICTURES", (*PICTURES, dataclasses.replace(NEW, in_report=False)))
     run = finished_run(tmp_path / "run")
-    outputs.save_pictures(run, "epochs", epochs())
+    write_all(outputs.drawn(run, "epochs", epochs()))
     assert 'id="pictures"' not in write_run_report(run.path).read_text()
 
 

@@ -80,11 +80,20 @@ def _fpr_at_95_tpr(anomalous: ArrayLike, scores: ArrayLike) -> float:
     return float(min(false_alarms[recall >= 0.95]))
 
 
+def average_precision_normal(scores: ArrayLike, anomalous: ArrayLike) -> float:
+    """average_precision with the roles exchanged: a low score means normal, which is what is to be found."""
+    return average_precision(-np.asarray(scores, dtype=np.float64), ~np.asarray(anomalous, dtype=bool))
+
+
 TWINS = {
     "auroc": Twin(auroc, roc_auc_score),
     "average_precision": Twin(average_precision, average_precision_score),
     "fpr_at_95_tpr": Twin(fpr_at_tpr, _fpr_at_95_tpr),
     "partial_auroc": Twin(partial_auroc, lambda anomalous, scores: roc_auc_score(anomalous, scores, max_fpr=0.1)),
+    "average_precision_normal": Twin(
+        average_precision_normal,
+        lambda anomalous, scores: average_precision_score(~np.asarray(anomalous, dtype=bool), -np.asarray(scores)),
+    ),
 }
 
 

@@ -51,6 +51,18 @@ def friedman(figures: list[list[float]]) -> tuple[list[float], float, float]:
     return R, chi2, (N - 1) * chi2 / (N * (k - 1) - chi2)
 
 
+def friedman_p(figures: list[list[float]]) -> float:
+    """Share of all orders of the ranks in each row whose squared column sums reach the ones seen."""
+    ranks = [midranks([-x for x in row]) for row in figures]
+
+    def spread(rows: tuple[tuple[float, ...], ...]) -> float:
+        return math.fsum(math.fsum(column) ** 2 for column in zip(*rows, strict=True))
+
+    seen = spread(tuple(map(tuple, ranks)))
+    spreads = [spread(rows) for rows in product(*(list(permutations(row)) for row in ranks))]
+    return sum(each >= seen - 1e-9 for each in spreads) / len(spreads)
+
+
 def mann_whitney_p(values: list[float], others: list[float]) -> float:
     """Twice the share of all orders of the values together whose first rank sum is as far out as the one seen."""
     ranks = midranks([*values, *others])

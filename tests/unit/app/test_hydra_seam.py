@@ -11,8 +11,6 @@ from omegaconf import OmegaConf
 
 from metrad.app import hydra_seam
 from metrad.app.messages import one_line
-from metrad.app.start import for_hydra
-from metrad.errors import InputError
 from metrad.runs.config import checks
 
 
@@ -94,10 +92,3 @@ def test_a_line_ends_with_the_arguments_given_or_those_of_the_process(monkeypatc
     assert one_line(ValueError("bad\nvalue"), ["seed=1", "x=2"]) == "bad value (given: seed=1 x=2)"
     assert one_line(ValueError("bad"), []) == "bad (given: )"
     assert one_line(ValueError("bad")) == "bad (given: of the process)"
-
-
-def test_a_sweep_may_be_named_by_its_group():
-    assert for_hydra(["-m", "sweep=2026_11", "seed=1"]) == ["-m", "sweep.name='2026_11'", "seed=1"]
-    assert for_hydra(["+sweep.name=true", "sweep=null"]) == ["+sweep.name='true'", "sweep.name=null"]
-    with pytest.raises(InputError, match=r"sweep=a/b must be a folder's name"):
-        for_hydra(["sweep=a/b"])

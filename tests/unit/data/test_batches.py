@@ -68,7 +68,7 @@ def test_images_stay_on_a_gpu_up_to_a_share_of_its_free_memory(spare, there, fre
 def test_they_do_not_without_a_gpu_on_several_ranks_or_where_they_are_decoded_on_demand(free, monkeypatch):
     free(10**12)
     assert not fits(thirty(), CPU)
-    assert not fits(thirty(OnDemand(read=None, size=4)), GPU)
+    assert not fits(thirty(OnDemand(read=None, size=4, depth=16, digests=None, names=[])), GPU)
     assert fits(thirty(), GPU)
     monkeypatch.setattr(collectives, "several", lambda: True)
     assert not fits(thirty(), GPU)

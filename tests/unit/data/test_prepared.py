@@ -1,5 +1,6 @@
 """The data module: the user's classes become numbers, batches hold what they should, and a split can be had again."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,8 @@ import torch
 from PIL import Image
 
 from metrad.data.batches import EpochShuffle
+from metrad.data.decoding import Decoded, Decoding, Reading
+from metrad.data.duplicates import digest
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.sources import ImageFolder, Source
@@ -292,6 +295,179 @@ def test_description_lists_copies_and_broken_files(root):
     everyone = [name for names in said["images"].values() for name in names]
     assert len(everyone) == 34
     assert "elk/00.png" not in everyone
+
+
+def test_identical_pictures_in_other_files_play_one_role_and_the_copies_are_named(root):
+    for path in sorted((root / "cat").iterdir()):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".bmp"))
+    said = folder(root).describe_split()
+    assert said["copies_left_out"] == 12
+    assert said["copies"] == {f"cat/{i:02d}.png": f"cat/{i:02d}.bmp" for i in range(12)}
+    names = [name[:-4] for images in said["images"].values() for name in images]
+    assert len(names) == len(set(names)) == 36
+
+
+def test_files_that_are_not_read_are_counted_in_the_description(root):
+    (root / "cat/notes.txt").write_text("12 parts")
+    assert folder(root).describe_split()["endings_left_out"] == {".txt": 1}
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """Return a folder of three classes of twelve images of 12 bits in 16; one of the anomalous class has 15 bits."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog", "elk"):
+        for i in range(12):
+            path = tmp_path / "deep" / name / f"{i:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            values = rng.integers(0, 4096, (8, 8)).astype(np.uint16)
+            values[0, 0] = 4095 if name != "dog" or i else 32000
+            Image.fromarray(values).save(path)
+    return tmp_path / "deep"
+
+
+def places(cache: Path) -> dict[str, Storage]:
+    return {
+        "memory": Storage(2**30, 2**30, cache),
+        "disk": Storage(0, 2**30, cache),
+        "on demand": Storage(0, 0, cache, workers=0),
+    }
+
+
+def levels(data: PreparedData, name: str) -> np.ndarray:
+    position = data.image_set.names.index(name)
+    return np.asarray(data.image_set.images[np.array([position])])[0, ..., 0]
+
+
+@pytest.mark.parametrize("place", ["memory", "disk", "on demand"])
+def test_the_range_is_that_of_the_training_images_and_larger_values_are_clipped(deep, tmp_path, place):
+    for _ in range(2):  # a second time from what is kept
+        data = folder(deep, storage=places(tmp_path / "cache")[place])
+        said = data.describe_split()
+        assert (said["decoder"], said["range"]) == (2, 12)
+        assert data.clipped == ("dog/00.png" in said["images"]["test_anomalous"])
+        for name in ("cat/03.png", "dog/00.png"):
+            with Image.open(deep / name) as image:
+                values = np.asarray(image)
+            expected = np.round(np.minimum(values, 4095) * (255 / 4095)).astype(np.uint8)
+            assert np.array_equal(levels(data, name), expected)
+
+
+@pytest.mark.parametrize("place", ["memory", "disk", "on demand"])
+def test_a_given_range_is_taken(deep, tmp_path, place):
+    data = folder(deep, storage=places(tmp_path / "cache")[place], reading=Reading(depth=15))
+    assert data.describe_split()["range"] == 15
+    assert levels(data, "cat/03.png").max() == round(4095 * 255 / 32767)
+    assert data.clipped == 0
+
+
+def test_the_split_does_not_depend_on_the_range(deep):
+    hashes = {folder(deep, reading=Reading(depth=depth)).split_hash for depth in (None, 8, 12, 16)}
+    assert len(hashes) == 1
+
+
+def test_a_sweep_decodes_deep_images_once_for_their_values_and_once_for_their_range(deep, monkeypatch):
+    reads = []
+    read = ImageFolder.read
+    monkeypatch.setattr(ImageFolder, "read", lambda self, i: reads.append(i) or read(self, i))
+    for seed in range(4):
+        folder(deep, seed=seed)
+    assert len(reads) == 2 * 36
+
+
+def test_images_of_8_bits_have_no_range_and_deep_ones_of_the_test_alone_have_16_bits(root):
+    assert folder(root).describe_split()["range"] is None
+    Image.fromarray(np.full((5, 7), 300, dtype=np.uint16)).save(root / "dog/03.png")
+    assert folder(root).describe_split()["range"] == 16
+
+
+def test_a_restored_split_keeps_its_range(deep, root):
+    said = json.loads(json.dumps(folder(deep, reading=Reading(depth=14)).describe_split()))
+    again = folder(deep)
+    again.restore_split(said)
+    assert again.describe_split() == said
+    assert levels(again, "cat/03.png").max() == round(4095 * 255 / 16383)
+
+
+def test_an_image_that_changes_between_two_passes_is_refused(deep, monkeypatch):
+    read, passes = ImageFolder.read, []
+
+    def changing(self, position):
+        image = read(self, position)
+        passes.append(position)
+        return Decoded(image.pixels, bytes(16)) if len(passes) > 36 and position == 3 else image
+
+    monkeypatch.setattr(ImageFolder, "read", changing)
+    with pytest.raises(InputError, match=r"cat/03\.png has changed since"):
+        folder(deep)
+
+
+@pytest.mark.parametrize("kind", ["another picture", "another level of one pixel"])
+def test_an_image_that_changes_while_it_is_decoded_on_demand_is_refused(root, tmp_path, kind):
+    data = folder(root, storage=places(tmp_path / "cache")["on demand"])
+    path = root / data.image_set.names[0]
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    pixels[:1, :1] ^= 1
+    Image.fromarray(pixels if kind != "another picture" else 255 - pixels).save(path)
+    with pytest.raises(InputError, match="has changed since this run first read it"):
+        next(iter(data.batches(np.array([0]), 1)))
+    next(iter(data.batches(np.array([1]), 1)))
+
+
+def test_an_image_that_is_only_written_again_while_it_is_decoded_on_demand_is_the_same(root, tmp_path):
+    data = folder(root, storage=places(tmp_path / "cache")["on demand"])
+    path = root / data.image_set.names[0]
+    with Image.open(path) as image:
+        image.load()
+        image.save(path, compress_level=0)
+    next(iter(data.batches(np.array([0]), 1)))
+
+
+def former_hash(data: PreparedData, root: Path) -> str:
+    """Return the hash of metrad 0.1: over names and bytes of the files."""
+    content = hashlib.blake2b(digest_size=16)
+    for role, indices in data.split.indices.items():
+        content.update(role.encode())
+        for i in indices:
+            name = data.image_set.names[i]
+            content.update(name.encode() + digest((root / name).read_bytes()))
+    return content.hexdigest()
+
+
+def former_description(data: PreparedData, root: Path) -> dict:
+    later = ("decoder", "range", "copies", "endings_left_out")
+    said = {key: value for key, value in data.describe_split().items() if key not in later}
+    return {**said, "hash": former_hash(data, root)}
+
+
+def test_a_split_of_metrad_0_1_is_compared_and_decoded_as_it_was_then(deep):
+    said = former_description(folder(deep), deep)
+    again = folder(deep)
+    again.restore_split(said)
+    assert again.split_hash == said["hash"]
+    assert again.decoding == Decoding(1, None)
+    assert levels(again, "cat/03.png").max() == round(4095 / 257)
+    with Image.open(deep / "elk/00.png") as image:
+        image.load()
+        image.save(deep / "elk/00.png", compress_level=0)  # the same pixels, other bytes
+    with pytest.raises(InputError, match="have changed"):
+        folder(deep).restore_split(said)
+
+
+@pytest.mark.parametrize("version", [0, 3, "2", None])
+def test_a_split_of_an_unknown_decoder_is_refused(root, version):
+    data = folder(root)
+    with pytest.raises(InputError, match=r"decoded by version .* knows 1 and 2"):
+        data.restore_split({**data.describe_split(), "decoder": version})
+
+
+def test_the_hash_of_arrays_is_that_of_metrad_0_1():
+    data = numbered()
+    said = {key: value for key, value in data.describe_split().items() if key not in ("decoder", "range")}
+    data.restore_split(said)
+    assert data.split_hash == said["hash"] == "326fba2f39fe8c6d8217209127ebd32b"
 
 
 def test_hash_changes_with_the_split_and_with_the_content(root):

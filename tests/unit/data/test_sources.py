@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from metrad.data.duplicates import digest
+from metrad.data.duplicates import content_key, digest
 from metrad.data.sources import Digits, ImageFolder, Source
 from metrad.data.store import Storage, load
 from metrad.data.torchvision_sources import open_source
@@ -47,7 +47,7 @@ def test_each_position_reads_the_file_of_its_name_and_label(tmp_path):
     for i, name in enumerate(source.names):
         image = source.read(i)
         assert image.pixels[0, 0].tolist() == [names.index(name)] * 3
-        assert image.digest == digest((tmp_path / name).read_bytes())
+        assert image.digest == content_key(image.pixels)
         assert source.classes[source.labels[i]] == name.split("/")[0]
 
 
@@ -169,7 +169,7 @@ def test_root_that_is_no_folder_is_an_error_that_names_it(tmp_path, kind):
         ImageFolder(root)
 
 
-@pytest.mark.parametrize("names", [(), ("loose.png",), ("c/a.gif",), ("c/.hidden.png",)])
+@pytest.mark.parametrize("names", [(), ("loose.png",), ("c/a.heic",), ("c/.hidden.png",)])
 def test_no_matching_images_is_an_error_that_names_folder_and_pattern(tmp_path, names):
     put(tmp_path, *names)
     with pytest.raises(InputError, match=rf"\*\.png.*{re.escape(str(tmp_path))}"):
@@ -179,6 +179,63 @@ def test_no_matching_images_is_an_error_that_names_folder_and_pattern(tmp_path, 
 def test_no_matching_images_names_the_pattern_given(tmp_path):
     with pytest.raises(InputError, match=r"\*_scan\.tif"):
         ImageFolder(put(tmp_path, "c/a.png"), pattern="*_scan.tif")
+
+
+def test_where_no_image_matches_the_endings_that_are_there_are_counted(tmp_path):
+    put(tmp_path, "c/a.heic", "c/b.HEIC", "d/notes.txt")
+    with pytest.raises(InputError, match=r"there are 2 \.heic, 1 \.txt"):
+        ImageFolder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left_out"),
+    [
+        (None, {".heic": 2, ".txt": 1, "no ending": 1}),
+        ("*.jpg", {".heic": 2, ".png": 2, ".txt": 1, "no ending": 1}),
+        ("*", {}),
+    ],
+)
+def test_files_that_are_not_read_are_counted_by_their_ending(tmp_path, pattern, left_out):
+    put(
+        tmp_path,
+        "c/a.jpg",
+        "c/a_mask.png",
+        "c/b.heic",
+        "d/C.HEIC",
+        "c/d/e.PNG",
+        "c/.hidden.heic",
+        "d/f.txt",
+        "d/Makefile",
+    )
+    assert ImageFolder(tmp_path, pattern=pattern).left_out == left_out
+
+
+def test_endings_of_gif_and_jpeg_are_images(tmp_path):
+    put(tmp_path, "c/a.gif", "c/b.jfif", "c/c.JPE")
+    assert ImageFolder(tmp_path).names == ["c/a.gif", "c/b.jfif", "c/c.JPE"]
+
+
+@pytest.mark.parametrize("folder", ["", "c", "c/deeper"])
+def test_a_folder_that_cannot_be_read_is_refused_by_name(tmp_path, monkeypatch, folder):
+    put(tmp_path, "c/a.png", "c/deeper/b.png")
+    listing, closed = os.scandir, str(tmp_path / folder).rstrip("/")
+
+    def scandir(path):
+        if str(path).rstrip("/") == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in scandir(path)])
+    with pytest.raises(InputError, match=rf"dataset\.source\.root: the folder {re.escape(closed)}/? cannot be read"):
+        ImageFolder(tmp_path)
+
+
+def test_a_class_folder_that_is_a_link_to_nowhere_is_refused_by_name(tmp_path):
+    put(tmp_path, "c/a.png")
+    (tmp_path / "unmounted").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    with pytest.raises(InputError, match=r"unmounted is a link that leads nowhere"):
+        ImageFolder(tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, -3])

@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision.datasets import VisionDataset
 
 from metrad.data.broken_images import CorruptImageError
+from metrad.data.decoding import Reading
 from metrad.data.duplicates import digest
 from metrad.data.sources import Source
 from metrad.data.store import Storage, load
@@ -402,6 +403,26 @@ def test_a_broken_file_of_a_torchvision_dataset_is_named_or_skipped(tmp_path, co
     images = load(source, 4, Storage(2**20, 0, tmp_path), skip_corrupt=True)
     assert list(images.corrupt) == [1]
     assert images.pool.usable.tolist() == [True, False, True]
+
+
+def test_postscript_in_a_torchvision_dataset_starts_no_program(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    (tmp_path / "a/2.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    for start in ("subprocess.check_call", "subprocess.Popen"):
+        monkeypatch.setattr(start, lambda *_, **__: pytest.fail("a program was started"))
+    source = open_source(partial(torchvision.datasets.ImageFolder, root=str(tmp_path)))
+    with pytest.raises(CorruptImageError, match="all/1"):
+        source.read(1)
+
+
+def test_large_images_of_a_torchvision_dataset_have_the_limit_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own limit
+    write_folder(tmp_path)
+    source = open_source(partial(torchvision.datasets.ImageFolder, root=str(tmp_path)))
+    assert source.read(0).pixels.shape == (4, 4, 3)
+    source.reading = Reading(max_megapixels=1e-5)
+    with pytest.raises(CorruptImageError, match=r"all/0.*dataset\.max_megapixels"):
+        source.read(0)
 
 
 def write_emnist(root: Path) -> None:

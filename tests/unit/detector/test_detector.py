@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from metrad.data.decoding import Decoding
 from metrad.detector import bundle
 from metrad.detector.bundle import TABLES, Blueprint, build_part, own_parts, same_part
 from metrad.detector.core import Detector
@@ -59,6 +60,7 @@ def model_folder(tmp_path):
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_a_detector_that_was_saved_gives_the_same_scores(scorer, folder):
     detector, images, scores = trained(scorer)
+    detector.decoding = Decoding(2, 12)
     detector.save(folder, {"split": "abc"})
     loaded = Detector.load(folder)
     with torch.inference_mode():
@@ -66,7 +68,8 @@ def test_a_detector_that_was_saved_gives_the_same_scores(scorer, folder):
     np.testing.assert_array_equal(found, scores)
     np.testing.assert_array_equal(loaded.calibration_scores, detector.calibration_scores)
     assert (loaded.normal_images, loaded.precision) == (detector.normal_images, "bf16-mixed")
-    assert loaded.loaded_from.about == {"split": "abc"}
+    assert loaded.loaded_from.about["split"] == "abc"
+    assert loaded.decoding == Decoding(2, 12)
     assert not loaded.backend.embedder.training
 
 
@@ -107,18 +110,18 @@ def test_a_later_format_is_refused(folder):
 def test_a_class_outside_the_tables_is_never_built(target, folder):
     trained()[0].save(folder)
     changed(folder, scorer={"_target_": target, "command": "touch pwned"})
-    with pytest.raises(InputError, match=f"{target}, which is not one of metrad's parts"):
+    with pytest.raises(InputError, match=rf"^scorer\._target_={target} is not allowed"):
         assert Detector.load(folder).scorer
 
 
 def test_a_class_of_the_users_own_is_built_where_it_is_allowed():
-    settings = {"_target_": "fractions.Fraction", "numerator": 3}
-    with pytest.raises(InputError, match=r"set allow_targets=\[fractions\]"):
-        build_part("scorer", settings, [])
-    assert build_part("scorer", settings, ["fractions"]) == 3
+    settings = {"_target_": "tests.helpers.backbones.dropping", "channels": [4]}
+    with pytest.raises(InputError, match=r"add 'allow_targets=\[tests\]'"):
+        build_part("backbone", settings, [])
+    assert build_part("backbone", settings, ["tests"]).out_features == 4
     nested = {"_target_": "metrad.scorers.KNN", "k": {"_target_": "os.getpid"}}
     with pytest.raises(InputError, match=r"os\.getpid"):
-        build_part("scorer", nested, ["fractions"])
+        build_part("scorer", nested, ["tests"])
 
 
 def test_settings_that_do_not_fit_are_refused_in_one_line():

@@ -86,4 +86,4 @@ def test_the_batch_is_the_largest_power_of_two_that_fits(bytes_each, memory, mos
 
 
 def test_the_batch_on_the_cpu_is_the_fastest_one(embedder):
-    assert Forward(embedder, CPU, None).largest_batch([], 10**6) == CPU_BATCH
+    assert Forward(embedder, CPU, None).largest_batch(IMAGES.numpy(), np.arange(len(IMAGES))) == CPU_BATCH

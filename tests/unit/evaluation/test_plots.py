@@ -1,5 +1,7 @@
 """Pictures hold what they are given."""
 
+import dataclasses
+
 import numpy as np
 
 from metrad.evaluation.plots import ImagePair, cost, image_pairs, study
@@ -56,6 +58,15 @@ def test_image_pairs_has_an_image_a_group_with_each_test_image_above_its_nearest
                     frame = np.concatenate([cell[0], cell[-1], cell[:, 0], cell[:, -1]])
                     assert (frame == 255).all()
         assert len(axes.get_images()) == bool(rows)
+
+
+def test_an_image_pair_has_its_names_as_text_and_no_formula():
+    pair = dataclasses.replace(image_pair(1, 2, "0.5"), name="crack/$x_$.png", nearest_name="train/good/" + 30 * "0")
+    figure = image_pairs({"one": [pair], "two": [pair]})
+    above, below = figure.axes[0].texts
+    assert above.get_text() == "crack/$x_$.png\n0.5"
+    assert not above.get_parse_math()
+    assert below.get_text() == "…" + 21 * "0"
 
 
 def image_pair(image, nearest, title):

@@ -14,10 +14,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metrad.errors import InputError
+from metrad.errors import InputError, WriteError
 from metrad.evaluation import plots
+from metrad.evaluation.metrics import by_name
 from metrad.evaluation.plots import style
-from metrad.files import write_rows
+from metrad.files import read_json, write_json, write_rows
 from metrad.reports import cells as cells_module
 from metrad.reports.cells import RATES, band, cells, common, evidence_of, flat, hardest, history_of, scores_of
 from metrad.reports.comparison import tables as comparison_tables
@@ -130,6 +131,32 @@ def test_the_report_of_a_run(tmp_path):
     assert "head._target_: metrad.models.heads.AdaCos" in text
 
 
+def test_the_report_of_a_run_has_the_metrics_of_each_anomalous_class(tmp_path):
+    run = finished_run(tmp_path / "run")
+    write_run_report(run.path)
+    assert "Each anomalous class" not in (run.path / "report.html").read_text()
+    entries = {"images": 7, **dict.fromkeys(by_name(), 0.5), "auroc": 0.8765}
+    write_json(run.metrics, {**read_json(run.metrics), "per_class": {EVIL: entries, "dent": {**entries, "images": 8}}})
+    write_run_report(run.path)
+    page = (run.path / "report.html").read_text()
+    table = re.search(r"Each anomalous class against all normal images.*?</table>", page, re.DOTALL)[0]
+    assert "0.8765" in table
+    assert EVIL not in page
+    assert re.search(r">8</td>", table)
+
+
+def test_the_hardest_images_are_named_beside_the_picture_of_a_run(tmp_path):
+    run = finished_run(tmp_path / "run")
+    write_run_report(run.path)
+    page = (run.path / "report.html").read_text()
+    evidence = page[page.index('<section id="evidence"') : page.index('<section id="settings"')]
+    assert "<details>" not in evidence
+    names = re.findall(r"<th scope=row[^>]*>(\d+)&lt;script", evidence)
+    expected = hardest(scores_of(run), 8)["image"].str.removesuffix(EVIL).tolist()
+    assert names == expected
+    assert len(names) == 16
+
+
 @pytest.mark.parametrize("lacking", ["scores.csv", "epochs.csv", "environment.json", "hardest.png"])
 def test_the_report_of_a_run_that_kept_less(tmp_path, lacking):
     run = finished_run(tmp_path / "run")
@@ -165,7 +192,7 @@ def test_a_broken_file_is_told_and_no_half_report_left(tmp_path, name, content):
 
 def test_where_it_cannot_be_written_is_told(tmp_path):
     run = finished_run(tmp_path / "run")
-    with pytest.raises(InputError, match=r"nowhere/r\.html cannot be written"):
+    with pytest.raises(WriteError, match=r"nowhere/r\.html cannot be written"):
         write_run_report(run.path, tmp_path / "nowhere/r.html")
 
 
@@ -252,6 +279,12 @@ def test_a_curve_is_what_thresholds_reach():
 def test_the_hardest_images():
     found = hardest(scores([1, 5, 3], [2, 9, 4]), 2)
     assert found["score"].tolist() == [5, 3, 2, 4]
+
+
+def test_hardest_images_of_one_score_are_in_the_order_of_the_picture():
+    found = hardest(scores([5, 5, 5], [2, 2, 4]), 2)
+    order = np.array([5, 5, 5, 2, 2, 4]).argsort(kind="stable")
+    assert found.index.tolist() == [*order[order < 3][::-1][:2], *order[order > 2][:2]]
 
 
 def test_epochs_are_those_the_run_noted(tmp_path):

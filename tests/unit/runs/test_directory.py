@@ -6,6 +6,7 @@ import os
 
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from metrad.errors import InputError, TrainingError
@@ -16,6 +17,12 @@ from metrad.runs.directory import Run
 @pytest.fixture
 def run(tmp_path):
     return Run(tmp_path / "a run=ü")
+
+
+def test_an_override_that_holds_an_interpolation_is_saved_as_it_was_given(run):
+    given = ["seed=${batch_size}", "dataset.normal=[${nope}]"]
+    run.save_config(OmegaConf.create({"seed": 0}), OmegaConf.create({"hydra": {"overrides": {"task": given}}}))
+    assert OmegaConf.to_container(OmegaConf.load(run.overrides)) == given
 
 
 def names(folder):
@@ -149,7 +156,7 @@ def test_finished_refuses_a_killed_run(run):
         Run.finished(run.path)
     run.checkpoints.mkdir()
     run.last_checkpoint.touch()
-    with pytest.raises(InputError, match=r"interrupted, not finished; go on with ckpt_path=.*last\.ckpt"):
+    with pytest.raises(InputError, match=r"interrupted, not finished; go on with 'ckpt_path=\".*last\.ckpt\"'"):
         Run.finished(run.path)
 
 

@@ -249,16 +249,6 @@ def test_the_view_shows_runs_epochs_and_the_time_left(tmp_path, monkeypatch, cap
     assert (said.out, said.err) == ("2/4 b: AUROC 1\n", "3/4 failed: diverged; c\n")
 
 
-def test_a_view_on_a_terminal_cleans_up_after_itself(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("metrad.sweeps.view.Console", lambda: Console(force_terminal=True, width=80))
-    runs = [make(tmp_path / "a", None)]
-    with View(runs, runs) as view:
-        view.report(Ended(runs[0], "finished", "AUROC 1"))
-    out = capsys.readouterr().out
-    assert "1/1 a: AUROC 1" in out
-    assert out.count("\x1b[?25l") == out.count("\x1b[?25h") == 1  # the cursor is back
-
-
 @pytest.fixture
 def _machine(monkeypatch):
     threads, searching = torch.get_num_threads(), faiss.omp_get_max_threads()

@@ -30,6 +30,11 @@ def sweep(tmp_path):
     return tmp_path
 
 
+def test_an_override_that_holds_an_interpolation_is_shown_as_it_was_given(sweep):
+    Run(sweep / "a").overrides.write_text("- head=arcface\n- seed=${batch_size}\n")
+    assert {row["run"]: row["seed"] for row in collect(sweep)}["a"] == "${batch_size}"
+
+
 def test_every_run_has_a_row_whatever_became_of_it(sweep):
     rows = {row["run"]: row for row in collect(sweep)}
     assert set(rows) == set("abcde")

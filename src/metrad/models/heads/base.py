@@ -35,9 +35,10 @@ class Head(nn.Module, ABC):
     def __init__(self, in_features: int, num_classes: int) -> None:
         super().__init__()
         if num_classes < self.min_classes:
+            way_out = "choose head=arcface" if num_classes >= Head.min_classes else "train no head: experiment=frozen"
             raise InputError(
                 f"head {type(self).__name__} needs at least {self.min_classes} classes, reference and normal together, "
-                f"got {num_classes}: {self.why_min_classes}; add classes to dataset.reference or choose another head"
+                f"got {num_classes}: {self.why_min_classes}; add classes to dataset.reference, or {way_out}"
             )
         self.in_features = in_features
         self.num_classes = num_classes

@@ -46,5 +46,5 @@ def compare_csv(
 
 def _compared(table: RunTable, baseline: str | None, metric: str, unpaired: bool) -> Comparison:
     comparison = tabulate(table, baseline=baseline, metric=metric, unpaired=unpaired)
-    origin = table.notes if comparison.paired or not table.paired else []
-    return dataclasses.replace(comparison, notes=[*notes(comparison), *origin])
+    pairing = [table.pairing] if table.pairing and comparison.paired else []
+    return dataclasses.replace(comparison, notes=[*notes(comparison), *pairing, *table.notes])

@@ -23,6 +23,9 @@ BREAKS = r"[\t-\r\x85]+"
 CONTROLS = r"[\x00-\x1f\x7f-\x9f]"  # no font has these characters, and a terminal executes them
 ADVICE = "cells are parted by commas, and numbers have a point"
 WITHOUT_SEED = "The file has no column seed, so nothing can be paired and the tests are unpaired."
+WITHOUT_DATASET = (
+    "The file has no column dataset, which says what conditions share images, so its conditions count as one block."
+)
 
 
 def read_csv(file: Path, by: str, metric: str) -> RunTable:
@@ -58,8 +61,21 @@ def read_csv(file: Path, by: str, metric: str) -> RunTable:
     for name in (*by_name(), "seconds"):
         runs[name] = pd.to_numeric(rows[name], errors="coerce") if name in rows else math.nan
     _require_numbers(file, rows, runs, metric)
-    note = _check_images(file, rows, [*conditions, "seed"]) if paired else WITHOUT_SEED
-    return RunTable(runs, by, conditions, paired=paired, notes=[note] if note else [])
+    pairing = _check_images(file, rows, [*conditions, "seed"]) if paired else None
+    notes = [] if paired else [WITHOUT_SEED]
+    if conditions and "dataset" not in rows and len(rows[conditions].drop_duplicates()) > 1:
+        notes.append(WITHOUT_DATASET)
+    return RunTable(runs, by, conditions, _origins(rows), paired=paired, notes=notes, pairing=pairing)
+
+
+def _origins(rows: pd.DataFrame) -> list[frozenset[str]]:
+    """Return the names of the images of each row: its dataset, or unknown, and the hash of its split."""
+    datasets = rows.get("dataset", pd.Series("unknown", rows.index))
+    splits = rows.get("split", pd.Series("", rows.index))
+    return [
+        frozenset([f"dataset {dataset}", *([f"split {split}"] if split else [])])
+        for dataset, split in zip(datasets, splits, strict=True)
+    ]
 
 
 def _read(file: Path) -> pd.DataFrame:

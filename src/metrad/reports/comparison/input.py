@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
 from metrad.files import read_json
 from metrad.renamed import former
+from metrad.reports.comparison.environments import environment_notes
 from metrad.runs.config.catalogue import folder as conf
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
 from metrad.runs.directory import Run, read_yaml
@@ -32,15 +34,20 @@ class RunTable:
         runs: a row for each run, with the columns that ``comparison.tables.Comparison`` describes.
         by: the compared choice, a column of ``runs``.
         conditions: the columns of ``runs`` that make a condition.
+        origins: the names of the images of each run, such as their source and the hash of the split; conditions whose
+            runs have a name in common share images.
         paired: whether runs of one seed can be paired.
         notes: notes on the origin of the runs.
+        pairing: a note on the pairs, which an unpaired comparison leaves out; None without one.
     """
 
     runs: pd.DataFrame
     by: str
     conditions: list[str]
+    origins: list[frozenset[str]]
     paired: bool = True
     notes: list[str] = field(default_factory=list)
+    pairing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,20 +114,23 @@ def read_sweep(folder: Path, by: str) -> RunTable:
         for run in saved
         if not run.settings
     ]
-    notes += _environments(placed)
+    finished = [(name, run.run) for name, run in zip(names, placed, strict=True) if run.state == "finished"]
+    notes += environment_notes(finished, by)
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
-    return RunTable(pd.DataFrame(rows), by, conditions, notes=notes)
+    return RunTable(pd.DataFrame(rows), by, conditions, [_origins(run) for run in placed], notes=notes)
 
 
-def _environments(runs: list[_Saved]) -> list[str]:
-    """Return a note if finished runs differ in their versions of packages or in their devices."""
-    paths = [saved.run.environment for saved in runs if saved.state == "finished" and saved.run.environment.is_file()]
-    made = [content for content in map(read_json, paths) if isinstance(content, dict)]
-    keys = ("device", "precision", "git_commit", "packages")
-    differing = [key for key in keys if len({json.dumps(one.get(key), sort_keys=True) for one in made}) > 1]
-    where = ", ".join(differing)
-    return [f"Runs differ in {where} (environment.json), which can move figures a little."] if where else []
+def _origins(run: _Saved) -> frozenset[str]:
+    """Return the names of a run's images: its source, and the hash of its split if the run finished.
+
+    A source is named by its class and its root alone. Its other settings, such as a size, read the same images.
+    """
+    target, root = (run.settings.get(f"dataset.source.{key}", "") for key in ("_target_", "root"))
+    place = os.path.normpath(root) if root else ""
+    source = f"source {target} {place}" if target else f"dataset {run.value('dataset')}"
+    split = run.metrics.get("split")
+    return frozenset([source, f"split {split}"] if isinstance(split, str) else [source])
 
 
 def _load(run: Run) -> _Saved:
@@ -131,7 +141,7 @@ def _load(run: Run) -> _Saved:
     metrics = read_json(run.metrics) if state == "finished" else {}
     if not isinstance(metrics, dict) or (state == "finished" and metrics.keys().isdisjoint(by_name())):
         raise InputError(f"{run.metrics} holds no metrics of a run")
-    settings, choices = {}, _choices(run)
+    settings, choices = {}, choices_of(run)
     if run.config.is_file():
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
         lacking = [key for key in LATER if not any(_below(given, key) for given in settings)]
@@ -143,8 +153,12 @@ def _load(run: Run) -> _Saved:
     return _Saved(run, state, status.get("error", ""), settings, overrides, choices, metrics)
 
 
-def _choices(run: Run) -> dict[str, str]:
-    """Return the choice from each group, as saved by Hydra."""
+def choices_of(run: Run) -> dict[str, str]:
+    """Return the choice from each group, as saved by Hydra; empty if it was not saved.
+
+    Raises:
+        InputError: the file of the choices cannot be read.
+    """
     path = run.config.with_name("hydra.yaml")
     node = _yaml(path, {})
     for key in ("hydra", "runtime", "choices"):

@@ -4,16 +4,19 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from scipy import stats
-
 from metrad.evaluation.metrics import by_name
 from metrad.reports.comparison.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
+from metrad.reports.comparison.ranking import smallest_friedman_p
 from metrad.reports.comparison.statistics import ALPHA, Comparison
 
 MOST_DIFFERENCES = 12  # number of differences with a note each; of more, only significant ones have a note
 FEW = 10  # runs or pairs; fewer give a warning
 # Coverage, in percent, of 95 % bootstrap intervals: 1, by number of pairs; 2, by number of runs in the smaller group.
 HELD = {1: {2: 50, 3: 75, 4: 87}, 2: {2: 68, 3: 88, 4: 93}}
+ONE_POOL = (
+    "Seeds that draw their images from one pool, as those of one dataset do, are less independent than the tests take "
+    "them for, and no p says anything about images outside this pool."
+)
 NAMED = 3  # largest number of comparisons or runs that a note names
 
 
@@ -29,6 +32,7 @@ def notes(comparison: Comparison) -> list[str]:
     """Return conclusions, then warnings, one sentence each."""
     return [
         *_of_pairs(comparison),
+        *_of_seeds(comparison),
         *_of_ranks(comparison),
         *_of_few_runs(comparison),
         *_of_unfinished(comparison),
@@ -76,12 +80,26 @@ def _detectable(comparison: Comparison, row: dict[str, Any]) -> str:
     return f"{row['detectable']:.4f} would have shown in four of five such comparisons"
 
 
+def _of_seeds(comparison: Comparison) -> Iterator[str]:
+    if (comparison.pairs["pairs"] > 1).any():
+        yield ONE_POOL
+
+
 def _of_ranks(comparison: Comparison) -> Iterator[str]:
+    """Yield the mean ranks and the results of the tests over blocks of conditions that share images."""
+    conditions, N = comparison.averaged, comparison.ranked
     if comparison.overall is None:
+        if conditions > N:
+            yield (
+                f"All {conditions} conditions share images or draw them from one pool, so they are one block. Ranks "
+                "and tests over conditions are left out; they take two datasets or more."
+            )
         return
+    if conditions > N:
+        yield f"Conditions that share images are one block and are averaged: {conditions} conditions make {N} blocks."
     ranks = comparison.overall.sort_values("mean_rank", kind="stable")
     told = ", ".join(f"{row[comparison.by]} {row['mean_rank']:.2f}" for row in ranks.to_dict("records"))
-    yield f"Over {comparison.ranked} conditions the mean ranks are {told}, 1 being the best."
+    yield f"Over {_counted(comparison)} the mean ranks are {told}, 1 being the best."
     shows = "shows" if comparison.ranks_differ else "does not show"
     if comparison.friedman_p is None:
         yield from _of_two_ranks(comparison, shows)
@@ -89,14 +107,23 @@ def _of_ranks(comparison: Comparison) -> Iterator[str]:
         yield from _of_more_ranks(comparison, shows, list(ranks[comparison.by]))
 
 
+def _unit(comparison: Comparison) -> str:
+    return "conditions" if comparison.averaged == comparison.ranked else "blocks"
+
+
+def _counted(comparison: Comparison) -> str:
+    return f"{comparison.ranked} {_unit(comparison)}"
+
+
 def _of_two_ranks(comparison: Comparison, shows: str) -> Iterator[str]:
+    over = f"over the {_unit(comparison)}"
     yield (
-        f"Friedman's test needs three values; with two, Wilcoxon's signed-rank test over the conditions {shows} "
+        f"Friedman's test needs three values; with two, Wilcoxon's signed-rank test {over} {shows} "
         f"that they differ (p = {comparison.wilcoxon_p:.2g})."
     )
     smallest = smallest_wilcoxon_p(comparison.ranked)
     if smallest > ALPHA:
-        yield f"With {comparison.ranked} conditions and two values p cannot be below {smallest:.2g}, whatever the runs."
+        yield f"With {_counted(comparison)} and two values p cannot be below {smallest:.2g}, whatever the runs."
 
 
 def _of_more_ranks(comparison: Comparison, shows: str, order: list[str]) -> Iterator[str]:
@@ -105,9 +132,9 @@ def _of_more_ranks(comparison: Comparison, shows: str, order: list[str]) -> Iter
     assert comparison.nemenyi is not None
     N, k, critical = comparison.ranked, len(order), comparison.critical_difference
     yield f"Friedman's test {shows} that the ranks differ (p = {comparison.friedman_p:.2g})."
-    smallest = float(stats.chi2.sf(N * (k - 1), k - 1))
+    smallest = smallest_friedman_p(k, N)
     if smallest > ALPHA:
-        yield f"With {N} conditions and {k} values p cannot be below {smallest:.2g}, whatever the runs."
+        yield f"With {_counted(comparison)} and {k} values p cannot be below {smallest:.2g}, whatever the runs."
     if not comparison.ranks_differ:
         yield "Nemenyi's test of each two comes only after a difference that Friedman's shows, so it is left out."
         return
@@ -225,8 +252,9 @@ def _of_older_runs(comparison: Comparison) -> Iterator[str]:
         lacking = list(runs.loc[runs[name].isna(), "run"])
         if lacking:
             named = ", ".join(lacking[:NAMED]) + (f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else "")
+            which = f" ({named})" if len(lacking) < len(runs) else ""
             effect = "they are left out" if name == comparison.metric else "nothing else depends on it"
             yield (
-                f"{len(lacking)} of {len(runs)} finished runs have no {name} ({named}): metrics.json has it since "
+                f"{len(lacking)} of {len(runs)} finished runs have no {name}{which}: metrics.json has it since "
                 f"metrad {metric.since}; {effect}."
             )

@@ -141,7 +141,7 @@ def _row_label(comparison: Comparison, row: dict[str, str]) -> str:
 def ranks(comparison: Comparison) -> Figure:
     """Draw the critical-difference diagram: mean ranks, and bars that join ranks not separated by Nemenyi's test.
 
-    One bar joins all ranks if the test over the conditions, which comes first, is not significant.
+    One bar joins all ranks if the test over the blocks, which comes first, is not significant.
 
     Source:
         Demšar 2006, Journal of Machine Learning Research 7, section 3.2.4, by scikit-posthocs.
@@ -165,8 +165,9 @@ def ranks(comparison: Comparison) -> Figure:
     )
     axes.set_xlim(1 - margin, len(mean) + margin)
     axes.set_xticks(range(1, len(mean) + 1))
+    over = f"over {comparison.ranked} {comparison.units}"
     figure.suptitle(
-        f"mean rank by {comparison.metric} over {comparison.ranked} conditions (1 is best)\n{_test_result(comparison)}",
+        f"mean rank by {comparison.metric} {over} (1 is best)\n{_test_result(comparison)}",
         fontsize=9,
     )
     return figure

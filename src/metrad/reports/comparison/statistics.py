@@ -12,13 +12,12 @@ import pandas as pd
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
 from metrad.reports.comparison import paired as statistic
+from metrad.reports.comparison.blocks import Cell, Place, block_means, blocks
 from metrad.reports.comparison.input import RunTable, require_metric
 from metrad.reports.comparison.ranking import ranking
 
 ALPHA = 0.05
 MANY = 12  # with more conditions, tables and pictures of each condition are folded or left out
-Cell = dict[Any, float]  # the metric by seed
-Place = tuple[Any, ...]  # the values of the conditions
 
 
 @dataclass(frozen=True)
@@ -39,19 +38,20 @@ class Comparison:
             against), low, high (of its 95 % bootstrap interval), p, p_holm (over all rows), effect (rank-biserial
             correlation), wins, ties, losses, detectable (the smallest difference that is significant with a probability
             of 80 % at the first step of Holm's procedure; infinite if there is none, NaN without a standard deviation).
-        overall: a row for each value: by, mean_rank (1 is best) over the conditions in which every value has runs; None
-            for fewer than two such conditions.
+        overall: a row for each value: by, mean_rank (1 is best) over the blocks of conditions that share images, in
+            each of which the conditions with runs of every value are averaged; None for fewer than two such blocks.
         holes: a line for each missing or unfinished run of the grid.
         notes: conclusions and warnings, a sentence each.
         paired: whether tests and differences are over pairs of runs of one seed. If not, ``pairs`` is the number of
             runs in the smaller group, and wins, ties and losses count all pairs of runs from both groups.
-        friedman_p: p-value of Friedman's test over the conditions; None without ``overall`` or with two values.
-        wilcoxon_p: p-value of Wilcoxon's test over the conditions, for two values; None otherwise.
+        friedman_p: p-value of Friedman's test over the blocks; None without ``overall`` or with two values.
+        wilcoxon_p: p-value of Wilcoxon's test over the blocks, for two values; None otherwise.
         critical_difference: Nemenyi's critical difference at 0.05, valid if Friedman's test is significant; None
             without ``overall`` or with two values.
         nemenyi: p-values of Nemenyi's test, with a row and a column for each value; None without ``overall`` or with
             two values.
-        ranked: number of conditions in ``overall``.
+        ranked: number of blocks that can be ranked.
+        averaged: number of conditions in these blocks.
     """
 
     runs: pd.DataFrame
@@ -70,6 +70,12 @@ class Comparison:
     critical_difference: float | None = None
     nemenyi: pd.DataFrame | None = None
     ranked: int = 0
+    averaged: int = 0
+
+    @property
+    def units(self) -> str:
+        """The name of what is ranked: conditions, or blocks of them if some share images."""
+        return "conditions" if self.averaged == self.ranked else "blocks of conditions that share images"
 
     @property
     def compared(self) -> list[str]:
@@ -266,19 +272,14 @@ def _row(
 def _overall(
     table: RunTable, cells: dict[Place, dict[str, Cell]], values: list[str], *, paired: bool, higher: bool
 ) -> dict[str, Any]:
-    """Return the mean ranks of ``values`` over the conditions, ranked by means over the seeds that all values have."""
-    means = []
-    for members in cells.values():
-        own = [members.get(value, {}) for value in values]
-        common = set.intersection(*(set(cell) for cell in own))
-        chosen = [[cell[seed] for seed in cell if seed in common or not paired] for cell in own]
-        if all(chosen):
-            means.append([float(np.mean(cell)) for cell in chosen])
+    """Return the mean ranks of ``values`` over the blocks of conditions that share images, and their tests."""
+    places = [tuple(row) for row in table.runs[table.conditions].itertuples(index=False)]
+    means, averaged = block_means(cells, blocks(places, table.origins), values, paired=paired)
+    found: dict[str, Any] = {"overall": None, "ranked": len(means), "averaged": averaged}
     if len(means) < 2:
-        return {"overall": None}
-    ranks = ranking(np.array(means), higher_is_better=higher, alpha=ALPHA)
-    overall = pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks})
-    found: dict[str, Any] = {"overall": overall, "ranked": len(means)}
+        return found
+    ranks = ranking(means, higher_is_better=higher, alpha=ALPHA)
+    found["overall"] = pd.DataFrame({table.by: values, "mean_rank": ranks.mean_ranks})
     if len(values) == 2:  # for two values Nemenyi's test is a normal approximation; Wilcoxon's is exact
         return {**found, "wilcoxon_p": statistic.wilcoxon_p(np.diff(means)[:, 0])}
     return {

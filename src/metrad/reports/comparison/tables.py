@@ -11,27 +11,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from metrad.errors import InputError
-from metrad.files import replacing
+from metrad.files import replacing, writing
 from metrad.reports.cells import cells, studies_of
+from metrad.reports.comparison.latex import NEEDED, latex_tables
+from metrad.reports.comparison.notes import ONE_POOL
 from metrad.reports.comparison.plots import pictures, study
 from metrad.reports.comparison.statistics import Comparison
 
 FORMATS = ("svg", "png")
 LONG = ("summary", "pairs")  # tables that are folded, or left to the files, if there are many conditions
-_ESCAPES = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
 _CAPTIONS = {
     "conditions": "Mean {metric} over runs: a row a condition, a column a {by}",
     "summary": "{metric} of each {by} over its runs; low and high end Student's 95 % interval for the mean",
     "pairs": "Differences in {metric}, {by} minus against, with 95 % bootstrap intervals; p by {test}, p_holm "
     "corrected for all rows, effect: rank-biserial correlation, detectable: what would have shown 4 times in 5",
-    "overall": "Mean ranks over all conditions, 1 being the best",
+    "overall": "Mean ranks over all {units}, 1 being the best",
 }
 
 
@@ -44,7 +38,8 @@ def folder(out: Path) -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder to write the comparison to")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
@@ -56,8 +51,8 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     """Write ``comparison`` into the folder ``out``, all or nothing, and return the paths of the files.
 
     ``comparison.csv`` has the rows of all tables, and its first column names the table. ``comparison.md`` and
-    ``comparison.tex`` (booktabs) have the tables and the notes. Each picture is written as SVG and PNG. Existing files
-    of these names are replaced; all other files stay.
+    ``comparison.tex`` have the tables and the notes. Each picture is written as SVG and PNG. Existing files of these
+    names are replaced; all other files stay.
 
     Raises:
         InputError: ``out`` is a file, or a file of a run cannot be read.
@@ -145,7 +140,7 @@ def _cell(column: str, value: Any) -> str:
 
 def _caption(comparison: Comparison, name: str) -> str:
     test = "the Wilcoxon signed-rank test" if comparison.paired else "the Mann-Whitney test"
-    return _CAPTIONS[name].format(metric=comparison.metric, by=comparison.by, test=test)
+    return _CAPTIONS[name].format(metric=comparison.metric, by=comparison.by, test=test, units=comparison.units)
 
 
 def _markdown(comparison: Comparison, parts: dict[str, pd.DataFrame], drawn: list[str]) -> str:
@@ -177,24 +172,15 @@ def _plain(text: str) -> str:
 
 
 def _latex(comparison: Comparison, parts: dict[str, pd.DataFrame]) -> str:
-    lines = [r"% needs \usepackage{booktabs}", *(f"% {' '.join(note.split())}" for note in comparison.notes)]
+    """Return the tables in LaTeX. The notes are comments, but the caption of the tests has the note on seeds."""
+    lines = [NEEDED, *(f"% {' '.join(note.split())}" for note in comparison.notes)]
     for name, frame in parts.items():
-        text = formatted(frame)
-        numbers = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
-        form = "".join("r" if number else "l" for number in numbers)
-        lines += [r"\begin{table}", r"\centering", rf"\caption{{{_escape(_caption(comparison, name))}.}}"]
-        lines += [rf"\begin{{tabular}}{{{form}}}", r"\toprule", _cells(text.columns), r"\midrule"]
-        lines += [*(_cells(row) for row in text.itertuples(index=False)), r"\bottomrule"]
-        lines += [r"\end{tabular}", r"\end{table}", ""]
+        numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
+        caption = _caption(comparison, name)
+        if name == "pairs" and ONE_POOL in comparison.notes:
+            caption += f". {ONE_POOL.removesuffix('.')}"
+        lines += latex_tables(formatted(frame), numeric, caption, f"{comparison.by}-{comparison.metric}-{name}")
     return "\n".join(lines)
-
-
-def _cells(cells: Any) -> str:
-    return " & ".join(_escape(cell) for cell in cells) + r" \\"
-
-
-def _escape(text: str) -> str:
-    return "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
 
 
 def _save(figure: Figure, path: Path, form: str) -> None:

@@ -13,7 +13,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from metrad import __version__
-from metrad.errors import InputError
 from metrad.files import replacing
 from metrad.reports.page.plots import svg
 from metrad.reports.page.tables import Table
@@ -82,14 +81,11 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
     """Write the page to ``path``, all or nothing.
 
     Raises:
-        InputError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     text = render(title, facts, sections)
-    try:
-        with replacing(path) as partial:
-            partial.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror})") from error
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
-from tqdm import tqdm
 
 from metrad.errors import InputError
 from metrad.evaluation import plots
 from metrad.files import read_json
+from metrad.progress import bar
 from metrad.reports.cells import Cell, Flat, Reading, configuration_of, embedded, environment_of, hardest, read
 from metrad.reports.comparison.plots import Styles
 from metrad.reports.page import plots as page_plots
@@ -19,7 +19,6 @@ from metrad.reports.page.tables import Table, settings_tables, table
 from metrad.runs import pictures as run_pictures
 from metrad.runs.directory import Run
 
-HARDEST = 6
 STUDY = (
     "Measured for study alone: no epoch was chosen by it. Epoch 0 is before training. The effective rank tells how "
     "many directions the normal embeddings spread over."
@@ -40,7 +39,7 @@ def of_runs(parts: Sequence[Cell]) -> list[Section]:
         InputError: a file of a run cannot be read.
     """
     panels = max(1, sum(cell.median is not None for cell in parts))
-    readings = [read(cell, panels) for cell in tqdm(parts, "report", leave=False, delay=1, disable=None)]
+    readings = [read(cell, panels) for cell in bar(parts, "report")]
     conditions = by_condition(readings, lambda one: one.cell.condition)
     styles, several = styles_of(parts), max((len(cell.rows) for cell in parts), default=1) > 1
     over = "The mean over seeds, in a band from the lowest to the highest." if several else ""
@@ -48,12 +47,13 @@ def of_runs(parts: Sequence[Cell]) -> list[Section]:
     score = f"Test images' scores by {run}; higher is more anomalous."
     panel = f"Test images, scored by {run}, above their nearest normal training images."
     epochs = [_epochs(name, members, styles) for name, members in conditions.items()]
+    evidence = [_evidence(name, members, alone=len(parts) == 1) for name, members in conditions.items()]
     return [
         *_section("roc", "ROC curves", over, [_roc(conditions, styles)]),
         *_section("scores", "Scores", score, [_scores(name, members) for name, members in conditions.items()]),
         *_section("epochs", "The head over epochs", over, epochs),
         *_section("study", "AUROC after each epoch", f"{STUDY} {over}".strip(), [_study(conditions, styles)]),
-        *_section("evidence", "Evidence", panel, [_evidence(name, members) for name, members in conditions.items()]),
+        *_section("evidence", "Evidence", panel, evidence),
     ]
 
 
@@ -186,8 +186,9 @@ def _study(conditions: Mapping[str, list[Reading]], styles: Styles) -> Group:
     return Group(pictures=pictures)
 
 
-def _evidence(name: str, members: list[Reading]) -> Group:
-    pictures, folds = [], []
+def _evidence(name: str, members: list[Reading], *, alone: bool) -> Group:
+    """Return the pictures of test images, and the names of the hardest ones, folded unless one run is ``alone``."""
+    pictures, tables = [], {}
     for one in members:
         if one.median is None:
             continue
@@ -196,9 +197,11 @@ def _evidence(name: str, members: list[Reading]) -> Group:
             alt = f"{named(f'Test images above nearest normal images, {choice}', name)}. The hardest are listed below."
             pictures.append(Picture(alt, f"{choice}: {run}", one.evidence))
         if one.scores is not None:
-            few = hardest(one.scores, HARDEST)[["image", "role", "class", "score", "p_value", "nearest"]]
-            folds.append(Fold(f"Hardest images: {choice}", table(f"Hardest images of {run}", few)))
-    return Group(name, pictures=pictures, folds=folds)
+            few = hardest(one.scores, run_pictures.IMAGES_IN_A_ROW)
+            few = few[["image", "role", "class", "score", "p_value", "nearest"]]
+            tables[f"Hardest images: {choice}"] = table(f"Hardest images of {run}, in the order of the picture", few)
+    folds = [] if alone else [Fold(title, content) for title, content in tables.items()]
+    return Group(name, pictures=pictures, tables=list(tables.values()) if alone else [], folds=folds)
 
 
 def _thresholds(run: Run) -> tuple[float, dict[float, float]]:

@@ -1,19 +1,16 @@
-"""The parts of a run, built from their settings: ``_target_`` names are checked, imported and called."""
+"""The parts of a run, built from their settings: ``_target_`` names are checked by role and called."""
 
-import pkgutil
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from metrad.errors import InputError
+from metrad.detector import targets
+from metrad.errors import InputError, first_line, raised_by
 from metrad.renamed import present
+from metrad.runs.config.roles import role_of
 
-ALLOWED_TARGETS = (
-    *("metrad.data.augmentation.", "metrad.data.sources.", "metrad.models.backbones.", "metrad.models.heads."),
-    "metrad.scorers.",
-    *("torch.optim.", "torch.nn.", "torchvision.", "timm.", "pytorch_lightning.", "sklearn."),
-)
 EXTRAS = {
     "mlflow": "mlflow",
     "pytorch_metric_learning": "pml",
@@ -22,6 +19,7 @@ EXTRAS = {
     "timm": "timm",
     "wandb": "wandb",
 }
+T = TypeVar("T")
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -29,84 +27,52 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
-def instantiate(cfg: DictConfig, key: str, /, *args: Any, **kwargs: Any) -> Any:
-    """Build the part of the configuration at ``key``; further arguments go to the class of the part.
+def instantiate(cfg: DictConfig, key: str, /, **known: Any) -> Any:
+    """Build the part of the configuration at ``key``; ``known`` are further arguments.
 
     Raises:
-        InputError: the class refuses its settings, or needs a package that is not installed.
+        InputError: the target has another role, or the class rejects its settings or needs a package that is not
+            installed.
     """
-    import hydra.utils
-    from hydra.errors import InstantiationException
+    node = plain(OmegaConf.select(cfg, key))
+    return _in_one_line(key, lambda: targets.build(key, node, role_of(key), cfg.allow_targets, **known))
 
-    node = OmegaConf.to_container(OmegaConf.select(cfg, key), resolve=True)
-    for name, found in targets(key, node):
-        found["_target_"] = present(found["_target_"])
-        locate(name, found["_target_"], cfg.allow_targets)
+
+def factory(cfg: DictConfig, key: str) -> "partial[Any]":
+    """Return the class at ``key`` with its settings bound, whether or not its YAML has ``_partial_``.
+
+    Raises:
+        InputError: as for ``instantiate``.
+    """
+    node = plain(OmegaConf.select(cfg, key))
+    return _in_one_line(key, lambda: targets.bound(key, node, role_of(key), cfg.allow_targets))
+
+
+def _in_one_line(key: str, make: Callable[[], T]) -> T:
+    """Return what ``make`` returns; every error becomes an ``InputError`` of one line that names ``key``."""
     try:
-        return hydra.utils.instantiate(node, *args, _convert_="all", **kwargs)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, InputError):
-            raise cause from error
-        if isinstance(cause, ImportError):
-            raise InputError(f"{key}: {missing_package(cause)}") from error
-        raise InputError(f"{key}: {str(cause).splitlines()[0]}") from error
-
-
-def factory(cfg: DictConfig, key: str) -> Any:
-    """Return the part at ``key`` as a partial function, whether or not its YAML has ``_partial_``."""
-    return instantiate(cfg, key, _partial_=True)
-
-
-def targets(key: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each mapping in ``node`` that has a ``_target_``, with its dotted key; ``key`` is the key of ``node``."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield key, node
-        for name, value in node.items():
-            yield from targets(f"{key}.{name}", value)
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from targets(f"{key}[{i}]", value)
+        return make()
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(f"{key}: {missing_package(error)}") from error
+    except Exception as error:  # classes reject their settings with unrelated types
+        where = raised_by(error)
+        if where.startswith("metrad.") and where != targets.__name__:  # a fault of metrad's own, not of the settings
+            raise
+        raise InputError(f"{key}: {first_line(error)}") from error
 
 
 def renamed_targets(cfg: DictConfig) -> list[str]:
     """Return a line for each target in ``cfg`` with a former name; the line gives the present name."""
-    plain = OmegaConf.to_container(cfg)
-    found = dict.fromkeys((key, node["_target_"]) for part in cfg for key, node in targets(str(part), plain[part]))  # type: ignore[index]
+    parts = cast("dict[str, Any]", OmegaConf.to_container(cfg))
+    nodes = [each for part, content in parts.items() for each in targets.named(part, content)]
+    found = ((key, node["_target_"]) for key, node in nodes)
     return [
         f"{key}._target_: {name} is {present(name)} now; the former name works until version 0.3"
-        for key, name in found
-        if isinstance(name, str) and present(name) != name
+        for key, name in dict.fromkeys(each for each in found if isinstance(each[1], str))
+        if present(name) != name
     ]
-
-
-def locate(key: str, target: Any, extra: list[str]) -> Any:
-    """Return the class or function that ``target`` names, if it is defined in an allowed package.
-
-    A run directory from elsewhere is input, not code. The module that defines the object is checked too, since a name
-    such as ``torch.nn.x.os`` can lead to ``os``.
-
-    Raises:
-        InputError: the target is not allowed, cannot be imported, or is no class or function.
-    """
-    allowed = (*ALLOWED_TARGETS, *(f"{prefix.rstrip('.')}." for prefix in extra))
-    target = present(target) if isinstance(target, str) else target
-    if not isinstance(target, str) or not target.startswith(allowed):
-        names = ", ".join(prefix.rstrip(".") for prefix in allowed)
-        raise InputError(
-            f"{key}._target_={target} is not allowed; name a class in {names}, or add its package to allow_targets"
-        )
-    try:
-        found = pkgutil.resolve_name(target)
-    except ImportError as error:
-        raise InputError(f"{key}._target_={target} cannot be imported: {missing_package(error)}") from error
-    except (AttributeError, ValueError) as error:
-        raise InputError(f"{key}._target_={target} does not exist") from error
-    home = f"{getattr(found, '__module__', '')}."
-    if not callable(found) or not home.startswith(allowed):
-        raise InputError(f"{key}._target_={target} is not a class or function of that package")
-    return found
 
 
 def missing_package(error: ImportError) -> str:

@@ -1,7 +1,5 @@
-"""The catalogue of the shipped YAML files: their folder, their choices, and suggestions for a mistyped name."""
+"""The catalogue of the shipped YAML files: their folder and their choices."""
 
-import difflib
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -21,10 +19,3 @@ def choices() -> dict[str, dict[str, str]]:
         texts = [line[2:] for line in comments if not line.startswith("# @")]
         found.setdefault(path.parent.name, {})[path.stem] = texts[0] if texts else ""
     return found
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return a hint for an unknown ``name``: the closest name, if one is close, and all allowed names."""
-    public = sorted(item for item in known if not item.startswith("_"))
-    close = difflib.get_close_matches(name, public, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"allowed: {', '.join(public) or 'no settings here'}"

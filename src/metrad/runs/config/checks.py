@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
@@ -14,11 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from metrad.detector import targets
 from metrad.errors import InputError
-from metrad.runs.config.build import locate, targets
-from metrad.runs.config.catalogue import suggestion
-from metrad.runs.config.explain import explain, unknown_key
+from metrad.renamed import present
+from metrad.runs.config.explain import explain
+from metrad.runs.config.fields import Rule, shown
+from metrad.runs.config.roles import role_of
 from metrad.runs.config.schema import PARTS, SELECTABLE, SETTINGS, WITHOUT_IDENTITY, Config, refusal
+from metrad.runs.config.secrets import require_hidden
+from metrad.runs.config.suggestions import suggestion, unknown_key
 from metrad.runs.naming import run_name, sweep_name
 
 _RUN_TIME_ARGUMENTS = {name for part in PARTS.values() for name in part.given}
@@ -31,17 +35,24 @@ def register() -> None:
     OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictConfig]:
     """Check everything in a configuration that needs no data.
+
+    Args:
+        cfg: the configuration.
+        built: keys of the parts whose settings are checked against their classes; None for all parts.
+
+    Returns:
+        The configuration of a training with each candidate of the selection; none without a selection.
 
     Raises:
         InputError: a value is missing, unknown, of a wrong type or out of range; the message names the key.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
     try:
-        plain = OmegaConf.create(OmegaConf.to_container(cfg))
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
+        plain: Any = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
         Config(**resolved)
     except OmegaConfBaseException as error:
@@ -55,10 +66,13 @@ def check(cfg: DictConfig) -> None:
         node: Any = reduce(getitem, name.split("."), resolved)
         if "_target_" not in node and (node or not part.may_be_empty):
             raise InputError(f"{name}._target_ must name the class to build")
-        for key, found in targets(name, node):
-            _check_call(key, found, resolved["allow_targets"])
-    if resolved["selection"] is not None:
-        _check_selection(cfg, resolved)
+        if name == "logger" and built is None:
+            require_hidden(name, OmegaConf.to_container(plain[name]))
+        if node and (built is None or name in built):
+            _check_calls(name, node, resolved["allow_targets"])
+            if name != "scheduler" or resolved["trainer"].get("max_epochs") != 0:  # T_max=${trainer.max_epochs}, unused
+                _check_ranges(name, node, part.ranges)
+    return [] if resolved["selection"] is None else _candidates(cfg, resolved)
 
 
 def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
@@ -87,7 +101,8 @@ def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
     return changed
 
 
-def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
+def _candidates(cfg: DictConfig, resolved: dict[str, Any]) -> list[DictConfig]:
+    """Check a selection and return the configuration of each candidate."""
     selection = resolved["selection"]
     for name, node in selection["scorers"].items():
         key = f"selection.scorers.{name}"
@@ -97,20 +112,34 @@ def _check_selection(cfg: DictConfig, resolved: dict[str, Any]) -> None:
             )
         if not isinstance(node, dict) or "_target_" not in node:
             raise InputError(f"{key} must be a scorer, as by: +scorer@{key}=knn")
-        _check_call(key, node, resolved["allow_targets"])
-    for settings in selection["candidates"]:
-        changed = with_settings(cfg, settings)
+        _check_calls(key, node, resolved["allow_targets"])
+        _check_ranges(key, node, PARTS["scorer"].ranges)
+    candidates = [with_settings(cfg, settings) for settings in selection["candidates"]]
+    for changed in candidates:
         check(changed)
-        epochs = changed.trainer.get("max_epochs")
-        if not isinstance(epochs, int) or epochs < 0:
-            raise InputError(
-                f"selection chooses among up to trainer.max_epochs epochs, which must be at least 0, got {epochs}"
-            )
+    return candidates
 
 
-def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
-    """Check the settings in ``node`` against the signature of its target: names first, then types."""
-    found = locate(key, node["_target_"], extra)
+def _check_ranges(key: str, node: dict[str, Any], ranges: Mapping[str, Rule]) -> None:
+    """Check the numbers among the settings in ``node``. A class of the user's own has ranges of its own."""
+    if not present(node["_target_"]).startswith(tuple(f"{module}." for module in role_of(key).modules)):
+        return
+    for name, rule in ranges.items():
+        if name in node and not rule.holds(node[name]):
+            raise InputError(f"{key}.{name} must {rule.must}, got {shown(node[name])}")
+
+
+def _check_calls(key: str, node: dict[str, Any], allow: list[str]) -> None:
+    """Check the targets in the settings ``node`` of a part by role, then the settings of each target."""
+    role = role_of(key)
+    targets.check(key, node, role, allow)
+    for name, inner in targets.named(key, node):
+        found = targets.located(name, inner["_target_"], role if name == key else None, allow)
+        _check_call(name, inner, found)
+
+
+def _check_call(key: str, node: dict[str, Any], found: Any) -> None:
+    """Check the settings in ``node`` against the signature of its target ``found``: names first, then types."""
     parameters = inspect.signature(found).parameters
     settings = {name: value for name, value in node.items() if not re.fullmatch(r"_\w+_", name)}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -129,15 +158,32 @@ def _check_call(key: str, node: dict[str, Any], extra: list[str]) -> None:
         setting = SETTINGS.get(f"{key}.{name}")
         if (isinstance(value, dict) and "_target_" in value) or (setting and setting.key.own_values):
             continue
-        adapter = _adapter(found, name)
-        try:
-            if adapter is not None:  # strict for booleans, as true would pass for the number 1 otherwise
-                adapter.validate_python(value, strict=isinstance(value, bool))
-        except ValidationError as error:
-            wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-            raise InputError(f"{key}.{name}={value} has a wrong type or value: {wanted}") from error
-        except PydanticUserError:  # no schema for this annotation: the class checks the value itself
-            continue
+        _check_type(f"{key}.{name}", value, _adapter(found, name))
+
+
+def _check_type(key: str, value: Any, adapter: Any) -> None:
+    """Check the type of a value; an adapter of None accepts every value."""
+    try:
+        if adapter is None:
+            return
+        read = adapter.validate_python(value, strict=isinstance(value, bool))  # else true would pass for the number 1
+    except ValidationError as error:
+        wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+        raise InputError(f"{key}={shown(value)} has a wrong type or value: {wanted}") from error
+    except PydanticUserError:  # no schema for this annotation: the class checks the value itself
+        return
+    if not _same_kind(value, read):
+        raise InputError(
+            f"{key}={shown(value)} has a wrong type: write {key}={shown(read)}, a value of type {type(read).__name__}"
+        )
+
+
+def _same_kind(value: Any, read: Any) -> bool:
+    """Return whether pydantic read a value without converting it, as it does with "3" and 3.0 for a whole number."""
+    if isinstance(value, list | tuple) and isinstance(read, list | tuple):
+        return all(_same_kind(*pair) for pair in zip(value, read, strict=True))
+    converted = isinstance(value, str | float) and isinstance(read, bool | int | float)
+    return not converted or type(value) is type(read)
 
 
 @cache

@@ -1,16 +1,18 @@
 """Errors of Hydra and OmegaConf, explained in one line that says what is allowed."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import BooleanNode, DictConfig, ListConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, ListConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from metrad.runs.config.catalogue import choices, folder, suggestion
+from metrad.runs.config.catalogue import choices, folder
+from metrad.runs.config.suggestions import unknown_choice, unknown_name
 
 
 def explain(error: BaseException, given: Sequence[str] = ()) -> str:
@@ -23,14 +25,23 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name} is no choice; {suggestion(name, error.options)}"
+        return unknown_choice(group, name, error.options)
     if isinstance(error, InstantiationException) and error.__cause__:
         return " ".join(str(error.__cause__).split())
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return _of_a_key(cause, given)
+        return _in_file(error) + _of_a_key(cause, given)
     if isinstance(cause, ValidationError) and cause.full_key:
-        return _of_a_value(cause)
+        return _in_file(error) + _of_a_value(cause)
     return " ".join(f"{error} {error.__cause__ or ''}".split())
+
+
+def _in_file(error: BaseException) -> str:
+    """Return the beginning of a line on an error in a YAML file; empty if the error is not in a file.
+
+    Hydra names the file without its ending, and only in the text of its error.
+    """
+    found = re.match(r"In '([^']+)': ", str(error))
+    return f"{found[1]}.yaml: " if found else ""
 
 
 def _of_a_key(error: ConfigAttributeError | ConfigKeyError, given: Sequence[str]) -> str:
@@ -44,7 +55,7 @@ def _of_a_key(error: ConfigAttributeError | ConfigKeyError, given: Sequence[str]
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
     if error.full_key == error.key:  # at the top level, which also holds Hydra's own settings
         known = [name for name in known if name != "hydra"]
-    return f"unknown configuration key {key}; {suggestion(str(error.key), known)}"
+    return unknown_name(str(key), str(error.key), known)
 
 
 def _of_a_value(error: ValidationError) -> str:
@@ -65,6 +76,15 @@ def explain_null(given: Sequence[str]) -> str | None:
         part = key.partition(".")[0]
         if part != key and part in composed and composed[part] is None:
             return f"{key} cannot be set: {part} is null; choose {part}=, one of {', '.join(choices().get(part, ()))}"
+    return None
+
+
+def explain_choice(given: Sequence[str]) -> str | None:
+    """Return a line on the first override of a part by null or a number, if there is one."""
+    for override in _overrides(given):
+        group, value = override.key_or_group, override.value()
+        if group in choices() and not override.is_delete() and (value is None or isinstance(value, int | float)):
+            return unknown_choice(group, "null" if value is None else str(value), choices()[group])
     return None
 
 
@@ -100,12 +120,3 @@ def _composed(overrides: Sequence[Override], config_dir: str | None) -> DictConf
             return compose("config", lines)
         except (HydraException, ValueError):  # a choice is faulty itself
             return compose("config")
-
-
-def unknown_key(key: str, node: DictConfig) -> str:
-    """Return a line on a ``key`` that is not in ``node``, with the allowed keys."""
-    parent, _, name = key.rpartition(".")
-    while parent and not isinstance(OmegaConf.select(node, parent), DictConfig):
-        parent, _, name = parent.rpartition(".")
-    found = OmegaConf.select(node, parent) if parent else node
-    return f"unknown configuration key {key}; {suggestion(name, [str(item) for item in found])}"

@@ -2,13 +2,22 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 HASHED: Any = object()  # as Key.before: a run without the setting differs from every run with the setting
+
+
+_SHOWN = 200  # characters of a refused value that a message repeats
+
+
+def shown(value: Any) -> str:
+    """Return a refused value for a message, cut if it is long."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +69,53 @@ def one_of(*values: str | bool) -> Rule:
     return Rule(text, lambda given: any(given == value and type(given) is type(value) for value in values))
 
 
+def within(
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    excluding: tuple[str, ...] = (),
+    whole: bool = False,
+    null: bool = False,
+) -> Rule:
+    """Return the rule that a number is finite and lies between two ends. Values of other types pass.
+
+    Args:
+        low: the lower end.
+        high: the upper end.
+        excluding: the ends that are not allowed themselves: "low", "high" or both.
+        whole: whether it must be a whole number.
+        null: whether null is allowed too.
+    """
+
+    def holds(given: Any) -> bool:
+        if given is None:
+            return null
+        if isinstance(given, bool) or not isinstance(given, int | float):
+            return True  # the class that takes the value names its type
+        inside = (low < given if "low" in excluding else low <= given) and (
+            given < high if "high" in excluding else given <= high
+        )
+        return inside and abs(given) < math.inf and (not whole or isinstance(given, int))
+
+    lower = f"above {low}" if "low" in excluding else f"at least {low}"
+    upper = f"below {high}" if "high" in excluding else f"at most {high}"
+    if excluding:
+        words = " and ".join([lower] * (low > -math.inf) + [upper] * (high < math.inf))
+    else:
+        words = f"between {low} and {high}" if -math.inf < low and high < math.inf else lower
+    words = upper if low == -math.inf else words
+    joint = " of" * words.startswith("at ")
+    return Rule(f"be {f'a whole number{joint} ' * whole}{words}{', or null' * null}", holds)
+
+
+def each(rule: Rule) -> Rule:
+    """Return the rule that each item of a list satisfies ``rule``. Values of other types pass."""
+    return Rule(
+        f"be a list of numbers, each {rule.must.removeprefix('be ')}",
+        lambda given: not isinstance(given, list) or all(rule.holds(item) for item in given),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """Marks a setting that names a class by ``_target_``, beside arguments of that class.
@@ -68,11 +124,13 @@ class Part:
         known: a class of the schema with the arguments that metrad itself reads; None if it reads none.
         given: the arguments that metrad itself passes at run time.
         may_be_empty: whether the setting may be empty, so that nothing is built.
+        ranges: the rules for the arguments of the shipped classes and of the libraries', by name.
     """
 
     known: type | None = None
     given: tuple[str, ...] = ()
     may_be_empty: bool = False
+    ranges: Mapping[str, Rule] = dataclasses.field(default_factory=dict)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Let pydantic check the arguments that metrad reads."""

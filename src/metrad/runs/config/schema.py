@@ -12,11 +12,12 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from metrad.errors import InputError
-from metrad.runs.config.fields import HASHED, Key, Part, Rule, one_of, settings
+from metrad.runs.config import ranges
+from metrad.runs.config.fields import HASHED, Key, Part, Rule, one_of, settings, shown
 from metrad.training import finetuning as training
 
 _MISSING: Any = "???"  # OmegaConf's mark of a value that the user must set
-_closed = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+_closed = dataclass(config=ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False))
 _open = dataclass(config=ConfigDict(extra="allow", use_attribute_docstrings=True))
 
 
@@ -41,11 +42,15 @@ def _are_rates(value: Any) -> bool:
     )
 
 
+def _is_size(value: Any) -> bool:
+    return value is None or (value >= 0 if isinstance(value, int) else 0 <= value <= 1)
+
+
 _CLASSES = Rule("list class names or numbers", lambda value: value is None or _are_classes(value))
 _HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or numbers", _can_be_held_out)
 _RATES = Rule("be a list of different rates between 0 and 1, such as [0.01,0.05], or null", _are_rates)
 _CHOICES = Rule("be a list of at least one choice, such as [{}]", bool)
-_AT_LEAST_1 = Rule("be at least 1", lambda value: not isinstance(value, int | float) or value >= 1)
+_SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
 _SWITCH = one_of("auto", True, False)
 _ASIDE = Key(identity=False)
@@ -68,7 +73,7 @@ class Trainer:
     num_nodes: Annotated[Any, _ASIDE] = None
     strategy: Annotated[Any, _ASIDE] = None
     precision: Annotated[Any, Key(identity=False, own_values=True)] = None
-    accumulate_grad_batches: Annotated[Any, _AT_LEAST_1] = None
+    accumulate_grad_batches: Annotated[Any, ranges.TRAINER["accumulate_grad_batches"]] = None
     enable_progress_bar: Annotated[Any, _SWITCH, Key(identity=False, own_values=True)] = None
     log_every_n_steps: Annotated[Any, _ASIDE] = None
 
@@ -85,15 +90,15 @@ class Paths:
 class Sizes:
     """The number of images of each role: a count, a share between 0 and 1, or null for all remaining images."""
 
-    reference: int | float | None = None
+    reference: Annotated[int | float | None, _SIZE] = None
     """number of reference images: a count, a share such as 0.1, or null for all remaining images"""
-    normal: int | float | None = None
+    normal: Annotated[int | float | None, _SIZE] = None
     """number of normal training images, in the same form"""
-    calibration: int | float | None = 0.1
+    calibration: Annotated[int | float | None, _SIZE] = 0.1
     """number of normal images that thresholds are computed from, in the same form"""
-    test_normal: int | float | None = None
+    test_normal: Annotated[int | float | None, _SIZE] = None
     """number of normal test images, in the same form"""
-    test_anomalous: int | float | None = None
+    test_anomalous: Annotated[int | float | None, _SIZE] = None
     """number of anomalous test images, in the same form"""
 
 
@@ -101,7 +106,7 @@ class Sizes:
 class Dataset:
     """The source of the images, the roles of its classes, and the storage of decoded images."""
 
-    source: Annotated[dict[str, Any], Part()] = _MISSING
+    source: Annotated[dict[str, Any], Part(ranges=ranges.SOURCE)] = _MISSING
     normal: Annotated[Any, _CLASSES] = _MISSING
     """normal classes, by name or number; null for all remaining classes"""
     anomalous: Annotated[Any, _CLASSES] = _MISSING
@@ -145,7 +150,7 @@ class EvaluationSettings:
     """false-alarm rates of the thresholds; null: 0.01 and 0.05, each if there are enough calibration images"""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """confidence level of all intervals"""
-    resamples: Annotated[int, Field(ge=100)] = 2000
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
     """number of bootstrap resamples"""
 
 
@@ -208,7 +213,7 @@ class SweepSettings:
 class Config:
     """The whole configuration. The settings of a part are those of the class that the part names."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """seed of the split, the order of the images and the initial weights"""
     image_size: Annotated[int | None, Field(ge=1), _CHOSEN] = 96
     """height and width of the images that the backbone gets, in pixels; null for the size of its weights"""
@@ -234,22 +239,25 @@ class Config:
     """null: no selection; selection=pseudo_anomaly adds the settings below"""
     study: Annotated[StudySettings, _ASIDE] = field(default_factory=StudySettings)
     sweep: Annotated[SweepSettings, _ASIDE] = field(default_factory=SweepSettings)
-    head: Annotated[dict[str, Any], Part(given=("in_features", "num_classes")), _CHOSEN] = _MISSING
-    backbone: Annotated[dict[str, Any], Part(Backbone), _CHOSEN] = _MISSING
-    scorer: Annotated[dict[str, Any], Part()] = _MISSING
-    augmentation: Annotated[dict[str, Any], Part(may_be_empty=True), Key(before={}, selectable=True)] = field(
-        default_factory=dict
-    )
-    optimizer: Annotated[dict[str, Any], Part(given=("params",)), _CHOSEN] = _MISSING
-    scheduler: Annotated[dict[str, Any], Part(given=("optimizer",), may_be_empty=True), _CHOSEN] = _MISSING
-    trainer: Annotated[dict[str, Any], Part(Trainer, ("callbacks", "default_root_dir", "logger")), _CHOSEN] = _MISSING
-    logger: Annotated[dict[str, Any], Part(given=("save_dir",), may_be_empty=True), _ASIDE] = _MISSING
+    head: Annotated[dict[str, Any], Part(given=("in_features", "num_classes"), ranges=ranges.HEAD), _CHOSEN] = _MISSING
+    backbone: Annotated[dict[str, Any], Part(Backbone, ranges=ranges.BACKBONE), _CHOSEN] = _MISSING
+    scorer: Annotated[dict[str, Any], Part(ranges=ranges.SCORER)] = _MISSING
+    augmentation: Annotated[
+        dict[str, Any], Part(may_be_empty=True, ranges=ranges.AUGMENTATION), Key(before={}, selectable=True)
+    ] = field(default_factory=dict)
+    optimizer: Annotated[dict[str, Any], Part(given=("params",), ranges=ranges.OPTIMIZER), _CHOSEN] = _MISSING
+    scheduler: Annotated[dict[str, Any], Part(None, ("optimizer",), True, ranges.SCHEDULER), _CHOSEN] = _MISSING
+    trainer: Annotated[
+        dict[str, Any], Part(Trainer, ("callbacks", "default_root_dir", "logger"), ranges=ranges.TRAINER), _CHOSEN
+    ] = _MISSING
+    logger: Annotated[dict[str, Any], Part(None, ("save_dir",), True, ranges.LOGGER), _ASIDE] = _MISSING
 
 
 SETTINGS = dict(settings(Config))
 PARTS = {key: setting.part for key, setting in SETTINGS.items() if setting.part}
 SELECTABLE = sorted(key for key, setting in SETTINGS.items() if setting.key.selectable)
 WITHOUT_IDENTITY = tuple(key for key, setting in SETTINGS.items() if not setting.key.identity)
+RANGES = {f"{key}.{name}": rule for key, part in PARTS.items() for name, rule in part.ranges.items()}
 LATER = {key: setting.key.before for key, setting in SETTINGS.items() if setting.key.before is not HASHED}
 
 
@@ -261,4 +269,7 @@ def refusal(error: ValidationError) -> str:
         return str(own)
     key = ".".join(str(item) for item in first["loc"])
     must = SETTINGS[key].must if key in SETTINGS else ""
-    return f"{key} must {must}, got {first['input']}" if must else f"{key}={first['input']}: {first['msg']}"
+    if first["type"] == "finite_number":
+        must = f"be finite: {must.removeprefix('be ')}"
+    given = shown(first["input"])
+    return f"{key} must {must}, got {given}" if must else f"{key}={given}: {first['msg']}"

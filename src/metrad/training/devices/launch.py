@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from metrad.errors import InputError, TrainingError
+from metrad.errors import DivergedError, InputError, TrainingError, is_fault
 
 GRACE = 3.0  # seconds to wait for errors of other ranks, since the first error need not be the cause
 POLL = 0.1  # seconds between looks at the processes
@@ -38,6 +38,7 @@ class Failure:
         text: message of the error, or how the process ended.
         trace: traceback of the error.
         of_input: whether the error is an ``InputError``.
+        of_metrad: whether the error is a fault of metrad's own.
     """
 
     rank: int
@@ -45,6 +46,7 @@ class Failure:
     text: str
     trace: str = ""
     of_input: bool = False
+    of_metrad: bool = False
 
     @property
     def cause(self) -> int:
@@ -56,7 +58,7 @@ class Failure:
 
 
 class RankError(Exception):
-    """The traceback of another process, attached as the cause of the error raised in this one."""
+    """A fault of metrad's own in another process; or its traceback, as the cause of the error raised in this one."""
 
 
 def started_by_others() -> bool:
@@ -113,6 +115,7 @@ def start(target: Callable[..., None], arguments: tuple[Any, ...], count: int) -
 
     Raises:
         InputError: a rank raised an InputError.
+        RankError: a rank met a fault of metrad's own; the message names the rank.
         TrainingError: a rank failed otherwise; the message names the rank.
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -209,8 +212,11 @@ def _as_error(failure: Failure, count: int) -> Exception:
     if failure.of_input:
         error: Exception = InputError(text)
     else:
-        named = f"{failure.kind}: " if failure.kind not in ("", TrainingError.__name__) else ""
-        error = TrainingError(f"rank {failure.rank} of {count}: {named}{text}")
+        own = ("", TrainingError.__name__, DivergedError.__name__)
+        named = f"{failure.kind}: " if failure.kind not in own else ""
+        kinds: dict[str, type[Exception]] = {DivergedError.__name__: DivergedError}
+        other = RankError if failure.of_metrad and failure.cause == 0 else TrainingError
+        error = kinds.get(failure.kind, other)(f"rank {failure.rank} of {count}: {named}{text}")
     error.__cause__ = RankError(f"\n{failure.trace}") if failure.trace else None
     return error
 
@@ -226,7 +232,8 @@ def _rank(
     try:
         target(*arguments)
     except BaseException as error:
-        end.send(Failure(rank, type(error).__name__, str(error), traceback.format_exc(), isinstance(error, InputError)))
+        whose = {"of_input": isinstance(error, InputError), "of_metrad": is_fault(error)}
+        end.send(Failure(rank, type(error).__name__, str(error), traceback.format_exc(), **whose))
         end.close()
         os._exit(1)  # a regular exit would wait for the other ranks
 

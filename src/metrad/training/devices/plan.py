@@ -60,6 +60,7 @@ def plan(trainer: Settings, batch_size: int) -> Plan:
         log.warning("trainer.strategy=%s has no effect on one device; set trainer.devices=N", trainer["strategy"])
     if count > 1:
         _check(trainer, batch_size, count)
+    if count > 1 and others:  # the ranks log this, and not the process that starts them
         log.info("%d ranks, each with %.4g of the %d images of a batch", count, batch_size / count, batch_size)
     return Plan(count, to_start=count > 1 and not others)
 

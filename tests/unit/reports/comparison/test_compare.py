@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -19,7 +20,7 @@ from metrad.reports.comparison import paired
 from metrad.reports.comparison import tables as comparison_tables
 from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.comparison.from_csv import TAKEN
-from metrad.reports.comparison.notes import HELD
+from metrad.reports.comparison.notes import HELD, ONE_POOL
 from metrad.reports.comparison.plots import pictures
 from metrad.runs.config.schema import LATER
 from metrad.runs.directory import Run
@@ -578,15 +579,53 @@ def test_equal_figures_have_no_spread_that_would_tell_what_could_have_shown(tmp_
 
 def test_enough_seeds_are_not_warned_of(sweep):
     result = compare(sweep.fill(["adacos", "arcface"], seeds=12).path)
-    assert len(result.notes) == 1
     assert result.notes[0].startswith("dataset=digits: adacos is worse than arcface by 0.0")
+    assert result.notes[1:] == [ONE_POOL]
 
 
-def test_runs_made_by_different_versions_are_compared_with_a_note(sweep):
-    for i, head in enumerate(HEADS):
-        run = sweep.add([f"head={head}", "seed=0"], 0.9)
-        write_json(run.environment, {"device": "cpu", "git_commit": str(i)})
-    assert any(note.startswith("Runs differ in git_commit (") for note in compare(sweep.path).notes)
+def made_with(sweep, *environments):
+    """Add runs of two heads, with each of ``environments`` in turn, and return the notes of their comparison."""
+    for seed in range(2):
+        for i, head in enumerate(HEADS):
+            run = sweep.add([f"head={head}", f"seed={seed}"], 0.9)
+            write_json(run.environment, {"device": "cpu", **environments[(2 * seed + i) % len(environments)]})
+    return compare(sweep.path, unpaired=True).notes
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({"threads": 1}, {"threads": 2}, "thread count (1 in 3 runs, 2 in 1 run)"),
+        ({"precision": "32-true"}, {"precision": "bf16-mixed"}, "precision (32-true in 3 runs, bf16-mixed in 1 run)"),
+        ({"processor": "A"}, {"processor": "B"}, "processor (A in 3 runs, B in 1 run)"),
+        (
+            {"packages": {"torch": "2.14.1", "numpy": "2"}},
+            {"packages": {"torch": "2.15.0", "numpy": "2"}},
+            "torch version (2.14.1 in 3 runs, 2.15.0 in 1 run)",
+        ),
+        ({"git_commit": "a"}, {"git_commit": "b"}, "git_commit (a in 3 runs, b in 1 run)"),
+        ({}, {"made_up": [1]}, "made_up (not recorded in 3 runs, [1] in 1 run)"),
+    ],
+)
+def test_what_runs_were_made_with_is_told_where_it_differs(sweep, one, other, said):
+    notes = made_with(sweep, one, one, one, other)
+    assert f"Runs differ in {said}, by environment.json; this can move metrics a little." in notes
+
+
+def test_what_differs_between_the_compared_values_is_told_as_a_cause(sweep):
+    notes = made_with(sweep, {"threads": 1, "precision": "a"}, {"threads": 2, "precision": "a"})
+    assert any("No two values of head have runs of the same thread count, so a difference" in note for note in notes)
+
+
+def test_runs_made_alike_are_not_told_apart_by_how_fast_they_were(sweep):
+    notes = made_with(sweep, {"threads": 1, "speed": 1, "platform": "a"}, {"threads": 1, "speed": 2, "platform": "b"})
+    assert not any("environment" in note for note in notes)
+
+
+def test_runs_without_an_environment_are_counted(sweep):
+    made_with(sweep, {"threads": 1})
+    next(sweep.path.glob("*/environment.json")).unlink()
+    assert any("1 of 4 finished runs have no environment.json" in note for note in compare(sweep.path).notes)
 
 
 def test_many_values_and_conditions_give_pictures_that_can_be_saved(tmp_path):
@@ -633,6 +672,8 @@ def test_all_files_are_written_and_can_be_read(sweep):
     latex = files[2].read_text()
     assert r"a\_b|\$" in latex
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 3
+    labels = re.findall(r"\\label\{(.*?)\}", latex)
+    assert labels == ["tab:head-auroc-summary", "tab:head-auroc-pairs", "tab:head-auroc-overall"]
 
 
 def test_the_same_runs_give_the_same_files(sweep):

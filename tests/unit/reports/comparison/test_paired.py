@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metrad.reports.comparison import paired
-from metrad.reports.comparison.ranking import critical_difference, ranking
+from metrad.reports.comparison.ranking import EXACT_DATASETS, critical_difference, ranking, smallest_friedman_p
 from tests.reference.reports import comparisons as slow
 
 # Demšar 2006, tables 2 and 6: AUC of C4.5, C4.5+m, C4.5+cf, C4.5+m+cf on 14 datasets. On voting the paper ranks the
@@ -63,6 +63,51 @@ def test_nemenyi_s_p_value_is_the_level_at_the_critical_difference():
     np.testing.assert_array_equal(result.mean_ranks, [1, 2, 3])
     at_the_critical = critical_difference(3, 4, alpha=float(result.nemenyi[0, 2]))
     assert at_the_critical == pytest.approx(2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 4).flatmap(lambda n: st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=n, max_size=n)))
+def test_friedman_of_few_datasets_as_counted_out_order_by_order(figures):
+    expected = slow.friedman_p([list(row) for row in figures])
+    assert ranking(np.array(figures) / 10).p == pytest.approx(expected)
+
+
+def test_friedman_of_few_datasets_is_scipy_s_permutation_test():
+    figures = np.random.default_rng(3).normal(size=(3, 4))
+    ranks = stats.rankdata(figures, axis=1)
+
+    def spread(*columns, axis=-1):
+        return sum(np.sum(column, axis=axis) ** 2 for column in columns)
+
+    found = stats.permutation_test(
+        tuple(ranks.T), spread, permutation_type="samples", alternative="greater", n_resamples=20_000, vectorized=True
+    )
+    assert len(found.null_distribution) == 24**3
+    assert ranking(figures).p == pytest.approx(found.pvalue)
+
+
+@pytest.mark.parametrize(("chi2", "p"), [(6.0, 0.028), (4.67, 0.194), (2.67, 0.361)])
+def test_friedman_s_exact_table_for_three_values_and_three_datasets(chi2, p):
+    """Friedman 1937, table V."""
+    orders = {6.0: [[1, 2, 3]] * 3, 4.67: [[1, 2, 3], [1, 2, 3], [1, 3, 2]], 2.67: [[1, 2, 3], [1, 3, 2], [2, 1, 3]]}
+    result = ranking(np.array(orders[chi2], dtype=float))
+    assert result.statistic == pytest.approx(chi2, abs=0.005)
+    assert result.p == pytest.approx(p, abs=0.0005)
+
+
+@pytest.mark.parametrize(("values", "datasets"), [(3, 2), (3, 6), (4, 3), (5, 2), (8, 2), (9, 2), (4, 11)])
+def test_friedman_s_smallest_p_is_reached(values, datasets):
+    same = np.tile(np.arange(values), (datasets, 1))
+    assert ranking(same).p == pytest.approx(smallest_friedman_p(values, datasets))
+    if values == 3:
+        assert smallest_friedman_p(3, 2) == pytest.approx(1 / 6)  # chi-squared says 0.14
+
+
+@pytest.mark.parametrize("values", list(EXACT_DATASETS))
+def test_friedman_s_exact_p_goes_over_into_chi_squared(values):
+    figures = np.random.default_rng(values).normal(np.arange(values) / 3, 1, (EXACT_DATASETS[values], values))
+    result = ranking(figures)
+    assert result.p == pytest.approx(stats.chi2.sf(result.statistic, values - 1), abs=0.06)
 
 
 @pytest.mark.parametrize(("values", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)])

@@ -40,16 +40,25 @@ def test_a_row_is_a_pair_and_a_column_a_head(tmp_path):
     assert table.set_index(["dataset.normal", "dataset.anomalous"])["arcface"]["3", "1"] == runs["arcface", "3", "1"]
 
 
-def test_two_heads_are_compared_over_the_conditions(tmp_path):
-    result = table_of(tmp_path)
-    assert result.wilcoxon_p == pytest.approx(2 / 2**20)
-    assert result.friedman_p is None
+def test_pairs_of_one_dataset_are_one_block_over_which_nothing_is_tested(tmp_path):
+    for heads in (("adacos", "arcface"), ("a", "b", "c")):
+        result = table_of(tmp_path, heads=heads)
+        assert (result.overall, result.wilcoxon_p, result.friedman_p) == (None, None, None)
+        notes = " ".join(result.notes)
+        assert "All 20 conditions share images or draw them from one pool, so they are one block." in notes
+        assert "nan" not in notes
+
+
+def test_pairs_of_several_datasets_are_averaged_by_dataset(tmp_path):
+    result = table_of(tmp_path, datasets=[f"d{i}" for i in range(6)], count=3)
+    assert (result.averaged, result.ranked) == (36, 6)
+    assert result.wilcoxon_p == pytest.approx(2 / 2**6)
     notes = " ".join(result.notes)
-    assert "Wilcoxon's signed-rank test over the conditions shows that they differ (p = 1.9e-06)." in notes
-    assert "nan" not in notes
-    three = table_of(tmp_path, heads=("a", "b", "c"))
+    assert "Conditions that share images are one block and are averaged: 36 conditions make 6 blocks." in notes
+    assert "Wilcoxon's signed-rank test over the blocks shows that they differ (p = 0.031)." in notes
+    three = table_of(tmp_path, heads=("a", "b", "c"), datasets=[f"d{i}" for i in range(3)], count=3)
     assert three.wilcoxon_p is None
-    assert three.friedman_p < 1e-6
+    assert three.friedman_p == pytest.approx(1 / 36)
 
 
 def test_the_terminal_gets_the_means_and_not_every_row(tmp_path):
@@ -67,10 +76,10 @@ def test_the_terminal_gets_the_means_and_not_every_row(tmp_path):
 def test_the_files_have_everything_the_long_tables_folded(tmp_path):
     result = table_of(tmp_path)
     files = {file.name: file for file in comparison_tables.write(result, tmp_path / "out")}
-    assert {"classes.svg", "ranks.svg", "differences.svg"} <= set(files)
+    assert {"classes.svg", "differences.svg"} <= set(files)
     assert "seeds.svg" not in files
     table = pd.read_csv(files["comparison.csv"])
-    assert table["table"].value_counts().to_dict() == {"summary": 40, "pairs": 20, "conditions": 21, "overall": 2}
+    assert table["table"].value_counts().to_dict() == {"summary": 40, "pairs": 20, "conditions": 21}
     markdown = files["comparison.md"].read_text()
     assert markdown.count("<details>") == markdown.count("</details>") == 2
     assert markdown.index("## Conditions") < markdown.index("<details>")
@@ -117,7 +126,7 @@ def test_the_report_folds_what_is_long(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert re.findall(r'<section id="(\w+)"', page) == ["results", "runs"]
     assert "Best mean AUROC over 72 conditions: adacos" in page
-    assert page.count("<svg ") == 2 + 1  # a picture by class for each head, and the ranks
+    assert page.count("<svg ") == 2  # a picture by class for each head
     assert "AUROC by normal and anomalous class, arcface, fmnist: 0." in page
     for folded in ("AUROC over runs", "Differences in AUROC", "Finished runs"):
         assert re.search(rf"<summary>{folded}[^<]*: \d+ rows</summary>", page), folded

@@ -20,10 +20,10 @@ from metrad.errors import InputError
 from metrad.models.base import Backbone, InputSpec
 from metrad.models.embedder import Embedder
 from metrad.runs.config import catalogue, checks
-from metrad.runs.config.build import instantiate
-from metrad.runs.config.catalogue import suggestion
+from metrad.runs.config.build import instantiate, renamed_targets
 from metrad.runs.config.explain import explain, explain_null
 from metrad.runs.config.schema import PARTS
+from metrad.runs.config.suggestions import suggestion
 from metrad.runs.identity import differences, identity
 from metrad.runs.naming import run_name
 from tests.helpers.commands import composed
@@ -87,7 +87,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("scheduler", {"_target_": "torch.optim.lr_scheduler.StepLR", "gama": 1}, "did you mean gamma?"),
         ("trainer.max_epoch", 3, "did you mean max_epochs?"),
         ("trainer.max_epochs", "ten", "trainer.max_epochs=ten"),
-        ("trainer.accumulate_grad_batches", 1.5, "trainer.accumulate_grad_batches=1.5"),
+        ("trainer.accumulate_grad_batches", 1.5, "trainer.accumulate_grad_batches must be a whole number"),
         ("trainer.enable_progress_bar", "maybe", "trainer.enable_progress_bar must be"),
         ("trainer.callbacks", [], "trainer.callbacks"),
         ("trainer.default_root_dir", "x", "trainer.default_root_dir"),
@@ -99,22 +99,25 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("dataset.normal", [1.5], "dataset.normal must list class names or numbers, got [1.5]"),
         ("dataset.anomalous", [True], "dataset.anomalous"),
         ("dataset.on_corrupt", "ignore", "dataset.on_corrupt must be error or skip, got ignore"),
+        ("dataset.range", 7, "dataset.range must be auto or a number of bits from 8 to 16, got 7"),
+        ("dataset.range", True, "dataset.range must be auto or a number of bits from 8 to 16, got True"),
+        ("dataset.range", "twelve", "dataset.range must be auto or a number of bits from 8 to 16, got twelve"),
         ("dataset.test_share", 0.0, "dataset.test_share must be between 0 and 1, got 0.0"),
         ("batch_size", 1, "batch_size must be at least 2, got 1"),
         ("image_size", 0, "image_size must be at least 1, or null, got 0"),
-        ("seed", -1, "seed must be at least 0, got -1"),
+        ("seed", -1, "seed must be between 0 and 4294967295, got -1"),
         ("compile", 1, "compile must be auto, true or false, got 1"),
         ("dataset.memory_limit_gib", -0.5, "dataset.memory_limit_gib must be at least 0, got -0.5"),
         ("evaluation.level", 1.0, "evaluation.level must be between 0 and 1, got 1.0"),
-        ("evaluation.level", float("nan"), "evaluation.level must be between 0 and 1, got nan"),
-        ("evaluation.resamples", 99, "evaluation.resamples must be at least 100, got 99"),
+        ("evaluation.level", float("nan"), "evaluation.level must be finite: between 0 and 1, got nan"),
+        ("evaluation.resamples", 99, "evaluation.resamples must be between 100 and 1000000, got 99"),
         ("evaluation.false_alarm_rates", [0.1, 2], "evaluation.false_alarm_rates must be a list of different rates"),
         ("evaluation.false_alarm_rates", [0.1, 2], "0 and 1, such as [0.01,0.05], or null, got [0.1, 2]"),
         ("evaluation.false_alarm_rates", [0.1, 0.1], "must be a list of different rates between 0 and 1"),
         ("finetuning.layer_decay", 1.5, "finetuning.layer_decay must be between 0 and 1, got 1.5"),
-        ("finetuning.distillation", float("inf"), "finetuning.distillation must be at least 0, got inf"),
+        ("finetuning.distillation", float("inf"), "finetuning.distillation must be finite: at least 0, got inf"),
         ("finetuning.ema", 1.0, "finetuning.ema must be between 0 and 1, or null, got 1.0"),
-        ("trainer.accumulate_grad_batches", 0, "trainer.accumulate_grad_batches must be at least 1, got 0"),
+        ("trainer.accumulate_grad_batches", 0, "trainer.accumulate_grad_batches must be a whole number between 1 and"),
         ("trainer.enable_progress_bar", 3, "trainer.enable_progress_bar must be auto, true or false, got 3"),
         ("ckpt_path", "nowhere.ckpt", "ckpt_path=nowhere.ckpt: no such file"),
         ("head._target_", "os.system", "head._target_=os.system is not allowed"),
@@ -140,7 +143,7 @@ def test_a_wrong_setting_is_named(key, value, says, cfg):
     ("key", "value"),
     [
         ("image_size", None),
-        ("seed", 10**30),
+        ("seed", 2**32 - 1),
         ("compile", False),
         ("dataset.normal", "7"),
         ("dataset.reference", [0, "1"]),
@@ -213,15 +216,46 @@ def test_a_configuration_of_before_augmentations_passes(cfg):
     assert "augmentation.flip is not set and not 0.5" in differences(older, flipped)
 
 
+@pytest.mark.parametrize("target", [3, [1], None])
+def test_a_target_that_is_no_text_is_refused_and_has_an_identity_before(target, cfg):
+    wrong = changed(cfg, "scorer", {"_target_": target})
+    assert identity(wrong) != identity(cfg)
+    assert renamed_targets(wrong) == []
+    with pytest.raises(InputError, match=r"scorer\._target_=.* is not allowed"):
+        checks.check(wrong)
+
+
+def test_an_interpolation_in_a_list_that_leads_nowhere_is_named(cfg):
+    with pytest.raises(InputError, match="Interpolation key 'nope' not found"):
+        checks.check(changed(cfg, "dataset.normal", ["${nope}"]))
+
+
+def test_the_check_returns_the_candidates_of_a_selection(cfg):
+    assert checks.check(cfg) == []
+    selection = {"candidates": [{"optimizer.lr": 0.5}, {}], "scorers": {}}
+    found = checks.check(OmegaConf.merge(cfg, {"selection": selection}))
+    assert [(one.optimizer.lr, one.selection) for one in found] == [(0.5, None), (cfg.optimizer.lr, None)]
+
+
 def test_a_target_of_ones_own_is_allowed_by_name_alone(cfg):
-    own = changed(cfg, "scorer", {"_target_": "fractions.Fraction", "numerator": 3})
-    with pytest.raises(InputError, match=r"fractions\.Fraction is not allowed"):
+    own = changed(cfg, "backbone", {"_target_": "tests.helpers.backbones.dropping", "channels": [4]})
+    with pytest.raises(InputError, match=r"dropping is not allowed.* add 'allow_targets=\[tests\]'"):
         checks.check(own)
-    allowed = changed(own, "allow_targets", ["fractions"])
+    allowed = changed(own, "allow_targets", ["tests"])
     checks.check(allowed)
-    assert instantiate(allowed, "scorer") == 3
+    assert instantiate(allowed, "backbone").out_features == 4
     with pytest.raises(InputError, match="not allowed"):
-        checks.check(changed(own, "allow_targets", ["fraction", ""]))
+        checks.check(changed(own, "allow_targets", ["test", ""]))
+    other = changed(cfg, "scorer", {"_target_": "fractions.Fraction", "numerator": 3})
+    with pytest.raises(InputError, match=r"fractions\.Fraction is not a metrad\.scorers\.Scorer"):
+        checks.check(changed(other, "allow_targets", ["fractions"]))
+
+
+def test_a_secret_in_plain_text_is_refused_before_a_run_keeps_it(cfg):
+    line = r"^logger\.api_key would stand in .* '\+logger\.api_key=\$\{oc\.env:API_KEY\}'$"
+    with pytest.raises(InputError, match=line) as refused:
+        checks.check(changed(cfg, "logger.api_key", "abc"))
+    assert "abc" not in str(refused.value)
 
 
 def test_build_checks_targets_inside_parts_too(cfg):

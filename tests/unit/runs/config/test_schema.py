@@ -94,7 +94,9 @@ def test_every_setting_is_described_in_the_manual_with_default_and_range():
     for setting in OWN.values():
         assert setting.description in text
         assert "\n" not in setting.description
-    assert "seed=0 seed of the split, the order of the images and the initial weights (at least 0)" in text
+    assert (
+        "seed=0 seed of the split, the order of the images and the initial weights (between 0 and 4294967295)" in text
+    )
     assert "finetuning.ema=null decay" in text
     assert "(between 0 and 1, or null)" in text
     assert "compile=auto whether to train with torch.compile" in text

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
+from metrad import progress
 from metrad.sweeps.plan import quiet
-from metrad.training import progress
 
 
 @pytest.fixture

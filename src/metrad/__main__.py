@@ -1,0 +1,5 @@
+"""``python -m metrad`` is the command ``metrad``."""
+
+from metrad.app.cli import main
+
+main()

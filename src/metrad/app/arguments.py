@@ -1,0 +1,181 @@
+"""The arguments of a training command, made ready for Hydra.
+
+Hydra accepts options only before the settings, and reads letters outside ASCII, ``~`` and ``=`` in a value only in
+quotes. Here options may stand anywhere, and such words get their quotes.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from metrad.errors import InputError
+from metrad.quoting import argument, as_text
+
+MOST_RUNS = 100_000  # of a sweep; Hydra composes all of them before the first begins
+
+_FLAGS = ("multirun", "run", "resolve", "hydra-help", "version", "shell-completion")
+_VALUED = ("cfg", "package", "config-path", "config-name", "config-dir", "experimental-rerun")
+_SHORT = {
+    "multirun": "-m",
+    "run": "-r",
+    "shell-completion": "-sc",
+    "cfg": "-c",
+    "package": "-p",
+    "config-path": "-cp",
+    "config-name": "-cn",
+    "config-dir": "-cd",
+}
+_TOKEN = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|\$\{[^}]*\}|[\[\]{}(),]|[^\[\]{}(),'\"]+")
+_READABLE = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|:\s\[\]{}(),'\"]*")
+
+
+def for_hydra(argv: Sequence[str]) -> list[str]:
+    """Return the arguments of the command line for Hydra: options first, ``sweep=NAME`` as ``sweep.name=NAME``.
+
+    Raises:
+        InputError: an option is unknown, a setting has no key, a group is given several choices, the name of a sweep is
+            no folder name, or there are too many runs.
+    """
+    from metrad.runs.config.catalogue import choices
+    from metrad.runs.naming import sweep_name
+
+    options, settings = split(argv)
+    for item in settings:
+        group, _, value = item.lstrip("+").partition("=")
+        if value.lstrip().startswith("[") and group.partition("@")[0] in choices().keys() - {"experiment"}:
+            raise InputError(f"{group} is given several choices and takes one; give one, as in {group}=NAME")
+    settings = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in settings]
+    for item in settings:
+        if item.startswith("="):
+            raise InputError(f"{argument(item)} names no setting; write KEY=VALUE")
+        if item.lstrip("+").startswith("sweep.name="):
+            sweep_name(item.partition("=")[2].strip("'\""), time="")
+    settings = [readable(at_home(item)) for item in settings]
+    require_few_runs(settings)
+    return [*options, *settings]
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the options, in Hydra's long form, and the settings of a command in which they stand in any order.
+
+    Raises:
+        InputError: an option is unknown, or lacks its value.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    for name in _FLAGS:
+        parser.add_argument(f"--{name}", *_short(name), action="store_true")
+    for name in _VALUED:
+        parser.add_argument(f"--{name}", *_short(name))
+    parser.add_argument("--info", "-i", nargs="?", const="all")
+    parser.add_argument("settings", nargs="*")
+    found, unknown = parser.parse_known_intermixed_args(list(argv))
+    if unknown:
+        raise InputError(_unknown_option(unknown[0]))
+    given = {name: getattr(found, name.replace("-", "_")) for name in (*_FLAGS, *_VALUED, "info")}
+    if given["config-dir"]:
+        given["config-dir"] = str(Path(given["config-dir"]).expanduser())
+    flags = [f"--{name}" for name in _FLAGS if given[name]]
+    return [*flags, *(f"--{name}={given[name]}" for name in (*_VALUED, "info") if given[name])], found.settings
+
+
+def readable(item: str) -> str:
+    """Return a setting ``key=value`` with quotes around the words that Hydra cannot read without; else unchanged."""
+    key, equals, value = item.partition("=")
+    if not equals or value[:1] in ("'", '"') or parsed(item) is not None:
+        return item
+    tokens = _TOKEN.findall(value)
+    forms = ["".join(map(_word, tokens))] if "".join(tokens) == value else []
+    if value[:1] not in ("[", "{"):
+        forms.append(as_text(value))
+    return next((quoted for form in forms if parsed(quoted := f"{key}={form}") is not None), item)
+
+
+def at_home(item: str) -> str:
+    """Return a setting ``key=~/folder`` with the user's home in place of ``~``, as the shell does for a whole word."""
+    from metrad.runs.config.home import expanded
+
+    key, equals, value = item.partition("=")
+    return f"{key}={expanded(value)}" if equals else item
+
+
+def parsed(item: str) -> Any:
+    """Return a setting as Hydra reads it; None if Hydra cannot read it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(item)
+    except HydraException:
+        return None
+
+
+def require_few_runs(settings: Sequence[str]) -> None:
+    """Check that the values of ``settings`` do not stand for more than ``MOST_RUNS`` runs.
+
+    Raises:
+        InputError: they do; the line names the setting with the most values.
+    """
+    counts = {item: count for item in settings if (count := _values(parsed(item))) > 1}
+    total = math.prod(counts.values())
+    if total > MOST_RUNS:
+        most = max(counts, key=lambda item: counts[item])
+        raise InputError(
+            f"{argument(most)} makes a sweep of {total:,} runs, and one command makes at most {MOST_RUNS:,}; "
+            "list fewer values"
+        )
+
+
+def _values(override: Any) -> int:
+    """Return how many values an override of Hydra stands for; 1 if it does not say, as for ``glob(*)``."""
+    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+
+    sweep = override.value() if override is not None and override.is_sweep_override() else None
+    if isinstance(sweep, ChoiceSweep):
+        return len(sweep.list)
+    if isinstance(sweep, RangeSweep) and sweep.start is not None and sweep.stop is not None and sweep.step:
+        steps = (sweep.stop - sweep.start) / sweep.step
+        return 1 if math.isnan(steps) else math.ceil(min(max(steps, 0), 1e18))
+    return 1
+
+
+def _word(token: str) -> str:
+    """Return a token of a list with quotes around the words in it that Hydra cannot read; a mapping keeps its keys."""
+    if token[0] in "'\"$" or _READABLE.fullmatch(token):
+        return token
+    key, colon, value = token.partition(": ")
+    if colon and re.fullmatch(r"\s*[A-Za-z_][\w.-]*\s*", key, re.ASCII):
+        return f"{key}: {_word(value)}" if value else token
+    space = token[: len(token) - len(token.lstrip())]
+    return f"{space}{as_text(token.strip())}"
+
+
+def _literal(item: str) -> str:
+    """Quote the name of a sweep, so that Hydra reads a name such as 2026_11 or true as a string."""
+    key, _, value = item.partition("=")
+    named = key.lstrip("+") == "sweep.name" and re.fullmatch(r"[\w.+-]+", value) and value != "null"
+    return f"{key}='{value}'" if named else item
+
+
+def _short(name: str) -> Iterator[str]:
+    if name in _SHORT:
+        yield _SHORT[name]
+
+
+def _unknown_option(word: str) -> str:
+    from metrad.runs.config.catalogue import choices
+    from metrad.runs.config.schema import PARTS, SETTINGS
+    from metrad.runs.config.suggestions import suggestion
+
+    name, equals, value = word.lstrip("-").partition("=")
+    if name in SETTINGS or name in choices() or name.partition(".")[0] in PARTS or name == "sweep":
+        return f"{word} is no option: settings have no dashes; write {name}={value if equals else 'VALUE'}"
+    options = [f"--{name}" for name in (*_FLAGS, *_VALUED, "info", "help")]
+    return f"{word} is no option of a training command; {suggestion(word.partition('=')[0], options)}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; python train.py --help lists choices and settings")
