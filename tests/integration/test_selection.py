@@ -304,7 +304,10 @@ def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, t
         (["selection.candidates=[{},{}]"], ["selection.candidates lists {} twice"]),
         (["selection.apply=maybe"], ["selection.apply", "'maybe'", "true and false are"]),
         (["+scorer@selection.scorers.scorer=lof"], ["selection.scorers.scorer cannot be set", "another name"]),
-        (["selection.scorers.knn_5.k=-3"], ["selection.scorers.knn_5", "k must be at least 1, got -3"]),
+        (
+            ["selection.scorers.knn_5.k=-3"],
+            ["selection.scorers.knn_5", "k must be a whole number of at least 1, got -3"],
+        ),
         (
             ["selection=none", "selection.apply=false"],
             ["selection.apply cannot be set: selection is null", "pseudo_anomaly"],
@@ -312,7 +315,7 @@ def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, t
         (["selection.candidates=[{optimizer.lr: fast}]"], ["optimizer.lr", "fast"]),
         (["selection.candidates=[{dataset.test_share: 0.5}]"], ["dataset.test_share cannot be chosen"]),
         (["selection.candidates=[{scorer.k: 5}]"], ["scorer.k cannot be chosen"]),
-        (["selection.candidates=[{trainer.max_epochs: -1}]"], ["trainer.max_epochs", "at least 0", "-1"]),
+        (["selection.candidates=[{trainer.max_epochs: -1}]"], ["trainer.max_epochs", "between 0 and 100000", "-1"]),
         (["selection.candidates=[]"], ["selection.candidates must be a list of at least one"]),
         (["selection.candidates=[1]"], ["selection.candidates"]),
         (["selection.candidates=null"], ["selection.candidates"]),
