@@ -54,7 +54,8 @@ from metrad.models.heads import AdaCos
 from metrad.training.callbacks import LeanMemory
 from metrad.training.compiling import CompileEmbedder
 from metrad.training.learner import MetricLearner
-from metrad.training.speed import choose_precision, probe
+from metrad.training.precision import choose_precision
+from metrad.training.speed_trials import probe
 
 CLASSES, PIXELS = 9, 28
 BATCH_AND_SIZE = {False: (128, 96), True: (4, 32)}  # by --quick

@@ -161,7 +161,7 @@ PLANTED: dict[str, dict[str, tuple[str, str]]] = {
         "g_angle with the wrong sign": ("shifted(cosine, -self.margin * z)", "shifted(cosine, self.margin * z)"),
         "g_add missing": (" - (self.margin * z + self.margin)", ""),
         "z not cut off": (".clamp(-1, 1)", ""),
-        "gradient through z": ("embedding_lengths(embeddings.detach())", "embedding_lengths(embeddings)"),
+        "gradient through z": ("cut_lengths(embeddings.detach())", "cut_lengths(embeddings)"),
         "lengths not cut off": (".clamp(1e-3, 100)", ""),
         "deviation over N": ("every.std()", "every.std(correction=0)"),
         "a batch of one gives no deviation": ("every.std() if len(every) > 1 else self.std", "every.std()"),

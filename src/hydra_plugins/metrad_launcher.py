@@ -39,13 +39,14 @@ class SweepLauncher(Launcher):
         """Keep context, task and configuration, and the folder of the sweep before Hydra writes into it.
 
         Raises:
-            InputError: the program is not metrad.
+            InputError: the program is not metrad, or the folder holds a sweep's files that metrad did not write.
         """
         from metrad.errors import InputError
-        from metrad.sweeps.plan import SweepTask
+        from metrad.sweeps.plan import SweepTask, require_own
 
         if not isinstance(task_function, SweepTask):
             raise InputError("this launcher only makes runs of metrad; choose hydra/launcher=basic")
+        require_own(Path(config.hydra.sweep.dir))
         self.context, self.task, self.config = hydra_context, task_function, config
         self.task.sweep.folder = Path(config.hydra.sweep.dir)
 

@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from metrad.app import cli
 from metrad.app.messages import is_expected, one_line
 from metrad.app.train import train
 from metrad.runs.config import catalogue, checks
@@ -111,6 +112,12 @@ def configured(*overrides: str) -> tuple[DictConfig, DictConfig]:
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg, hydra
+
+
+def demo(folder: Path) -> None:
+    """Make a finished run of ``DIGITS`` in ``folder / "run"`` by the whole command."""
+    with isolated(folder):
+        cli.train([*DIGITS, f"hydra.run.dir={folder / 'run'}"])
 
 
 def trained(folder: Path, *overrides: str) -> Run:

@@ -17,7 +17,7 @@ from PIL import Image
 from metrad import files
 from metrad.app import cli
 from metrad.runs.directory import Run
-from tests.helpers.commands import DIGITS, SMALL, Result, isolated, refusal, trained
+from tests.helpers.commands import DIGITS, SMALL, Result, demo, isolated, refusal, trained
 
 
 @pytest.fixture(autouse=True)
@@ -127,12 +127,7 @@ def refused(metrad: Callable[..., Result], tmp_path: Path) -> Callable[..., str]
 @pytest.fixture(scope="session")
 def finished_run(once: Callable[..., Path]) -> Run:
     """Return one finished run of ``DIGITS``, made by the whole command, for tests that only read it."""
-
-    def make(folder: Path) -> None:
-        with isolated(folder):
-            cli.train([*DIGITS, f"hydra.run.dir={folder / 'run'}"])
-
-    return Run(once("finished", make) / "run")
+    return Run(once("finished", demo) / "run")
 
 
 @pytest.fixture(scope="session")

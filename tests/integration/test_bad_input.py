@@ -276,19 +276,19 @@ FILES = [
     case("checkpoint truncated", "ckpt_path=FILES/cut.ckpt", says=["ckpt_path=FILES/cut.ckpt", "cannot be read"]),
     case("checkpoint foreign", "ckpt_path=FILES/one.pth", says=["ckpt_path=FILES/one.pth", "cannot be read"]),
     case("checkpoint code", "ckpt_path=FILES/code.pth", says=["ckpt_path=FILES/code.pth", "cannot be read"]),
-    case("checkpoint of another head", "ckpt_path=FILES/a.ckpt", "head=softmax", says=["a.ckpt", "another model"]),
+    case("checkpoint of another head", "ckpt_path=FILES/a.ckpt", "head=softmax", says=["a.ckpt", "heads.Softmax now"]),
     case(
         "checkpoint of another width",
         "ckpt_path=FILES/a.ckpt",
         "backbone.channels=[8]",
-        says=["FILES/a.ckpt", "another model"],
+        says=["FILES/a.ckpt", "backbone.channels was [8, 16] and is [8] now"],
     ),
     case(
         "checkpoint of another optimiser",
         "ckpt_path=FILES/a.ckpt",
         "trainer.max_epochs=2",
         "optimizer=sgd",
-        says=["FILES/a.ckpt", "optimi"],
+        says=["FILES/a.ckpt", "optimizer._target_ was torch.optim.Adam and is torch.optim.SGD now"],
     ),
     case("checkpoint of weights alone", "ckpt_path=FILES/weights.ckpt", "trainer.max_epochs=2", says=["weights.ckpt"]),
     case("checkpoint past the end", "ckpt_path=FILES/a.ckpt", "trainer.max_epochs=0", says=["a.ckpt", "max_epochs=0"]),
@@ -311,7 +311,7 @@ COMMANDS = [
     case("class missing", "dataset.normal=[seven]", says=["dataset.normal", "'seven'"]),
     case("truncated image", *folder("truncated"), says=["FILES/truncated/c/3.png", "truncated", "on_corrupt=skip"]),
     case("weights missing", "backbone.weights=FILES/no.pth", says=["backbone.weights=FILES/no.pth", "no such file"]),
-    case("checkpoint of another head", "ckpt_path=FILES/a.ckpt", "head=softmax", says=["a.ckpt", "another model"]),
+    case("checkpoint of another head", "ckpt_path=FILES/a.ckpt", "head=softmax", says=["a.ckpt", "heads.Softmax now"]),
 ]
 
 
@@ -771,12 +771,21 @@ def test_a_folder_with_an_odd_name_works(metrad, small, image_folders, tmp_path)
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ("seed=5", "other images"),
-        ("head=normface", "head AdaCos"),
-        ("optimizer.lr=0.5", "lr=0.001"),
-        ("optimizer.weight_decay=0.5", "weight_decay=0"),
-        ("finetuning.distillation=1", "finetuning.distillation=0.0"),
-        ("finetuning.layer_decay=0.5", "finetuning.layer_decay=1.0"),
+        ("dataset.sizes.test_normal=39", "other images"),
+        ("seed=5", "seed was 0 and is 5 now"),
+        ("head=normface", "head._target_ was metrad.models.heads.AdaCos and is metrad.models.heads.NormFace now"),
+        ("head.sub_centers=2", "head.sub_centers was 1 and is 2 now"),
+        ("optimizer.lr=0.5", "optimizer.lr was 0.001 and is 0.5 now"),
+        ("optimizer.weight_decay=0.5", "optimizer.weight_decay was 0.0 and is 0.5 now"),
+        ("scheduler=step", "scheduler._target_ was not set and is torch.optim.lr_scheduler.StepLR now"),
+        ("batch_size=32", "batch_size was 64 and is 32 now"),
+        ("channels_last=false", "channels_last was True and is False now"),
+        ("augmentation=flip", "augmentation.flip was not set"),
+        ("finetuning.distillation=1", "finetuning.distillation was not set and is 1.0 now"),
+        ("finetuning.layer_decay=0.5", "finetuning.layer_decay was not set and is 0.5 now"),
+        ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches was 1 and is 2 now"),
+        ("trainer.gradient_clip_val=1", "trainer.gradient_clip_val was None and is 1 now"),
+        ("trainer.precision=bf16-mixed", "trainer.precision was 32-true and is bf16-mixed now"),
     ],
 )
 def test_a_checkpoint_that_training_cannot_go_on_from_as_asked_is_refused(
@@ -784,3 +793,30 @@ def test_a_checkpoint_that_training_cannot_go_on_from_as_asked_is_refused(
 ):
     checkpoint = finished_run.last_checkpoint
     turned_down(*digits, change, f"ckpt_path={checkpoint}", "trainer.max_epochs=3", words=("ckpt_path", word))
+
+
+def test_a_cosine_schedule_does_not_rise_again_where_more_epochs_are_trained(turned_down, train, digits):
+    """After two epochs of two, the rate is 0; the schedule of four epochs has another rate in every epoch."""
+    cosine = [*digits, "scheduler=cosine"]
+    checkpoint = train(*cosine, "trainer.max_epochs=2").last_checkpoint
+    more = [*cosine, f"ckpt_path={checkpoint}", "trainer.max_epochs=4"]
+    turned_down(*more, words=("scheduler.T_max was 2 and is 4 now",))
+    saved = torch.load(checkpoint, weights_only=True)
+    torch.save({key: value for key, value in saved.items() if key != "settings"}, "before.ckpt")
+    words = ("was made with scheduler.T_max=2, but scheduler.T_max=4 now",)
+    turned_down(*cosine, "ckpt_path=before.ckpt", "trainer.max_epochs=4", words=words)
+
+
+def test_a_schedule_is_not_added_to_a_checkpoint_that_lacks_its_settings(turned_down, digits, finished_run):
+    saved = torch.load(finished_run.last_checkpoint, weights_only=True)
+    torch.save({key: value for key, value in saved.items() if key not in ("settings", "precision")}, "before.ckpt")
+    words = ("before.ckpt was made without a scheduler",)
+    turned_down(*digits, "scheduler=cosine", "ckpt_path=before.ckpt", "trainer.max_epochs=3", words=words)
+
+
+def test_training_goes_on_in_the_precision_that_auto_chose(train, digits, finished_run):
+    saved = torch.load(finished_run.last_checkpoint, weights_only=True)
+    torch.save({**saved, "precision": "bf16-mixed"}, "half.ckpt")
+    run = train(*digits, "trainer.precision=auto", "ckpt_path=half.ckpt", "trainer.max_epochs=2")
+    speed = read_json(run.environment)["speed"]
+    assert (speed["precision"], speed["precision_reason"]) == ("bf16-mixed", "that of the checkpoint")

@@ -15,6 +15,7 @@ from metrad.files import read_json, sealed, sha256
 from metrad.runs.config.catalogue import choices
 from metrad.runs.directory import Run
 from tests.helpers.runs import rows
+from tests.helpers.stored import without_manifest
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def contents(folder):
 
 def as_before_version_0_2(run):
     """Give a run the files that runs had before their detectors were bundles."""
+    without_manifest(run)
     (run.model / "detector.json").unlink()
     (run.model / "normal.json").unlink()
     names = ("embedder.safetensors", "head.safetensors", "calibration.safetensors", "scorer.json")
@@ -48,6 +50,7 @@ def test_a_run_from_before_detectors_were_bundles_is_evaluated_alike(changes, me
     result = metrad("evaluate", run.path, *changes, "--name", "before", "--evidence")
     assert (result.code, result.err) == (0, "")
     now, before = (run.evaluations / name for name in ("now", "before"))
+    assert "unverified" in result.out
     assert (before / "scores.csv").read_bytes() == (now / "scores.csv").read_bytes()
     assert read_json(before / "metrics.json")["thresholds"] == read_json(now / "metrics.json")["thresholds"]
 
@@ -71,6 +74,7 @@ def test_without_overrides_the_scores_repeat_bit_for_bit(metrad, run, comparable
 
 
 def test_after_an_edit_of_the_configuration_thresholds_are_of_what_is_scored(metrad, run):
+    without_manifest(run)
     metrad("evaluate", run.path, "scorer.k=9", "--name", "asked")
     run.config.write_text(run.config.read_text().replace("\n  k: 1\n", "\n  k: 9\n"))
     metrad("evaluate", run.path, "--name", "edited")
@@ -81,6 +85,7 @@ def test_after_an_edit_of_the_configuration_thresholds_are_of_what_is_scored(met
 def test_embeddings_are_made_anew_at_the_size_that_the_weights_were_trained_at(metrad, run):
     before = load_file(run.embeddings / "embeddings.safetensors")
     shutil.rmtree(run.embeddings)
+    without_manifest(run)
     run.config.write_text(run.config.read_text().replace("\nimage_size: 16\n", "\nimage_size: null\n"))
     assert OmegaConf.load(run.config).image_size is None
     assert metrad("evaluate", run.path).code == 0

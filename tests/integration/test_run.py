@@ -52,6 +52,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         "head.png",
         "logs/hparams.yaml",
         "logs/metrics.csv",
+        "manifest.json",
         "metrics.json",
         "model/calibration.safetensors",
         "model/detector.json",
@@ -180,6 +181,19 @@ def test_the_same_seed_repeats_and_another_seed_differs(train, digits, finished_
     assert read_json(other.split)["hash"] != read_json(same.split)["hash"]
     assert read_json(other.split)["images"]["normal"] != read_json(same.split)["images"]["normal"]
     assert comparable(other)["auroc"] != comparable(same)["auroc"]
+
+
+def test_a_run_says_once_that_its_embeddings_are_out_of_the_reach_of_its_head(train, digits):
+    said = train(*digits, "head=magface", "trainer.max_epochs=2").log.read_text()
+    assert said.count("head.lengths=[10.0, 110.0] were out of reach: 100% of the embeddings were at most 10 long") == 1
+    assert said.count("lengths of the embeddings in training: ") == 1
+
+
+def test_the_environment_has_what_the_last_digits_depend_on(finished_run):
+    made = read_json(finished_run.environment)
+    assert made["instructions"][0] == torch.backends.cpu.get_cpu_capability()
+    assert (made["gpu"], made["threads"], made["ranks"], made["speed"]["compiled"]) == (None, 1, 1, False)
+    assert made["packages"]["torch"] == metadata.version("torch")
 
 
 def assert_resuming_repeats(train, comparable, overrides):

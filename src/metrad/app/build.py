@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from metrad import collectives
-from metrad.app.pace import PaceSettings
+from metrad.app.pace import Pace, PaceSettings
 from metrad.data.decoding import Reading
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
@@ -34,6 +34,7 @@ from metrad.runs.config.build import factory, instantiate, plain
 from metrad.runs.config.limits import require_centres, require_held
 from metrad.runs.config.secrets import is_secret
 from metrad.runs.directory import Run
+from metrad.runs.identity import shaping
 from metrad.scorers import Scorer
 from metrad.training import tracking
 from metrad.training.callbacks import KeepSigterm, LeanMemory
@@ -43,7 +44,6 @@ from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
 from metrad.training.fitted import Selected
 from metrad.training.learner import MetricLearner
-from metrad.training.speed import Pace
 from metrad.training.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -373,6 +373,7 @@ def build_learner(cfg: DictConfig, embedder: Embedder, num_classes: int) -> Metr
         finetuning=Finetuning(**cfg.finetuning),
         seed=cfg.seed,
     )
+    learner.settings = shaping(cfg)
     try:
         learner.configure_optimizers()
     except InputError:

@@ -42,6 +42,7 @@ from metrad.runs.config.suggestions import suggestion, unknown_choice, unknown_k
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
 from metrad.runs.pictures import ScoredImages
+from metrad.scorers.neighbours import NeighbourScorer
 from metrad.sweeps.table import evaluation_row, table_text
 from metrad.terminal import printable
 
@@ -163,6 +164,8 @@ def evaluate_run(
         InputError: the run has not finished, an override cannot be applied, or data or files have changed.
     """
     run = Run.finished(path)
+    if not run.verified:
+        log.warning("%s is unverified: it is from before runs had a manifest of checksums", run.path)
     cfg = expand_home(override(_saved_config(run), overrides))
     stored.check(cfg)
     detector = load_detector(run, cfg.allow_targets)
@@ -170,13 +173,14 @@ def evaluate_run(
     scorer, settings, split = build_scorer(cfg), build_settings(cfg), run.saved_split()
     scorer.check_size(len(split["images"]["normal"]))
     scorer.check_reference(len(split["images"]["reference"]))
-    kept = load_embeddings(run, detector.digest) if run.embeddings.exists() else Embedded({}, {})
+    kept = load_embeddings(run, detector.digest) if os.path.lexists(run.embeddings) else Embedded({}, {})
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
     data = _data(run, stored.confined(cfg, overrides), detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
     calibration = None
     if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
         scorer, calibration = detector.scorer, detector.calibration_scores
+        _require_fitted_to(run, detector, embedded)
     elif scorer.needs_head:
         attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
     result = evaluate(scorer, embedded, settings, calibration=calibration)
@@ -191,6 +195,14 @@ def evaluate_run(
             target = _free_folder(run, overrides, name)  # another evaluation has just taken the folder
         else:
             return target, metrics
+
+
+def _require_fitted_to(run: Run, detector: Detector, embedded: Embedded) -> None:
+    """Raise ``InputError`` if the saved scorer or the calibration scores are not of as many images as ``embedded``."""
+    scorer, arrays = detector.scorer, embedded.arrays
+    fitted = scorer.index_.ntotal if isinstance(scorer, NeighbourScorer) else len(arrays["normal"])
+    if fitted != len(arrays["normal"]) or len(detector.calibration_scores) != len(arrays["calibration"]):
+        raise InputError(f"{run.model} was fitted to other images than {run.embeddings} holds; train the run again")
 
 
 def _write(

@@ -2,12 +2,13 @@
 
 import logging
 import time
+from dataclasses import replace
 
 import pytorch_lightning as pl
 
 from metrad import collectives
 from metrad.app.build import Parts
-from metrad.app.pace import choose_pace
+from metrad.app.pace import Pace, choose_pace
 from metrad.data.broken_images import names_left_out
 from metrad.data.prepared import PreparedData
 from metrad.data.sources import listed
@@ -16,14 +17,16 @@ from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.evaluate import Settings
 from metrad.files import write_all, write_json
+from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
-from metrad.training.checkpoints import epochs_behind
+from metrad.training.checkpoints import begun_in, decoder_in, epochs_behind
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices.plan import least_images
 from metrad.training.epoch_log import EpochLog
 from metrad.training.epoch_study import EpochStudy
 from metrad.training.fitted import Fitted
+from metrad.training.learner import MetricLearner
 from metrad.training.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ log = logging.getLogger(__name__)
 def prepare(parts: Parts) -> PreparedData:
     """Return the run's data, read and split."""
     data = parts.make_data(parts.image_size or parts.make_embedder().size)
+    if parts.checkpoint is not None:  # a run that an earlier version began goes on with the images that it began with
+        data.reading = replace(data.reading, version=decoder_in(parts.checkpoint))
     data.draw()
     return data
 
@@ -77,18 +82,17 @@ def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     pl.seed_everything(parts.seed, workers=True, verbose=False)  # the first weights depend on the seed alone
     embedder = parts.make_embedder()
     learner = parts.make_learner(embedder, len(data.head_classes))
-    pace = collectives.same(choose_pace(parts.pace, embedder, data.epoch_images) if first else None)
-    assert pace is not None
+    pace = _paced(parts, embedder, data)
     epochs = EpochLog(lambda done, of: run.note(epoch=done, epochs=of) if first and whole else None)
     study = EpochStudy(data, epochs, parts.make_studied, label="study" if whole else "selection")
     datamodule = MetradDataModule(data, batch_size=parts.batch_size, least_images=least_images(parts.trainer))
     logger = tracker.logger if tracker else None
     trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
-    datamodule.first_epoch = epochs_behind(parts.checkpoint, learner, datamodule, trainer.max_epochs)
     device, precision = trainer.strategy.root_device, str(trainer.precision)
+    datamodule.first_epoch = epochs_behind(parts.checkpoint, learner, datamodule, trainer.max_epochs, precision)
     if first and whole:
         ranks, speed = collectives.world_size(), pace.describe()
-        about = {"device": str(device), "precision": precision, "ranks": ranks, "speed": speed, **environment()}
+        about = {"precision": precision, "ranks": ranks, "speed": speed, **environment(str(device))}
         write_all({run.split: data.describe_split(), run.environment: about})
     _begin(tracker, run)
     prepared = time.perf_counter()
@@ -103,10 +107,20 @@ def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
         write_json(run.environment, {**about, "speed": kept.describe()})
     embedded = Embedded({}, {})
     if whole:
+        _log_reach(learner, spoken=first)
         embedded = fit_and_embed(learner.evaluated, data, [parts.make_scorer()], device=device, precision=precision)
     seconds = {"prepare": prepared - start, "train": epochs.seconds, "embed": time.perf_counter() - trained}
     seconds |= {"study": study.seconds} if study.wanted else {}
     return Fitted(learner, data, embedded, epochs, study, precision, parts.selected, seconds, start, first)
+
+
+def _paced(parts: Parts, embedder: Embedder, data: PreparedData) -> Pace:
+    """Return the pace of the training, as the first rank chooses it."""
+    begun = begun_in(parts.checkpoint)
+    chosen = choose_pace(parts.pace, embedder, data.epoch_images, begun_in=begun) if collectives.rank() == 0 else None
+    pace = collectives.same(chosen)
+    assert pace is not None
+    return pace
 
 
 def _begin(tracker: Tracker | None, run: Run) -> None:
@@ -114,6 +128,13 @@ def _begin(tracker: Tracker | None, run: Run) -> None:
     number = tracker.begin() if tracker else None
     if number is not None:
         run.note(tracked=number)
+
+
+def _log_reach(learner: MetricLearner, *, spoken: bool) -> None:
+    """Log the settings of the head that had no effect in training."""
+    for line in learner.reach.without_effect(learner.head):
+        if spoken:
+            log.warning("%s; see docs/heads.md", line)
 
 
 def log_thresholds(settings: Settings, calibration_images: int) -> None:

@@ -1,26 +1,19 @@
 """The pace of a run on this machine: its precision, and whether it is compiled."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from metrad.models.embedder import Embedder
+from metrad.training.compiling import COMPILED, EAGER, CompileEmbedder, choose_compile, estimated_seconds
 from metrad.training.measured_once import remembered
-from metrad.training.speed import (
-    COMPILED,
-    EAGER,
-    PROBED,
-    REVISION,
-    Pace,
-    choose_compile,
-    choose_precision,
-    estimated_seconds,
-    probe,
-    probe_compiled,
-)
+from metrad.training.precision import PROBED, choose_precision
+from metrad.training.speed_trials import REVISION, Speeds, probe, probe_compiled
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +41,44 @@ class PaceSettings:
     backbone: dict[str, Any]
 
 
-def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int) -> Pace:
-    """Return the precision to train in and whether to compile, for ``train_images`` images per epoch.
+@dataclass(frozen=True)
+class Pace:
+    """The precision and compilation chosen for a run, with reasons; part of ``environment.json``.
 
-    The random state stays unchanged.
+    Attributes:
+        precision: precision of training, named as in Lightning.
+        precision_reason: reason for this precision.
+        images_per_second: measured training speeds; empty if nothing was measured.
+        compiled: whether the embedder is compiled for training.
+        compile_reason: reason for compiling or not compiling.
+    """
+
+    precision: str | int
+    precision_reason: str
+    images_per_second: Speeds
+    compiled: bool
+    compile_reason: str
+
+    def kept(self, callbacks: Sequence[pl.Callback]) -> "Pace":
+        """Return the pace that a training with ``callbacks`` really had: compiling may have failed."""
+        failures = [callback.failure for callback in callbacks if isinstance(callback, CompileEmbedder)]
+        if not any(failures):
+            return self
+        return replace(self, compiled=False, compile_reason=f"torch.compile failed ({failures[0]})")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the attributes as plain values."""
+        return asdict(self)
+
+
+def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int, *, begun_in: str | None = None) -> Pace:
+    """Return the precision to train in and whether to compile; the random state stays unchanged.
+
+    Args:
+        settings: the settings that decide.
+        embedder: the embedder to train.
+        train_images: number of images per epoch.
+        begun_in: precision that a resumed training was begun in, which ``auto`` keeps; None if there is none.
     """
     about = {
         "backbone": settings.backbone,
@@ -62,7 +89,12 @@ def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int) -
     accelerator, images = settings.accelerator, train_images * settings.epochs
     parameters = sum(parameter.numel() for parameter in embedder.parameters())
     probing = partial(remembered, about, PROBED, partial(probe, embedder))
-    precision, reason, speeds = choose_precision(settings.precision, accelerator, parameters, probing)
+    chosen: tuple[str | int, str, Speeds]
+    if settings.precision == "auto" and begun_in is not None:
+        chosen = begun_in, "that of the checkpoint", {}
+    else:
+        chosen = choose_precision(settings.precision, accelerator, parameters, probing)
+    precision, reason, speeds = chosen
     more = {**about, "precision": precision, "batch_size": settings.batch_size}
     trying = partial(probe_compiled, embedder, str(precision), settings.batch_size)
     compiled, why, tried = choose_compile(

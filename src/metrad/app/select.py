@@ -23,7 +23,7 @@ from metrad.data.prepared import PreparedData
 from metrad.data.roles import class_numbers
 from metrad.data.splits import to_test_on
 from metrad.errors import InputError
-from metrad.files import read_json, write_json
+from metrad.files import replacing, sealed, unsealed
 from metrad.runs.directory import Run
 from metrad.training.fitted import Selected
 
@@ -206,17 +206,18 @@ def _kept(path: Path, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     found = collectives.same(find())
     if collectives.rank() == 0:
         path.parent.mkdir(exist_ok=True)
-        write_json(path, found)
+        with replacing(path) as partial:
+            partial.write_text(sealed(found), encoding="utf-8")
     return found
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return the result of a fold; None if the file is missing, or was cut off by a crash of the machine."""
+    """Return the result of a fold; None if the file is missing, has changed, or is of an earlier version."""
     try:
-        found = read_json(path)
+        found = unsealed(path)
     except InputError:
         return None
-    return found if isinstance(found, dict) and found.keys() == {"seconds", "rows"} else None
+    return found if found.keys() == {"seconds", "rows"} else None
 
 
 def _fold(parts: Parts, run: Run) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from metrad.errors import DivergedError, InputError
 from metrad.evaluation.evaluate import Evaluation, attach_head
 from metrad.evaluation.evaluate import evaluate as measure
 from metrad.evaluation.metrics import by_name
-from metrad.files import read_json
 from metrad.quoting import setting
 from metrad.runs import outputs
 from metrad.runs.claim import claim
@@ -71,7 +70,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
                 run.save_config(cfg, hydra)
                 parts = build(cfg, claimed.checkpoint)
                 make(parts, run)
-        return cast("dict[str, Any]", read_json(run.metrics))
+        return run.measured()
 
 
 def make(parts: Parts, run: Run) -> None:

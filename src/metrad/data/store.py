@@ -25,7 +25,8 @@ from metrad.data.duplicates import content_numbers
 from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
-from metrad.files import writing
+from metrad.errors import InputError, first_line
+from metrad.files import follow_umask, require_file, writing
 from metrad.progress import bar
 
 GIB = 2**30
@@ -247,9 +248,17 @@ def _on_disk(work: _Work, cache: Path) -> tuple[np.ndarray, Scan]:
         with writing(cache):
             cache.mkdir(parents=True, exist_ok=True)
             _fill(folder, lambda partial: _write_cache(work, partial))
-    digests, peaks = np.load(folder / "digests.npy"), folder / "peaks.npy"
-    found = np.load(peaks) if peaks.exists() else np.zeros(len(digests), dtype=np.int32)  # version 0.1 had none
-    return np.load(folder / "images.npy", mmap_mode="r"), Scan(digests, load_messages(folder), found)
+    try:
+        for name in ("images.npy", "digests.npy"):
+            require_file(folder / name)
+        digests, peaks = np.load(folder / "digests.npy"), folder / "peaks.npy"
+        found = np.load(peaks) if peaks.is_file() else np.zeros(len(digests), dtype=np.int32)  # version 0.1 had none
+        images, messages = np.load(folder / "images.npy", mmap_mode="r"), load_messages(folder)
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder} cannot be read ({first_line(error)}); remove it to decode again") from error
+    if len(images) != len(work.source.labels) or digests.shape[0] != len(images) or len(found) != len(images):
+        raise InputError(f"{folder} holds other images than {len(work.source.labels)}; remove it to decode again")
+    return images, Scan(digests, messages, found)
 
 
 def _fill(folder: Path, write: Callable[[Path], None]) -> None:
@@ -260,6 +269,7 @@ def _fill(folder: Path, write: Callable[[Path], None]) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
         try:
             write(partial)
+            follow_umask(partial)
             with contextlib.suppress(OSError):  # another process may have renamed the same content first
                 partial.rename(folder)
         finally:

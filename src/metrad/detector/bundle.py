@@ -5,7 +5,6 @@ other code.
 """
 
 import importlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from metrad.detector import targets
 from metrad.errors import InputError
-from metrad.files import require_unchanged, sealed, sha256, unsealed
+from metrad.files import checksums, read_json, require_inside, require_unchanged, sealed, sha256, unsealed
 from metrad.renamed import present
 
 RECORD = "detector.json"
@@ -22,6 +21,7 @@ HEAD = "head.safetensors"
 CALIBRATION = "calibration.safetensors"
 NORMAL = "normal.json"
 FORMAT = 1
+MOST_CLASSES = 10**7  # of a head; a larger number in a record is a fault
 
 Settings = dict[str, Any]
 
@@ -77,7 +77,7 @@ def _short(kind: str, target: str) -> str:
 
 def same_part(kind: str, one: Settings | None, other: Settings | None) -> bool:
     """Return whether two settings describe the same part; all names of a class, old and new, count as one."""
-    if one is None or other is None:
+    if one is None or other is None or not all(isinstance(each.get("_target_"), str) for each in (one, other)):
         return False
     named = [{**settings, "_target_": _short(kind, settings["_target_"])} for settings in (one, other)]
     return named[0] == named[1]
@@ -102,7 +102,7 @@ def build_part(kind: str, settings: Mapping[str, Any], allow: Sequence[str], **k
         return targets.build(kind, {**settings, "_target_": name}, ROLES[kind], allow, **known)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
         raise InputError(f"{kind}: {target} refuses its settings ({error})") from error
 
 
@@ -128,9 +128,15 @@ class Bundle:
 
     @property
     def normal_images(self) -> list[str]:
-        """Names of the normal images, in the order of the scorer's index; empty if not recorded."""
+        """Names of the normal images, in the order of the scorer's index; empty if not recorded.
+
+        Raises:
+            InputError: the file does not list names.
+        """
         path = self.folder / NORMAL
-        names: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.name in self.files else []
+        names = read_json(path) if path.name in self.files else []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{path} does not list the names of the normal images; create it again")
         return names
 
 
@@ -154,12 +160,39 @@ def unseal(folder: Path) -> Bundle:
     Raises:
         InputError: a file is missing or has changed, or a later version of metrad wrote the folder.
     """
-    record = unsealed(folder / RECORD)
+    path = folder / RECORD
+    record = unsealed(path)
     if record.get("format") != FORMAT:
-        raise InputError(
-            f"{folder / RECORD} has format {record.get('format')}, and this version of metrad reads format {FORMAT}"
-        )
-    for name, digest in record["files"].items():
+        raise InputError(f"{path} has format {record.get('format')}, and this version of metrad reads format {FORMAT}")
+    files = checksums(record, path)
+    for name in (EMBEDDER, HEAD, CALIBRATION):
+        if name not in files:
+            raise InputError(f"{path} lacks {name}; create it again")
+    require_files(folder, files)
+    parts: dict[str, Any] = {name: record.get(name) for name in ("backbone", "embedder", "head", "scorer")}
+    for name, settings in parts.items():
+        _require_settings(name, settings, path)
+    size = record.get("head_size")
+    if not isinstance(record.get("precision"), str) or not (size is None or _is_count(size)):
+        raise InputError(f"{path} does not say the precision and the number of the head's classes; create it again")
+    if not isinstance(record.get("about"), dict):
+        raise InputError(f"{path} lacks about; create it again")
+    return Bundle(folder, Blueprint(**parts), record["precision"], size, files, record["about"])
+
+
+def require_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise ``InputError`` unless each of ``files``, checksums by name, lies in ``folder`` and is unchanged."""
+    for name, digest in files.items():
+        require_inside(folder, folder / name)
         require_unchanged(folder / name, digest)
-    blueprint = Blueprint(**{name: record[name] for name in ("backbone", "embedder", "head", "scorer")})
-    return Bundle(folder, blueprint, record["precision"], record["head_size"], record["files"], record["about"])
+
+
+def _require_settings(part: str, settings: Any, path: Path) -> None:
+    if part == "scorer" and settings is None:  # an old run does not record them
+        return
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds no settings of the {part}; create it again")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_CLASSES

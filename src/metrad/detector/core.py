@@ -14,6 +14,7 @@ from metrad.data.decoding import DECODER_VERSION, Decoding
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.errors import InputError
+from metrad.files import follow_umask, read_arrays
 from metrad.scorers import HeadScorer, Scorer
 
 if TYPE_CHECKING:  # importing this file must not import torch
@@ -102,7 +103,7 @@ class Detector:
         from metrad.detector.torch_backend import TorchBackend
 
         backend = TorchBackend(opened, allow)
-        calibration = safetensors.numpy.load_file(opened.folder / bundle.CALIBRATION)["scores"]
+        calibration = _calibration(opened.folder / bundle.CALIBRATION)
         return cls(
             opened.blueprint,
             backend,
@@ -120,9 +121,17 @@ class Detector:
         save_weights(folder, self.backend.embedder, self.backend.head)
         self.scorer.save(folder)
         safetensors.numpy.save_file({"scores": self.calibration_scores}, folder / bundle.CALIBRATION)
+        follow_umask(folder / bundle.CALIBRATION)
         (folder / bundle.NORMAL).write_text(json.dumps(self.normal_images, ensure_ascii=False), encoding="utf-8")
         size, entries = self.backend.head.num_classes, {"decoding": asdict(self.decoding), **(about or {})}
         bundle.seal(folder, self.blueprint, precision=self.precision, head_size=size, about=entries)
+
+
+def _calibration(path: Path) -> np.ndarray:
+    scores = read_arrays(path).get("scores", np.empty(0))
+    if scores.ndim != 1 or scores.dtype.kind != "f" or not np.isfinite(scores).all() or (np.diff(scores) < 0).any():
+        raise InputError(f"{path} holds no finite scores in ascending order; create it again")
+    return scores
 
 
 def _load_scorer(opened: Bundle, backend: Backend, allow: Sequence[str]) -> Scorer:

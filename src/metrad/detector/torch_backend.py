@@ -1,19 +1,25 @@
 """The torch backend: embedder and head of a detector as torch modules."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import safetensors.torch
+import torch
 from torch import nn
 
 from metrad.detector import bundle
 from metrad.detector.bundle import Bundle
 from metrad.errors import InputError, first_line
+from metrad.files import follow_umask, opened
 from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
+
+MOST_PIXELS = 2**14  # height and width of a backbone's input; a larger number in a record is a fault
+M = TypeVar("M", bound=nn.Module)
 
 
 class TrainedBackend(NamedTuple):
@@ -45,12 +51,14 @@ class TorchBackend:
         blueprint = self.opened.blueprint
         settings = {name: value for name, value in blueprint.backbone.items() if name != "weights"}
         given = {"weights": None} if "weights" in blueprint.backbone else {}
-        backbone = bundle.build_part("backbone", settings, self.allow, **given)
-        if not isinstance(backbone, Backbone):
-            raise InputError(f"{settings['_target_']} makes a {type(backbone).__name__}, not a backbone")
-        embedder = Embedder(backbone, **blueprint.embedder)
-        _load(embedder, self.opened.folder / bundle.EMBEDDER)
-        return embedder.eval()
+
+        def make() -> Embedder:
+            backbone = bundle.build_part("backbone", settings, self.allow, **given)
+            if not isinstance(backbone, Backbone):
+                raise InputError(f"{settings['_target_']} makes a {type(backbone).__name__}, not a backbone")
+            return _embedder(backbone, blueprint.embedder)
+
+        return _loaded(make, self.opened.folder / bundle.EMBEDDER)
 
     @cached_property
     def head(self) -> Head:
@@ -60,9 +68,22 @@ class TorchBackend:
             InputError: the weights do not fit the blueprint.
         """
         known = {"in_features": self.embedder.out_features, "num_classes": self.opened.head_size}
-        head: Head = bundle.build_part("head", self.opened.blueprint.head, self.allow, **known)
-        _load(head, self.opened.folder / bundle.HEAD)
-        return head.eval()
+
+        def make() -> Head:
+            head: Head = bundle.build_part("head", self.opened.blueprint.head, self.allow, **known)
+            return head
+
+        return _loaded(make, self.opened.folder / bundle.HEAD)
+
+
+def _embedder(backbone: Backbone, settings: bundle.Settings) -> Embedder:
+    size = settings.get("image_size")
+    if size is not None and (not isinstance(size, int) or not 1 <= size <= MOST_PIXELS):
+        raise InputError(f"image_size of the detector must be from 1 to {MOST_PIXELS}, got {size!r}")
+    try:
+        return Embedder(backbone, **settings)
+    except TypeError as error:
+        raise InputError(f"the detector's embedder refuses its settings ({first_line(error)})") from error
 
 
 def save_weights(folder: Path, embedder: Embedder, head: Head) -> None:
@@ -74,10 +95,27 @@ def save_weights(folder: Path, embedder: Embedder, head: Head) -> None:
 def _save(module: nn.Module, path: Path) -> None:
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
     safetensors.torch.save_file(weights, path)
+    follow_umask(path)
 
 
-def _load(module: nn.Module, path: Path) -> None:
+def _loaded(make: Callable[[], M], path: Path) -> M:
+    """Return the module that ``make`` builds, with the weights in the file at ``path``, in evaluation mode.
+
+    It is first built without memory, since the settings in a folder from elsewhere may ask for any amount.
+    """
     try:
+        with opened(path) as file:  # a FIFO would never answer
+            there = os.fstat(file.fileno()).st_size
+        with torch.device("meta"):
+            wanted = sum(value.numel() * value.element_size() for value in make().state_dict().values())
+        if wanted > there:
+            raise InputError(
+                f"{path} is too small for the settings beside it: {wanted:,} bytes wanted, {there:,} there"
+            )
+        module = make()
         module.load_state_dict(safetensors.torch.load_file(path))
+    except InputError:
+        raise
     except Exception as error:  # safetensors and torch errors share no base
         raise InputError(f"{path} cannot be read ({first_line(error)})") from error
+    return module.eval()

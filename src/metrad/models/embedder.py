@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
-from metrad.models.base import Backbone, pool
+from metrad.models.base import Backbone
 from metrad.models.cpu import quicken
+from metrad.models.pooling import pool
 
 
 class Embedder(nn.Module):

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from metrad.errors import InputError
-from metrad.models.base import InputSpec, pool
+from metrad.models.base import InputSpec
+from metrad.models.pooling import pool
 
 
 class JoinedLayers(nn.Module):

@@ -1,7 +1,9 @@
 """The cells of a report: runs of one choice and condition, and the contents of their directories."""
 
 import base64
+import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from metrad.errors import InputError
-from metrad.evaluation.metrics import roc_curve
-from metrad.files import read_json
+from metrad.evaluation.metrics import roc_curve, summary
 from metrad.runs.directory import Run
 
 RATES = np.linspace(0, 1, 201)
 EVIDENCE_BYTES = 2_500_000  # size of all embedded pictures of a section together
+HUGE = 1e300  # no figure of a run comes near; matplotlib overflows beyond
 SCORE_COLUMNS = ("image", "class", "role", "score", "p_value", "nearest")
 Flat = dict[str, str]
 
@@ -128,20 +130,31 @@ def scores_of(run: Run) -> pd.DataFrame | None:
     Raises:
         InputError: the file cannot be read or does not hold scores.
     """
-    if not run.scores.is_file():
+    if not run.has(run.scores):
         return None
+    data = run.read(run.scores)
     try:
-        table = pd.read_csv(run.scores, dtype=str, keep_default_na=False)
+        table = _table(data, dtype=str, keep_default_na=False)
         table["score"] = table["score"].astype(float)
         missing = [name for name in SCORE_COLUMNS if name not in table]
-    except (OSError, ValueError, KeyError) as error:
+    except (csv.Error, ValueError, KeyError) as error:
         raise InputError(f"{run.scores} cannot be read as scores ({' '.join(str(error).split())})") from error
     if missing:
         raise InputError(f"{run.scores} has no column {missing[0]}")
     table["anomalous"] = table["role"] == "test_anomalous"
-    if not np.isfinite(table["score"]).all() or table["anomalous"].nunique() < 2:
+    whole = table["role"].isin(["test_normal", "test_anomalous"]).all() and not table.isna().any(axis=None)
+    if not whole or not np.isfinite(table["score"]).all() or table["anomalous"].nunique() < 2:
         raise InputError(f"{run.scores} does not hold finite scores of both normal and anomalous images")
+    _require_measured(run, table)
     return table
+
+
+def _require_measured(run: Run, table: pd.DataFrame) -> None:
+    """Raise ``InputError`` unless the metrics of a run are those of its scores, as they are not if one was cut off."""
+    told = (run.figures() or {}).get("auroc")
+    found = summary(table["score"].to_numpy(), table["anomalous"].to_numpy())["auroc"]
+    if told is not None and abs(found - told) > 1e-6:
+        raise InputError(f"{run.scores} has AUROC {found:.6f}, but {run.metrics} says {told:.6f}; one was changed")
 
 
 def band(tables: Sequence[pd.DataFrame]) -> Band:
@@ -162,7 +175,7 @@ def history_of(run: Run) -> pd.DataFrame | None:
     Raises:
         InputError: the file cannot be read.
     """
-    return _numbers_in(run.epochs)
+    return _numbers_in(run, run.epochs)
 
 
 def studies_of(cell: Cell) -> list[pd.DataFrame]:
@@ -171,20 +184,33 @@ def studies_of(cell: Cell) -> list[pd.DataFrame]:
     Raises:
         InputError: a file cannot be read or does not hold a study.
     """
-    tables = {run.study: table for run in cell.runs if (table := _numbers_in(run.study)) is not None}
+    tables = {run.study: table for run in cell.runs if (table := _numbers_in(run, run.study)) is not None}
     for path, table in tables.items():
         if not {"epoch", "auroc", "effective_rank"} <= set(table.columns):
             raise InputError(f"{path} holds no study of a run")
     return list(tables.values())
 
 
-def _numbers_in(path: Path) -> pd.DataFrame | None:
-    if not path.is_file():
+def _table(data: bytes, **options: Any) -> pd.DataFrame:
+    """Return the CSV table in ``data``; a row of another length than the first is a ``ValueError``."""
+    lengths = {len(line) for line in csv.reader(io.StringIO(data.decode("utf-8"), newline=""))}
+    if len(lengths) != 1 or not data.endswith(b"\n"):
+        raise ValueError("its rows differ in length, or the last was cut off")
+    return pd.read_csv(io.BytesIO(data), index_col=False, **options)
+
+
+def _numbers_in(run: Run, path: Path) -> pd.DataFrame | None:
+    if not run.has(path):
         return None
+    data = run.read(path)
     try:
-        return pd.read_csv(path).astype(float)
-    except (OSError, ValueError) as error:
+        table = _table(data).astype(float)
+    except (csv.Error, ValueError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    numbered = "epoch" in table and len(table) > 0 and table["epoch"].between(0, HUGE).all()
+    if not numbered or (table.abs() > HUGE).any(axis=None):  # a missing value, which is no number, is allowed
+        raise InputError(f"{path} does not hold a row of numbers for each epoch")
+    return table
 
 
 def hardest(table: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -204,19 +230,21 @@ def evidence_of(run: Run, panels: int) -> str | None:
         InputError: the picture cannot be read.
     """
     path = next((run.pictures[name] for name in ("hardest", "neighbours") if _has_picture(run, name)), None)
-    return None if path is None else embedded(path, panels)
+    return None if path is None else embedded(run, path, panels)
 
 
-def embedded(path: Path, panels: int) -> str:
-    """Return the picture in the file ``path`` as a data URI, small enough for ``panels`` pictures in a report.
+def embedded(run: Run, path: Path, panels: int) -> str:
+    """Return the picture of ``run`` in ``path`` as a data URI, small enough for ``panels`` pictures in a report.
 
     Raises:
         InputError: the picture cannot be read.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(io.BytesIO(run.read(path)), formats=["PNG"]) as opened:
             picture = opened.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error})") from error
     content = b""
     for width, quality in ((1400, 85), (1400, 65), (1100, 60), (800, 50)):
@@ -232,12 +260,12 @@ def embedded(path: Path, panels: int) -> str:
 
 def configuration_of(run: Run) -> Flat | None:
     """Return the configuration of a run as dotted keys and values; None if it was not saved."""
-    return flat(OmegaConf.to_container(run.load_config())) if run.config.is_file() else None
+    return flat(OmegaConf.to_container(run.load_config())) if run.has(run.config) else None
 
 
 def environment_of(run: Run) -> Flat | None:
     """Return the environment of a run as dotted keys and values; None if it was not saved."""
-    return flat(read_json(run.environment)) if run.environment.is_file() else None
+    return flat(run.read_json(run.environment)) if run.has(run.environment) else None
 
 
 def flat(node: Any, prefix: str = "") -> Flat:
@@ -259,7 +287,7 @@ def _dotted(prefix: str, name: object) -> str:
 
 
 def _has_picture(run: Run, name: str) -> bool:
-    return name in run.pictures and run.pictures[name].is_file()
+    return name in run.pictures and os.path.lexists(run.pictures[name])
 
 
 def _is_directory(folder: object) -> bool:

@@ -36,7 +36,7 @@ def facts_of(run: Run, cfg: DictConfig, metrics: Mapping[str, Any]) -> list[str]
 
 
 def _dataset(run: Run, cfg: DictConfig, choices: Mapping[str, str]) -> Iterator[str]:
-    classes = run.saved_split()["classes"] if run.split.is_file() else _plain(cfg, "dataset")
+    classes = run.saved_split()["classes"] if run.has(run.split) else _plain(cfg, "dataset")
     roles = {role: classes.get(role) for role in ("normal", "anomalous", "reference")}
     named = [f"{role} {_listed(names)}" for role, names in roles.items() if isinstance(names, list) and names]
     root = _plain(cfg, "dataset.source").get("root")

@@ -10,7 +10,6 @@ import pandas as pd
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
-from metrad.files import read_json
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.input import FROZEN
@@ -25,6 +24,7 @@ from metrad.runs.config.stored import inert
 from metrad.runs.directory import Run
 
 MOST_NOTES = 20  # further notes are folded
+UNVERIFIED = "unverified: the run is from before runs had a manifest, so a changed figure would not be noticed"
 MOST_BOXES = 12  # number of box plots that a phone shows without scrolling
 
 
@@ -67,18 +67,19 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     if not run.status.exists() and any(folder.glob("*/status.json")):
         raise InputError(f"{folder} is a sweep; make its report by: metrad compare {folder}")
     run, path = Run.finished(folder), run.path / "report.html" if path is None else path
-    metrics, cfg = read_json(run.metrics), inert(run.load_config())
+    metrics, cfg = run.measured(), inert(run.load_config())
     name, choice, seed = run.path.resolve().name, head_of(cfg), cfg.get("seed")
     try:
         seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
         tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics)]
         auroc = float(metrics["auroc"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
     row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": seed, "auroc": auroc}
     runs = pd.DataFrame([row])
     trained = "features as the weights come, no head" if choice == FROZEN else f"head {choice}"
     facts = [f"{trained}, seed {seed}: AUROC {rate(auroc)} in {seconds:,.0f} s", *facts_of(run, cfg, metrics)]
+    facts += [] if run.verified else [UNVERIFIED]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
     group = Group(tables=[each for each in tables if each.rows], lines=_lacking(metrics), folds=[_explained(metrics)])
     results = Section("results", "Results", text, [group])

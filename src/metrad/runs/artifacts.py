@@ -1,6 +1,5 @@
 """The saved detector and embeddings of a run: no pickle, and a checksum for each file."""
 
-import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +14,30 @@ from metrad.data.prepared import ImageRecord
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.detector.core import Detector
-from metrad.errors import InputError
+from metrad.errors import InputError, first_line
 from metrad.evaluation.embeddings import EMBEDDED_ROLES, Embedded
-from metrad.files import read_json, replacing, require_unchanged, sealed, sha256, unsealed, write_rows
+from metrad.files import (
+    checksums,
+    follow_umask,
+    read_arrays,
+    read_rows,
+    replacing,
+    require_inside,
+    require_unchanged,
+    sealed,
+    sha256,
+    unsealed,
+    write_rows,
+)
 from metrad.runs.config import stored
 from metrad.runs.config.build import plain
 from metrad.runs.directory import Run
 from metrad.scorers.base import RECORD as SCORER
 
 CHECKSUMS = "checksums.json"
+ARRAYS = "embeddings.safetensors"
+IMAGES = "images.csv"
+_COLUMNS = {"role": str, "image": str, "class_name": str, "position": int}
 
 
 def save_detector(run: Run, detector: Detector) -> str:
@@ -44,8 +58,14 @@ def load_detector(run: Run, allow: Sequence[str] = ()) -> Detector:
     Raises:
         InputError: a file is missing or has changed.
     """
-    opened = bundle.unseal(run.model) if (run.model / bundle.RECORD).exists() else _converted(run)
-    require_unchanged(run.split, opened.about["split"])
+    require_inside(run.path, run.model)
+    record = run.model / bundle.RECORD
+    if run.has(record):
+        run.read(record)
+        opened = bundle.unseal(run.model)
+    else:
+        opened = _converted(run)
+    require_unchanged(run.split, str(opened.about.get("split")))
     return Detector.of(opened, allow)
 
 
@@ -54,13 +74,14 @@ def _converted(run: Run) -> Bundle:
 
     Its ``checksums.json`` lacks the settings of the parts, so they are taken from the run's configuration.
     """
-    record = unsealed(run.model / CHECKSUMS)
+    path = run.model / CHECKSUMS
+    record = unsealed(path)
+    files, scorer = checksums(record, path), run.model / SCORER
     for name in (run.embedder.name, run.head.name, run.calibration.name, SCORER):
-        if name not in record["files"]:
-            raise InputError(f"{run.model / CHECKSUMS} lacks {name}; it was written by another version of metrad")
-    files = {**record["files"], **unsealed(run.model / SCORER)["files"]}  # the scorer's record lists its index
-    for name, digest in files.items():
-        require_unchanged(run.model / name, digest)
+        if name not in files:
+            raise InputError(f"{path} lacks {name}; it was written by another version of metrad")
+    files |= checksums(unsealed(scorer), scorer)  # the scorer's record lists its index
+    bundle.require_files(run.model, files)
     cfg, split = stored.inert(run.load_config()), run.saved_split()
     size = len(split["head_classes"])
     return Bundle(
@@ -69,15 +90,19 @@ def _converted(run: Run) -> Bundle:
         precision=_precision(run),
         head_size=max(size, 3) if cfg.trainer.get("max_epochs") == 0 else size,
         files=files,
-        about={"split": record["split"]},
+        about={"split": record.get("split")},
     )
 
 
 def _embedder_settings(run: Run, cfg: DictConfig) -> dict[str, Any]:
-    with safetensors.safe_open(run.embedder, "np") as file:
-        noted = (file.metadata() or {}).get("image_size")
+    try:
+        with safetensors.safe_open(run.embedder, "np") as file:
+            noted = (file.metadata() or {}).get("image_size")
+        size = cfg.image_size if noted is None else int(noted)
+    except Exception as error:  # safetensors' own errors share no base
+        raise InputError(f"{run.embedder} cannot be read ({first_line(error)})") from error
     return {
-        "image_size": cfg.image_size if noted is None else int(noted),
+        "image_size": size,
         "channels_last": cfg.channels_last,
         "whiten": cfg.get("whiten", False),
         "test_time_flip": cfg.get("test_time_flip", False),
@@ -86,8 +111,8 @@ def _embedder_settings(run: Run, cfg: DictConfig) -> dict[str, Any]:
 
 def _precision(run: Run) -> str:
     """Return the precision of a run's embeddings; older runs, which do not record it, used float32."""
-    noted = read_json(run.environment) if run.environment.is_file() else {}
-    return str(noted["precision"]) if isinstance(noted, dict) and "speed" in noted else "32-true"
+    noted = run.read_json(run.environment) if run.has(run.environment) else {}
+    return str(noted.get("precision")) if isinstance(noted, dict) and "speed" in noted else "32-true"
 
 
 def save_embeddings(run: Run, embedded: Embedded, embedder: str) -> None:
@@ -99,9 +124,10 @@ def save_embeddings(run: Run, embedded: Embedded, embedder: str) -> None:
     with replacing(run.embeddings) as partial:
         partial.mkdir()
         arrays = {role: np.ascontiguousarray(array) for role, array in embedded.arrays.items()}
-        safetensors.numpy.save_file(arrays, partial / "embeddings.safetensors")
-        write_rows(partial / "images.csv", rows)
-        _seal(partial, ["embeddings.safetensors", "images.csv"], embedder=embedder)
+        safetensors.numpy.save_file(arrays, partial / ARRAYS)
+        follow_umask(partial / ARRAYS)
+        write_rows(partial / IMAGES, rows)
+        _seal(partial, [ARRAYS, IMAGES], embedder=embedder)
         if run.embeddings.exists():
             shutil.rmtree(run.embeddings)
 
@@ -112,21 +138,39 @@ def load_embeddings(run: Run, embedder: str) -> Embedded:
     Raises:
         InputError: the files are missing, have changed or are from another embedder.
     """
+    again = f"remove {run.embeddings} to compute it again from the images"
     try:
-        record = unsealed(run.embeddings / CHECKSUMS)
-        for name in ("embeddings.safetensors", "images.csv"):
-            require_unchanged(run.embeddings / name, record["files"][name])
+        require_inside(run.path, run.embeddings)
+        path = run.embeddings / CHECKSUMS
+        record = unsealed(path)
+        if not checksums(record, path).keys() >= {ARRAYS, IMAGES}:
+            raise InputError(f"{path} lacks {ARRAYS} or {IMAGES}")
+        bundle.require_files(run.embeddings, record["files"])
+        arrays, rows = read_arrays(run.embeddings / ARRAYS), read_rows(run.embeddings / IMAGES, _COLUMNS)
     except InputError as error:
-        raise InputError(f"{error}; or remove {run.embeddings} to compute it again from the images") from error
-    if record["embedder"] != embedder:
-        raise InputError(f"{run.embeddings} is not of this run's model; remove it to compute it again from the images")
-    records: dict[str, list[ImageRecord]] = {role: [] for role in EMBEDDED_ROLES}
-    with (run.embeddings / "images.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            records.setdefault(row["role"], []).append(
-                ImageRecord(row["image"], row["class_name"], int(row["position"]))
-            )
-    return Embedded(safetensors.numpy.load_file(run.embeddings / "embeddings.safetensors"), records)
+        raise InputError(f"{error}; or {again}") from error
+    if record.get("embedder") != embedder:
+        raise InputError(f"{run.embeddings} is not of this run's model; {again}")
+    records: dict[str, list[ImageRecord]] = {role: [] for role in (*EMBEDDED_ROLES, *arrays)}
+    for row in rows:
+        records.setdefault(row["role"], []).append(ImageRecord(row["image"], row["class_name"], row["position"]))
+    fault = _fault(arrays, records, run.saved_split()["images"])
+    if fault:
+        raise InputError(f"{run.embeddings}: {fault}; {again}")
+    return Embedded(arrays, records)
+
+
+def _fault(
+    arrays: dict[str, np.ndarray], records: dict[str, list[ImageRecord]], images: dict[str, list[str]]
+) -> str | None:
+    """Return in what embeddings differ from the images of the split that they should be of; None if in nothing."""
+    for role, listed in records.items():
+        array = arrays.get(role, np.empty(0))
+        if array.ndim != 2 or array.dtype != np.float32 or array.shape[1] != arrays[EMBEDDED_ROLES[0]].shape[-1]:
+            return f"the embeddings of {role} images must be (N, D) float32, got {array.dtype} of shape {array.shape}"
+        if len(array) != len(listed) or [record.image for record in listed] != images.get(role):
+            return f"{IMAGES} does not list the {role} images of the run's split, one for each embedding"
+    return None
 
 
 def _seal(folder: Path, names: list[str], **others: Any) -> None:

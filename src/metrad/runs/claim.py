@@ -36,8 +36,11 @@ def claim(run: Run, cfg: DictConfig, *, sweeping: bool) -> Claimed:
     interrupted run continues from its last checkpoint, and a failed run begins anew.
 
     Raises:
-        InputError: the directory already holds a run; in a sweep, a finished run with other settings.
+        InputError: the directory already holds a run; in a sweep, a finished run with other settings, or files that
+            metrad did not write.
     """
+    if sweeping:
+        run.require_own()
     if sweeping and _has_finished(run, cfg):
         return Claimed(finished=True)
     checkpoint = cfg.ckpt_path

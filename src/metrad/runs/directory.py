@@ -11,17 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from yaml import YAMLError
+from omegaconf import DictConfig, OmegaConf
 
 from metrad.errors import DivergedError, HeldError, InputError, WriteError, told_to_stop
-from metrad.files import overwrite_json, read_json, replacing, write_json, writing
+from metrad.files import (
+    json_bytes,
+    json_of,
+    overwrite_json,
+    read_bytes,
+    read_json,
+    replacing,
+    require_inside,
+    write_json,
+    writing,
+)
 from metrad.quoting import setting
-from metrad.runs import pictures
+from metrad.runs import contents, manifest, pictures
+from metrad.runs.saved import config_of, made_by_metrad
 from metrad.terminal import Formatter, hide
 
-SPLIT_KEYS = {"hash", "classes", "head_classes", "copies_left_out", "corrupt_left_out", "images"}
 STATES = ("running", "interrupted", "failed", "finished")
+PROMISED = "manifest"  # entry of status.json: the run has a manifest
 
 
 class _RunLog(logging.FileHandler):
@@ -38,6 +48,9 @@ class Run:
     Each file is written under a temporary name and renamed. ``status.json`` says ``finished`` only after all other
     files are written, so a killed run never looks finished. The training process holds the lock ``.lock``, which the
     operating system releases when the process dies.
+
+    A finished run has a manifest, ``manifest.json``, with the checksum of each file that something reads; ``read``
+    verifies it. The folders ``model`` and ``embeddings`` have their own, and the checkpoint ends with its checksum.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,6 +68,7 @@ class Run:
         self.selection_table = self.path / "selection.csv"
         self.status = self.path / "status.json"
         self.lock = self.path / ".lock"
+        self.manifest = self.path / manifest.NAME
         self.log = self.path / "run.log"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
@@ -72,7 +86,7 @@ class Run:
         """Open the directory of a finished run.
 
         Raises:
-            InputError: ``path`` is not a run directory, or the run has not finished.
+            InputError: ``path`` is not a run directory, the run has not finished, or its manifest or status changed.
         """
         run = cls(path)
         if not run.status.is_file() or not run.config.is_file():
@@ -81,6 +95,7 @@ class Run:
         if run.state != "finished":
             state = "in an unknown state" if run.state == "new" else run.state
             raise InputError(f"{path} holds a run that is {state}, not finished; {run.way_on()}")
+        run.read(run.status)
         return run
 
     def way_on(self) -> str:
@@ -92,6 +107,46 @@ class Run:
         if self.last_checkpoint.exists():
             return f"go on with {setting('ckpt_path', self.last_checkpoint)}"
         return "train it again"
+
+    @property
+    def verified(self) -> bool:
+        """Whether a manifest protects the files; a run from before version 0.2 has none and is read unverified."""
+        return self._listed() is not None
+
+    def has(self, path: Path) -> bool:
+        """Return whether the run has the file at ``path``: it exists, or the manifest lists it."""
+        return os.path.lexists(path) or self._name(path) in (self._listed() or {})
+
+    def read(self, path: Path) -> bytes:
+        """Return the content of a file of the run, verified if the run has a manifest.
+
+        Raises:
+            InputError: the file is missing, no regular file or outside the run, the manifest is missing or broken, or
+                the file is not as the manifest lists it.
+        """
+        require_inside(self.path, path)
+        data, listed = read_bytes(path), self._listed()
+        if listed is not None:
+            manifest.require(path, data, listed.get(self._name(path)))
+        return data
+
+    def read_json(self, path: Path) -> Any:
+        """Return the content of a JSON file of the run; see ``read``."""
+        return json_of(self.read(path), path)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+    def _listed(self) -> dict[str, str] | None:
+        """Return the checksums in the manifest by file name; None for a run that was made without a manifest.
+
+        Raises:
+            InputError: the manifest is broken, or is missing though ``status.json`` says that the run has one.
+        """
+        if not os.path.lexists(self.manifest) and PROMISED not in self.noted():
+            return None
+        require_inside(self.path, self.manifest)
+        return manifest.listed(self.manifest)
 
     @property
     def last_checkpoint(self) -> Path:
@@ -112,18 +167,25 @@ class Run:
     def noted(self) -> dict[str, Any]:
         """Return the content of ``status.json``; empty if the file is missing or damaged."""
         try:
-            status = read_json(self.status)
+            return contents.status(read_json(self.status), self.status)
         except InputError:
             return {}
-        return status if isinstance(status, dict) else {}
+
+    def measured(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``.
+
+        Raises:
+            InputError: the file cannot be read, has changed or does not hold metrics.
+        """
+        return contents.metrics(self.read_json(self.metrics), self.metrics)
 
     def figures(self) -> dict[str, Any] | None:
         """Return the content of ``metrics.json``; None if it holds no metrics, as after a crash of the machine."""
         try:
-            metrics = read_json(self.metrics)
+            metrics = self.measured()
         except InputError:
             return None
-        return metrics if isinstance(metrics, dict) and isinstance(metrics.get("auroc"), float) else None
+        return metrics if "auroc" in metrics else None
 
     def note(self, **entries: Any) -> None:
         """Add ``entries`` to ``status.json``."""
@@ -153,7 +215,7 @@ class Run:
 
     def is_held(self) -> bool:
         """Return whether another living process holds the lock."""
-        if self._own_lock or not self.lock.exists():
+        if self._own_lock or not self.lock.is_file() or self.lock.is_symlink():
             return False
         try:
             with FileLock(self.lock, timeout=0):
@@ -179,6 +241,27 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.status, {"state": "running", "pid": os.getpid(), "started": _now(), **entries})
 
+    def require_own(self) -> None:
+        """Raise ``InputError`` if the directory holds files named like a run's that metrad did not write.
+
+        A sweep removes the files of an earlier attempt, and must not remove those of somebody else.
+        """
+        taken = [path.name for path in (*self._own(), self.status) if os.path.lexists(path)]
+        if taken and not self._is_metrads():
+            raise InputError(
+                f"{self.path} holds {', '.join(taken)}, and nothing there says that metrad wrote them; choose another "
+                "folder with hydra.sweep.dir and hydra.sweep.subdir, or move them away"
+            )
+
+    def _is_metrads(self) -> bool:
+        """Return whether the status, the manifest or Hydra's saved configuration is one that metrad writes."""
+        noted = self.noted()
+        if noted.get("state") in STATES and {"started", "ended"} & noted.keys():
+            return True
+        with contextlib.suppress(InputError):
+            return bool(manifest.listed(self.manifest))
+        return made_by_metrad(self.config.with_name("hydra.yaml"))
+
     def clear(self, *, keep_training: bool, keep_selection: bool = False) -> None:
         """Remove the files of an earlier attempt.
 
@@ -188,10 +271,10 @@ class Run:
         """
         kept = [self.checkpoints] * keep_training + [self.selection] * keep_selection
         kept += [self.log] * (keep_training or keep_selection)
-        parts = [
-            part for folder in (self.path, self.checkpoints, self.selection) for part in folder.glob(".*.partial*")
-        ]
-        for path in (*parts, *self._own(), self.status):
+        own = (*self._own(), self.status)
+        inside = [part for folder in (self.checkpoints, self.selection) for part in folder.glob(".*.partial*")]
+        beside = [part for path in own for part in self.path.glob(f".{path.name}.*.partial*")]
+        for path in (*inside, *beside, *own):
             if path.is_dir() and path not in kept:
                 shutil.rmtree(path)
             elif path not in kept:
@@ -199,7 +282,7 @@ class Run:
 
     def _own(self) -> tuple[Path, ...]:
         tables = (self.scores, self.epochs, self.study, self.selection_table)
-        files = (self.metrics, self.split, self.environment, self.log)
+        files = (self.metrics, self.split, self.environment, self.log, self.manifest)
         folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
         return (*folders, self.selection, *tables, *files, *self.pictures.values())
 
@@ -244,7 +327,10 @@ class Run:
     def _end(self, state: str, error: str | None = None, **entries: Any) -> None:
         kept = {key: value for key, value in self.noted().items() if key in ("identity", "started", "tracked")}
         reason = {} if error is None else {"error": " ".join(error.split())}
-        content = {**kept, "state": state, "ended": _now(), **reason, **entries}
+        content: dict[str, Any] = {**kept, "state": state, "ended": _now(), **reason, **entries}
+        if state == "finished":
+            content[PROMISED] = manifest.FORMAT
+            self._seal(content)
         try:
             write_json(self.status, content)
         except OSError:
@@ -252,6 +338,13 @@ class Run:
                 raise
             with contextlib.suppress(OSError):  # the error that ended the run is raised
                 overwrite_json(self.status, content)
+
+    def _seal(self, status: dict[str, Any]) -> None:
+        """Write the manifest of a run that is about to get its final ``status``."""
+        tables = (self.scores, self.epochs, self.study, self.selection_table)
+        files = (self.metrics, self.split, self.environment, *self.pictures.values(), self.model / "detector.json")
+        there = [path for path in (*sorted(self.config.parent.glob("*.yaml")), *tables, *files) if path.is_file()]
+        manifest.write(self.manifest, there, {self.status.name: json_bytes(status)})
 
     def _discard(self) -> None:
         self.clear(keep_training=False)
@@ -288,7 +381,7 @@ class Run:
         Raises:
             InputError: the configuration cannot be read.
         """
-        return _read_config(self.config)
+        return self._config(self.config)
 
     def asked_config(self) -> DictConfig:
         """Return the requested configuration, without the choice of a selection.
@@ -296,7 +389,10 @@ class Run:
         Raises:
             InputError: the configuration cannot be read.
         """
-        return _read_config(self.asked if self.asked.exists() else self.config)
+        return self._config(self.asked if self.has(self.asked) else self.config)
+
+    def _config(self, path: Path) -> DictConfig:
+        return config_of(self.read(path), path)
 
     def saved_split(self) -> dict[str, Any]:
         """Return the content of ``split.json``.
@@ -304,29 +400,7 @@ class Run:
         Raises:
             InputError: the file cannot be read or lacks an entry.
         """
-        split = read_json(self.split)
-        if not isinstance(split, dict) or not split.keys() >= SPLIT_KEYS:
-            raise InputError(f"{self.split} holds no split of a run")
-        return split
-
-
-def read_yaml(path: Path) -> DictConfig | ListConfig:
-    """Return the content of a YAML file, with its interpolations unresolved.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        return OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError) as error:
-        raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-
-
-def _read_config(path: Path) -> DictConfig:
-    cfg = read_yaml(path)
-    if not isinstance(cfg, DictConfig):
-        raise InputError(f"{path} holds no configuration")
-    return cfg
+        return contents.split(self.read_json(self.split), self.split)
 
 
 def _now() -> str:

@@ -4,11 +4,20 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from metrad.renamed import former
+from metrad.renamed import former, present
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
+from metrad.runs.config.secrets import secrets
 from metrad.runs.naming import short_hash
 
 _DATA = "data"  # replaces paths.data in all settings that interpolate it
+
+# Settings that act after training, or that only end it. Of the dataset, a checkpoint has a hash of the split.
+_WITHOUT_TRAINING = (
+    *("dataset", "evaluation", "scorer", "selection", "test_time_flip", "whiten"),
+    *(f"trainer.{name}" for name in ("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time")),
+    *(f"trainer.{name}" for name in ("detect_anomaly", "enable_model_summary", "profiler")),
+)
+_WITHIN_TRAINING = ("dataset.range", "dataset.rotations")  # despite the entries above
 
 
 def settings(cfg: Any) -> dict[str, Any]:
@@ -33,6 +42,24 @@ def settings(cfg: Any) -> dict[str, Any]:
         for key, value in _leaves(resolved)
         if not f"{key}.".startswith(left_out) and (key not in LATER or value != LATER[key])
     }
+
+
+def shaping(cfg: Any) -> dict[str, Any]:
+    """Return the resolved settings that the weights depend on, by dotted keys, for the record in checkpoints.
+
+    The training images and the number of epochs are not among them. Targets have their present names. In place of a
+    value that contains a secret stands its hash.
+    """
+    left_out, secret = tuple(f"{key}." for key in _WITHOUT_TRAINING), tuple(secrets(cfg))
+    return {
+        key: f"#{short_hash(str(value), 16)}" if any(one in str(value) for one in secret) else _presently(key, value)
+        for key, value in settings(cfg).items()
+        if key in _WITHIN_TRAINING or not f"{key}.".startswith(left_out)
+    }
+
+
+def _presently(key: str, value: Any) -> Any:
+    return present(value) if key.endswith("._target_") and isinstance(value, str) else value
 
 
 def identity(cfg: Any) -> str:

@@ -1,20 +1,46 @@
 """The contract of all scorers: fit, score, neighbours, save and load, with their checks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from metrad.errors import InputError, MetradError
-from metrad.files import require_unchanged, sealed, sha256, unsealed
+from metrad.files import checksums, follow_umask, read_arrays, require_unchanged, sealed, sha256, unsealed
 
 RECORD = "scorer.json"
 ARRAYS = "scorer.safetensors"
 BLOCK = 4096  # embeddings scored at a time; bounds memory
+
+
+def stored(state: Mapping[str, np.ndarray], name: str, *shape: int | None, kind: str = "f") -> np.ndarray:
+    """Return the array ``name`` of a saved state.
+
+    Args:
+        state: the arrays by name.
+        name: name of the array.
+        shape: its shape, with None for any length above 0.
+        kind: NumPy's letter of its type: ``f`` for floating-point numbers, ``i`` for integers.
+
+    Raises:
+        InputError: the array is missing, is of another type or shape, or is not finite.
+    """
+    array = state.get(name)
+    fits = (
+        array is not None
+        and array.dtype.kind == kind
+        and array.ndim == len(shape)
+        and all(length == (wanted or length) and length for length, wanted in zip(array.shape, shape, strict=True))
+        and bool(np.isfinite(array).all())
+    )
+    if array is None or not fits:
+        came = "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
+        raise InputError(f"{ARRAYS}: {name} must be finite, of type {kind} and shape {shape}, got {came}; fit again")
+    return array
 
 
 class NotFittedError(MetradError, RuntimeError):
@@ -154,14 +180,18 @@ class Scorer(ABC):
             InputError: a file is missing or has changed, or the state belongs to another scorer or to other settings.
         """
         folder = Path(folder)
-        record = unsealed(folder / RECORD)
-        self._require_own(record, folder / RECORD)
+        path = folder / RECORD
+        record = unsealed(path)
+        self._require_own(record, path)
+        listed, width = checksums(record, path), record.get("width")
+        if not listed.keys() >= set(self.files) or not isinstance(width, int) or width < 1:
+            raise InputError(f"{path} lacks the width or {' or '.join(self.files)}; fit again")
         if verify:
             for name in self.files:
-                require_unchanged(folder / name, record["files"][name])
+                require_unchanged(folder / name, listed[name])
         with self._unchanged_on_error():
+            self.width_ = width
             self._read(folder, mmap=mmap)
-            self.width_ = record["width"]
         return self
 
     @abstractmethod
@@ -195,10 +225,11 @@ class Scorer(ABC):
     def _write(self, folder: Path) -> None:
         """Write ``files`` into ``folder``."""
         save_file({name: np.array(value, order="C") for name, value in self._state().items()}, folder / ARRAYS)
+        follow_umask(folder / ARRAYS)
 
     def _read(self, folder: Path, *, mmap: bool) -> None:
         """Read ``files`` from ``folder``; their checksums have been verified."""
-        self._restore(load_file(folder / ARRAYS))
+        self._restore(read_arrays(folder / ARRAYS))
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
@@ -214,8 +245,11 @@ class Scorer(ABC):
         own = type(self).__name__
         if record.get("scorer") != own:
             raise InputError(f"{path} is of scorer {record.get('scorer')}, not {own}")
+        settings = record.get("settings")
+        if not isinstance(settings, dict):
+            raise InputError(f"{path} lacks the settings of the scorer; fit again")
         for name, value in self._shaping().items():
-            saved = record["settings"].get(name)
+            saved = settings.get(name)
             if saved != value:
                 raise InputError(
                     f"{path} was fitted with scorer.{name}={saved}, not {value}; fit again or change the setting"

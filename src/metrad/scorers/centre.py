@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from metrad.scorers.base import Scorer
+from metrad.scorers.base import Scorer, stored
 from metrad.scorers.search.distances import unit
 
 
@@ -31,4 +31,4 @@ class Centre(Scorer):
         return {"centres": self.centres_}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        self.centres_ = state["centres"]
+        self.centres_ = stored(state, "centres", None, self.width_)

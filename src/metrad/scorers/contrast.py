@@ -7,9 +7,10 @@ import numpy as np
 
 from metrad.errors import InputError
 from metrad.scorers.base import ARRAYS
-from metrad.scorers.neighbours import INDEX, NeighbourScorer, read_index, write_index
+from metrad.scorers.neighbours import INDEX, NeighbourScorer
 from metrad.scorers.search.distances import Metric, Reduce, prepared, reduced
 from metrad.scorers.search.indexes import IndexSettings, build, search
+from metrad.scorers.search.stored import read_index, write_index
 
 REFERENCE_INDEX = "reference.faiss"
 
@@ -68,5 +69,5 @@ class Contrast(NeighbourScorer):
 
     def _read(self, folder: Path, *, mmap: bool) -> None:
         super()._read(folder, mmap=mmap)
-        self.reference_ = read_index(folder / REFERENCE_INDEX, mmap=mmap)
+        self.reference_ = read_index(folder / REFERENCE_INDEX, "flat", self.width_, self.metric, mmap=mmap)
         self.check_reference(self.reference_.ntotal)

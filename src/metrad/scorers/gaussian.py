@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from metrad.errors import InputError
-from metrad.scorers.base import Scorer
+from metrad.scorers.base import Scorer, stored
 
 _FEWEST = 3
 _LEAST_PIVOT = 1e-7
@@ -55,7 +55,9 @@ class Mahalanobis(Scorer):
         return {"means": self.means_, "whitenings": self.whitenings_}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        self.means_, self.whitenings_ = state["means"], state["whitenings"]
+        width = self.width_
+        self.means_ = stored(state, "means", None, width)
+        self.whitenings_ = stored(state, "whitenings", len(self.means_), width, width)
 
 
 class GMM(Scorer):
@@ -167,11 +169,22 @@ class GMM(Scorer):
         return {"mean": self.mean_, "basis": self.basis_, **figures, **mixture}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        self.mean_, self.basis_ = state["mean"], state["basis"]
-        self.log_likelihood_, self.converged_ = float(state["log_likelihood"]), float(state["converged"])
-        self.mixture_ = self._mixture()
+        width = self.width_
+        self.mean_, self.basis_ = stored(state, "mean", width), stored(state, "basis", width, None)
+        self.log_likelihood_, self.converged_ = (
+            float(stored(state, "log_likelihood")),
+            float(stored(state, "converged")),
+        )
+        self.mixture_, shapes = self._mixture(), self._shapes(self.basis_.shape[1])
         for name in _MIXTURE:
-            setattr(self.mixture_, f"{name}_", state[name])
+            setattr(self.mixture_, f"{name}_", stored(state, name, *shapes[name]))
+
+    def _shapes(self, dimensions: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the mixture's arrays, as scikit-learn keeps them."""
+        count, square = self.components, (dimensions, dimensions)
+        kinds = {"full": (count, *square), "tied": square, "diag": (count, dimensions), "spherical": (count,)}
+        shape = kinds[self.covariance_type]
+        return {"weights": (count,), "means": (count, dimensions), "covariances": shape, "precisions_cholesky": shape}
 
 
 def _gaussian(embeddings: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:

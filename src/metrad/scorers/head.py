@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 
 from metrad.errors import InputError, MetradError
-from metrad.scorers.base import Scorer
+from metrad.scorers.base import Scorer, stored
 
 if TYPE_CHECKING:  # the other scorers need no torch
     from torch import Tensor, nn
@@ -125,9 +125,10 @@ class HeadScorer(Scorer):
         return {"normal_classes": self.normal_classes_}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
+        fitted = stored(state, "normal_classes", None, kind="i")
         if self.normal_classes is not None:
-            self._require_same(self.normal_classes, state["normal_classes"])
-        self.normal_classes_ = state["normal_classes"]
+            self._require_same(self.normal_classes, fitted)
+        self.normal_classes_ = fitted
 
     def _require_same(self, attached: np.ndarray, fitted: np.ndarray) -> None:
         if not np.array_equal(attached, fitted):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from metrad.errors import InputError
+from metrad.scorers.base import stored
 from metrad.scorers.neighbours import NeighbourScorer
 from metrad.scorers.search.distances import Metric, Reduce, reduced
 from metrad.scorers.search.indexes import IndexSettings, Kind, build, recall
@@ -64,6 +65,11 @@ class KNN(NeighbourScorer):
         super().check_size(normal_images)
         self.settings.chosen(normal_images, self.k)
 
+    @property
+    def index_kind(self) -> Kind:
+        """Kind of the index."""
+        return self.index
+
     def _build(self, normal: np.ndarray) -> Any:
         settings = self.settings.chosen(len(normal), self.k)
         index = build(settings, normal, self.metric)
@@ -102,5 +108,5 @@ class KNN(NeighbourScorer):
     def _restore(self, state: dict[str, np.ndarray]) -> None:
         if self.index == "flat":
             return
-        numbers = {name: int(value) for name, value in state.items() if name != "recall"}
-        self._accept(IndexSettings(self.index, **numbers), float(state["recall"]))
+        numbers = {name: int(stored(state, name, kind="i")) for name in state if name != "recall"}
+        self._accept(IndexSettings(self.index, **numbers), float(stored(state, "recall")))

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from metrad.scorers.base import stored
 from metrad.scorers.neighbours import NeighbourScorer
 from metrad.scorers.search.distances import Metric, Reduce, reduced
 
@@ -52,7 +53,7 @@ class LocalKNN(NeighbourScorer):
         return {"own": self.own_}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        self.own_ = state["own"]
+        self.own_ = stored(state, "own", self.index_.ntotal)
 
 
 class LOF(NeighbourScorer):
@@ -98,4 +99,5 @@ class LOF(NeighbourScorer):
         return {"reach": self.reach_, "density": self.density_}
 
     def _restore(self, state: dict[str, np.ndarray]) -> None:
-        self.reach_, self.density_ = state["reach"], state["density"]
+        size = self.index_.ntotal
+        self.reach_, self.density_ = stored(state, "reach", size), stored(state, "density", size)

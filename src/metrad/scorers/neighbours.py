@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-import faiss
 import numpy as np
 
 from metrad.errors import InputError
 from metrad.scorers.base import ARRAYS, Scorer
 from metrad.scorers.search.distances import Metric, prepared
-from metrad.scorers.search.indexes import IndexSettings, build, search, search_others
+from metrad.scorers.search.indexes import IndexSettings, Kind, build, search, search_others
 from metrad.scorers.search.screening import Screen, pays, screen
+from metrad.scorers.search.stored import read_index, write_index
 
 INDEX = "index.faiss"
 
@@ -53,6 +53,11 @@ class NeighbourScorer(Scorer):
                 f"scorer.k={self.k} must be smaller than the {normal_images} normal images, as each is compared with k "
                 "others; lower scorer.k"
             )
+
+    @property
+    def index_kind(self) -> Kind:
+        """Kind of the index."""
+        return "flat"
 
     def _fit(self, normal: np.ndarray, classes: np.ndarray) -> None:
         del classes  # one index holds all classes; the nearest embedding is in the nearest class
@@ -103,28 +108,7 @@ class NeighbourScorer(Scorer):
         write_index(self.index_, folder / INDEX)
 
     def _read(self, folder: Path, *, mmap: bool) -> None:
+        self.index_ = read_index(folder / INDEX, self.index_kind, self.width_, self.metric, mmap=mmap)
         super()._read(folder, mmap=mmap)
-        self.index_ = read_index(folder / INDEX, mmap=mmap)
         self._forget_screen()
         self.check_size(self.index_.ntotal)
-
-
-def write_index(index: Any, path: Path) -> None:
-    """Write an index to ``path`` by way of a temporary file, because a memory-mapped index may be reading ``path``."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:  # where FAISS writes by itself, a file that a full disk cut short is no error
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
-    partial.replace(path)
-
-
-def read_index(path: Path, *, mmap: bool) -> Any:
-    """Return the index that ``write_index`` wrote; with ``mmap``, its vectors stay on disk.
-
-    Raises:
-        InputError: the file is not a FAISS index.
-    """
-    try:
-        # Only this flag leaves the codes of a flat index on disk; IO_FLAG_MMAP still reads them.
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as a FAISS index") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,10 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from metrad import progress
+from metrad.errors import InputError
 from metrad.runs.directory import Run
 from metrad.runs.identity import identity
+from metrad.runs.saved import made_by_metrad
 
 log = logging.getLogger("metrad")
 
@@ -75,6 +78,17 @@ class Sweep:
             with contextlib.suppress(OSError):  # not empty: it holds other files
                 self.folder.rmdir()
             self.folder = None
+
+
+def require_own(folder: Path) -> None:
+    """Raise ``InputError`` if a sweep would replace files in ``folder``, and nothing says that metrad wrote them."""
+    config, table = folder / "multirun.yaml", folder / "runs.csv"
+    taken = [path.name for path in (config, table) if os.path.lexists(path)]
+    if taken and not made_by_metrad(config) and not any(folder.glob("*/status.json")):
+        raise InputError(
+            f"{folder} holds {' and '.join(taken)}, and nothing there says that metrad wrote them; choose another "
+            "folder with sweep=NAME or hydra.sweep.dir, or move them away"
+        )
 
 
 @dataclass(frozen=True)

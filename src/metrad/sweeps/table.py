@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from yaml import YAMLError
 
+from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name, shown_in
 from metrad.runs.directory import Run
+from metrad.runs.saved import read_yaml
 
 Row = dict[str, Any]
 
@@ -84,8 +85,8 @@ def _row(run: Run, setting: dict[str, str]) -> Row:
 
 def _overrides(run: Run) -> dict[str, str]:
     try:
-        overrides: Any = OmegaConf.to_container(OmegaConf.load(run.overrides))  # unresolved: it may hold ${oc.env:…}
-    except (OSError, ValueError, YAMLError):  # refused before they were saved, or a broken file
+        overrides: Any = OmegaConf.to_container(read_yaml(run.overrides))  # unresolved: it may hold ${oc.env:…}
+    except InputError:  # refused before they were saved, or a broken file
         return {}
     items = (str(item).lstrip("+").partition("=") for item in overrides)
     return {key: value for key, _, value in items}

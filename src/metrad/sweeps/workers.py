@@ -62,18 +62,22 @@ class Share:
     Attributes:
         jobs_per_gpu: number of processes that share a GPU, if there is one.
         threads: number of CPU threads of the process.
+        crowded: whether all processes together have more threads than there are cores.
         locks: folder of the lock files that mark GPUs as taken.
     """
 
     jobs_per_gpu: int
     threads: int
     locks: Path
+    crowded: bool = False
 
     def take(self) -> None:
         """Limit this process to its threads and to one GPU, which it keeps until it ends.
 
         If other commands hold all GPUs, it waits until one of them ends.
         """
+        if self.crowded:  # threads that wait must leave their core to others; read when torch is loaded
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         import faiss
         import torch
 
@@ -170,12 +174,19 @@ def make_all(
         raise InputError(f"hydra.launcher.n_jobs={n_jobs} is too many here; set at most {limits.processes()}")
     room = len(visible_gpus()) * jobs_per_gpu or n_jobs or cores()
     processes = min(n_jobs or room, room, max(len(jobs), 1))
-    share = Share(jobs_per_gpu, max(1, cores() // processes), locks)
+    threads = _threads_given() or max(1, cores() // processes)
+    share = Share(jobs_per_gpu, threads, locks, crowded=threads * processes > cores())
     if processes == 1:  # another process would gain nothing
         share.take()
         yield from map(maker.make, jobs)
         return
     yield from side_by_side(jobs, Worker(maker, share, Singleton.get_state(), os.getpid()), processes)
+
+
+def _threads_given() -> int | None:
+    """Return the number of threads in $OMP_NUM_THREADS, which torch obeys in a run by itself; None if there is none."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else None
 
 
 def side_by_side(jobs: Sequence[Job], make: Callable[[Job], Ended], workers: int) -> Iterator[Ended]:

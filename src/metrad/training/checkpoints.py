@@ -1,6 +1,16 @@
-"""Checkpoints on disk: written completely or not at all, and read without running code from them."""
+"""Checkpoints on disk: written completely or not at all, and read without running code from them.
 
+A checkpoint is torch's zip archive, followed by a line with the SHA-256 of the archive, which readers of zip archives
+skip. A checkpoint of an earlier version ends with the archive.
+"""
+
+import hashlib
 import logging
+import math
+import os
+import re
+import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,12 +19,20 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
+from metrad.data.decoding import KNOWN_VERSIONS
 from metrad.errors import InputError, first_line
-from metrad.files import replacing
+from metrad.files import changed, opened, replacing, sha256
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
+
+MOST_EPOCHS = 10**9
+_SEAL = re.compile(rb"\nmetrad-sha256 ([0-9a-f]{64})\n\Z")
+_SEAL_BYTES = 80
+_ARCHIVE_END = re.compile(rb"PK\x05\x06.{16}\0\0\Z", re.DOTALL)
+# State of learning-rate schedulers that changes as training goes on, or that the optimiser sets.
+_PROGRESS = {"base_lrs", "best", "cooldown_counter", "last_epoch", "mode_worse", "num_bad_epochs"}
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -29,45 +47,175 @@ class WholeCheckpoints(TorchCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as partial:
             torch.save(checkpoint, partial)
+            digest = sha256(partial)
+            with partial.open("ab") as file:
+                file.write(f"\nmetrad-sha256 {digest}\n".encode())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the checkpoint at ``path``.
 
     Raises:
-        InputError: the file cannot be read or is not a checkpoint of Lightning's.
+        InputError: the file cannot be read, has changed, or is not a checkpoint of Lightning's.
     """
+    is_sealed(Path(path))
     try:
+        _require_plain(Path(path))
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        int(checkpoint["epoch"])
-        for key in ("state_dict", "loops", "pytorch-lightning_version"):
-            checkpoint[key]
-        checkpoint["optimizer_states"][0]["param_groups"][0]
+        fault = next(_faults(checkpoint), None)
     except Exception as error:  # torch, pickle and zip errors share no base
         reason = first_line(error)
         raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({reason})") from error
+    if fault:
+        raise InputError(f"ckpt_path={path} cannot be read as a checkpoint ({fault})")
     return checkpoint
 
 
+def is_sealed(path: Path) -> bool:
+    """Return whether the checkpoint at ``path`` ends with its checksum; one of an earlier version does not.
+
+    Raises:
+        InputError: the file cannot be read, has another checksum, or ends with neither a checksum nor an archive.
+    """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - _SEAL_BYTES))
+        end = file.read(_SEAL_BYTES)
+        found = _SEAL.search(end)
+        if found is None:
+            if not _ARCHIVE_END.search(end):
+                raise InputError(f"ckpt_path={path} cannot be read as a checkpoint (it was cut off or changed)")
+            return False
+        file.seek(0)
+        left, digest = size - len(found[0]), hashlib.sha256()
+        while left > 0 and (block := file.read(min(left, 2**20))):
+            digest.update(block)
+            left -= len(block)
+    if digest.hexdigest() != found[1].decode():
+        raise changed(path)
+    return True
+
+
+def _require_plain(path: Path) -> None:
+    """Raise ``ValueError`` if the archive would grow when it is read; torch writes its records uncompressed."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+    if not stored or sum(record.file_size for record in records) > path.stat().st_size:
+        raise ValueError("its records are compressed or overlap, which torch never writes")
+
+
+def _faults(checkpoint: Any) -> Iterator[str]:
+    """Yield what of a checkpoint has a wrong type; only the first is asked for, as the next rely on it."""
+    if not isinstance(checkpoint, dict):
+        yield "it holds no mapping"
+    epoch, weights = checkpoint.get("epoch"), checkpoint.get("state_dict")
+    optimizers, loops = checkpoint.get("optimizer_states"), checkpoint.get("loops")
+    if not isinstance(epoch, int) or not 0 <= epoch <= MOST_EPOCHS:
+        yield f"epoch is {str(epoch)[:40]}"
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        yield "state_dict holds no tensors"
+    if not all(value.isfinite().all() for value in weights.values()):
+        yield "its weights are not finite: training had diverged; begin anew"
+    if not isinstance(optimizers, list) or len(optimizers) != 1 or not isinstance(optimizers[0], dict):
+        yield "optimizer_states holds no optimizer"
+    groups = optimizers[0].get("param_groups")
+    if not isinstance(groups, list) or not groups or not all(map(_is_group, groups)):
+        yield "optimizer_states holds no groups of parameters"
+    schedulers = checkpoint.get("lr_schedulers", [])
+    if not isinstance(schedulers, list) or not all(isinstance(state, dict) for state in schedulers):
+        yield "lr_schedulers holds no states"
+    if not isinstance(loops, dict) or _epochs_in(loops) not in (None, epoch + 1):
+        yield "loops does not agree with epoch"
+    if not isinstance(checkpoint.get("pytorch-lightning_version"), str):
+        yield "pytorch-lightning_version is missing"
+    yield from _callback_faults(checkpoint.get("callbacks", {}))
+
+
+def _is_group(group: Any) -> bool:
+    numbers = isinstance(group, dict) and isinstance(group.get("lr"), float | int) and math.isfinite(group["lr"])
+    return numbers and isinstance(group.get("params"), list)
+
+
+def _epochs_in(loops: dict[str, Any]) -> Any:
+    """Return the number of finished epochs that Lightning's loop counted; None if it counted none."""
+    node: Any = loops
+    for key in ("fit_loop", "epoch_progress", "current", "processed"):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def _callback_faults(callbacks: Any) -> Iterator[str]:
+    if not isinstance(callbacks, dict) or not all(isinstance(state, dict) for state in callbacks.values()):
+        yield "callbacks holds no states"
+    for key in ("EpochLog", "Study"):
+        state = callbacks.get(key, {"history": [], "seconds": 0.0})
+        rows, seconds = state.get("history"), state.get("seconds")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "epoch" in row for row in rows):
+            yield f"{key} holds no epochs"
+        if not isinstance(seconds, float | int) or not 0 <= seconds < math.inf:
+            yield f"{key} holds no seconds"
+
+
+def begun_in(path: str | Path | None) -> str | None:
+    """Return the precision of the training in the checkpoint at ``path``; None for no checkpoint or if unknown."""
+    return None if path is None else read_checkpoint(path).get("precision")
+
+
+def decoder_in(path: str | Path) -> int:
+    """Return the version of the decoder of the images in the checkpoint at ``path``; 1 if it has none.
+
+    Raises:
+        InputError: the file cannot be read, or this version of metrad does not know the version.
+    """
+    version = _images_of(read_checkpoint(path)).get("decoder", 1)
+    if version not in KNOWN_VERSIONS:
+        raise InputError(f"ckpt_path={path} is of images that another version of metrad decoded; use that version")
+    return int(version)
+
+
+def _images_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of its images, an empty mapping if nothing."""
+    said = checkpoint.get(MetradDataModule.__qualname__)
+    return said if isinstance(said, dict) else {}
+
+
 def epochs_behind(
-    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None
+    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None, precision: str
 ) -> int:
     """Return the number of finished epochs in the checkpoint at ``path``, 0 for None.
 
+    A resumed run ends as an unbroken run with its settings would. Where it cannot, it is refused.
+
+    Args:
+        path: the checkpoint.
+        learner: the learner that training would continue with.
+        data: the data module that training would continue with.
+        max_epochs: number of epochs to train, those in the checkpoint included.
+        precision: precision that training would continue in, named as in Lightning.
+
     Raises:
-        InputError: training cannot continue from the checkpoint: it cannot be read, is of another model or other
-            images, or has more than ``max_epochs`` epochs.
+        InputError: training cannot continue from the checkpoint: it cannot be read, is of another model, other
+            settings or other images, or has more than ``max_epochs`` epochs.
     """
     if path is None:
         return 0
     checkpoint = read_checkpoint(path)
     epochs, groups = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"]
+    if not is_sealed(Path(path)):
+        log.warning("ckpt_path=%s is unverified: it is from before checkpoints had checksums", path)
     log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
-    misfit = _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
-    misfit = misfit or _other_finetuning(checkpoint.get("finetuning"), learner) or _other_optimizer(groups, learner)
+    misfit = (
+        _other_settings(checkpoint, learner, precision)
+        or _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
+        or _other_finetuning(checkpoint.get("finetuning"), learner)
+        or _other_optimizer(groups, learner)
+        or _other_moments(checkpoint["optimizer_states"][0], learner)
+        or _other_schedule(checkpoint.get("lr_schedulers", []), learner)
+    )
     if misfit:
         raise InputError(f"ckpt_path={path} {misfit}")
-    if checkpoint.get(type(data).__qualname__) != data.state_dict():
+    if {"decoder": 1, **_images_of(checkpoint)} != data.state_dict():
         raise InputError(
             f"ckpt_path={path} was trained on other images, so this run's test images may be among them; "
             "repeat the seed, dataset and sizes that it was made with"
@@ -78,6 +226,18 @@ def epochs_behind(
         )
     log.info("going on after epoch %d of %s", epochs, max_epochs)
     return epochs
+
+
+def _other_settings(checkpoint: dict[str, Any], learner: MetricLearner, precision: str) -> str | None:
+    """Return the settings that differ between a checkpoint and the learner, old and new; None if none are known to."""
+    begun = checkpoint.get("precision", precision)
+    old = {**checkpoint.get("settings", learner.settings), "trainer.precision": begun}
+    new = {**learner.settings, "trainer.precision": precision}
+    changed = sorted(key for key in old | new if old.get(key) != new.get(key))
+    if not changed:
+        return None
+    listed = "; ".join(f"{key} was {old.get(key, 'not set')} and is {new.get(key, 'not set')} now" for key in changed)
+    return f"was trained with other settings: {listed}; set them as they were, or train anew without ckpt_path"
 
 
 def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:
@@ -113,6 +273,40 @@ def _other_optimizer(saved: list[dict[str, Any]], learner: MetricLearner) -> str
         for key, value in theirs.items():
             if mine[key] != value:
                 return f"was made with optimizer.{key}={value}, but optimizer.{key}={mine[key]} now; set the same"
+    return None
+
+
+def _other_moments(saved: dict[str, Any], learner: MetricLearner) -> str | None:
+    """Return how the optimiser's state in a checkpoint misfits the learner's parameters; None if it fits."""
+    made, states = learner.configure_optimizers(), saved.get("state")
+    groups = (made["optimizer"] if isinstance(made, dict) else made).param_groups
+    shapes = {
+        number: parameter.shape
+        for mine, theirs in zip(groups, saved["param_groups"], strict=True)
+        for number, parameter in zip(theirs["params"], mine["params"], strict=True)
+    }
+    if not isinstance(states, dict) or not states.keys() <= shapes.keys():
+        return "has an optimizer state of other parameters"
+    for number, state in states.items():
+        values = state.values() if isinstance(state, dict) else [None]
+        if not all(not isinstance(v, Tensor) or v.numel() == 1 or v.shape == shapes[number] for v in values):
+            return "has an optimizer state of other shapes"
+    return None
+
+
+def _other_schedule(saved: list[dict[str, Any]], learner: MetricLearner) -> str | None:
+    """Return how a checkpoint's learning-rate schedule differs from the learner's; None if it does not differ.
+
+    Training would restore the checkpoint's schedule. A cosine over fewer epochs would rise again after its end.
+    """
+    made = learner.configure_optimizers()
+    own = [made["lr_scheduler"].state_dict()] if isinstance(made, dict) else []
+    if len(own) != len(saved):
+        return f"was made {'with' if saved else 'without'} a scheduler; choose the scheduler it was made with"
+    for mine, theirs in zip(own, saved, strict=True):
+        for key in sorted(mine.keys() & theirs.keys() - _PROGRESS):
+            if not key.startswith("_") and mine[key] != theirs[key]:
+                return f"was made with scheduler.{key}={theirs[key]}, but scheduler.{key}={mine[key]} now; set the same"
     return None
 
 

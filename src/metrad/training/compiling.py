@@ -1,4 +1,4 @@
-"""torch.compile for training: the compiled forward pass, its fallback, and the check for a C++ compiler."""
+"""torch.compile for training: whether to compile, the compiled forward pass, and its fallback."""
 
 import logging
 import os
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metrad.errors import first_line
+from metrad.models.embedder import Embedder
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,14 @@ log = logging.getLogger(__name__)
 # (docs/performance.md).
 CPU_OPTIONS: dict[str, Any] = {"force_layout_optimization": True}
 
+# Assumed duration of compiling; MobileNetV2 took 40 to 80 s on two threads.
+COMPILE_SECONDS = 75.0
+# Forward and backward pass on one thread, per output value of a convolution; from MobileNetV2 (docs/performance.md).
+SECONDS_PER_VALUE = 1.0e-8
+# Compiling is tried only if the trial takes at most this share of the training time.
+TRIAL_SHARE = 0.1
+EAGER, COMPILED = "as written", "compiled"
+
 
 def missing_compiler(device: str) -> str | None:
     """Return a message if torch.compile needs a C++ compiler on ``device`` and there is none; otherwise None."""
@@ -30,6 +39,64 @@ def missing_compiler(device: str) -> str | None:
     if device != "cpu" or shutil.which(wanted.split()[0]):
         return None
     return f"the C++ compiler {wanted} is not there; install it or name another in CXX"
+
+
+def choose_compile(
+    wanted: bool | str, device: str, images: int, seconds: float, probe: Callable[[], dict[str, float]]
+) -> tuple[bool, str, dict[str, float]]:
+    """Return whether to compile, the reason for it, and the measured speeds.
+
+    Args:
+        wanted: True, False or ``auto``; only ``auto`` uses ``images``, ``seconds`` and ``probe``.
+        device: type of the device, such as ``cpu``.
+        images: number of training images, summed over the epochs.
+        seconds: estimated training time without compiling, from ``estimated_seconds``.
+        probe: measures the speeds of ``EAGER`` and ``COMPILED`` in about a minute; called only for long trainings.
+    """
+    if wanted is False:
+        return False, "given", {}
+    missing = missing_compiler(device)
+    if missing:
+        return False, missing, {}
+    if wanted is True:
+        return True, "given", {}
+    if device != "cpu":
+        return False, f"auto compiles on the CPU alone, and this is {device}", {}
+    if seconds * TRIAL_SHARE < COMPILE_SECONDS:
+        return False, f"about {seconds:.0f} s of training are too few to try it", {}
+    speeds = probe()
+    saved = images / speeds[EAGER] - images / speeds[COMPILED]
+    return saved > COMPILE_SECONDS, f"it saves about {saved:.0f} s and takes about {COMPILE_SECONDS:.0f}", speeds
+
+
+def estimated_seconds(embedder: Embedder, images: int) -> float:
+    """Return the estimated seconds of training on ``images`` images on the CPU, without compiling.
+
+    The estimate depends on the model, the number of images and the threads, never on a clock. A repeated or resumed
+    run therefore gets the same estimate.
+    """
+    return images * convolution_values(embedder) * SECONDS_PER_VALUE / torch.get_num_threads()
+
+
+def convolution_values(embedder: Embedder) -> int:
+    """Return the number of output values of all convolutions for one image."""
+    counted = 0
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal counted
+        counted += output.numel()
+
+    hooks = [module.register_forward_hook(count) for module in embedder.modules() if isinstance(module, nn.Conv2d)]
+    training = embedder.training
+    device = embedder.mean.device
+    try:
+        with torch.inference_mode():
+            embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8, device=device))
+    finally:
+        embedder.train(training)
+        for hook in hooks:
+            hook.remove()
+    return counted
 
 
 class Compiled:

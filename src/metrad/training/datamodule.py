@@ -32,8 +32,8 @@ class MetradDataModule(pl.LightningDataModule):
         self.first_epoch = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the hash of the split, by which a checkpoint identifies the training images."""
-        return {"split": self.data.split_hash}
+        """Return the hash of the split and the version of the decoder, by which a checkpoint identifies its images."""
+        return {"split": self.data.split_hash, "decoder": self.data.decoding.decoder}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return batches of reference and normal images with the head's labels, in a new order each epoch.

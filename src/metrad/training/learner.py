@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from metrad import collectives
 from metrad.errors import DivergedError
 from metrad.models.embedder import Embedder
-from metrad.models.heads import Head, HeadStatistics
+from metrad.models.heads import Head, HeadStatistics, Reach
 from metrad.training.finetuning import Finetuning
 from metrad.training.finetuning_methods import Teacher, freeze_batch_norms, moving_average, parameter_groups
 
@@ -34,7 +34,9 @@ class MetricLearner(pl.LightningModule):
 
     Attributes:
         statistics: statistics of the head since the last reset.
+        reach: reach of the head's settings since training began.
         average: moving average of the embedder; None if there is none.
+        settings: settings that the weights depend on, by dotted keys, for the record in checkpoints; empty at first.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class MetricLearner(pl.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
+        self.settings: dict[str, Any] = {}
         self.statistics = HeadStatistics()
+        self.reach = Reach()
         self.finetuning = finetuning or Finetuning()
         self.teacher = Teacher(embedder) if self.finetuning.distillation else None
         self.average = moving_average(embedder, self.finetuning.ema) if self.finetuning.ema else None
@@ -92,6 +96,7 @@ class MetricLearner(pl.LightningModule):
                 "lower optimizer.lr, or set trainer.precision=32-true or trainer.gradient_clip_val=1"
             )
         self.statistics.update(self.head, embeddings, labels)
+        self.reach.update(self.head, embeddings, labels)
         self.log(
             *("loss", loss.detach()),
             on_step=False,
@@ -116,9 +121,17 @@ class MetricLearner(pl.LightningModule):
             self.average.update_parameters(self.embedder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the fine-tuning options and the head's class, which the state dict does not show."""
+        """Record what the weights depend on and the state dict does not show."""
         checkpoint["head"] = type(self.head).__qualname__
         checkpoint["finetuning"] = asdict(self.finetuning)
+        checkpoint["settings"] = self.settings
+        checkpoint["precision"] = str(self.trainer.precision)
+        checkpoint["reach"] = self.reach.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the reach of the head's settings, which older checkpoints lack."""
+        if "reach" in checkpoint:
+            self.reach.load_state_dict(checkpoint["reach"])
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser, with the scheduler if there is one."""

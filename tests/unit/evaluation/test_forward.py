@@ -6,7 +6,6 @@ import torch
 
 from metrad.evaluation.forward import CPU_BATCH, Forward, fitting_batch, half_type
 from metrad.models.backbones import convnet
-from metrad.models.base import pool
 from metrad.models.embedder import Embedder
 
 IMAGES = torch.randint(0, 256, (10, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -38,12 +37,6 @@ def test_half_precision_gives_nearly_the_same_float32_vectors(embedder):
     full, half = Forward(embedder, CPU, None)(IMAGES), Forward(embedder, CPU, torch.bfloat16)(IMAGES)
     assert full.dtype == half.dtype == np.float32
     assert 0 < np.abs(full - half).max() < 0.03 * np.abs(full).max()
-
-
-def test_the_average_is_taken_in_float32():
-    features = torch.tensor([256.0, 1.0, 1.0, 1.0], dtype=torch.bfloat16).view(1, 1, 2, 2)
-    assert pool(features).item() == 64.75  # bfloat16 would give 64.5 or 65
-    assert pool(features.double()).dtype == torch.float64
 
 
 def test_a_batch_without_memory_is_halved_and_the_order_kept(embedder, monkeypatch):

@@ -8,9 +8,9 @@ import torchvision
 from torch import nn
 
 from metrad.models.backbones import mobilenet_v2
-from metrad.models.base import pool
 from metrad.models.cpu import StridedDepthwise, quicken
 from metrad.models.embedder import Embedder
+from metrad.models.pooling import pool
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(4, 8, 12, 12, generator=GENERATOR)

@@ -5,6 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
+from metrad.data.splits import ROLES
 from metrad.files import read_json, write_json
 from metrad.reports.report import write_run_report
 from tests.helpers.runs import finished_run
@@ -30,7 +31,8 @@ def facts(run):
 
 def test_the_dataset_its_classes_and_numbers_of_images_stand_above_the_fold(run):
     classes = {"normal": ["7"], "anomalous": ["9"], "reference": [str(i) for i in range(12)]}
-    split = dict.fromkeys(("hash", "head_classes", "copies_left_out", "corrupt_left_out", "images"))
+    images = {role: [] for role in ROLES}
+    split = {"hash": "", "head_classes": [], "copies_left_out": 0, "corrupt_left_out": [], "images": images}
     write_json(run.split, {**split, "classes": classes})
     sizes = {"reference": 1200, "normal": 100, "calibration": 21, "test_normal": 60, "test_anomalous": 70}
     write_json(run.metrics, {**read_json(run.metrics), "sizes": sizes})
@@ -64,5 +66,6 @@ def test_a_run_without_training_names_no_head(run):
 def test_a_run_that_kept_little_has_fewer_facts(run):
     run.config.with_name("hydra.yaml").unlink()
     found = facts(run)
-    assert len(found) == 2
+    assert len(found) == 3
+    assert "unverified" in found[2]
     assert found[1].startswith("dataset: normal &lt;script&gt;")

@@ -145,7 +145,7 @@ def test_read_json_names_the_file(content, tmp_path):
 def test_finished_opens_a_finished_run(run):
     finish(run)
     assert Run.finished(run.path).path == run.path
-    assert set(read_json(run.status)) == {"state", "started", "ended"}
+    assert set(read_json(run.status)) == {"state", "started", "ended", "manifest"}
 
 
 def test_finished_refuses_a_killed_run(run):

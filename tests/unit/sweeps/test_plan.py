@@ -291,6 +291,29 @@ def test_without_a_gpu_only_threads_are_shared(monkeypatch, tmp_path):
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.parametrize(("given", "threads", "crowded"), [(None, 2, False), ("1", 1, False), ("4", 4, True)])
+def test_runs_side_by_side_have_the_threads_that_a_run_by_itself_is_given(given, threads, crowded, monkeypatch):
+    shares = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers, "side_by_side", lambda jobs, worker, processes: shares.append(worker.share) or [])
+    assert list(workers.make_all([None, None], None, Path("locks"), n_jobs=2, jobs_per_gpu=1)) == []
+    assert [(share.threads, share.crowded) for share in shares] == [(threads, crowded)]
+
+
+@pytest.mark.usefixtures("_machine")
+@pytest.mark.parametrize("crowded", [False, True])
+def test_threads_wait_passively_where_there_are_more_than_cores(crowded, monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    workers.Share(1, 1, tmp_path / "locks", crowded=crowded).take()
+    assert os.environ.get("OMP_WAIT_POLICY") == ("passive" if crowded else None)
+
+
 def test_gpus_are_counted_where_none_are_chosen(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)

@@ -12,11 +12,11 @@ from pytorch_lightning.callbacks import RichProgressBar
 
 from metrad import progress
 from metrad.app.build import build_trainer
+from metrad.app.pace import Pace
 from metrad.runs.directory import Run
 from metrad.sweeps import batch, view
 from metrad.sweeps.plan import Ended, Job, Sweep
 from metrad.sweeps.view import View
-from metrad.training.speed import Pace
 from tests.helpers.commands import composed
 from tests.helpers.screen import terminal
 

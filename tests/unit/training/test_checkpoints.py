@@ -9,7 +9,7 @@ from metrad.errors import InputError
 from metrad.models.backbones import convnet
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Softmax
-from metrad.training.checkpoints import WholeCheckpoints, epochs_behind, read_checkpoint
+from metrad.training.checkpoints import WholeCheckpoints, decoder_in, epochs_behind, read_checkpoint
 from metrad.training.learner import MetricLearner
 
 
@@ -39,16 +39,37 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("images", ["these", "others"])
-def test_training_does_not_continue_on_other_images(tmp_path, images):
+@pytest.mark.parametrize(
+    ("images", "goes_on"),
+    [
+        ({"split": "these", "decoder": 1}, True),
+        ({"split": "these"}, True),  # of version 0.1, whose only decoder is version 1
+        ({"split": "others", "decoder": 1}, False),
+        ({"split": "these", "decoder": 2}, False),
+        (None, False),
+    ],
+)
+def test_training_continues_on_the_same_images_alone(tmp_path, images, goes_on):
     embedder = Embedder(convnet(channels=[4]), image_size=8)
     learner = MetricLearner(embedder, Softmax(4, 2), lambda groups: torch.optim.SGD(groups, lr=0.1))
-    data, path = SimpleNamespace(state_dict=lambda: {"split": "these"}), tmp_path / "last.ckpt"
+    data, path = SimpleNamespace(state_dict=lambda: {"split": "these", "decoder": 1}), tmp_path / "last.ckpt"
     states = {"state_dict": learner.state_dict(), "optimizer_states": [learner.configure_optimizers().state_dict()]}
-    saved = {"head": "Softmax", "loops": {}, "pytorch-lightning_version": "2", "SimpleNamespace": {"split": images}}
+    saved = {"head": "Softmax", "loops": {}, "pytorch-lightning_version": "2", "MetradDataModule": images}
     torch.save({"epoch": 2, **states, **saved}, path)
-    if images == "these":
-        assert epochs_behind(path, learner, data, 3) == 3
+    if goes_on:
+        assert epochs_behind(path, learner, data, 3, "32-true") == 3
     else:
         with pytest.raises(InputError, match="was trained on other images"):
-            epochs_behind(path, learner, data, 3)
+            epochs_behind(path, learner, data, 3, "32-true")
+
+
+@pytest.mark.parametrize(
+    ("images", "decoder"), [({"split": "x"}, 1), (None, 1), ({"split": "x", "decoder": 2}, 2), ({"decoder": 99}, None)]
+)
+def test_a_run_goes_on_with_the_decoder_it_began_with(tmp_path, monkeypatch, images, decoder):
+    monkeypatch.setattr("metrad.training.checkpoints.read_checkpoint", lambda path: {"MetradDataModule": images})
+    if decoder is None:
+        with pytest.raises(InputError, match="another version of metrad decoded"):
+            decoder_in("last.ckpt")
+    else:
+        assert decoder_in("last.ckpt") == decoder

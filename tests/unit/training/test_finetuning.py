@@ -12,10 +12,11 @@ from torchvision.models import VisionTransformer
 
 from metrad.errors import InputError
 from metrad.models.backbones import convnet, mobilenet_v2, torchvision_model
-from metrad.models.base import Backbone, InputSpec, pool
+from metrad.models.base import Backbone, InputSpec
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Softmax
 from metrad.models.joined_layers import JoinedLayers
+from metrad.models.pooling import pool
 from metrad.models.whitening import within_class_whitening
 from metrad.training.finetuning import Finetuning
 from metrad.training.finetuning_methods import Teacher, blocks, parameter_groups

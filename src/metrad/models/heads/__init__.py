@@ -6,6 +6,7 @@ from metrad.models.heads.linear import L2Softmax, Softmax
 from metrad.models.heads.margin import ArcFace, CosFace, CurricularFace, NormFace, SphereFace
 from metrad.models.heads.pml import PytorchMetricLearning
 from metrad.models.heads.quality import AdaFace, MagFace
+from metrad.models.heads.reach import Reach
 from metrad.models.heads.statistics import HeadStatistics
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MagFace",
     "NormFace",
     "PytorchMetricLearning",
+    "Reach",
     "Softmax",
     "SphereFace",
     "SubClusterAdaCos",

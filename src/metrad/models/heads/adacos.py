@@ -14,7 +14,7 @@ from metrad.models.heads.angular import (
     angles,
     cosines,
 )
-from metrad.models.heads.base import CosineHead, gathered
+from metrad.models.heads.base import HARDLY, CosineHead, gathered
 
 # For well separated classes ln B_avg can be 0 or negative. With such a scale softmax is flat or inverted.
 SMALLEST_SCALE = 0.1
@@ -85,6 +85,14 @@ class DynamicAdaCos(AdaCos):
             update_scale(self.scale, others.logsumexp(dim=1), cosine.gather(1, true)[:, 0])
         return self.scale.clone() * cosine
 
+    def reach(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the sums of ``CosineHead``, and the number of images if the scale is the smallest."""
+        return {**super().reach(embeddings, labels), **at_smallest_scale(self.scale, len(labels))}
+
+    def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
+        """Return also whether the scale was the smallest throughout."""
+        return [*super().without_effect(shares), *held_at_smallest_scale(shares)]
+
 
 class SubClusterAdaCos(CosineHead):
     """AdaCos with K centres per class: softmax over all C·K centres, probabilities summed over each class's centres.
@@ -121,9 +129,40 @@ class SubClusterAdaCos(CosineHead):
             update_scale(self.scale, (self.scale * cosine).logsumexp(dim=1), nearest[:, 0])
         return self._summed(self.scale.clone() * cosine)
 
+    def reach(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the number of images if an adaptive scale is the smallest.
+
+        The nearest centres tell nothing here, since all centres take part in the loss.
+        """
+        return at_smallest_scale(self.scale, len(labels)) if self.adaptive else {}
+
+    def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
+        """Return whether an adaptive scale was the smallest throughout, or the centres of each class are the same."""
+        found = held_at_smallest_scale(shares)
+        centres = self.weight.detach().unflatten(0, (-1, self.sub_centers))
+        alike = torch.cosine_similarity(centres, centres.mean(dim=1, keepdim=True), dim=2).amin()
+        if self.sub_centers > 1 and alike > 1 - HARDLY / 10:
+            found.append(
+                f"head.sub_centers={self.sub_centers} had an effect on the scale alone: the centres of each class "
+                "point the same way"
+            )
+        return found
+
     def _summed(self, logits: Tensor) -> Tensor:
         summed: Tensor = logits.unflatten(1, (-1, self.sub_centers)).logsumexp(dim=2)
         return summed
+
+
+def at_smallest_scale(scale: Tensor, images: int) -> dict[str, Tensor]:
+    """Return ``images`` as a sum of ``Head.reach`` if ``scale`` is the smallest, else 0."""
+    return {"smallest_scale": (scale <= SMALLEST_SCALE).float() * images}
+
+
+def held_at_smallest_scale(shares: dict[str, Tensor]) -> list[str]:
+    """Return a sentence if the scale was the smallest for nearly all images of a training."""
+    if "smallest_scale" not in shares or float(shares["smallest_scale"]) <= 1 - HARDLY:
+        return []
+    return [f"the adaptive scale of the head stayed at its least, {SMALLEST_SCALE}, so it adapted to nothing"]
 
 
 def update_scale(scale: Tensor, log_b: Tensor, true_cosine: Tensor) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from metrad.errors import InputError
 from metrad.models.heads.angular import at_least_float32, cosines
 
+HARDLY = 0.01  # share of the images, or of a range; a setting that acts on less is said to have hardly an effect
+
 
 class Head(nn.Module, ABC):
     """A layer that is trained with the embedder and dropped afterwards.
@@ -70,6 +72,21 @@ class Head(nn.Module, ABC):
             embeddings = at_least_float32(embeddings)
             logits = self.training_logits(embeddings, labels)
             return self.loss(embeddings, labels, logits), logits
+
+    def reach(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return sums over embeddings (N, in_features) with labels (N,), which show whether settings have an effect.
+
+        By default there are none. The head stays unchanged.
+        """
+        return {}
+
+    def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
+        """Return a sentence for each setting that had no effect in training, or hardly any.
+
+        Args:
+            shares: the sums of ``reach``, divided by the number of images.
+        """
+        return []
 
     def extra_repr(self) -> str:
         """Return the sizes, for printing."""
@@ -132,6 +149,24 @@ class CosineHead(Head):
         true = labels[:, None]
         with_margin = self.with_margin(cosine.gather(1, true), embeddings)
         return self.multiplier(embeddings) * cosine.scatter(1, true, with_margin)
+
+    def reach(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return how often each centre of a class (C, K) was the nearest to an image of that class."""
+        if self.sub_centers == 1:
+            return {}
+        cosine = cosines(embeddings, self.weight).unflatten(1, (-1, self.sub_centers))
+        nearest = cosine[torch.arange(len(labels), device=labels.device), labels].argmax(dim=1)
+        counts = cosine.new_zeros(self.num_classes, self.sub_centers)
+        return {"nearest": counts.index_put((labels, nearest), cosine.new_ones(()), accumulate=True)}
+
+    def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
+        """Return whether one centre a class would have done."""
+        if "nearest" not in shares or 1 - float(shares["nearest"].amax(dim=1).sum()) >= HARDLY:
+            return []
+        return [
+            f"head.sub_centers={self.sub_centers} had hardly an effect: in each class one centre was nearest to nearly "
+            "all images"
+        ]
 
     def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
         """Return the value that replaces cos θ_y, (N, 1); cos θ_y itself by default."""

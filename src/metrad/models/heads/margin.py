@@ -13,7 +13,9 @@ from metrad.models.heads.angular import (
     embedding_lengths,
     multiply_angle,
 )
-from metrad.models.heads.base import CosineHead, gathered, require_angle
+from metrad.models.heads.base import HARDLY, CosineHead, gathered, require_angle
+
+SHORT = 0.1  # for shorter embeddings SphereFace gives every class nearly the same probability
 
 
 class NormFace(CosineHead):
@@ -62,6 +64,25 @@ class SphereFace(CosineHead):
     def multiplier(self, embeddings: Tensor) -> Tensor:
         """Return ‖x‖, (N, 1)."""
         return embedding_lengths(embeddings)
+
+    def reach(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the sums of ``CosineHead``, and the number of embeddings that are too short for any logit."""
+        short = embedding_lengths(embeddings) < SHORT
+        return {**super().reach(embeddings, labels), "short": short.float().sum()}
+
+    def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
+        """Return also whether margin and easing leave each other no effect, or the lengths leave them none."""
+        found = super().without_effect(shares)
+        if float(shares["short"]) > 1 - HARDLY:
+            found.append(
+                f"head.margin={self.margin} and head.easing={self.easing:g} had hardly an effect: logits are multiples "
+                f"of the length of an embedding, and nearly all embeddings were shorter than {SHORT}"
+            )
+        if self.margin == 1:
+            found.append(f"head.margin=1 is no margin, so head.easing={self.easing:g} has no effect")
+        elif self.easing >= 1 / HARDLY - 1:
+            found.append(f"head.easing={self.easing:g} leaves head.margin={self.margin} hardly an effect")
+        return found
 
     def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
         """Return (ψ(θ_y) + λ·cos θ_y)/(1 + λ)."""
@@ -155,3 +176,17 @@ class CurricularFace(ArcFace):
         hard = cosine > add_angle(true_cosine, torch.as_tensor(self.margin))
         weighted = torch.where(hard, cosine * (self.t.clone() + cosine), cosine)
         return self.scale * weighted.scatter(1, true, with_margin)
+
+    def reach(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the sums of ``CosineHead``, and the number of images for which another class is hard."""
+        cosine, true = self.class_cosines(embeddings), labels[:, None]
+        others = cosine.scatter(1, true, -math.inf).amax(dim=1, keepdim=True)
+        hard = others > add_angle(cosine.gather(1, true), torch.as_tensor(self.margin))
+        return {**super().reach(embeddings, labels), "hard": hard.float().sum()}
+
+    def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
+        """Return also whether the head was ArcFace, because no class was hard."""
+        found = super().without_effect(shares)
+        if float(shares["hard"]) < HARDLY:
+            found.append(f"CurricularFace was ArcFace with head.margin={self.margin:g}: hardly a class was hard")
+        return found

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from metrad.errors import InputError
 from metrad.models.heads.angular import add_angle, add_angular_margin, embedding_lengths
-from metrad.models.heads.base import CosineHead, gathered, require_angle, require_positive
+from metrad.models.heads.base import HARDLY, CosineHead, gathered, require_angle, require_positive
+
+NARROW = 0.03  # mean deviation of ẑ, which lies in -1 to 1; 0.27 is that of normally distributed lengths and h = 1/3
 
 
 class AdaFace(CosineHead):
@@ -53,7 +55,7 @@ class AdaFace(CosineHead):
 
     def with_margin(self, cosine: Tensor, embeddings: Tensor) -> Tensor:
         """Return cos(θ_y + g_angle) - g_add, (N, 1)."""
-        z = self.standardised(embedding_lengths(embeddings.detach()).clamp(1e-3, 100))
+        z = self.standardised(cut_lengths(embeddings.detach()))
         return shifted(cosine, -self.margin * z) - (self.margin * z + self.margin)
 
     def standardised(self, lengths: Tensor) -> Tensor:
@@ -63,7 +65,29 @@ class AdaFace(CosineHead):
             spread = every.std() if len(every) > 1 else self.std
             self.mean.lerp_(every.mean(), self.momentum)
             self.std.lerp_(spread, self.momentum)
+        return self._clipped(lengths)
+
+    def _clipped(self, lengths: Tensor) -> Tensor:
         return ((lengths - self.mean) / (self.std + 1e-3) * self.concentration).clamp(-1, 1)
+
+    def reach(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the sums of ``CosineHead``, and those of |ẑ - mean ẑ| and of ẑ."""
+        z = self._clipped(cut_lengths(embeddings))
+        return {**super().reach(embeddings, labels), "deviation": (z - z.mean()).abs().sum(), "z": z.sum()}
+
+    def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
+        """Return also whether all images had nearly the same margin."""
+        found, z = super().without_effect(shares), float(shares["z"])
+        settings = f"head.concentration={self.concentration:g} and head.momentum={self.momentum:g}"
+        if self.margin == 0:
+            found.append(f"head.margin=0 is no margin, so {settings} have no effect")
+        elif float(shares["deviation"]) < NARROW:
+            found.append(
+                f"{settings} had hardly an effect: the standardised lengths lay within {shares['deviation']:.2g} of "
+                f"their mean {z:.2g}, of -1 to 1, so the margin was fixed, {-self.margin * z:.2g} radians and "
+                f"{self.margin * (1 + z):.2g} off the cosine"
+            )
+        return found
 
 
 class MagFace(CosineHead):
@@ -112,6 +136,28 @@ class MagFace(CosineHead):
         margin = least + (most - least) / (highest - lowest) * (self.cut_lengths(embeddings) - lowest)
         return add_angular_margin(cosine, margin)
 
+    def reach(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the sums of ``CosineHead``, and how many lengths lie below, within and above the range."""
+        lengths, (lowest, highest) = embedding_lengths(embeddings), self.lengths
+        below, above = (lengths <= lowest).float().sum(), (lengths >= highest).float().sum()
+        return {**super().reach(embeddings, labels), "below": below, "within": len(labels) - below - above}
+
+    def without_effect(self, shares: dict[str, Tensor]) -> list[str]:
+        """Return also whether the head was ArcFace, because hardly a length lay within the range."""
+        found = super().without_effect(shares)
+        (least, most), (lowest, highest) = self.margins, self.lengths
+        if least == most and self.regulariser == 0:
+            found.append(f"head.lengths={list(self.lengths)} have no effect, with equal margins and head.regulariser=0")
+        elif float(shares["within"]) < HARDLY:
+            below = float(shares["below"])
+            above = max(0.0, 1 - below - float(shares["within"]))
+            found.append(
+                f"head.lengths={list(self.lengths)} were out of reach: {below:.0%} of the embeddings were at most "
+                f"{lowest:g} long and {above:.0%} at least {highest:g}, so MagFace was ArcFace with head.margin="
+                f"{least if below > above else most:g}, and head.regulariser={self.regulariser:g} had no gradient"
+            )
+        return found
+
     def loss(self, embeddings: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
         """Return the mean cross-entropy plus λ·mean(g(a))."""
         a = self.cut_lengths(embeddings)
@@ -120,6 +166,11 @@ class MagFace(CosineHead):
     def cut_lengths(self, embeddings: Tensor) -> Tensor:
         """Return a = ‖x‖ clipped to its range, (N, 1)."""
         return embedding_lengths(embeddings).clamp(*self.lengths)
+
+
+def cut_lengths(embeddings: Tensor) -> Tensor:
+    """Return ‖x‖ of embeddings (N, D) clipped to 0.001 to 100, (N, 1), as AdaFace takes it."""
+    return embedding_lengths(embeddings).clamp(1e-3, 100)
 
 
 def shifted(cosine: Tensor, angle: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from metrad.files import read_json
 from metrad.runs.directory import Run
 
 WORDS = {"threads": "thread count", "ranks": "number of processes"}
@@ -25,7 +24,7 @@ def environment_notes(runs: Sequence[tuple[str, Run]], by: str) -> list[str]:
     Raises:
         InputError: a file cannot be read.
     """
-    made = [(value, _entries(read_json(run.environment))) for value, run in runs if run.environment.is_file()]
+    made = [(value, _entries(run.read_json(run.environment))) for value, run in runs if run.has(run.environment)]
     keys = dict.fromkeys(key for _, entries in made for key in entries if key != by.rpartition(".")[2])
     columns = {key: [entries.get(key, UNRECORDED) for _, entries in made] for key in keys}
     differing = {key: column for key, column in columns.items() if len(set(column)) > 1}

@@ -13,12 +13,13 @@ from omegaconf import OmegaConf
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name
-from metrad.files import read_json
 from metrad.renamed import former
 from metrad.reports.comparison.environments import environment_notes
+from metrad.runs import contents
 from metrad.runs.config.catalogue import folder as conf
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
-from metrad.runs.directory import Run, read_yaml
+from metrad.runs.directory import Run
+from metrad.runs.saved import yaml_of
 
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
@@ -116,6 +117,7 @@ def read_sweep(folder: Path, by: str) -> RunTable:
     ]
     finished = [(name, run.run) for name, run in zip(names, placed, strict=True) if run.state == "finished"]
     notes += environment_notes(finished, by)
+    notes += _unverified(placed)
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
     return RunTable(pd.DataFrame(rows), by, conditions, [_origins(run) for run in placed], notes=notes)
@@ -133,23 +135,30 @@ def _origins(run: _Saved) -> frozenset[str]:
     return frozenset([source, f"split {split}"] if isinstance(split, str) else [source])
 
 
+def _unverified(runs: list[_Saved]) -> list[str]:
+    """Return a note if finished runs have no manifest."""
+    names = [saved.name for saved in runs if saved.state == "finished" and not saved.run.verified]
+    if not names:
+        return []
+    which = f"{len(names)} runs are" if len(names) > 1 else f"{names[0]} is"
+    return [f"{which} unverified: from before runs had a manifest, so a changed figure would not be noticed."]
+
+
 def _load(run: Run) -> _Saved:
-    status = read_json(run.status)
-    if not isinstance(status, dict) or not isinstance(status.get("state"), str):
+    status = contents.status(run.read_json(run.status), run.status)
+    if not isinstance(status.get("state"), str):
         raise InputError(f"{run.status} holds no state of a run")
     state = run.state
-    metrics = read_json(run.metrics) if state == "finished" else {}
-    if not isinstance(metrics, dict) or (state == "finished" and metrics.keys().isdisjoint(by_name())):
-        raise InputError(f"{run.metrics} holds no metrics of a run")
+    metrics = run.measured() if state == "finished" else {}
     settings, choices = {}, choices_of(run)
-    if run.config.is_file():
+    if run.has(run.config):
         settings = dict(_leaves(OmegaConf.to_container(run.asked_config())))
         lacking = [key for key in LATER if not any(_below(given, key) for given in settings)]
         settings |= {key: _text(LATER[key]) for key in lacking}
         choices |= {key: "none" for key in lacking if (conf() / key).is_dir()}  # groups
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so its settings are unknown; move it away")
-    overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run.overrides, []))
+    overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run, run.overrides, []))
     return _Saved(run, state, status.get("error", ""), settings, overrides, choices, metrics)
 
 
@@ -160,7 +169,7 @@ def choices_of(run: Run) -> dict[str, str]:
         InputError: the file of the choices cannot be read.
     """
     path = run.config.with_name("hydra.yaml")
-    node = _yaml(path, {})
+    node = _yaml(run, path, {})
     for key in ("hydra", "runtime", "choices"):
         node = node.get(key, {})
         if not isinstance(node, dict):
@@ -168,11 +177,11 @@ def choices_of(run: Run) -> dict[str, str]:
     return {str(key): str(value) for key, value in node.items()}
 
 
-def _yaml(path: Path, missing: Any) -> Any:
-    """Return the content of a YAML file, which must have the type of ``missing``; ``missing`` without a file."""
-    if not path.is_file():
+def _yaml(run: Run, path: Path, missing: Any) -> Any:
+    """Return the content of a YAML file of ``run``, of the type of ``missing``; ``missing`` without a file."""
+    if not run.has(path):
         return missing
-    content = OmegaConf.to_container(read_yaml(path))
+    content = OmegaConf.to_container(yaml_of(run.read(path), path))
     if not isinstance(content, type(missing)):
         raise InputError(f"{path} does not hold what Hydra writes there")
     return content

@@ -140,20 +140,6 @@ def smallest_mann_whitney_p(first: int, second: int) -> float:
     return min(1.0, 2 / math.comb(first + second, first))
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Return ``p_values`` (M,) corrected by Holm's step-down procedure; NaN stays NaN and is not counted.
-
-    Source:
-        Holm 1979, Scandinavian Journal of Statistics 6(2), jstor.org/stable/4615733.
-    """
-    corrected = np.full(len(p_values), np.nan)
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known])]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
-    return corrected
-
-
 def rank_biserial(differences: np.ndarray) -> float:
     """Return the matched-pairs rank-biserial correlation of ``differences`` (N,), an effect size in [-1, 1].
 

@@ -219,7 +219,7 @@ def _pairs(
     tests = sum(bool(one.keys() & other.keys() if paired else one and other) for one, other in groups)
     rows = [two(one, other, alpha=ALPHA / max(1, tests), higher=higher) for one, other in groups]
     frame = pd.DataFrame([{**head, **row} for (head, *_), row in zip(comparisons, rows, strict=True)])
-    frame.insert(frame.columns.get_loc("p") + 1, "p_holm", statistic.holm(frame["p"].to_numpy(dtype=float)))
+    frame.insert(frame.columns.get_loc("p") + 1, "p_holm", holm(frame["p"].to_numpy(dtype=float)))
     return frame
 
 
@@ -307,3 +307,17 @@ def _holes(table: RunTable, values: list[str], metric: str) -> Iterator[str]:
             for seed in sorted(runs["seed"].unique(), key=lambda one: (str(type(one)), one)):
                 if (*place, value, seed) not in there:
                     yield f"no run: {_listed(dict(zip(keys, (*place, value, seed), strict=True)))}"
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Return ``p_values`` (M,) corrected by Holm's step-down procedure; NaN stays NaN and is not counted.
+
+    Source:
+        Holm 1979, Scandinavian Journal of Statistics 6(2), jstor.org/stable/4615733.
+    """
+    corrected = np.full(len(p_values), np.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known])]
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return corrected

@@ -9,7 +9,6 @@ import pandas as pd
 
 from metrad.errors import InputError
 from metrad.evaluation import plots
-from metrad.files import read_json
 from metrad.progress import bar
 from metrad.reports.cells import Cell, Flat, Reading, configuration_of, embedded, environment_of, hardest, read
 from metrad.reports.comparison.plots import Styles
@@ -63,9 +62,9 @@ def of_pictures(run: Run) -> list[Section]:
     Raises:
         InputError: a picture cannot be read.
     """
-    kept = [each for each in run_pictures.PICTURES if each.in_report and run.pictures[each.name].is_file()]
+    kept = [each for each in run_pictures.PICTURES if each.in_report and os.path.lexists(run.pictures[each.name])]
     shown = [
-        Picture(f"{each.title}. {each.caption}", each.title, embedded(run.pictures[each.name], len(kept)))
+        Picture(f"{each.title}. {each.caption}", each.title, embedded(run, run.pictures[each.name], len(kept)))
         for each in kept
     ]
     return _section("pictures", "Pictures", "Drawn when the run was made.", [Group(pictures=shown)])
@@ -205,7 +204,7 @@ def _evidence(name: str, members: list[Reading], *, alone: bool) -> Group:
 
 
 def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
-    metrics = read_json(run.metrics)
+    metrics = run.measured()
     try:
         lines = {float(entry["false_alarm_rate"]): float(entry["threshold"]) for entry in metrics["thresholds"]}
         return float(metrics["auroc"]), lines

@@ -17,7 +17,7 @@ from metrad.scorers.search.screening import Screen
 
 Kind = Literal["flat", "ivf", "hnsw", "sq8", "fp16"]
 
-_METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
+METRICS = {"cosine": faiss.METRIC_INNER_PRODUCT, "l2": faiss.METRIC_L2}
 _OWNERS = {"nlist": "ivf", "nprobe": "ivf", "M": "hnsw", "ef_search": "hnsw"}
 _SAMPLE = 1000  # queries that measure recall
 _ROWS = 2**15  # vectors prepared at a time, which avoids a second copy of all vectors
@@ -107,7 +107,7 @@ def build(settings: IndexSettings, vectors: np.ndarray, metric: Metric) -> Any:
         "sq8": "SQ8",
         "fp16": "SQfp16",
     }
-    index: Any = faiss.index_factory(vectors.shape[1], descriptions[settings.kind], _METRICS[metric])
+    index: Any = faiss.index_factory(vectors.shape[1], descriptions[settings.kind], METRICS[metric])
     if settings.kind == "ivf":
         index.cp.min_points_per_centroid = 1  # FAISS does not warn about an nlist that the user chose
         index.nprobe = settings.nprobe

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metrad.reports.comparison import paired
+from metrad.reports.comparison import paired, statistics
 from metrad.reports.comparison.ranking import EXACT_DATASETS, critical_difference, ranking, smallest_friedman_p
 from tests.reference.reports import comparisons as slow
 
@@ -128,18 +128,18 @@ def test_two_values_have_no_friedman_test_and_equal_ones_no_difference():
 
 
 def test_holm_s_procedure_in_demsar_s_example():
-    corrected = paired.holm(np.array([0.016, 0.019, 0.607]))  # his table 3.2.2: against 0.017, 0.025 and 0.05
+    corrected = statistics.holm(np.array([0.016, 0.019, 0.607]))  # his table 3.2.2: against 0.017, 0.025 and 0.05
     np.testing.assert_allclose(corrected, [0.048, 0.048, 0.607])
 
 
 def test_holm_leaves_out_what_is_not_known():
-    np.testing.assert_allclose(paired.holm(np.array([0.04, np.nan, 0.01])), [0.04, np.nan, 0.02])
-    assert paired.holm(np.array([])).shape == (0,)
+    np.testing.assert_allclose(statistics.holm(np.array([0.04, np.nan, 0.01])), [0.04, np.nan, 0.02])
+    assert statistics.holm(np.array([])).shape == (0,)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_as_written_out(p_values):
-    np.testing.assert_allclose(paired.holm(np.array(p_values)), slow.holm(p_values))
+    np.testing.assert_allclose(statistics.holm(np.array(p_values)), slow.holm(p_values))
 
 
 @given(few)

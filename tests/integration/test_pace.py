@@ -31,7 +31,7 @@ def test_a_run_tells_what_was_chosen_and_why(train, digits):
 
 
 def test_auto_is_measured_once_and_changes_no_figure(train, digits, comparable, monkeypatch, tmp_path):
-    monkeypatch.setattr("metrad.training.speed.TINY", 0)
+    monkeypatch.setattr("metrad.training.precision.TINY", 0)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     auto = train(*digits, "trainer.precision=auto", name="auto")
     again = train(*digits, "trainer.precision=auto", name="again")

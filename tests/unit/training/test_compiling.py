@@ -1,28 +1,26 @@
-"""Which precision, whether to compile, and that neither measuring nor compiling changes anything else."""
+"""Whether to compile, and that compiling changes nothing but the speed."""
 
 import logging
 import sys
 
-import numpy as np
 import pytest
 import torch
 
 from metrad.models.backbones import convnet, mobilenet_v2
 from metrad.models.embedder import Embedder
-from metrad.training import compiling, speed
-from metrad.training.compiling import CPU_OPTIONS, Compiled
-from metrad.training.speed import (
+from metrad.training import compiling
+from metrad.training.compiling import (
+    COMPILE_SECONDS,
     COMPILED,
+    CPU_OPTIONS,
     EAGER,
+    Compiled,
+    CompileEmbedder,
     choose_compile,
-    choose_precision,
     convolution_values,
     estimated_seconds,
-    probe,
-    probe_compiled,
 )
 
-BIG = speed.TINY
 IMAGES = torch.randint(0, 256, (4, 16, 16, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,52 +30,13 @@ def embedder():
     return Embedder(convnet(channels=[8, 16]), image_size=16)
 
 
-@pytest.fixture
-def machine(monkeypatch):
-    def pretend(*, cuda=False, bf16=True, cpu=("avx512_bf16",)):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(cpu, True))
-
-    pretend()
-    return pretend
-
-
 def unasked():
     raise AssertionError("nothing is to be measured here")
 
 
-@pytest.mark.parametrize("given", ["32-true", "bf16-mixed", 16])
-def test_a_precision_that_is_given_is_taken(given, machine):
-    assert choose_precision(given, "cpu", BIG, unasked) == (given, "given", {})
-
-
-@pytest.mark.parametrize(("full", "half", "chosen"), [(10.0, 11.0, "bf16-mixed"), (11.0, 10.0, "32-true")])
-def test_the_faster_precision_wins_on_a_cpu(full, half, chosen, machine):
-    speeds = {"32-true": full, "bf16-mixed": half}
-    for accelerator in ("cpu", "auto"):
-        assert choose_precision("auto", accelerator, BIG, lambda: speeds) == (chosen, "the faster one here", speeds)
-
-
-def test_nothing_is_measured_where_the_outcome_is_known(machine):
-    assert choose_precision("auto", "cpu", BIG - 1, unasked)[0] == "32-true"
-    machine(cpu=("avx2",))
-    assert choose_precision("auto", "cpu", BIG, unasked)[0] == "32-true"
-    assert choose_precision("auto", "mps", BIG, unasked)[0] == "32-true"
-    machine(cuda=True)
-    assert choose_precision("auto", "gpu", BIG, unasked)[0] == "bf16-mixed"
-    machine(cuda=True, bf16=False)
-    assert choose_precision("auto", "auto", BIG, unasked)[0] == "16-mixed"
-
-
-def test_a_cpu_that_is_asked_for_beside_a_gpu_is_measured(machine):
-    machine(cuda=True)
-    assert choose_precision("auto", "cpu", BIG, lambda: {"32-true": 2.0, "bf16-mixed": 1.0})[0] == "32-true"
-
-
 @pytest.fixture
 def compiler(monkeypatch):
-    monkeypatch.setattr(speed, "missing_compiler", lambda device: None)
+    monkeypatch.setattr(compiling, "missing_compiler", lambda device: None)
 
 
 def test_compiling_is_done_where_told(compiler):
@@ -90,7 +49,7 @@ def test_auto_tries_where_the_trial_is_a_small_part_and_compiles_where_it_saves_
     def measured(compiled):
         return lambda: {EAGER: 100.0, COMPILED: compiled}
 
-    long = 10 * speed.COMPILE_SECONDS
+    long = 10 * COMPILE_SECONDS
     assert choose_compile("auto", "cpu", 10**5, long - 1, unasked)[0] is False
     assert choose_compile("auto", "cuda", 10**5, long, unasked)[0] is False
     # 100,000 images take 1,000 s as written; 75 s of compiling are saved from 925 s on
@@ -140,30 +99,6 @@ def test_small_runs_are_never_tried_and_long_ones_are(monkeypatch, compiler):
     assert choose_compile("auto", "cpu", 270_000, estimated_seconds(article, 270_000), lambda: fast)[0]
 
 
-def test_the_probe_measures_both_and_changes_nothing():
-    embedder = Embedder(mobilenet_v2(weights=None, width=0.25), image_size=32)
-    before = {key: value.clone() for key, value in embedder.state_dict().items()}
-    embedder.eval()
-    torch.manual_seed(5)
-    np.random.seed(5)  # noqa: NPY002 - the global state is what is watched
-    states = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    speeds = probe(embedder, batch=2, rounds=1)
-    assert set(speeds) == set(speed.PROBED)
-    assert min(speeds.values()) > 0
-    assert torch.equal(torch.random.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
-    assert not embedder.training
-    assert all(torch.equal(value, before[key]) for key, value in embedder.state_dict().items())
-    assert all(parameter.grad is None for parameter in embedder.parameters())
-
-
-def test_the_probe_leaves_the_random_state_of_models_with_dropout_alone(embedder):
-    embedder.backbone.append(torch.nn.Dropout(0.5))
-    state = torch.random.get_rng_state()
-    probe(embedder, batch=2, rounds=1)
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
 @pytest.fixture
 def pretended(embedder, monkeypatch):
     """A compiler that compiles nothing and counts the batches that it would have run."""
@@ -191,28 +126,10 @@ def test_only_training_batches_of_the_first_shape_run_compiled(pretended):
     assert ran == [4, 4, 4]
 
 
-def test_trying_a_compiler_changes_nothing(embedder, monkeypatch):
-    ran = []
-
-    def compile_(function, *, dynamic, options):
-        return lambda images: ran.append(len(images)) or function(images)
-
-    monkeypatch.setattr(torch, "compile", compile_)
-    embedder.backbone.append(torch.nn.Dropout(0.5))
-    state, before = torch.random.get_rng_state(), {key: value.clone() for key, value in embedder.state_dict().items()}
-    speeds = probe_compiled(embedder, "bf16-mixed", 2, rounds=1)
-    assert set(speeds) == {EAGER, COMPILED}
-    assert min(speeds.values()) > 0
-    assert ran == [2, 2]
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(value, before[key]) for key, value in embedder.state_dict().items())
-    assert "forward" not in vars(embedder)
-
-
 def test_the_names_of_weights_stay_as_they_are(pretended):
     embedder, _ = pretended
     assert list(embedder.state_dict()) == list(Embedder(convnet(channels=[8, 16]), image_size=16).state_dict())
-    speed.CompileEmbedder().on_fit_end(None, torch.nn.ModuleDict({"embedder": embedder}))
+    CompileEmbedder().on_fit_end(None, torch.nn.ModuleDict({"embedder": embedder}))
     assert "forward" not in vars(embedder)
     assert embedder(IMAGES).shape == (4, 16)
 
@@ -229,11 +146,9 @@ def test_a_compiler_that_fails_is_told_once_and_training_goes_on(embedder, monke
         assert torch.equal(embedder(IMAGES), expected)
     told = [record.getMessage() for record in caplog.records]
     assert told == ["training goes on uncompiled, since torch.compile failed (no headers)"]
-    compiling = speed.CompileEmbedder()
-    compiling.on_fit_end(None, torch.nn.ModuleDict({"embedder": embedder}))
-    asked = speed.Pace("32-true", "given", {}, True, "given")
-    assert asked.kept([compiling]) == speed.Pace("32-true", "given", {}, False, "torch.compile failed (no headers)")
-    assert asked.kept([speed.CompileEmbedder()]) is asked
+    callback = CompileEmbedder()
+    callback.on_fit_end(None, torch.nn.ModuleDict({"embedder": embedder}))
+    assert callback.failure == "no headers"
 
 
 def test_an_option_that_torch_no_longer_knows_is_told_and_training_goes_on(embedder, monkeypatch, caplog):

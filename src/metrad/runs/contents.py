@@ -1,0 +1,122 @@
+"""The contents of a run's JSON files: their types and ranges, as far as something reads them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from metrad.data.splits import ROLES
+from metrad.errors import InputError
+from metrad.evaluation.metrics import by_name
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+MOST_SECONDS = 1e12
+
+
+class _Content(BaseModel):
+    """Entries that are read. Those that earlier versions lack may be missing, and others are left alone."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+_Shares = Annotated[list[Share], Field(min_length=2, max_length=2)]
+_Ends = Annotated[list[Finite], Field(min_length=2, max_length=2)]
+
+
+class _Threshold(_Content):
+    false_alarm_rate: Share
+    threshold: Finite
+    test_false_alarm_rate: Share
+    test_false_alarm_interval: _Shares
+    test_detection_rate: Share
+    test_detection_interval: _Shares
+
+
+class _Intervals(_Content):
+    level: Share
+    auroc_delong: _Ends
+    bootstrap: dict[str, _Ends] = {}
+
+
+class _Metrics(_Content):
+    intervals: _Intervals | None = None
+    thresholds: list[_Threshold] = []
+    sizes: dict[str, Count] = {}
+    split: str | None = None
+
+
+class _Status(_Content):
+    state: str | None = None
+    error: str = ""
+    identity: str | None = None
+    epoch: Count = 0
+    epochs: Count | None = None
+    training: Count = 0
+    trainings: Count = 1
+
+
+class _Split(_Content):
+    hash: str
+    classes: dict[str, list[str]]
+    head_classes: list[str]
+    copies_left_out: Count
+    corrupt_left_out: list[str]
+    images: dict[str, list[str]]
+
+
+def metrics(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of the ``metrics.json`` at ``path`` if it holds metrics.
+
+    Raises:
+        InputError: it holds no metric, or an entry has a wrong type or range.
+    """
+    found = _checked(_Metrics, content, path, "no metrics of a run")
+    for name in by_name():
+        value = found.get(name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
+    seconds = found.get("seconds", {})
+    if not isinstance(seconds, dict) or not all(map(_is_duration, seconds.values())):
+        raise InputError(f"{path}: seconds.total must be a number, got {seconds!r}"[:400])
+    if found.keys().isdisjoint(by_name()):
+        raise InputError(f"{path} holds no metrics of a run")
+    return found
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_SECONDS
+
+
+def status(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of the ``status.json`` at ``path``.
+
+    Raises:
+        InputError: an entry has a wrong type.
+    """
+    return _checked(_Status, content, path, "no state of a run")
+
+
+def split(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of the ``split.json`` at ``path`` if it describes a split.
+
+    Raises:
+        InputError: an entry is missing or has a wrong type.
+    """
+    found = _checked(_Split, content, path, "no split of a run")
+    for entry, wanted in (("classes", ("reference", "normal", "anomalous")), ("images", ROLES)):
+        if found[entry].keys() != set(wanted):
+            raise InputError(f"{path} holds no split of a run ({entry} must have {', '.join(wanted)})")
+    return found
+
+
+def _checked(model: type[_Content], content: Any, path: Path, fault: str) -> dict[str, Any]:
+    try:
+        model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path} holds {fault} ({where + ': ' if where else ''}{first['msg']})") from error
+    found: dict[str, Any] = content
+    return found
