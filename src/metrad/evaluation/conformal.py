@@ -18,6 +18,24 @@ from metrad.errors import InputError
 DEFAULT_RATES = (0.01, 0.05)  # false-alarm rates
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """The scores that thresholds and p-values are computed from.
+
+    Attributes:
+        scores: scores of the calibration images, (M,).
+        groups: group number of each image, (M,) integers; None if each image is a group of its own.
+    """
+
+    scores: np.ndarray
+    groups: np.ndarray | None = None
+
+    def in_order(self) -> "Calibration":
+        """Return the same with the scores in ascending order."""
+        order = np.argsort(self.scores, kind="stable")
+        return Calibration(self.scores[order], None if self.groups is None else self.groups[order])
+
+
 def conformal_threshold(
     calibration_scores: np.ndarray, false_alarm_rate: float, groups: np.ndarray | None = None
 ) -> float:
