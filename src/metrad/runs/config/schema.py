@@ -131,9 +131,7 @@ class Dataset:
     rotations: bool = False
     """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
     group: Annotated[Any, _GROUP, Key(since="0.2", before=None)] = None
-    """images that show one part, batch or patient and stay on one side of the split: parent for those of one folder, a
-    column of a manifest, a pattern with named groups such as '(?P<part>\\d+)_', or {pattern: …, gap: …, size: …} for
-    running numbers; null if each image is alone"""
+    """which images show one part and stay on one side of the split; null: each image is alone"""
     on_corrupt: Annotated[str, one_of("error", "skip")] = "error"
     """what to do with an image that cannot be decoded: end with an error, or skip it"""
     range: Annotated[Any, _BITS, Key(since="0.2", before="auto")] = "auto"
