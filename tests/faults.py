@@ -61,9 +61,6 @@ PAIRED_DIFFERENCES = "np.array([one[seed] - other[seed] for seed in one if seed 
 EACH_GPU = """\
         for place in range(self.jobs_per_gpu):
             for gpu in gpus:"""
-SORTED_THRESHOLD = """\
-np.sort(_finite_vector(calibration_scores, "calibration_scores"))
-    require_calibration"""
 
 # Room → keywords of its test files, and name of the fault → (old text, new text[, keywords of its own]).
 PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
@@ -79,7 +76,22 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 'np.argsort(-remainder, kind="stable")',
                 'np.argsort(remainder, kind="stable")',
             ),
-            "pieces of roles overlap": ("images[t : t + n]", "images[:n]"),
+            "pieces of roles overlap": ("[_apart(images[n:], groups, drawn[role]) for", "[images for"),
+            "a group on both sides of the calibration": (
+                "_apart(images[n:], groups, drawn[role])",
+                "images[n:]",
+                ("data/test_splits_by_group",),
+            ),
+            "anomalous images of training groups are tested": (
+                "anomalous = _apart(kept[np.isin(labels[kept], classes.anomalous)], groups, normal[~to_test])",
+                "anomalous = kept[np.isin(labels[kept], classes.anomalous)]",
+                ("data/test_splits_by_group",),
+            ),
+            "a view that falls goes on with its part": (
+                "views[position] >= 0 and views[position] <= views[last]",
+                "views[position] < 0",
+                ("data/test_groups",),
+            ),
             "seed forgotten": (
                 "default_rng([seed, label, *purpose.encode()])",
                 "default_rng([label, *purpose.encode()])",
@@ -92,7 +104,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "return self.reference + self.normal",
                 "return self.normal + self.reference",
             ),
-            "stand-in stays in the reference": ('"reference": reference[~held]', '"reference": reference'),
+            "stand-in stays in the reference": ("_apart(reference[~held], groups, tested)", "reference"),
             "class without training images is left for normal": (
                 'for i in left if role == "anomalous" or i in trainable)',
                 "for i in left)",
@@ -169,7 +181,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 ("data/test_decoding", "data/test_prepared"),
             ),
             "the range of the test images": (
-                "depth_of(peaks[_train_indices(self._drawn(pool)[0])])",
+                "depth_of(peaks[_train_indices(self._drawn(self._grouped(pool))[0])])",
                 "depth_of(peaks)",
                 ("data/test_prepared",),
             ),
@@ -233,10 +245,17 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
     "thresholds and p-values": (
         ("evaluation/test_intervals", "evaluation/test_conformal"),
         {
-            "rank one too low": ("calibration[rank - 1]", "calibration[rank - 2]"),
-            "one image too many wanted": (
-                "math.ceil(1 / _exact_rate(false_alarm_rate)) - 1",
-                "math.ceil(1 / _exact_rate(false_alarm_rate))",
+            "rank one too high": ("tail.scores[allowed[0]]", "tail.scores[allowed[min(1, len(allowed) - 1)]]"),
+            "one image too many wanted": ("math.ceil(1 / exact) - 1", "math.ceil(1 / exact)"),
+            "images counted as groups": (
+                "numbers = np.arange(len(scores)) if groups is None else _group_numbers(groups, len(scores))",
+                "numbers = np.arange(len(scores))",
+                ("evaluation/test_groups",),
+            ),
+            "a confident threshold one rank too low": (
+                "largest[min(below, len(largest) - 1)]",
+                "largest[max(0, min(below, len(largest) - 1) - 1)]",
+                ("evaluation/test_groups",),
             ),
             "equal scores not counted": (
                 '_finite_vector(scores, "scores"), side="left"',
@@ -246,9 +265,10 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "return simple if float(simple) == false_alarm_rate else Fraction(",
                 "return Fraction(",
             ),
-            "calibration scores not sorted": (
-                SORTED_THRESHOLD,
-                SORTED_THRESHOLD.replace("np.sort(", "np.asarray("),
+            "largest scores of groups not sorted": (
+                "np.sort(largest_by_group(calibration_scores, groups))",
+                "largest_by_group(calibration_scores, groups)",
+                ("evaluation/test_groups",),
             ),
             "alarm at the threshold itself": (
                 "dtype=np.float64) > threshold",
@@ -286,8 +306,8 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 'side="left") + np.searchsorted(others, ranks, side="left")',
             ),
             "more disjoint pairs than there are": (
-                "float(V10.mean()), min(len(V10), len(V01))",
-                "float(V10.mean()), max(len(V10), len(V01))",
+                "float(V10.mean()), min(len(np.unique(kind)) for kind in kinds)",
+                "float(V10.mean()), max(len(np.unique(kind)) for kind in kinds)",
             ),
             "ends of another level": ("blocks]), [tail, 1 - tail])", "blocks]), [tail / 2, 1 - tail / 2])"),
             "Wilson in place of Clopper-Pearson": ('level, method="exact"', 'level, method="wilson"'),
