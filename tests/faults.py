@@ -61,12 +61,6 @@ PAIRED_DIFFERENCES = "np.array([one[seed] - other[seed] for seed in one if seed 
 EACH_GPU = """\
         for place in range(self.jobs_per_gpu):
             for gpu in gpus:"""
-SAVED_WHOLE = """\
-        with replacing(Path(path)) as partial:
-            torch.save(checkpoint, partial)"""
-SORTED_THRESHOLD = """\
-np.sort(_finite_vector(calibration_scores, "calibration_scores"))
-    require_calibration"""
 
 # Room → keywords of its test files, and name of the fault → (old text, new text[, keywords of its own]).
 PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
@@ -82,7 +76,22 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 'np.argsort(-remainder, kind="stable")',
                 'np.argsort(remainder, kind="stable")',
             ),
-            "pieces of roles overlap": ("images[t : t + n]", "images[:n]"),
+            "pieces of roles overlap": ("[_apart(images[n:], groups, drawn[role]) for", "[images for"),
+            "a group on both sides of the calibration": (
+                "_apart(images[n:], groups, drawn[role])",
+                "images[n:]",
+                ("data/test_splits_by_group",),
+            ),
+            "anomalous images of training groups are tested": (
+                "anomalous = _apart(kept[np.isin(labels[kept], classes.anomalous)], groups, normal[~to_test])",
+                "anomalous = kept[np.isin(labels[kept], classes.anomalous)]",
+                ("data/test_splits_by_group",),
+            ),
+            "a view that falls goes on with its part": (
+                "views[position] >= 0 and views[position] <= views[last]",
+                "views[position] < 0",
+                ("data/test_groups",),
+            ),
             "seed forgotten": (
                 "default_rng([seed, label, *purpose.encode()])",
                 "default_rng([label, *purpose.encode()])",
@@ -95,7 +104,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "return self.reference + self.normal",
                 "return self.normal + self.reference",
             ),
-            "stand-in stays in the reference": ('"reference": reference[~held]', '"reference": reference'),
+            "stand-in stays in the reference": ("_apart(reference[~held], groups, tested)", "reference"),
             "class without training images is left for normal": (
                 'for i in left if role == "anomalous" or i in trainable)',
                 "for i in left)",
@@ -118,6 +127,16 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "grey above 16 bits let in": ("values.max() > 0xFFFF:", "values.max() > 0xFFFFF:"),
             "white stays zero": ("255 - scaled if white_is_zero else scaled", "scaled"),
+            "a bit too few at a power of two": (
+                "if largest < 1 << bits)",
+                "if largest <= 1 << bits)",
+                ("data/test_bit_depth",),
+            ),
+            "pixels of another shape are a copy": (
+                "content.update(repr(pixels.shape).encode())",
+                "content.update(repr(pixels.ndim).encode())",
+                ("data/test_duplicates",),
+            ),
             "missing rows let in": ("not _has_last_pixel(image)", "_has_last_pixel(image)"),
             "previews count as pages": ("tags.get(_KIND_OF_PAGE, 0) & 0b101", "tags.get(_KIND_OF_PAGE, 0) & 0b10"),
             "height and width swapped": (".permute(2, 0, 1)", ".permute(2, 1, 0)"),
@@ -162,7 +181,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 ("data/test_decoding", "data/test_prepared"),
             ),
             "the range of the test images": (
-                "depth_of(peaks[_train_indices(self._drawn(pool)[0])])",
+                "depth_of(peaks[_train_indices(self._drawn(self._grouped(pool))[0])])",
                 "depth_of(peaks)",
                 ("data/test_prepared",),
             ),
@@ -207,8 +226,8 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 ("scorers",),
             ),
             "checksums of files not looked at": (
-                'require_unchanged(folder / name, record["files"][name])',
-                'record["files"][name]',
+                "require_unchanged(folder / name, listed[name])",
+                "listed[name]",
                 ("contract/scorers", "unit/scorers/test_scorers"),
             ),
             "recall counts the query itself": (
@@ -226,10 +245,17 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
     "thresholds and p-values": (
         ("evaluation/test_intervals", "evaluation/test_conformal"),
         {
-            "rank one too low": ("calibration[rank - 1]", "calibration[rank - 2]"),
-            "one image too many wanted": (
-                "math.ceil(1 / _exact_rate(false_alarm_rate)) - 1",
-                "math.ceil(1 / _exact_rate(false_alarm_rate))",
+            "rank one too high": ("tail.scores[allowed[0]]", "tail.scores[allowed[min(1, len(allowed) - 1)]]"),
+            "one image too many wanted": ("math.ceil(1 / exact) - 1", "math.ceil(1 / exact)"),
+            "images counted as groups": (
+                "numbers = np.arange(len(scores)) if groups is None else _group_numbers(groups, len(scores))",
+                "numbers = np.arange(len(scores))",
+                ("evaluation/test_groups",),
+            ),
+            "a confident threshold one rank too low": (
+                "largest[min(below, len(largest) - 1)]",
+                "largest[max(0, min(below, len(largest) - 1) - 1)]",
+                ("evaluation/test_groups",),
             ),
             "equal scores not counted": (
                 '_finite_vector(scores, "scores"), side="left"',
@@ -239,9 +265,10 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "return simple if float(simple) == false_alarm_rate else Fraction(",
                 "return Fraction(",
             ),
-            "calibration scores not sorted": (
-                SORTED_THRESHOLD,
-                SORTED_THRESHOLD.replace("np.sort(", "np.asarray("),
+            "largest scores of groups not sorted": (
+                "np.sort(largest_by_group(calibration_scores, groups))",
+                "largest_by_group(calibration_scores, groups)",
+                ("evaluation/test_groups",),
             ),
             "alarm at the threshold itself": (
                 "dtype=np.float64) > threshold",
@@ -279,8 +306,8 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 'side="left") + np.searchsorted(others, ranks, side="left")',
             ),
             "more disjoint pairs than there are": (
-                "float(V10.mean()), min(len(V10), len(V01))",
-                "float(V10.mean()), max(len(V10), len(V01))",
+                "float(V10.mean()), min(len(np.unique(kind)) for kind in kinds)",
+                "float(V10.mean()), max(len(np.unique(kind)) for kind in kinds)",
             ),
             "ends of another level": ("blocks]), [tail, 1 - tail])", "blocks]), [tail / 2, 1 - tail / 2])"),
             "Wilson in place of Clopper-Pearson": ('level, method="exact"', 'level, method="wilson"'),
@@ -358,15 +385,18 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "[self.selection] * keep_training",
                 ("sweeps/test_plan", "runs/test_directory"),
             ),
-            "identity lost at the end": ('if key in ("identity", "started")', 'if key in ("started",)'),
+            "identity lost at the end": (
+                'if key in ("identity", "started", "tracked")',
+                'if key in ("started", "tracked")',
+            ),
             "own lock taken for another's": (
-                "self._own_lock or not self.lock.exists()",
-                "not self.lock.exists()",
+                "self._own_lock or not self.lock.is_file()",
+                "not self.lock.is_file()",
                 ("sweeps/test_plan", "runs/test_directory"),
             ),
             "old file removed before the new one is whole": (
-                "yield partial\n        partial.replace(path)",
-                "path.unlink(missing_ok=True)\n        yield partial\n        partial.replace(path)",
+                "yield partial\n            partial.replace(path)",
+                "path.unlink(missing_ok=True)\n            yield partial\n            partial.replace(path)",
             ),
             "checkpoints of a refused run removed": (
                 "and not keep_refused and not self.checkpoints.exists()",
@@ -375,14 +405,59 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "a run that is not finished opened": ('if run.state != "finished":\n', 'if run.state == "failed":\n'),
             "a folder claimed twice": ("[path.name for path in self._own() if path.exists()]", "[]"),
             "changed files let in": (
-                "if found != digest:",
-                "if len(found) != len(digest):",
+                "if sha256(path) != digest:",
+                "if len(sha256(path)) != len(digest):",
                 ("contract/scorers", "unit/scorers/test_scorers"),
             ),
             "changed records let in": (
                 "whole = sealed(record).encode() == text",
                 "whole = len(sealed(record).encode()) == len(text)",
                 ("unit/scorers/test_scorers", "contract/scorers"),
+            ),
+            "files of a run not compared with its manifest": (
+                "data, listed = read_bytes(path), self._listed()",
+                "data, listed = read_bytes(path), None",
+                ("hostile/test_stored_files",),
+            ),
+            "a file that the manifest lacks let in": (
+                'raise InputError(f"{path} is not in {NAME}, so it is no file of this run; move it away")',
+                "return",
+                ("runs/test_manifest",),
+            ),
+            "a run that lost its manifest taken for an old one": (
+                "if not os.path.lexists(self.manifest) and PROMISED not in self.noted():",
+                "if not os.path.lexists(self.manifest):",
+                ("hostile/test_stored_files",),
+            ),
+            "a run that found the disk full removed": (
+                "refusable = isinstance(error, InputError | OSError) and not isinstance(error, WriteError)",
+                "refusable = isinstance(error, InputError | OSError)",
+                ("runs/test_directory",),
+            ),
+            "a secret in the status": (
+                "hide(reason, formatter.secrets), **diverged",
+                "reason, **diverged",
+                ("config/test_secrets",),
+            ),
+        },
+    ),
+    "reading and writing of files": (
+        ("unit/test_files",),
+        {
+            "a byte above the limit let in": ("state.st_size > most:", "state.st_size > most + 1:"),
+            "a level too deep let in": ("for _ in range(levels + 1):", "for _ in range(levels + 2):"),
+            "a file of holes let in": (
+                "_data_bytes(handle, state.st_size) < state.st_size // 8",
+                "_data_bytes(handle, state.st_size) < 0",
+            ),
+            "a row that was cut off let in": (
+                "zip(columns.items(), line, strict=True)",
+                "zip(columns.items(), line, strict=False)",
+            ),
+            "an error of a write without a file's name passed on": ("return name is None", "return False"),
+            "an error on another file taken for one of writing": (
+                "ours = found.is_relative_to(path) or path.is_relative_to(found)",
+                "ours = True",
             ),
         },
     ),
@@ -451,6 +526,21 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "a rate twice let in": ("and len(set(value)) == len(value)", ""),
             "true passes for a number": ("strict=isinstance(value, bool)", "strict=False"),
+            "an upper end that is excluded let in": (
+                'given < high if "high" in excluding else given <= high',
+                "given <= high",
+                ("config/test_fields",),
+            ),
+            "digits advised without quotes": (
+                "if _PLAIN.fullmatch(text) and not _OTHER_KINDS.fullmatch(text) else",
+                "if _PLAIN.fullmatch(text) else",
+                ("app/test_arguments",),
+            ),
+            "a shorter secret replaced first": (
+                "sorted(secrets, key=len, reverse=True)",
+                "sorted(secrets, key=len)",
+                ("unit/test_terminal",),
+            ),
             "two open roles let in": (
                 'for role in ("normal", "anomalous", "reference") if getattr(self, role) is None',
                 'for role in ("normal", "anomalous") if getattr(self, role) is None',
@@ -460,10 +550,13 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
     "resuming": (
         ("training/test_checkpoints", "data/test_prepared"),
         {
-            "checkpoint written in place": (SAVED_WHOLE, "        torch.save(checkpoint, path)"),
+            "checkpoint written in place": (
+                "with replacing(Path(path)) as partial:",
+                "for partial in [Path(path)]:",
+            ),
             "any file of a dictionary is a checkpoint": (
-                'checkpoint["optimizer_states"][0]["param_groups"][0]\n',
-                'checkpoint.get("optimizer_states")\n',
+                "fault = next(_faults(checkpoint), None)",
+                "fault = None if isinstance(checkpoint, dict) else next(_faults(checkpoint))",
             ),
             "seed and epoch added up": (
                 "default_rng([self.seed, self.epoch])",
@@ -495,10 +588,18 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 'int(checkpoint["epoch"]), checkpoint',
             ),
             "checkpoint of other images let in": (
-                "if checkpoint.get(type(data).__qualname__) != data.state_dict():",
-                "if type(data).__qualname__ not in checkpoint:",
+                'if {"decoder": 1, **_images_of(checkpoint)} != data.state_dict():',
+                "if MetradDataModule.__qualname__ not in checkpoint:",
             ),
             "rate of a scheduler compared": ('settings.pop("initial_lr", settings["lr"])', 'settings["lr"]'),
+            "other settings taken up": (
+                "_other_settings(checkpoint, learner, precision)\n        or ",
+                "",
+            ),
+            "a changed checkpoint taken up": (
+                "if digest.hexdigest() != found[1].decode():",
+                "if len(digest.hexdigest()) != len(found[1]):",
+            ),
         },
     ),
     "sweeps": (
@@ -528,6 +629,31 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "a GPU for each run of a process": ("if _devices or not gpus:", "if not gpus:"),
             "a run given up at its first death": ("if deaths[job.number] > 1:", "if deaths[job.number] > 0:"),
+            "files of another program removed": (
+                "run.require_own()",
+                "run.noted()",
+                ("hostile/test_foreign_folders",),
+            ),
+            "unfinished files of another program removed": (
+                'self.path.glob(f".{path.name}.*.partial*")',
+                'self.path.glob(".*.partial*")',
+                ("hostile/test_foreign_folders",),
+            ),
+        },
+    ),
+    "loggers": (
+        ("training/test_tracking",),
+        {
+            "a run's name is its id": ("(name, number), strict=False", "(number, name), strict=False"),
+            "a name that is given replaced": (
+                "if value is not None and given.get(key) is None}",
+                "if value is not None}",
+            ),
+            "settings of a run that goes on recorded again": (
+                "if not self.continues:",
+                "if not self.continues or True:",
+            ),
+            "a run there left open": ("if callable(finish):", "if not callable(finish):"),
         },
     ),
     "comparison": (
@@ -562,6 +688,11 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "conditions that share images counted each": (
                 "means.setdefault(block_of[place], [])",
                 "means.setdefault(len(means), [])",
+                ("comparison/test_blocks",),
+            ),
+            "the first condition speaks for its block": (
+                "np.mean(rows, axis=0) if len(rows) > 1 else np.array(rows[0])",
+                "np.array(rows[0])",
                 ("comparison/test_blocks",),
             ),
             "settings of a source told apart": (

@@ -19,6 +19,7 @@ from torch import nn
 from metrad import collectives
 from metrad.app.pace import Pace, PaceSettings
 from metrad.data.decoding import Reading
+from metrad.data.groups import Pattern
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
@@ -269,7 +270,9 @@ def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] 
     """Return the data of a configuration; no image is read yet. ``held_out`` is as in ``Roles``."""
     dataset = plain(cfg.dataset)
     chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
-    roles = Roles(**chosen, rotations=dataset.get("rotations", False), held_out=held_out)  # older runs lack the key
+    group, rotations = dataset.get("group"), dataset.get("rotations", False)  # older runs lack the keys
+    group = Pattern(**group) if isinstance(group, dict) else group
+    roles = Roles(**chosen, group=group, rotations=rotations, held_out=held_out)
     storage = Storage(
         memory_limit=int(dataset["memory_limit_gib"] * GIB),
         disk_limit=int(dataset["disk_limit_gib"] * GIB),
@@ -339,7 +342,7 @@ def build_settings(cfg: DictConfig) -> Settings:
     """Return the settings of the evaluation."""
     wanted = cfg.evaluation
     rates = None if wanted.false_alarm_rates is None else [float(rate) for rate in wanted.false_alarm_rates]
-    return Settings(rates, wanted.level, wanted.resamples)
+    return Settings(rates, wanted.level, wanted.resamples, wanted.get("confidence", 0.95))
 
 
 def build_head(cfg: DictConfig, in_features: int, num_classes: int) -> Head:

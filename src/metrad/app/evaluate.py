@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import typer
 from hydra import initialize_config_dir
@@ -181,13 +182,13 @@ def evaluate_run(
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
     data = _data(run, stored.confined(cfg, overrides), detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
-    calibration = None
+    calibration, groups = None, {role: np.array(numbers) for role, numbers in split.get("groups", {}).items()}
     if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
-        scorer, calibration = detector.scorer, detector.calibration_scores
+        scorer, calibration = detector.scorer, detector.calibration
         _require_fitted_to(run, detector, embedded)
     elif scorer.needs_head:
         attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
-    result = evaluate(scorer, embedded, settings, calibration=calibration)
+    result = evaluate(scorer, embedded, settings, calibration=calibration, groups=groups)
     seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
     metrics = {**result.metrics, **outputs.split_entries(split), "seconds": seconds}
     while True:
@@ -205,7 +206,7 @@ def _require_fitted_to(run: Run, detector: Detector, embedded: Embedded) -> None
     """Raise ``InputError`` if the saved scorer or the calibration scores are not of as many images as ``embedded``."""
     scorer, arrays = detector.scorer, embedded.arrays
     fitted = scorer.index_.ntotal if isinstance(scorer, NeighbourScorer) else len(arrays["normal"])
-    if fitted != len(arrays["normal"]) or len(detector.calibration_scores) != len(arrays["calibration"]):
+    if fitted != len(arrays["normal"]) or len(detector.calibration.scores) != len(arrays["calibration"]):
         raise InputError(f"{run.model} was fitted to other images than {run.embeddings} holds; train the run again")
 
 

@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytorch_lightning as pl
 
 from metrad import collectives
@@ -13,7 +14,7 @@ from metrad.data.broken_images import names_left_out
 from metrad.data.prepared import PreparedData
 from metrad.data.sources import listed
 from metrad.errors import InputError, TrainingError
-from metrad.evaluation.conformal import DEFAULT_RATES, calibration_images_needed
+from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.evaluate import Settings
 from metrad.files import write_all, write_json
@@ -55,13 +56,20 @@ def check_data(parts: Parts, data: PreparedData) -> None:
             "scorer=head takes a head that was trained on other classes than the normal ones, but dataset.reference "
             "names none; choose scorer=knn"
         )
-    parts.settings.rates(len(data.split.indices["calibration"]))
+    parts.settings.rates(_calibration_groups(data))
 
 
 def log_data(parts: Parts, data: PreparedData) -> None:
     """Log how many images there are, and which thresholds they are too few for."""
     log_images(data)
-    log_thresholds(parts.settings, len(data.split.indices["calibration"]))
+    counted = "images" if data.groups is None else "groups"
+    log_thresholds(parts.settings, _calibration_groups(data), counted=counted)
+
+
+def _calibration_groups(data: PreparedData) -> int:
+    """Return the number of calibration images, or of their groups if images have groups."""
+    found = data.split.indices["calibration"] if data.groups is None else np.unique(data.groups["calibration"])
+    return len(found)
 
 
 def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
@@ -153,21 +161,22 @@ def _log_reach(learner: MetricLearner, *, spoken: bool) -> None:
             log.warning("%s; see docs/heads.md", line)
 
 
-def log_thresholds(settings: Settings, calibration_images: int) -> None:
-    """Log for which default false-alarm rates there are too few calibration images."""
+def log_thresholds(settings: Settings, calibration_groups: int, counted: str = "images") -> None:
+    """Log for which default false-alarm rates there are too few calibration images or groups, as ``counted`` says."""
     if settings.false_alarm_rates is not None:
         return
-    given = settings.rates(calibration_images)
+    given = settings.rates(calibration_groups)
     for rate in DEFAULT_RATES:
         if rate not in given:
-            needed = calibration_images_needed(rate)
+            needed = calibration_groups_needed(rate)
             log.info(
-                "no threshold for %g %% false alarms, which takes %d calibration images and not %d; "
-                "set dataset.sizes.calibration=%d",
+                "no threshold for %g %% false alarms, which takes %d calibration %s and not %d; "
+                "%s dataset.sizes.calibration%s",
                 100 * rate,
                 needed,
-                calibration_images,
-                needed,
+                counted,
+                calibration_groups,
+                *(("set", f"={needed}") if counted == "images" else ("raise", "")),
             )
 
 
@@ -175,6 +184,10 @@ def log_images(data: PreparedData) -> None:
     """Log the number of images of each role, and the images left out with the reason."""
     counts = ", ".join(f"{len(indices):,} {role}" for role, indices in data.split.indices.items())
     log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
+    if data.groups is not None:
+        held = ", ".join(f"{len(np.unique(found)):,} {role}" for role, found in data.groups.items())
+        left_out = data.split.left_out_for_groups
+        log.info("groups: %s%s", held, f"; left out {left_out:,} images of groups on another side" if left_out else "")
     if data.split.copies_left_out:
         log.warning("left out %d copies of images that the dataset has more than once", data.split.copies_left_out)
     for name in names_left_out(data.image_set.corrupt, data.image_set.names):

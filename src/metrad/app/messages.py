@@ -158,11 +158,12 @@ def summary(metrics: dict[str, Any]) -> str:
 
 def log_thresholds(metrics: dict[str, Any]) -> None:
     """Log a line for each threshold: its false-alarm rate, and its rates on the test images."""
-    for entry in metrics["thresholds"]:
+    for entry in [*metrics["thresholds"], *metrics.get("confident_thresholds", [])]:
         log.info(
-            "threshold %.4g for %g %% false alarms: above it %.1f %% of normal, %.1f %% of anomalous test images",
+            "threshold %.4g for %g %% false alarms%s: above it %.1f %% of normal, %.1f %% of anomalous test images",
             entry["threshold"],
             100 * entry["false_alarm_rate"],
+            f" with confidence {entry['confidence']:g}" if "confidence" in entry else "",
             100 * entry["test_false_alarm_rate"],
             100 * entry["test_detection_rate"],
         )

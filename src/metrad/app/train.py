@@ -133,7 +133,7 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
     scorer, learner, data = parts.make_scorer(), fitted.learner, fitted.data
     attach_head(scorer, learner.head, data.head_classes, data.class_names("normal"))
     try:
-        result = measure(scorer, fitted.embedded, parts.settings)
+        result = measure(scorer, fitted.embedded, parts.settings, groups=data.groups)
     except InputError as error:
         if not all(np.isfinite(vectors).all() for vectors in fitted.embedded.arrays.values()):
             raise DivergedError(f"{error}; lower optimizer.lr, or set trainer.gradient_clip_val=1") from error
@@ -144,7 +144,7 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
         dataclasses.replace(parts.blueprint, embedder=settings),
         TrainedBackend(learner.evaluated, learner.head),
         lambda: scorer,
-        calibration_scores=np.sort(result.calibration_scores),
+        calibration=result.calibration.in_order(),
         normal_images=[record.image for record in fitted.embedded.records["normal"]],
         precision=fitted.precision,
     )

@@ -99,6 +99,16 @@ def decode_file(path: Path, reading: Reading | None = None) -> Decoded:
         raise corrupt_image(str(path), error) from error
 
 
+def size_in_header(path: Path, reading: Reading) -> tuple[int, int]:
+    """Return the width and height of an image file in pixels, without decoding it; (0, 0) if it is broken."""
+    try:
+        with _opened(_content(path), reading) as image:
+            width, height = image.size
+    except Exception:  # decoders raise unrelated types; decoding the image names the fault
+        return 0, 0
+    return width, height
+
+
 def decode_image(image: Image.Image, reading: Reading) -> Decoded:
     """Return an image that another library opened as upright RGB, with the key of its content.
 

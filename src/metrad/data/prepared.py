@@ -13,6 +13,7 @@ from metrad.data.batches import Batch, ImageBatches, ResidentBatches
 from metrad.data.bit_depth import FULL, depth_of
 from metrad.data.broken_images import names_left_out
 from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Reading
+from metrad.data.groups import group_numbers
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
@@ -62,6 +63,7 @@ class PreparedData:
         self.image_size = image_size
         self.skip_corrupt = skip_corrupt
         self.reading = reading or Reading()
+        self._groups: dict[str, np.ndarray] = {}
         self.turns = 4 if roles.rotations else 1
 
     def draw(self) -> None:
@@ -72,7 +74,10 @@ class PreparedData:
                 images to rotate are not square.
         """
         self._load(self.reading.depth or self._depth_of_training_images)
-        self.split, self.classes = self._drawn(self.image_set.pool)
+        pool = self._grouped(self.image_set.pool)
+        self.split, self.classes = self._drawn(pool)
+        if pool.groups is not None:
+            self._groups = {role: pool.groups[indices] for role, indices in self.split.indices.items()}
         height, width = self.image_set.images[self.train_indices[:1]].shape[1:3]
         if self.turns > 1 and height != width:
             raise InputError(f"dataset.rotations=true needs square images, and these are {height} by {width}")
@@ -81,6 +86,7 @@ class PreparedData:
         source = open_source(self.source)
         source.reading = self.reading
         self._names = source.classes
+        self._image_names, self._columns, self._size_of = source.names, source.columns, source.size_of
         self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
         self.image_set = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt, depth=depth)
 
@@ -91,10 +97,17 @@ class PreparedData:
             return split, self.classes
         name, share = self.roles.held_out
         held_out = self._names.index(name)
-        return hold_out(split, pool.labels, self.classes, held_out, share=share, seed=self.seed)
+        return hold_out(split, pool, self.classes, held_out, share=share, seed=self.seed)
 
     def _depth_of_training_images(self, pool: Pool, peaks: np.ndarray) -> int:
-        return depth_of(peaks[_train_indices(self._drawn(pool)[0])])
+        return depth_of(peaks[_train_indices(self._drawn(self._grouped(pool))[0])])
+
+    def _grouped(self, pool: Pool) -> Pool:
+        """Return ``pool`` with the groups that ``roles.group`` asks for."""
+        if self.roles.group is None:
+            return pool
+        numbers = group_numbers(self.roles.group, self._image_names, columns=self._columns, size_of=self._size_of)
+        return replace(pool, groups=numbers)
 
     @property
     def train_indices(self) -> np.ndarray:
@@ -155,8 +168,20 @@ class PreparedData:
             "corrupt_left_out": names_left_out(self.image_set.corrupt, names),
             "endings_left_out": dict(self.image_set.left_out),
             **asdict(self.decoding),
+            **self._describe_groups(),
             "images": by_role,
         }
+
+    def _describe_groups(self) -> dict[str, Any]:
+        if not self._groups:
+            return {}
+        numbers = {role: found.tolist() for role, found in self._groups.items()}
+        return {"left_out_for_groups": self.split.left_out_for_groups, "groups": numbers}
+
+    @property
+    def groups(self) -> dict[str, np.ndarray] | None:
+        """Group number of each image, (N,), by role; None if each image is a group of its own."""
+        return self._groups or None
 
     def records(self, role: str) -> list["ImageRecord"]:
         """Return the name, class and position of each image of ``role``, in the order of its indices."""
@@ -190,12 +215,13 @@ class PreparedData:
             indices[role] = np.array([place[name] for name in names], dtype=np.int64)
         known = ((place.get(copy), place.get(kept)) for copy, kept in description.get("copies", {}).items())
         copies = {copy: kept for copy, kept in known if copy is not None and kept is not None}
-        split = Split(indices, description["copies_left_out"], copies)
+        split = Split(indices, description["copies_left_out"], copies, description.get("left_out_for_groups", 0))
         if self._split_hash(split) != description["hash"]:
             raise InputError(
                 "the images of this run have changed since it was trained; restore them or train a new run"
             )
         self.split = split
+        self._groups = {role: np.array(numbers) for role, numbers in description.get("groups", {}).items()}
 
     def _split_hash(self, split: Split) -> str:
         content = hashlib.blake2b(digest_size=16)

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from metrad.data.groups import Pattern
 from metrad.data.splits import Classes, Size
 from metrad.errors import InputError
 from metrad.quoting import setting
@@ -23,6 +24,7 @@ class Roles:
         reference: classes of the reference images, possibly none; None as above.
         sizes: for each role a count, a fraction, or None for all remaining images.
         test_share: share of the normal images set aside for testing if the source has no test part.
+        group: which images are one group, as in ``groups.group_numbers``.
         rotations: train on each image four times, rotated by 0, 90, 180 and 270 degrees; each rotation of a class is a
             class of its own for the head.
         held_out: name of the stand-in, a reference class that plays anomalous in a selection, and the share of the
@@ -34,6 +36,7 @@ class Roles:
     reference: ClassNames | None
     sizes: dict[str, Size]
     test_share: float
+    group: str | Pattern | None = None
     rotations: bool = False
     held_out: tuple[str, float] | None = None
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from metrad.data.arrays import Joined
-from metrad.data.decoding import Decoded, Reading, decode_file
+from metrad.data.decoding import Decoded, Reading, decode_file, size_in_header
 from metrad.data.duplicates import digest
 from metrad.errors import InputError
 
@@ -39,6 +39,7 @@ class Source:
         threads: whether decoding in several threads is faster.
         reading: how image files are read; set by ``PreparedData``.
         left_out: number of files that are not read, by their ending, such as ``.txt``.
+        columns: further texts of each image by the name of the column, such as the part that it shows.
     """
 
     classes: list[str]
@@ -51,6 +52,7 @@ class Source:
     threads: bool = False
     reading: Reading = Reading()
     left_out: Mapping[str, int] = MappingProxyType({})
+    columns: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     @property
     def trainable_classes(self) -> frozenset[int]:
@@ -63,6 +65,11 @@ class Source:
         assert self.pixels is not None
         pixels = self.pixels[position]
         return Decoded(pixels, digest(pixels.tobytes()))
+
+    def size_of(self, position: int) -> tuple[int, int]:
+        """Return the width and height of the image at ``position`` in pixels."""
+        height, width = self.read(position).pixels.shape[:2]
+        return width, height
 
 
 class ImageFolder(Source):
@@ -130,6 +137,10 @@ class ImageFolder(Source):
     def read(self, position: int) -> Decoded:
         """Return the image at ``position`` as RGB, with up to 16 bits if its file has more than 8."""
         return decode_file(Path(self.paths[position]), self.reading)
+
+    def size_of(self, position: int) -> tuple[int, int]:
+        """Return the width and height of the image at ``position`` by its file's header; 0 if it has none."""
+        return size_in_header(Path(self.paths[position]), self.reading)
 
 
 Found = tuple[bool, str, str, tuple[int, ...]]

@@ -1,5 +1,10 @@
-"""Splits: disjoint sets of images for each role, drawn from labels, classes and a seed by pure functions."""
+"""Splits: disjoint sets of images for each role, drawn from labels, classes and a seed by pure functions.
 
+The images of a group, such as several photographs of one part, stay on one side: training (reference and normal),
+calibration, or test. An image whose group stands on another side is left out. Without groups, each image is alone.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,12 +25,19 @@ class Pool:
         content: content number of each image, equal for identical images, (N,) integers.
         usable: whether each image may be drawn, (N,) booleans.
         in_test_part: True for images of the source's own test part, (N,) booleans; None if it has none.
+        groups: group number of each image, (N,) integers; None if each image is a group of its own.
     """
 
     labels: np.ndarray
     content: np.ndarray
     usable: np.ndarray
     in_test_part: np.ndarray | None
+    groups: np.ndarray | None = None
+
+    @property
+    def group_numbers(self) -> np.ndarray:
+        """Group number of each image, (N,)."""
+        return np.arange(len(self.labels)) if self.groups is None else self.groups
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,13 @@ class Split:
         copies_left_out: number of images left out because an image of identical content was kept; counted over the
             classes that have a role.
         copies: for each copy that is left out the image kept in its place, both as positions in the source.
+        left_out_for_groups: number of images left out because their group stands on another side.
     """
 
     indices: dict[str, np.ndarray]
     copies_left_out: int
     copies: dict[int, int] = field(default_factory=dict)
+    left_out_for_groups: int = 0
 
 
 def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: float, seed: int) -> Split:
@@ -65,6 +79,11 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
     If the source has none, ``test_share`` of each normal class and all anomalous images form a test part. Of images
     with identical content only one is kept, preferably from the test part. The classes of a role contribute in
     proportion to the images they have.
+
+    Groups are dealt out whole. Normal images decide: the groups of some become test groups, those of others training or
+    calibration groups, by chance alone, so that calibration and test images stay alike. Anomalous images of a training
+    group and reference images of a test group are left out. A role can then get fewer images than its size, since it
+    ends where a group ends. In a source with a test part of its own, that part keeps a group, as it keeps a copy.
 
     Args:
         pool: the images.
@@ -80,23 +99,24 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
     candidates = np.flatnonzero(pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous]))
     kept, copies = one_of_each(pool.content, candidates, pool.in_test_part)
     train, test = _parts(pool, kept, classes, test_share, seed)
-    wanted = {
-        "reference": (train, classes.reference, ("reference",)),
-        "normal": (train, classes.normal, ("normal", "calibration")),
-        "test_normal": (test, classes.normal, ("test_normal",)),
-        "test_anomalous": (test, classes.anomalous, ("test_anomalous",)),
-    }
+    groups = pool.group_numbers
     sizes = sizes if classes.reference else {**sizes, "reference": 0}
     indices: dict[str, np.ndarray] = {}
-    for part, members, roles in wanted.values():
-        by_class = [part[pool.labels[part] == c] for c in members]
-        indices |= _share_out(by_class, {role: sizes[role] for role in roles}, seed, members)
+    for part, members, roles in (
+        (train, classes.normal, ("normal", "calibration")),
+        (train, classes.reference, ("reference",)),
+        (test, classes.normal, ("test_normal",)),
+        (test, classes.anomalous, ("test_anomalous",)),
+    ):
+        apart = _apart(part, groups, indices["calibration"]) if "reference" in roles else part
+        by_class = [apart[pool.labels[apart] == c] for c in members]
+        indices |= _share_out(by_class, {role: sizes[role] for role in roles}, seed, members, groups)
     shares = None if pool.in_test_part is not None else test_share
     needed = {"normal": classes.normal, "test_normal": classes.normal, "test_anomalous": classes.anomalous}
     for role, members in needed.items():
         if not len(indices[role]):
             raise InputError(_none_left(role, sizes, np.isin(pool.labels[kept], members).sum(), shares))
-    return Split({role: indices[role] for role in ROLES}, len(copies), copies)
+    return Split({role: indices[role] for role in ROLES}, len(copies), copies, len(kept) - len(train) - len(test))
 
 
 def _none_left(role: str, sizes: dict[str, Size], images: int, test_share: float | None) -> str:
@@ -126,16 +146,17 @@ def _none_left(role: str, sizes: dict[str, Size], images: int, test_share: float
 
 
 def hold_out(
-    split: Split, labels: np.ndarray, classes: Classes, held_out: int, *, share: float, seed: int
+    split: Split, pool: Pool, classes: Classes, held_out: int, *, share: float, seed: int
 ) -> tuple[Split, Classes]:
     """Return the split of a selection, in which the stand-in ``held_out`` plays anomalous.
 
     The reference images of the stand-in become the anomalous test images. A share of the normal images become the
-    normal test images. There are no calibration images. Test and calibration images of ``split`` are not used.
+    normal test images. There are no calibration images. Test and calibration images of ``split`` are not used. Groups
+    stay on one side, as in ``draw``.
 
     Args:
         split: a split from ``draw``.
-        labels: class number of each image of the source, (N,) integers.
+        pool: the images that ``split`` was drawn from.
         classes: the classes of each role in ``split``.
         held_out: class number of the stand-in, a reference class.
         share: share of the normal images to test on, in (0, 1); at least one image is tested on.
@@ -145,6 +166,7 @@ def hold_out(
         InputError: the stand-in has no reference images, or there are fewer than two normal images.
     """
     reference, normal = split.indices["reference"], split.indices["normal"]
+    labels, groups = pool.labels, pool.group_numbers
     held = labels[reference] == held_out
     if not held.any():
         raise InputError(f"class {held_out} has no reference images, so it cannot play anomalous; choose another class")
@@ -152,11 +174,19 @@ def hold_out(
         raise InputError(f"a selection needs at least 2 normal images, one of them to test on, got {len(normal)}")
     sizes: dict[str, Size] = {"test_normal": to_test_on(len(normal), share), "normal": None}
     by_class = [normal[labels[normal] == c] for c in classes.normal]
+    drawn = _share_out(by_class, sizes, seed, classes.normal, groups, purpose="hold out")
+    anomalous = _apart(reference[held], groups, drawn["normal"])
+    tested = np.concatenate([drawn["test_normal"], anomalous])
+    if not len(drawn["normal"]) or not len(anomalous):
+        raise InputError(
+            f"dataset.group leaves no images to hold out class {held_out}: its groups are those of the normal images; "
+            "choose another class in selection.classes"
+        )
     indices = {
-        "reference": reference[~held],
+        **drawn,
+        "reference": _apart(reference[~held], groups, tested),
         "calibration": np.empty(0, dtype=np.int64),
-        "test_anomalous": reference[held],
-        **_share_out(by_class, sizes, seed, classes.normal, purpose="hold out"),
+        "test_anomalous": anomalous,
     }
     left = tuple(c for c in classes.reference if c != held_out)
     return Split({role: indices[role] for role in ROLES}, 0), Classes(left, classes.normal, (held_out,))
@@ -176,20 +206,35 @@ def head_labels(labels: np.ndarray, classes: Classes) -> np.ndarray:
 def _parts(
     pool: Pool, kept: np.ndarray, classes: Classes, test_share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training part and the test part, rising and without a common group."""
+    labels, groups = pool.labels, pool.group_numbers
     if pool.in_test_part is not None:
         in_test = pool.in_test_part[kept]
-        return kept[~in_test], kept[in_test]
-    test = [kept[np.isin(pool.labels[kept], classes.anomalous)]]
+        tested = in_test & np.isin(labels[kept], [*classes.normal, *classes.anomalous])
+        return _apart(kept[~in_test], groups, kept[tested]), kept[in_test]
+    normal = kept[np.isin(labels[kept], classes.normal)]
+    drawn = []
     for c in classes.normal:
-        images = _shuffled(kept[pool.labels[kept] == c], seed, c, "part")
-        test.append(images[: round(test_share * len(images))])
-    test_part = np.sort(np.concatenate(test))
-    return np.setdiff1d(kept, test_part), test_part
+        images = _shuffled(normal[labels[normal] == c], seed, c, "part", groups)
+        drawn.append(images[: round(test_share * len(images))])
+    to_test = np.isin(groups[normal], groups[np.concatenate(drawn)])
+    anomalous = _apart(kept[np.isin(labels[kept], classes.anomalous)], groups, normal[~to_test])
+    test = np.sort(np.concatenate([normal[to_test], anomalous]))
+    seen = kept[np.isin(labels[kept], classes.seen)]
+    return _apart(seen, groups, test), test
 
 
-def _shuffled(images: np.ndarray, seed: int, label: int, purpose: str) -> np.ndarray:
+def _apart(images: np.ndarray, groups: np.ndarray, others: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return those of ``images`` whose group has none of ``others``; all three are positions or group numbers (N,)."""
+    return images[~np.isin(groups[images], groups[np.asarray(others, dtype=np.int64)])]
+
+
+def _shuffled(images: np.ndarray, seed: int, label: int, purpose: str, groups: np.ndarray) -> np.ndarray:
+    """Return ``images`` of class ``label`` in random order, the images of a group next to each other."""
     # One random stream per class and purpose, so that changing one role's size does not change another's images.
-    return np.random.default_rng([seed, label, *purpose.encode()]).permutation(images)
+    images = np.random.default_rng([seed, label, *purpose.encode()]).permutation(images)
+    _, first, numbers = np.unique(groups[images], return_index=True, return_inverse=True)
+    return images[np.argsort(first[numbers], kind="stable")]
 
 
 def _share_out(
@@ -197,20 +242,20 @@ def _share_out(
     sizes: dict[str, Size],
     seed: int,
     members: tuple[int, ...],
+    groups: np.ndarray,
     *,
     purpose: str = "draw",
 ) -> dict[str, np.ndarray]:
-    """Cut the shuffled images of each class into consecutive pieces, one per role."""
+    """Cut the shuffled images of each class into consecutive pieces, one per role, without a common group."""
     available = np.array([len(images) for images in by_class], dtype=np.int64)
     counts = _counts(sizes, int(available.sum()))
-    shuffled = [_shuffled(images, seed, c, purpose) for images, c in zip(by_class, members, strict=True)]
-    taken = np.zeros(len(by_class), dtype=np.int64)
-    drawn = {}
+    shuffled = [_shuffled(images, seed, c, purpose, groups) for images, c in zip(by_class, members, strict=True)]
+    drawn: dict[str, np.ndarray] = {}
     for role, count in counts.items():
-        share = _proportional(count, available - taken)
-        pieces = [images[t : t + n] for images, t, n in zip(shuffled, taken, share, strict=True)]
+        share = _proportional(count, np.array([len(images) for images in shuffled], dtype=np.int64))
+        pieces = [images[:n] for images, n in zip(shuffled, share, strict=True)]
         drawn[role] = np.sort(np.concatenate([*pieces, np.empty(0, dtype=np.int64)])).astype(np.int64)
-        taken += share
+        shuffled = [_apart(images[n:], groups, drawn[role]) for images, n in zip(shuffled, share, strict=True)]
     return drawn
 
 
@@ -248,7 +293,11 @@ def _counts(sizes: dict[str, Size], available: int) -> dict[str, int]:
 
 
 def _proportional(count: int, available: np.ndarray) -> np.ndarray:
-    """Divide ``count`` among classes in proportion to ``available``, by the largest-remainder method."""
+    """Divide ``count``, or all if there are fewer, among classes in proportion to ``available``.
+
+    The largest-remainder method decides about the rest.
+    """
+    count = min(count, int(available.sum()))
     if not count:
         return np.zeros_like(available)
     share, remainder = np.divmod(count * available, available.sum())

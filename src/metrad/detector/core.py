@@ -14,6 +14,7 @@ from metrad.data.decoding import DECODER_VERSION, Decoding
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.errors import InputError
+from metrad.evaluation.conformal import Calibration
 from metrad.files import follow_umask, read_arrays
 from metrad.scorers import HeadScorer, Scorer
 
@@ -41,7 +42,7 @@ class Detector:
         blueprint: settings of the parts.
         backend: provides the embedder and the head.
         make_scorer: returns the fitted scorer; called once, at the first use of ``scorer``.
-        calibration_scores: scores of the calibration images, (M,), in ascending order.
+        calibration: scores of the calibration images in ascending order, and their groups.
         normal_images: names of the normal images, in the order of the scorer's index.
         precision: precision of the embeddings, named as in Lightning.
         loaded_from: bundle that the detector was loaded from; None after training.
@@ -56,14 +57,14 @@ class Detector:
         backend: Backend,
         make_scorer: Callable[[], Scorer],
         *,
-        calibration_scores: np.ndarray,
+        calibration: Calibration,
         normal_images: list[str],
         precision: str = "32-true",
         loaded_from: Bundle | None = None,
     ) -> None:
         self.blueprint = blueprint
         self.backend = backend
-        self.calibration_scores = calibration_scores
+        self.calibration = calibration
         self.normal_images = normal_images
         self.precision = precision
         self.decoding = Decoding(**loaded_from.about.get("decoding", {})) if loaded_from else Decoding(DECODER_VERSION)
@@ -103,12 +104,11 @@ class Detector:
         from metrad.detector.torch_backend import TorchBackend
 
         backend = TorchBackend(opened, allow)
-        calibration = _calibration(opened.folder / bundle.CALIBRATION)
         return cls(
             opened.blueprint,
             backend,
             lambda: _load_scorer(opened, backend, allow),
-            calibration_scores=calibration,
+            calibration=_calibration(opened.folder / bundle.CALIBRATION),
             normal_images=opened.normal_images,
             precision=opened.precision,
             loaded_from=opened,
@@ -120,18 +120,24 @@ class Detector:
 
         save_weights(folder, self.backend.embedder, self.backend.head)
         self.scorer.save(folder)
-        safetensors.numpy.save_file({"scores": self.calibration_scores}, folder / bundle.CALIBRATION)
+        calibration = {"scores": self.calibration.scores}
+        if self.calibration.groups is not None:
+            calibration["groups"] = np.asarray(self.calibration.groups, dtype=np.int64)
+        safetensors.numpy.save_file(calibration, folder / bundle.CALIBRATION)
         follow_umask(folder / bundle.CALIBRATION)
         (folder / bundle.NORMAL).write_text(json.dumps(self.normal_images, ensure_ascii=False), encoding="utf-8")
         size, entries = self.backend.head.num_classes, {"decoding": asdict(self.decoding), **(about or {})}
         bundle.seal(folder, self.blueprint, precision=self.precision, head_size=size, about=entries)
 
 
-def _calibration(path: Path) -> np.ndarray:
-    scores = read_arrays(path).get("scores", np.empty(0))
+def _calibration(path: Path) -> Calibration:
+    arrays = read_arrays(path)
+    scores, groups = arrays.get("scores", np.empty(0)), arrays.get("groups")
     if scores.ndim != 1 or scores.dtype.kind != "f" or not np.isfinite(scores).all() or (np.diff(scores) < 0).any():
         raise InputError(f"{path} holds no finite scores in ascending order; create it again")
-    return scores
+    if groups is not None and (groups.shape != scores.shape or groups.dtype.kind not in "iu"):
+        raise InputError(f"{path} holds no group number for each score; create it again")
+    return Calibration(scores, groups)
 
 
 def _load_scorer(opened: Bundle, backend: Backend, allow: Sequence[str]) -> Scorer:

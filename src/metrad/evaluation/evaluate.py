@@ -1,8 +1,9 @@
 """The evaluation of a scorer: it is fitted, scores the test images, and its metrics are computed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,22 @@ import numpy as np
 from metrad.data.prepared import ImageRecord
 from metrad.errors import InputError
 from metrad.evaluation.conformal import (
+    Calibration,
     alarms,
+    calibration_groups_needed,
+    confident_threshold,
     conformal_p_values,
     conformal_threshold,
+    largest_by_group,
     usable_rates,
 )
 from metrad.evaluation.embeddings import Embedded
-from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, exact_interval
+from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, exact_interval, grouped_interval
 from metrad.evaluation.metrics import by_class, summary
 from metrad.models.heads import Head
 from metrad.scorers import KNN, HeadScorer, Scorer
+
+Groups = Mapping[str, np.ndarray]  # group number of each image, (N,), by role
 
 
 @dataclass(frozen=True)
@@ -31,19 +38,21 @@ class Settings:
             enough calibration images for it.
         level: confidence level of all intervals.
         resamples: number of bootstrap resamples.
+        confidence: probability with which a confident threshold keeps its rate; None for no such thresholds.
     """
 
     false_alarm_rates: Sequence[float] | None = None
     level: float = 0.95
     resamples: int = 2000
+    confidence: float | None = 0.95
 
-    def rates(self, calibration_images: int) -> list[float]:
+    def rates(self, calibration_groups: int) -> list[float]:
         """Return the false-alarm rates to compute thresholds for.
 
         Raises:
-            InputError: a rate needs more than ``calibration_images`` images.
+            InputError: a rate needs more than ``calibration_groups`` groups of images.
         """
-        return usable_rates(self.false_alarm_rates, calibration_images)
+        return usable_rates(self.false_alarm_rates, calibration_groups)
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Evaluation:
         scores: anomaly scores (N,); higher is more anomalous.
         p_values: conformal p-values (N,); None without calibration images.
         nearest: position, among the normal images, of the nearest one to each test image, (N,).
-        calibration_scores: scores of the calibration images, (M,).
+        calibration: scores of the calibration images, and their groups.
         metrics: entries of ``metrics.json``: metrics, those of each anomalous class if there are several, intervals,
             thresholds and numbers of the fitted scorer.
         seconds: seconds of each phase.
@@ -67,13 +76,18 @@ class Evaluation:
     scores: np.ndarray
     p_values: np.ndarray | None
     nearest: np.ndarray
-    calibration_scores: np.ndarray
+    calibration: Calibration
     metrics: dict[str, Any]
     seconds: dict[str, float]
 
 
 def evaluate(
-    scorer: Scorer, embedded: Embedded, settings: Settings, *, calibration: np.ndarray | None = None
+    scorer: Scorer,
+    embedded: Embedded,
+    settings: Settings,
+    *,
+    calibration: Calibration | None = None,
+    groups: Groups | None = None,
 ) -> Evaluation:
     """Measure how well ``scorer`` separates anomalous from normal test images.
 
@@ -83,71 +97,118 @@ def evaluate(
         scorer: fitted here on the normal embeddings, unless ``calibration`` is given.
         embedded: embeddings of all roles.
         settings: settings of thresholds and intervals.
-        calibration: scores of the calibration images (M,) by ``scorer``, which is then fitted already.
+        calibration: calibration of ``scorer``, which is then fitted already.
+        groups: group number of each image by role; None if each image is a group of its own.
 
     Raises:
         InputError: the scorer cannot be used with these embeddings, or a false-alarm rate needs more calibration
             images.
     """
     arrays, start = embedded.arrays, time.perf_counter()
-    rates = settings.rates(len(arrays["calibration"]))
+    numbers, tested = _numbers(groups, "calibration"), _numbers(groups, "test_normal", "test_anomalous")
+    rates = settings.rates(len(arrays["calibration"] if numbers is None else np.unique(numbers)))
     if calibration is None:
         scorer.fit(arrays["normal"], embedded.normal_classes, reference=embedded.reference)
     fitted = time.perf_counter()
     if calibration is None:
-        calibration = scorer.score(arrays["calibration"])
+        calibration = Calibration(scorer.score(arrays["calibration"]), numbers)
     test, anomalous = embedded.test, embedded.anomalous
     scores = scorer.score(test)
     scored = time.perf_counter()
-    thresholds = [threshold_metrics(calibration, scores, anomalous, rate, settings.level) for rate in rates]
+    judged = partial(threshold_metrics, scores=scores, anomalous=anomalous, groups=tested, level=settings.level)
+    average, confident = thresholds(calibration, rates, settings.confidence)
     records = [*embedded.records["test_normal"], *embedded.records["test_anomalous"]]
     per_class = by_class(scores, anomalous, [record.class_name for record in records])
     metrics: dict[str, Any] = {
         **summary(scores, anomalous),
         **({"per_class": per_class} if per_class else {}),
-        "intervals": intervals(scores, anomalous, settings),
-        "thresholds": thresholds,
+        "intervals": intervals(scores, anomalous, settings, tested),
+        "thresholds": [judged(rate, threshold) for rate, threshold in average.items()],
+        "confident_thresholds": [
+            {**judged(rate, threshold), "confidence": settings.confidence} for rate, threshold in confident.items()
+        ],
+        **({"groups": {role: len(np.unique(found)) for role, found in groups.items()}} if groups else {}),
         "scorer": {"name": type(scorer).__name__, **scorer.fitted_figures()},
     }
+    known, grouped = calibration.scores, calibration.groups
+    p_values = conformal_p_values(known, scores, grouped) if len(known) else None
     measured = time.perf_counter()
     nearby = scorer if scorer.has_neighbours else KNN().fit(arrays["normal"])
     return Evaluation(
         records=records,
         anomalous=anomalous,
         scores=scores,
-        p_values=conformal_p_values(calibration, scores) if len(calibration) else None,
+        p_values=p_values,
         nearest=nearby.neighbours(test),
-        calibration_scores=calibration,
+        calibration=calibration,
         metrics=metrics,
         seconds={"fit": fitted - start, "score": scored - fitted, "measure": measured - scored},
     )
 
 
-def intervals(scores: np.ndarray, anomalous: np.ndarray, settings: Settings) -> dict[str, Any]:
+def thresholds(
+    calibration: Calibration, rates: Sequence[float], confidence: float | None
+) -> tuple[dict[float, float], dict[float, float]]:
+    """Return by false-alarm rate the threshold that keeps it on average, and the one that keeps it with ``confidence``.
+
+    The second is there for the rates that there are enough groups for.
+    """
+    scores, groups = calibration.scores, calibration.groups
+    average = {rate: conformal_threshold(scores, rate, groups) for rate in rates}
+    if confidence is None:
+        return average, {}
+    count = len(largest_by_group(scores, groups))
+    enough = [rate for rate in rates if calibration_groups_needed(rate, confidence) <= count]
+    return average, {rate: confident_threshold(scores, rate, confidence, groups) for rate in enough}
+
+
+def _numbers(groups: Groups | None, *roles: str) -> np.ndarray | None:
+    """Return the group numbers of the images of ``roles``, one after another; None without groups."""
+    return np.concatenate([groups[role] for role in roles]) if groups else None
+
+
+def intervals(
+    scores: np.ndarray, anomalous: np.ndarray, settings: Settings, groups: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return the intervals of every metric by stratified bootstrap, and of the AUROC by DeLong's method."""
-    bootstrap = bootstrap_intervals(scores, anomalous, level=settings.level, resamples=settings.resamples)
+    level, resamples = settings.level, settings.resamples
+    bootstrap = bootstrap_intervals(scores, anomalous, level=level, resamples=resamples, groups=groups)
     return {
         "level": settings.level,
-        "auroc_delong": list(delong_interval(scores, anomalous, settings.level)),
+        "auroc_delong": list(delong_interval(scores, anomalous, level, groups)),
         "bootstrap": {name: list(ends) for name, ends in bootstrap.items()},
     }
 
 
 def threshold_metrics(
-    calibration: np.ndarray, scores: np.ndarray, anomalous: np.ndarray, rate: float, level: float
+    rate: float,
+    threshold: float,
+    *,
+    scores: np.ndarray,
+    anomalous: np.ndarray,
+    level: float,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Return the threshold for a false-alarm rate, and its rates on the test images with exact intervals."""
-    threshold = conformal_threshold(calibration, rate)
+    """Return a threshold, the false-alarm rate that it promises, and its rates on the test images with their intervals.
+
+    Args:
+        rate: the false-alarm rate that the threshold promises.
+        threshold: the threshold, above which a score is an alarm.
+        scores: scores of the test images, (N,).
+        anomalous: whether each is anomalous, (N,) booleans.
+        level: confidence level of the intervals.
+        groups: group number of each test image, (N,); the intervals then count groups.
+    """
     above = alarms(scores, threshold)
-    false_alarms, detections = above[~anomalous], above[anomalous]
-    return {
-        "false_alarm_rate": rate,
-        "threshold": threshold,
-        "test_false_alarm_rate": float(false_alarms.mean()),
-        "test_false_alarm_interval": list(exact_interval(int(false_alarms.sum()), len(false_alarms), level)),
-        "test_detection_rate": float(detections.mean()),
-        "test_detection_interval": list(exact_interval(int(detections.sum()), len(detections), level)),
-    }
+    found: dict[str, Any] = {"false_alarm_rate": rate, "threshold": threshold}
+    for name, kind in (("false_alarm", ~anomalous), ("detection", anomalous)):
+        found[f"test_{name}_rate"] = float(above[kind].mean())
+        found[f"test_{name}_interval"] = list(
+            exact_interval(int(above[kind].sum()), int(kind.sum()), level)
+            if groups is None
+            else grouped_interval(above[kind], groups[kind], level)
+        )
+    return found
 
 
 def attach_head(scorer: Scorer, head: Head, head_classes: list[str], normal: list[str]) -> None:

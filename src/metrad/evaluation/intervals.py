@@ -1,10 +1,12 @@
 """Confidence intervals of metrics and false-alarm rates.
 
 Higher scores are more anomalous. Only the order of the scores matters, so a monotonically increasing transformation
-changes no interval. Images count as independent draws. Intervals say nothing about another seed or training.
+changes no interval. Intervals say nothing about another seed or training. Groups of images, such as several
+photographs of one part, count as independent draws; without groups, each image does.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy import special, stats
@@ -15,26 +17,32 @@ from metrad.evaluation.metrics import RocCurves, by_name, ranked
 BLOCK = 2**18
 
 
-def delong_variance(scores: np.ndarray, anomalous: np.ndarray) -> tuple[float, float]:
+def delong_variance(scores: np.ndarray, anomalous: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
     """Return the AUROC of ``scores`` (N,) and DeLong's estimate of its variance; ``anomalous`` (N,) is the truth.
 
-    A tie counts one half. The midrank form takes O(N log N) time.
+    A tie counts one half. The midrank form takes O(N log N) time. With the group number of each image, ``groups`` (N,),
+    the images of a group may depend on each other, normal and anomalous ones too.
 
     Raises:
-        ValueError: as in ``metrics.summary``, or there are fewer than two normal or two anomalous images.
+        ValueError: as in ``metrics.summary``, or there are fewer than two groups of normal or of anomalous images.
 
     Source:
-        DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); Sun and Xu 2014, IEEE Signal Processing Letters 21(11).
+        DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); Sun and Xu 2014, IEEE Signal Processing Letters 21(11);
+        for groups Obuchowski 1997, Biometrics 53(2).
     """
     V10, V01 = structural_components(scores, anomalous)
-    if min(len(V10), len(V01)) < 2:
+    kinds = _groups_by_kind(anomalous, groups)
+    fewest = [len(np.unique(kind)) for kind in kinds]
+    if min(fewest) < 2:
         raise ValueError(
-            f"DeLong's variance needs two images of each kind, got {len(V01)} normal and {len(V10)} anomalous"
+            f"DeLong's variance needs two images of each kind, got {fewest[0]} normal and {fewest[1]} anomalous"
         )
-    return float(V10.mean()), _variance_of_mean(V10) + _variance_of_mean(V01)
+    return float(V10.mean()), _variance(V10, V01, *kinds)
 
 
-def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def delong_interval(
+    scores: np.ndarray, anomalous: np.ndarray, level: float = 0.95, groups: np.ndarray | None = None
+) -> tuple[float, float]:
     """Return the lower and upper end of a confidence interval for the AUROC, inside [0, 1].
 
     The interval is normal on the logit scale, with DeLong's variance transformed by the delta method. Its coverage was
@@ -45,9 +53,11 @@ def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.
 
     The variance is zero if the scores separate the two kinds perfectly (either way round) or are all tied. It is
     undefined with one image of a kind. The interval is then [q A, 1 - q (1 - A)]. A is the AUROC, k the smaller number
-    of images of a kind, and q the lower Clopper-Pearson bound for k successes in k trials: k disjoint pairs of a normal
-    and an anomalous image that all agree. With k = 1 it holds by Markov's inequality. It holds for all distributions,
+    of groups of a kind, and q the lower Clopper-Pearson bound for k successes in k trials: k disjoint pairs of a normal
+    and an anomalous group that all agree. With k = 1 it holds by Markov's inequality. It holds for all distributions,
     so it can be wider than the interval of scores with one pair out of order.
+
+    ``groups`` (N,) are the group numbers of the images, as in ``delong_variance``.
 
     Raises:
         ValueError: as in ``metrics.summary``, or ``level`` is outside (0, 1).
@@ -58,8 +68,9 @@ def delong_interval(scores: np.ndarray, anomalous: np.ndarray, level: float = 0.
     """
     tail = _tail(level)
     V10, V01 = structural_components(scores, anomalous)
-    auroc, fewest = float(V10.mean()), min(len(V10), len(V01))
-    variance = _variance_of_mean(V10) + _variance_of_mean(V01) if fewest > 1 else 0.0
+    kinds = _groups_by_kind(anomalous, groups)
+    auroc, fewest = float(V10.mean()), min(len(np.unique(kind)) for kind in kinds)
+    variance = _variance(V10, V01, *kinds) if fewest > 1 else 0.0
     if variance == 0:
         q = exact_interval(fewest, fewest, level)[0]
         return q * auroc, 1 - q * (1 - auroc)
@@ -81,6 +92,29 @@ def _placements(ranks: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.asarray(twice_below / (2 * len(others)))
 
 
+def _groups_by_kind(anomalous: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the group numbers of the normal and of the anomalous images; without groups each image has its own."""
+    anomalous = np.asarray(anomalous, dtype=bool)
+    numbers = np.arange(len(anomalous)) if groups is None else np.asarray(groups)
+    if numbers.shape != anomalous.shape:
+        raise ValueError(f"groups must have one entry an image, {anomalous.shape}, got {numbers.shape}")
+    return numbers[~anomalous], numbers[anomalous]
+
+
+def _variance(V10: np.ndarray, V01: np.ndarray, normal: np.ndarray, positive: np.ndarray) -> float:
+    """Return the variance of the AUROC from the components and the group numbers of the images of each kind."""
+    if len(np.unique(normal)) + len(np.unique(positive)) == len(np.union1d(normal, positive)) == len(V10) + len(V01):
+        return _variance_of_mean(V10) + _variance_of_mean(V01)  # each image is alone: DeLong's own formula
+    everyone, places = np.unique(np.concatenate([positive, normal]), return_inverse=True)
+    in_anomalous, in_normal = places[: len(positive)], places[len(positive) :]
+    sums = [
+        np.bincount(where, V - V.mean(), len(everyone)) / len(V) for where, V in ((in_anomalous, V10), (in_normal, V01))
+    ]
+    count10, count01, both = len(np.unique(positive)), len(np.unique(normal)), len(everyone)
+    own = sum(float((s**2).sum()) * n / (n - 1) for s, n in zip(sums, (count10, count01), strict=True))
+    return own + 2 * float((sums[0] * sums[1]).sum()) * both / (both - 1)
+
+
 def _variance_of_mean(components: np.ndarray) -> float:
     return float(components.var(ddof=1)) / len(components)
 
@@ -92,10 +126,12 @@ def bootstrap_intervals(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Return a stratified bootstrap interval for each of ``metrics.METRICS``, by name.
 
-    Normal and anomalous images are resampled separately, so each resample has as many of each kind as the data. The
+    Normal and anomalous images are resampled separately, so each resample has as many of each kind as the data. With
+    the group number of each image, ``groups`` (N,), whole groups are resampled: each resample has as many groups. The
     ends are percentiles of the resampled metrics. Perfectly separated scores are so in every resample: their interval
     has width zero, which is too narrow. ``delong_interval`` has a valid one for the AUROC. ``Metric.covers`` gives the
     coverage of the intervals.
@@ -115,10 +151,14 @@ def bootstrap_intervals(
     # Each kind has its own random stream, so that the draws do not depend on the size of the blocks.
     normal_stream, anomalous_stream = np.random.default_rng(seed).spawn(2)
     rows = max(1, BLOCK // len(levels))
+    drawings = [
+        _drawing(*kind, len(levels))
+        for kind in zip((normal, positive), _groups_by_kind(anomalous, groups), strict=True)
+    ]
     blocks = [
         _resampled_metrics(
-            _resampled_counts(normal_stream, normal, min(rows, resamples - start), len(levels)),
-            _resampled_counts(anomalous_stream, positive, min(rows, resamples - start), len(levels)),
+            drawings[0](normal_stream, min(rows, resamples - start)),
+            drawings[1](anomalous_stream, min(rows, resamples - start)),
         )
         for start in range(0, resamples, rows)
     ]
@@ -129,11 +169,32 @@ def bootstrap_intervals(
     return intervals
 
 
+def _drawing(places: np.ndarray, groups: np.ndarray, levels: int) -> Callable[[np.random.Generator, int], np.ndarray]:
+    """Return a function that draws the counts of a number of resamples of one kind, by group where there are groups."""
+    everyone, numbers = np.unique(groups, return_inverse=True)
+    if len(everyone) == len(groups):
+        return lambda generator, rows: _resampled_counts(generator, places, rows, levels)
+    counts = np.zeros((len(everyone), levels), dtype=np.int64)
+    np.add.at(counts, (numbers, places), 1)
+    return lambda generator, rows: _resampled_groups(generator, counts, rows)
+
+
 def _resampled_counts(generator: np.random.Generator, places: np.ndarray, rows: int, levels: int) -> np.ndarray:
     """Return how often each distinct score is drawn in each resample, (rows, levels), the highest score first."""
     drawn = places[generator.integers(len(places), size=(rows, len(places)))]
     cells = drawn + levels * np.arange(rows)[:, None]
     return np.bincount(cells.ravel(), minlength=rows * levels).reshape(rows, levels)[:, ::-1].astype(np.float64)
+
+
+def _resampled_groups(generator: np.random.Generator, counts: np.ndarray, rows: int) -> np.ndarray:
+    """Return the same as ``_resampled_counts`` with groups drawn as a whole.
+
+    ``counts`` (groups, levels) tells how often each distinct score stands in each group.
+    """
+    drawn = generator.integers(len(counts), size=(rows, len(counts)))
+    times = np.stack([np.bincount(row, minlength=len(counts)) for row in drawn])
+    found: np.ndarray = (times @ counts)[:, ::-1].astype(np.float64)
+    return found
 
 
 def _resampled_metrics(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, np.ndarray]:
@@ -154,6 +215,31 @@ def exact_interval(successes: int, trials: int, level: float = 0.95) -> tuple[fl
     _tail(level)
     interval = stats.binomtest(successes, trials).proportion_ci(confidence_level=level, method="exact")
     return float(interval.low), float(interval.high)
+
+
+def grouped_interval(successes: np.ndarray, groups: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return an interval for the rate behind ``successes`` (N,), booleans, of images in ``groups`` (N,).
+
+    It is the Clopper-Pearson interval of the observed rate for as many trials as there are groups, with Beta
+    distributions for a number of successes that is no whole number. It is safe: it takes the images of a group to be
+    all alike, and is too wide where they differ.
+
+    Raises:
+        ValueError: there are no images, the lengths differ, or ``level`` is outside (0, 1).
+
+    Source:
+        Clopper and Pearson 1934, Biometrika 26(4); Korn and Graubard 1998, Survey Methodology 24(2), with the largest
+        possible design effect.
+    """
+    tail = _tail(level)
+    successes, groups = np.asarray(successes, dtype=bool), np.asarray(groups)
+    if successes.shape != groups.shape or not successes.size:
+        raise ValueError(f"successes and groups must be vectors of one length, got {successes.shape}, {groups.shape}")
+    trials, rate = len(np.unique(groups)), float(successes.mean())
+    hits = rate * trials
+    low = float(stats.beta.ppf(tail, hits, trials - hits + 1)) if rate > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, trials - hits)) if rate < 1 else 1.0
+    return low, high
 
 
 def _by_kind(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

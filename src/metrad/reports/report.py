@@ -245,13 +245,14 @@ def _thresholds_table(metrics: Mapping[str, Any]) -> Table:
     rows = [
         {
             "False alarms asked for, %": 100 * entry["false_alarm_rate"],
+            "Confidence": entry.get("confidence", "on average"),
             "Threshold": f"{entry['threshold']:.4g}",
             "False alarms on test images, %": _percent(
                 entry["test_false_alarm_rate"], entry["test_false_alarm_interval"]
             ),
             "Anomalous test images found, %": _percent(entry["test_detection_rate"], entry["test_detection_interval"]),
         }
-        for entry in metrics["thresholds"]
+        for entry in [*metrics["thresholds"], *metrics.get("confident_thresholds", [])]
     ]
     return table("Thresholds from the calibration images, and what they did", pd.DataFrame(rows))
 

@@ -34,6 +34,10 @@ class _Threshold(_Content):
     test_detection_interval: _Shares
 
 
+class _ConfidentThreshold(_Threshold):
+    confidence: Share
+
+
 class _Intervals(_Content):
     level: Share
     auroc_delong: _Ends
@@ -43,6 +47,7 @@ class _Intervals(_Content):
 class _Metrics(_Content):
     intervals: _Intervals | None = None
     thresholds: list[_Threshold] = []
+    confident_thresholds: list[_ConfidentThreshold] = []
     sizes: dict[str, Count] = {}
     split: str | None = None
 
@@ -64,6 +69,8 @@ class _Split(_Content):
     copies_left_out: Count
     corrupt_left_out: list[str]
     images: dict[str, list[str]]
+    left_out_for_groups: Count = 0
+    groups: dict[str, list[Count]] = {}
 
 
 def metrics(content: Any, path: Path) -> dict[str, Any]:

@@ -65,6 +65,28 @@ def conformal_p_value(calibration: ArrayLike, score: float) -> Fraction:
     return Fraction(1 + sum(value >= score for value in values), len(values) + 1)
 
 
+def grouped_p_value(calibration: ArrayLike, groups: ArrayLike, score: float) -> Fraction:
+    """(1 + sum over groups of the share of the group's scores at least as high) / (G + 1)."""
+    members: dict[int, list[float]] = {}
+    for value, group in zip(
+        np.asarray(calibration, dtype=np.float64).tolist(), np.asarray(groups).tolist(), strict=True
+    ):
+        members.setdefault(group, []).append(value)
+    shares = [Fraction(sum(value >= score for value in group), len(group)) for group in members.values()]
+    return (1 + sum(shares, Fraction(0))) / (len(members) + 1)
+
+
+def confident_threshold(largest: ArrayLike, alpha: Fraction, confidence: Fraction) -> float:
+    """Smallest order statistic that is above the (1 - α) quantile with at least this probability, by the binomial."""
+    values = sorted(np.asarray(largest, dtype=np.float64).tolist())
+    reached = Fraction(0)
+    for below in range(len(values)):
+        reached += math.comb(len(values), below) * (1 - alpha) ** below * alpha ** (len(values) - below)
+        if reached >= confidence:
+            return values[below]
+    raise ValueError("too few")
+
+
 def _split(scores: ArrayLike, anomalous: ArrayLike) -> tuple[list[float], list[float]]:
     """Scores of the anomalous and of the normal images."""
     pairs = list(zip(np.asarray(scores, dtype=np.float64).tolist(), np.asarray(anomalous).tolist(), strict=True))

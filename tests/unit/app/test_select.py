@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from metrad.app import select
 from metrad.app.build import build
 from metrad.app.select import AS_CONFIGURED, best, describe
-from metrad.data.splits import ROLES, Classes, Split, draw, hold_out, to_test_on
+from metrad.data.splits import ROLES, Classes, Pool, Split, draw, hold_out, to_test_on
 from metrad.errors import InputError
 from metrad.runs.config import checks
 from tests.helpers.commands import composed
@@ -45,7 +45,7 @@ def held_out_splits(draw_value):
 @given(held_out_splits(), shares, seeds)
 def test_one_class_is_held_out_and_no_other_image_comes_in(drawn, share, seed):
     pool, classes, split, held_out = drawn
-    found, roles = hold_out(split, pool.labels, classes, held_out, share=share, seed=seed)
+    found, roles = hold_out(split, pool, classes, held_out, share=share, seed=seed)
     assert roles == Classes(tuple(c for c in classes.reference if c != held_out), classes.normal, (held_out,))
     assert tuple(found.indices) == ROLES
     everyone = np.concatenate(list(found.indices.values()))
@@ -62,7 +62,7 @@ def test_one_class_is_held_out_and_no_other_image_comes_in(drawn, share, seed):
 @given(held_out_splits(), shares, seeds)
 def test_each_normal_class_gives_its_share(drawn, share, seed):
     pool, classes, split, held_out = drawn
-    found, _ = hold_out(split, pool.labels, classes, held_out, share=share, seed=seed)
+    found, _ = hold_out(split, pool, classes, held_out, share=share, seed=seed)
     count, total = len(found.indices["test_normal"]), len(split.indices["normal"])
     assert count == to_test_on(total, share) == max(1, min(round(share * total), total - 1))
     of_each, asked = classes_of(found, pool, "test_normal"), classes_of(split, pool, "normal")
@@ -72,9 +72,10 @@ def test_each_normal_class_gives_its_share(drawn, share, seed):
 
 def plain(normal=10, reference=6):
     labels = np.array([0] * normal + [1] * reference + [2] * reference)
+    pool = Pool(labels, np.arange(len(labels)), np.ones(len(labels), bool), None)
     roles = {"normal": range(normal), "reference": range(normal, normal + 2 * reference)}
     indices = {role: np.array(roles.get(role, ()), dtype=np.int64) for role in ROLES}
-    return Split(indices, 0), labels, Classes((1, 2), (0,), (3,))
+    return Split(indices, 0), pool, Classes((1, 2), (0,), (3,))
 
 
 def test_the_seed_draws_the_normal_images_alike_for_each_class():

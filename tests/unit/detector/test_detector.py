@@ -13,6 +13,7 @@ from metrad.detector.bundle import TABLES, Blueprint, build_part, own_parts, sam
 from metrad.detector.core import Detector
 from metrad.detector.torch_backend import TrainedBackend
 from metrad.errors import InputError
+from metrad.evaluation.conformal import Calibration
 from metrad.files import sealed, unsealed
 from metrad.models.backbones import convnet
 from metrad.models.embedder import Embedder
@@ -44,7 +45,7 @@ def trained(scorer="KNN", head=ARCFACE, settings=None):
         Blueprint(CONVNET, {"image_size": 8, "channels_last": True}, head, settings or SCORERS[scorer]),
         TrainedBackend(embedder, arcface),
         lambda: made,
-        calibration_scores=np.sort(made.score(embeddings[20:30])),
+        calibration=Calibration(np.sort(made.score(embeddings[20:30])), np.arange(10) // 3),
         normal_images=[f"good/{i}ä.png" for i in range(20)],
         precision="bf16-mixed",
     )
@@ -66,7 +67,8 @@ def test_a_detector_that_was_saved_gives_the_same_scores(scorer, folder):
     with torch.inference_mode():
         found = loaded.scorer.score(loaded.backend.embedder(images).numpy())
     np.testing.assert_array_equal(found, scores)
-    np.testing.assert_array_equal(loaded.calibration_scores, detector.calibration_scores)
+    np.testing.assert_array_equal(loaded.calibration.scores, detector.calibration.scores)
+    np.testing.assert_array_equal(loaded.calibration.groups, detector.calibration.groups)
     assert (loaded.normal_images, loaded.precision) == (detector.normal_images, "bf16-mixed")
     assert loaded.loaded_from.about["split"] == "abc"
     assert loaded.decoding == Decoding(2, 12)
@@ -77,7 +79,7 @@ def test_the_embedder_is_built_when_it_is_asked_for(folder, monkeypatch):
     trained()[0].save(folder)
     loaded = Detector.load(folder)
     monkeypatch.setattr(bundle, "build_part", lambda kind, *_, **__: pytest.fail(f"a {kind} was built"))
-    assert len(loaded.calibration_scores) == 10
+    assert len(loaded.calibration.scores) == 10
 
 
 @pytest.mark.parametrize("name", ["embedder.safetensors", "head.safetensors", "calibration.safetensors", "normal.json"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metrad.evaluation.conformal import alarms, conformal_p_values
+from metrad.evaluation.conformal import alarms, conformal_p_values, conformal_threshold
 from metrad.evaluation.evaluate import threshold_metrics
 
 STARTS = [0.1, 0.3, 1.0, 1e-30, 5e7, -0.7]
@@ -28,7 +28,8 @@ def test_the_rates_of_a_threshold_are_those_of_the_scores_as_printed(start):
     high = np.nextafter(low, np.float32(np.inf))
     threshold = float(low) + 0.99 * (float(high) - float(low))
     scores, anomalous = np.array([low, high, low, high], dtype=np.float32), np.array([False, False, True, True])
-    found = threshold_metrics(np.full(19, threshold), scores, anomalous, 0.05, 0.95)
+    kept = conformal_threshold(np.full(19, threshold), 0.05)
+    found = threshold_metrics(0.05, kept, scores=scores, anomalous=anomalous, level=0.95)
     assert (found["threshold"], found["test_false_alarm_rate"], found["test_detection_rate"]) == (threshold, 0.5, 0.5)
     assert (conformal_p_values(np.full(19, threshold), scores) <= 0.05).tolist() == [False, True, False, True]
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from metrad.errors import InputError
 from metrad.evaluation import intervals as intervals_module
-from metrad.evaluation.conformal import calibration_images_needed, conformal_p_values, conformal_threshold
+from metrad.evaluation.conformal import calibration_groups_needed, conformal_p_values, conformal_threshold
 from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, delong_variance, exact_interval
 from metrad.evaluation.metrics import RocCurves, by_name, summary
 from tests.reference.evaluation import statistics as slow
@@ -284,7 +284,7 @@ def test_the_rank_of_the_threshold_is_exact_for_every_thousandth(n):
         if rank <= n:
             assert conformal_threshold(calibration, j / 1000) == rank
         else:
-            assert calibration_images_needed(j / 1000) > n
+            assert calibration_groups_needed(j / 1000) > n
 
 
 @pytest.mark.parametrize(("n", "alpha", "rank"), [(99, 0.01, 99), (19, 0.05, 19), (9, 0.1, 9), (39, 0.05, 38)])
@@ -295,14 +295,14 @@ def test_the_threshold_of_round_numbers_is_not_put_out_by_rounding(n, alpha, ran
 @given(calibrations, st.integers(1, 999))
 @settings(deadline=None, max_examples=100)
 def test_the_threshold_equals_brute_force(calibration, j):
-    assume(len(calibration) >= calibration_images_needed(j / 1000))
+    assume(len(calibration) >= calibration_groups_needed(j / 1000))
     expected = slow.conformal_threshold(calibration, Fraction(j, 1000))
     assert conformal_threshold(calibration, j / 1000) == expected
 
 
 def test_the_images_needed_are_the_fewest_that_do():
     for j in range(1, 1000):
-        needed = calibration_images_needed(j / 1000)
+        needed = calibration_groups_needed(j / 1000)
         assert (needed + 1) * Fraction(j, 1000) >= 1
         assert needed * Fraction(j, 1000) < 1
         assert conformal_threshold(np.arange(needed), j / 1000) == needed - 1
@@ -310,7 +310,7 @@ def test_the_images_needed_are_the_fewest_that_do():
 
 @pytest.mark.parametrize(("rate", "needed"), [(1 / 3, 2), (2 / 3, 1), (1 / 7, 6), (1e-7, 10**7 - 1), (3e-9, 333333333)])
 def test_a_rate_is_the_fraction_it_was_meant_as(rate, needed):
-    assert calibration_images_needed(rate) == needed
+    assert calibration_groups_needed(rate) == needed
 
 
 def test_too_few_calibration_images_are_refused_with_the_number_needed():
@@ -329,7 +329,7 @@ def test_a_false_alarm_rate_outside_0_to_1_is_refused(rate):
     with pytest.raises(InputError, match=r"evaluation\.false_alarm_rates"):
         conformal_threshold(np.arange(1000), rate)
     with pytest.raises(InputError, match=r"evaluation\.false_alarm_rates"):
-        calibration_images_needed(rate)
+        calibration_groups_needed(rate)
 
 
 @given(calibrations, calibrations)
@@ -342,7 +342,7 @@ def test_p_values_equal_brute_force(calibration, scores):
 @given(calibrations, calibrations, rates)
 @settings(deadline=None, max_examples=100)
 def test_a_p_value_is_at_most_alpha_exactly_when_the_score_is_above_the_threshold(calibration, scores, alpha):
-    assume(len(calibration) >= calibration_images_needed(alpha))
+    assume(len(calibration) >= calibration_groups_needed(alpha))
     alarms = scores > conformal_threshold(calibration, alpha)
     np.testing.assert_array_equal(conformal_p_values(calibration, scores) <= alpha, alarms)
 
@@ -351,7 +351,7 @@ def test_a_p_value_is_at_most_alpha_exactly_when_the_score_is_above_the_threshol
 @settings(deadline=None, max_examples=100)
 def test_too_few_calibration_images_mean_no_p_value_as_small_as_alpha(calibration, alpha):
     smallest = conformal_p_values(calibration, np.array([1e9])).item()
-    assert (smallest <= alpha) == (len(calibration) >= calibration_images_needed(alpha))
+    assert (smallest <= alpha) == (len(calibration) >= calibration_groups_needed(alpha))
 
 
 def test_p_values_without_calibration_images_are_refused():

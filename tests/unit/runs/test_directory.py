@@ -1,5 +1,6 @@
 """The run directory: claimed once, written whole, and honest about how it ended."""
 
+import errno
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from metrad.errors import InputError, TrainingError
+from metrad.errors import InputError, TrainingError, WriteError
 from metrad.files import read_json, replacing, write_json, write_rows
 from metrad.runs.directory import Run
 
@@ -244,6 +245,14 @@ def test_a_refused_run_vanishes(run):
     with pytest.raises(InputError):
         end(run, InputError("no class"), work)
     assert not run.path.exists()
+
+
+def test_a_run_that_the_disk_refused_stays_and_says_so(run):
+    with pytest.raises(WriteError, match=r"cannot be written: .*free space there"):
+        end(run, OSError(errno.ENOSPC, "No space left on device"), lambda: run.split.write_text("{}"))
+    assert run.split.exists()
+    assert read_json(run.status)["state"] == "failed"
+    assert "cannot be written" in read_json(run.status)["error"]
 
 
 def test_a_refused_run_of_a_sweep_leaves_a_record(run):

@@ -1,5 +1,7 @@
 """Checkpoints: written whole or not at all, and refused for other images."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,20 @@ from metrad.models.embedder import Embedder
 from metrad.models.heads import Softmax
 from metrad.training.checkpoints import WholeCheckpoints, decoder_in, epochs_behind, read_checkpoint
 from metrad.training.learner import MetricLearner
+
+DATA = SimpleNamespace(state_dict=lambda: {"split": "these", "decoder": 1})
+
+
+def made() -> MetricLearner:
+    embedder = Embedder(convnet(channels=[4]), image_size=8)
+    return MetricLearner(embedder, Softmax(4, 2), lambda groups: torch.optim.SGD(groups, lr=0.1))
+
+
+def saved(path: Path, learner: MetricLearner, **entries: object) -> None:
+    """Write a checkpoint of three epochs of ``learner`` to ``path``, without a checksum."""
+    states = {"state_dict": learner.state_dict(), "optimizer_states": [learner.configure_optimizers().state_dict()]}
+    others = {"head": "Softmax", "loops": {}, "pytorch-lightning_version": "2", "MetradDataModule": DATA.state_dict()}
+    torch.save({"epoch": 2, **states, **others, **entries}, path)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
@@ -39,6 +55,19 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content):
         read_checkpoint(path)
 
 
+def test_a_checkpoint_of_which_one_bit_has_changed_is_refused(tmp_path):
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"epoch": 1, "weights": torch.arange(64.0)}, path)
+    whole = path.read_bytes()
+    place = whole.index(torch.arange(64.0).numpy().tobytes())
+    for changed in (place, place + 200, len(whole) - 10):  # of the weights, and of the checksum
+        data = bytearray(whole)
+        data[changed] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"last\.ckpt (is not the file that was saved|.* cut off or changed)"):
+            read_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     ("images", "goes_on"),
     [
@@ -50,17 +79,40 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content):
     ],
 )
 def test_training_continues_on_the_same_images_alone(tmp_path, images, goes_on):
-    embedder = Embedder(convnet(channels=[4]), image_size=8)
-    learner = MetricLearner(embedder, Softmax(4, 2), lambda groups: torch.optim.SGD(groups, lr=0.1))
-    data, path = SimpleNamespace(state_dict=lambda: {"split": "these", "decoder": 1}), tmp_path / "last.ckpt"
-    states = {"state_dict": learner.state_dict(), "optimizer_states": [learner.configure_optimizers().state_dict()]}
-    saved = {"head": "Softmax", "loops": {}, "pytorch-lightning_version": "2", "MetradDataModule": images}
-    torch.save({"epoch": 2, **states, **saved}, path)
+    learner, path = made(), tmp_path / "last.ckpt"
+    saved(path, learner, MetradDataModule=images)
     if goes_on:
-        assert epochs_behind(path, learner, data, 3, "32-true") == 3
+        assert epochs_behind(path, learner, DATA, 3, "32-true") == 3
     else:
         with pytest.raises(InputError, match="was trained on other images"):
-            epochs_behind(path, learner, data, 3, "32-true")
+            epochs_behind(path, learner, DATA, 3, "32-true")
+
+
+@pytest.mark.parametrize(
+    ("changed", "precision", "says"),
+    [
+        ({}, "32-true", None),
+        ({"batch_size": 32}, "32-true", "batch_size was 64 and is 32 now"),
+        ({"augmentation.flip": 0.5}, "32-true", "augmentation.flip was not set and is 0.5 now"),
+        ({}, "bf16-mixed", "trainer.precision was 32-true and is bf16-mixed now"),
+    ],
+)
+def test_training_continues_with_the_same_settings_alone(tmp_path, changed, precision, says):
+    learner, path = made(), tmp_path / "last.ckpt"
+    saved(path, learner, settings={"seed": 1, "batch_size": 64}, precision="32-true")
+    learner.settings = {"seed": 1, "batch_size": 64} | changed
+    if says is None:
+        assert epochs_behind(path, learner, DATA, 3, precision) == 3
+    else:
+        with pytest.raises(InputError, match=f"was trained with other settings: {re.escape(says)}; set them as"):
+            epochs_behind(path, learner, DATA, 3, precision)
+
+
+def test_a_checkpoint_that_names_no_settings_is_gone_on_from(tmp_path):
+    learner, path = made(), tmp_path / "last.ckpt"
+    saved(path, learner)  # as version 0.1 wrote it
+    learner.settings = {"seed": 1}
+    assert epochs_behind(path, learner, DATA, 3, "bf16-mixed") == 3
 
 
 @pytest.mark.parametrize(

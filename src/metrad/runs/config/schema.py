@@ -34,6 +34,14 @@ def _is_depth(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 8 <= value <= 16
 
 
+def _is_pattern(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("pattern"), str):
+        return False
+    gap, size = value.get("gap", 1), value.get("size")
+    numbers = isinstance(gap, int) and not isinstance(gap, bool) and (size is None or isinstance(size, float))
+    return numbers and value.keys() <= {"pattern", "gap", "size"}
+
+
 def _are_rates(value: Any) -> bool:
     return value is None or (
         isinstance(value, list)
@@ -52,6 +60,10 @@ _RATES = Rule("be a list of different rates above 0 and below 1, such as [0.01,0
 _CHOICES = Rule("be a list of at least one choice, such as [{}]", bool)
 _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
+_GROUP = Rule(
+    "be parent, a column, a pattern with named groups, {pattern: …, gap: …, size: …}, or null",
+    lambda value: value is None or isinstance(value, str) or _is_pattern(value),
+)
 _SWITCH = one_of("auto", True, False)
 _FLAG = one_of(True, False)  # OmegaConf would take every number for a bool
 _ASIDE = Key(identity=False)
@@ -119,6 +131,8 @@ class Dataset:
     """share of the normal images that become test images if the source has no test part"""
     rotations: Annotated[Any, _FLAG] = False
     """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
+    group: Annotated[Any, _GROUP, Key(since="0.2", before=None)] = None
+    """which images show one part and stay on one side of the split; null: each image is alone"""
     on_corrupt: Annotated[str, one_of("error", "skip")] = "error"
     """what to do with an image that cannot be decoded: end with an error, or skip it"""
     range: Annotated[Any, _BITS, Key(since="0.2", before="auto")] = "auto"
@@ -149,6 +163,8 @@ class EvaluationSettings:
 
     false_alarm_rates: Annotated[Any, _RATES] = None
     """false-alarm rates of the thresholds; null: 0.01 and 0.05, each if there are enough calibration images"""
+    confidence: Annotated[float | None, Field(gt=0, lt=1), Key(since="0.2", before=0.95)] = 0.95
+    """probability with which confident thresholds keep their rate over calibration sets; null: no such thresholds"""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """confidence level of all intervals"""
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
