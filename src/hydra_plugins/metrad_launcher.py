@@ -39,7 +39,8 @@ class SweepLauncher(Launcher):
         """Keep context, task and configuration, and the folder of the sweep before Hydra writes into it.
 
         Raises:
-            InputError: the program is not metrad, a setting of the sweep is wrong, or the folder holds a sweep's files that metrad did not write.
+            InputError: the program is not metrad, a setting of the sweep is wrong, or the folder holds files of a sweep
+                that metrad did not write.
         """
         from metrad.errors import InputError
         from metrad.runs.config.checks import check_sweep

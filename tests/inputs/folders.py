@@ -68,11 +68,11 @@ def _two_good(folder: Path) -> None:
 
 
 def _unicode(folder: Path) -> None:
-    _images(folder / "parts", {name: 40 for name in ("良品", "größe", "it's", "a,b [1]", "crack")})
+    _images(folder / "parts", dict.fromkeys(("良品", "größe", "it's", "a,b [1]", "crack"), 40))
 
 
 def _numbers(folder: Path) -> None:
-    _images(folder / "parts", {name: 40 for name in ("008", "012", "1", "22")})
+    _images(folder / "parts", dict.fromkeys(("008", "012", "1", "22"), 40))
 
 
 def _train_test(folder: Path) -> None:

@@ -48,12 +48,6 @@ def preload() -> None:
     import faiss
     import torch
 
-    import metrad.app.evaluate
-    import metrad.app.train
-    import metrad.reports.comparison.compare
-    import metrad.reports.report
-    import metrad.scorers.search.indexes
-    import metrad.training.devices.launch
     from metrad.app.hydra_seam import own_launchers
 
     torch.set_num_threads(1)
@@ -86,7 +80,9 @@ def whole(given: Input, folders: Folders) -> Result:
         done = subprocess.run(
             command, cwd=Path(folder, "work"), env=environment, capture_output=True, text=True, check=False
         )
-        return Result(done.returncode, *(text.replace(f"{folder}/work", "FOLDER") for text in (done.stdout, done.stderr)))
+        return Result(
+            done.returncode, *(text.replace(f"{folder}/work", "FOLDER") for text in (done.stdout, done.stderr))
+        )
 
 
 def results(inputs: Sequence[Input], folders: Folders, jobs: int, limit: float) -> Iterator[tuple[int, Result]]:

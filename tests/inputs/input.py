@@ -34,6 +34,4 @@ class Input:
 def by_hand() -> list[Input]:
     """Return the inputs written by somebody who had read README, docs and conf, and had not seen the schema."""
     entries = yaml.safe_load(BY_HAND.read_text(encoding="utf-8"))
-    return [
-        Input(tuple(entry["args"]), entry["outcome"], entry["why"], entry.get("files", "")) for entry in entries
-    ]
+    return [Input(tuple(entry["args"]), entry["outcome"], entry["why"], entry.get("files", "")) for entry in entries]

@@ -60,7 +60,9 @@ CONFIGURATION = [
     case("no head", "head=null", says=["head"]),
     case("head removed", "~head", says=["head"]),
     case("seed no number", "seed=abc", says=["seed", "abc", "Integer"]),
-    case("seed of more digits than Python reads", f"seed={'9' * 5000}", says=[f"seed: Value '{'9' * 200}…'", "Integer"]),
+    case(
+        "seed of more digits than Python reads", f"seed={'9' * 5000}", says=[f"seed: Value '{'9' * 200}…'", "Integer"]
+    ),
     case("seed a fraction", "seed=1.5", says=["seed", "1.5"]),
     case("seed null", "seed=null", says=["seed"]),
     case("seed negative", "seed=-1", says=["seed must be between 0 and 4294967295", "-1"]),
@@ -487,7 +489,7 @@ WORDS = [
     (["train", "experiment=[[demo]]"], "'experiment=[[demo]]' must name experiments, as in experiment=[demo,frozen]"),
     (["train", "-m", "experiment=demo", "sweep.fail_fast=2"], "sweep.fail_fast must be true or false, got 2"),
     (["train", "-m", "experiment=demo", "head=glob(zzz*)"], "the values of this sweep stand for no run"),
-    (["train", "-m", "hydra/sweeper=grids", "hydra.sweeper.grids=[{head: \"glob(zzz*)\"}]"], "stand for no run"),
+    (["train", "-m", "hydra/sweeper=grids", 'hydra.sweeper.grids=[{head: "glob(zzz*)"}]'], "stand for no run"),
     (["train", "experiment=[demo,all_pairs]", "hydra.sweeper.pairs=[7,7]"], "hydra.sweeper.pairs lists 7 twice"),
     (["compare", "--csv", "figures.csv", "--baseline", ""], "an argument of metrad compare is empty"),
     (["evaluate"], "Missing argument"),

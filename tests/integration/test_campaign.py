@@ -1,4 +1,4 @@
-"""Inputs of every kind, by hand and from the schema, end as they should: a sample of them here, all in the long tier."""
+"""Inputs of every kind end as they should: a sample of them here, all of them in the long tier."""
 
 import os
 import random

@@ -69,7 +69,9 @@ class Pace:
     def log_choice(self) -> None:
         """Log the precision and whether training is compiled, each with the reason."""
         compiled = "yes" if self.compiled else "no"
-        log.info("precision %s (%s); compiled: %s (%s)", self.precision, self.precision_reason, compiled, self.compile_reason)
+        log.info(
+            "precision %s (%s); compiled: %s (%s)", self.precision, self.precision_reason, compiled, self.compile_reason
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the attributes as plain values."""

@@ -105,7 +105,7 @@ class Metric:
 
 
 def is_value(value: Any) -> bool:
-    """Return whether ``value`` can be a metric: a number from 0 to 1, or above it by rounding, as older runs have it."""
+    """Return whether ``value`` can be a metric: a number from 0 to 1, or above it by rounding as in older runs."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 + ROUNDING
 
 

@@ -89,7 +89,9 @@ def convnet(*, channels: list[int], weights: str | None = None) -> Backbone:
         raise InputError(f"backbone.channels must be a list of at least one positive width, got {channels}")
     module = _ConvNet(channels)
     if weights == "imagenet":
-        raise InputError("backbone.weights=imagenet: nobody trained this small network on ImageNet; give a file or null")
+        raise InputError(
+            "backbone.weights=imagenet: nobody trained this small network on ImageNet; give a file or null"
+        )
     if weights is not None:
         fit_weights(module, read_weights(weights), weights)
     spec = InputSpec(size=32)

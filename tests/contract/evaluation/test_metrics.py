@@ -100,7 +100,7 @@ def test_a_perfect_order_measures_1_at_most(metric):
 def test_a_run_from_before_may_have_a_metric_above_1_by_rounding(tmp_path):
     path = tmp_path / "metrics.json"
     assert contents.metrics({"auroc": 1.0000000000000002}, path) == {"auroc": 1.0000000000000002}
-    with pytest.raises(InputError, match="auroc must be a number from 0 to 1, got 1.01"):
+    with pytest.raises(InputError, match=r"auroc must be a number from 0 to 1, got 1\.01"):
         contents.metrics({"auroc": 1.01}, path)
 
 
