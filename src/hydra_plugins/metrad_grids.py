@@ -38,7 +38,7 @@ class GridSweeper(Sweeper):
     ) -> None:
         from metrad.sweeps.grids import ordered_pairs
 
-        if not all(isinstance(grid, Mapping) for grid in grids):
+        if isinstance(grids, int | float | str) or not all(isinstance(grid, Mapping) for grid in grids):
             raise ValueError(f"hydra.sweeper.grids must list grids such as {{head: 'adacos,arcface'}}, got {grids}")
         self.grids = [*grids, *(ordered_pairs(pairs) if pairs is not None else [])]
         if not self.grids:

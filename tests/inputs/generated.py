@@ -96,7 +96,7 @@ def _wrong_by_type(annotation: Any, must: str) -> dict[str, Sequence[str]]:
     if _words(must):
         texts = [text for text in ("banana", "2", "0.5", "true") if text not in _words(must)]
         return {TYPE: texts, SHAPE: ("[true]", "{a: true}"), **null}
-    raise NotImplementedError(f"values of {annotation} that must {must}")
+    raise NotImplementedError(f"give values that must {must} in tests/inputs/values.py")
 
 
 def _words(must: str) -> list[str]:

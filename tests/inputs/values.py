@@ -35,6 +35,11 @@ WRONG = {
     "dataset.normal": {**_CLASSES, _NULL: ("null",)},
     "dataset.anomalous": {**_CLASSES, _NULL: ("null",)},
     "dataset.reference": _CLASSES,
+    "dataset.group": {
+        _TYPE: ("7", "true"),
+        _SHAPE: ("[parent]", "{a: 1}", "{pattern: 7}"),
+        _RANGE: ("nosuch_column", "{pattern: '(?P<a>x)', gap: 1.5}"),
+    },
     "dataset.range": {
         _TYPE: ("banana", "true", "8.5"),
         _SHAPE: ("[8]", "{a: 8}"),
@@ -98,6 +103,7 @@ RIGHT = {
     "dataset.sizes.test_anomalous": ("10", "0.5"),
     "dataset.test_share": ("0.1", "0.6"),
     "dataset.on_corrupt": ("error", "skip"),
+    "dataset.group": ("null",),
     "dataset.range": ("8", "16", "auto"),
     "dataset.max_megapixels": ("0.001", "1000"),
     "dataset.disk_limit_gib": ("0", "0.5"),

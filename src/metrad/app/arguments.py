@@ -33,6 +33,8 @@ _SHORT = {
     "config-dir": "-cd",
 }
 _TOKEN = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|\$\{[^}]*\}|[\[\]{}(),]|[^\[\]{}(),'\"]+")
+_NEEDED = ("backbone", "dataset", "head", "optimizer", "scorer", "trainer")
+_DASHES = "\N{EN DASH}\N{EM DASH}\N{MINUS SIGN}\N{HYPHEN}"  # for which editors replace hyphens
 _READABLE = re.compile(r"[A-Za-z0-9_/\-\\+.$%*@?|:\s\[\]{}(),'\"]*")
 
 
@@ -52,6 +54,8 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
         name = group.partition("@")[0]
         if value.lstrip().startswith("[") and name in choices().keys() - {"experiment"}:
             raise InputError(f"{group} is given several choices and takes one; give one, as in {group}=NAME")
+        if item.startswith("~") and item[1:].partition("=")[0] in _NEEDED:
+            raise InputError(f"{argument(item)} removes a part that every run needs; choose another by {item[1:]}=NAME")
         if name == "experiment" and re.search(r"[\[{,]\s*[\[{]", value):
             raise InputError(f"{argument(item)} must name experiments, as in experiment=[demo,frozen]")
     settings = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in settings]
@@ -61,6 +65,9 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
         if item.lstrip("+").startswith("sweep.name="):
             sweep_name(item.partition("=")[2].strip("'\""), time="")
     settings = [readable(at_home(item)) for item in settings]
+    for item in settings:
+        if parsed(item) is None or item.count("${") > item.count("}"):
+            raise InputError(f"{argument(item)} cannot be read as a setting: {_unreadable(item)}")
     require_few_runs(settings)
     return [*options, *settings]
 
@@ -119,6 +126,21 @@ def parsed(item: str) -> Any:
         return None
 
 
+def _unreadable(item: str) -> str:
+    """Return why Hydra cannot read ``item``, and what to write."""
+    key, equals, value = item.partition("=")
+    if item[:1] in _DASHES:
+        return "options begin with plain hyphens, as in --multirun"
+    if not equals:
+        name, colon, content = key.partition(":")
+        return f"write {name.strip()}={content.strip()}" if colon else "write KEY=VALUE, such as seed=3"
+    if not re.fullmatch(r"(\+{1,2}|~)?[A-Za-z_][\w/@:-]*(\.[\w@:-]+)*", key, re.ASCII):
+        return "a key is made of names with dots between, as in dataset.normal=[good]"
+    if value.count("${") > value.count("}"):
+        return "a ${ is not closed by }"
+    return "a bracket or quote is not closed, or stands inside another; text with such signs needs quotes around it"
+
+
 def require_few_runs(settings: Sequence[str]) -> None:
     """Check that the values of ``settings`` do not stand for more than ``MOST_RUNS`` runs.
 
@@ -173,14 +195,18 @@ def _short(name: str) -> Iterator[str]:
 
 def _unknown_option(word: str) -> str:
     from metrad.runs.config.catalogue import choices
-    from metrad.runs.config.schema import PARTS, SETTINGS
+    from metrad.runs.config.schema import PARTS, RANGES, SETTINGS
     from metrad.runs.config.suggestions import suggestion
 
     name, equals, value = word.lstrip("-").partition("=")
     if name in SETTINGS or name in choices() or name.partition(".")[0] in PARTS or name == "sweep":
         return f"{word} is no option: settings have no dashes; write {name}={value if equals else 'VALUE'}"
+    meant = [key for key in (*SETTINGS, *RANGES) if key.endswith(f".{name}")]
+    if meant:
+        return f"{word} is no option: settings have no dashes; write {meant[0]}={value if equals else 'VALUE'}"
     options = [f"--{name}" for name in (*_FLAGS, *_VALUED, "info", "help")]
-    return f"{word} is no option of a training command; {suggestion(word.partition('=')[0], options)}"
+    hint = suggestion(word.partition("=")[0], options)
+    return f"{word} is no option of a training command (settings have no dashes, as in seed=3); {hint}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -90,7 +90,12 @@ class Run:
         """
         run = cls(path)
         if not run.status.is_file() or not run.config.is_file():
-            raise InputError(f"{path} is not a run directory: it has no status.json and .hydra/config.yaml")
+            missing = (
+                "it has no status.json and .hydra/config.yaml" if Path(path).is_dir() else "there is no such folder"
+            )
+            raise InputError(
+                f"{path} is not a run directory: {missing}; give the folder of a run, such as outputs/TIME-…"
+            )
         read_json(run.status)
         if run.state != "finished":
             state = "in an unknown state" if run.state == "new" else run.state

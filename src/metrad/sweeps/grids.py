@@ -45,7 +45,10 @@ def ordered_pairs(classes: int | Sequence[str | int]) -> list[Grid]:
     """
     if isinstance(classes, int) and classes > _MOST_CLASSES:
         raise ValueError(f"hydra.sweeper.pairs={classes} makes too many runs; pair at most {_MOST_CLASSES} classes")
-    if isinstance(classes, bool | str) or len(names := range(classes) if isinstance(classes, int) else classes) < 2:
+    if (
+        isinstance(classes, bool | float | str)
+        or len(names := range(classes) if isinstance(classes, int) else classes) < 2
+    ):
         raise ValueError(f"hydra.sweeper.pairs must be a number of classes of at least 2, or list them, got {classes}")
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:

@@ -56,11 +56,11 @@ def test_what_hydra_reads_and_what_nobody_can_read_stays_as_it_is(item):
 
 def test_home_is_expanded_in_a_value(monkeypatch):
     monkeypatch.setenv("HOME", "/home/größe")
-    assert for_hydra(["dataset.source.root=~/parts", "--config-dir=~/own", "a=b~c", "~head"]) == [
+    assert for_hydra(["dataset.source.root=~/parts", "--config-dir=~/own", "a=b~c", "~scheduler"]) == [
         "--config-dir=/home/größe/own",
         'dataset.source.root="/home/größe/parts"',
         'a="b~c"',
-        "~head",
+        "~scheduler",
     ]
 
 
@@ -83,9 +83,20 @@ def test_options_with_a_value_take_it_wherever_they_stand():
         (["--seed", "3"], "--seed is no option: settings have no dashes; write seed=VALUE"),
         (["--head=arcface"], "--head=arcface is no option: settings have no dashes; write head=arcface"),
         (["--optimizer.lr=1"], "write optimizer.lr=1"),
-        (["--multi", "seed=1"], "--multi is no option of a training command; did you mean --multirun?"),
-        (["seed=1", "-x"], "-x is no option of a training command; allowed: "),
+        (
+            ["--multi", "seed=1"],
+            "--multi is no option of a training command (settings have no dashes, as in seed=3); did you mean --multirun?",
+        ),
+        (["seed=1", "-x"], "-x is no option of a training command (settings have no dashes, as in seed=3); allowed: "),
         (["--config-dir"], "--config-dir/-cd: expected one argument"),
+        (["--lr=0.1"], "--lr=0.1 is no option: settings have no dashes; write optimizer.lr=0.1"),
+        (["–m", "seed=0,1"], "cannot be read as a setting: options begin with plain hyphens, as in --multirun"),
+        (["evaluate"], "evaluate cannot be read as a setting: write KEY=VALUE, such as seed=3"),
+        (["seed:3"], "seed:3 cannot be read as a setting: write seed=3"),
+        (["dataset..normal=[7]"], "a key is made of names with dots between"),
+        (["batch_size=${image_size"], "a ${ is not closed by }"),
+        (["dataset.normal=[7"], "a bracket or quote is not closed"),
+        (["~head"], "'~head' removes a part that every run needs; choose another by head=NAME"),
         (["-m", "seed=range(1000000000000)"], "seed=range(1000000000000)' makes a sweep of 1,000,000,000,000 runs"),
         (
             ["-m", "seed=range(1000)", "scorer.k=range(1,1000)"],

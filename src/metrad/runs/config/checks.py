@@ -20,7 +20,16 @@ from metrad.renamed import present
 from metrad.runs.config.explain import explain
 from metrad.runs.config.fields import Rule, shown
 from metrad.runs.config.roles import role_of
-from metrad.runs.config.schema import PARTS, SELECTABLE, SETTINGS, WITHOUT_IDENTITY, Config, SweepSettings, refusal
+from metrad.runs.config.schema import (
+    PARTS,
+    RANGES,
+    SELECTABLE,
+    SETTINGS,
+    WITHOUT_IDENTITY,
+    Config,
+    SweepSettings,
+    refusal,
+)
 from metrad.runs.config.secrets import require_hidden
 from metrad.runs.config.suggestions import suggestion, unknown_key
 from metrad.runs.naming import run_name, sweep_name
@@ -181,7 +190,8 @@ def _check_type(key: str, value: Any, adapter: Any) -> None:
             return
         read = adapter.validate_python(value, strict=isinstance(value, bool))  # else true would pass for the number 1
     except ValidationError as error:
-        wanted = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+        wanted = "; ".join(dict.fromkeys(_words(item["msg"]) for item in error.errors() if "Tensor" not in item["msg"]))
+        wanted += f"; it must {RANGES[key].must}" if key in RANGES else ""
         raise InputError(f"{key}={shown(value)} has a wrong type or value: {wanted}") from error
     except PydanticUserError:  # no schema for this annotation: the class checks the value itself
         return
@@ -189,6 +199,14 @@ def _check_type(key: str, value: Any, adapter: Any) -> None:
         raise InputError(
             f"{key}={shown(value)} has a wrong type: write {key}={shown(read)}, a value of type {type(read).__name__}"
         )
+
+
+def _words(message: str) -> str:
+    """Return a message of pydantic in the words of YAML."""
+    return _YAML_WORDS.get(message, message)
+
+
+_YAML_WORDS = {"Field required": "an item is missing", "Input should be a valid tuple": "Input should be a list"}
 
 
 def _same_kind(value: Any, read: Any) -> bool:

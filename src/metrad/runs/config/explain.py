@@ -11,6 +11,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import BooleanNode, DictConfig, ListConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from metrad.quoting import argument
 from metrad.runs.config.catalogue import choices, folder
 from metrad.runs.config.fields import shown
 from metrad.runs.config.schema import SETTINGS
@@ -25,16 +26,40 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
         given: the arguments of the command, which may contain a mistyped key in full.
     """
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__ or error.__context__
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return unknown_choice(group, name, error.options)
+        options = error.options or choices().get(group)
+        if options:
+            return unknown_choice(group, name, options)
     if isinstance(error, InstantiationException) and error.__cause__:
         return " ".join(str(error.__cause__).split())
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return _in_file(error) + _of_a_key(cause, given)
     if isinstance(cause, ValidationError) and cause.full_key:
         return _in_file(error) + _of_a_value(cause)
-    return " ".join(f"{error} {error.__cause__ or ''}".split())
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    short = re.sub(r" full_key: .*", "", text)  # OmegaConf's own types, and a key that only refers to the setting
+    return _of_a_kind(short, text, given) or short + _interpolated(short, given)
+
+
+def _of_a_kind(short: str, text: str, given: Sequence[str]) -> str | None:
+    """Return a line on a setting that is given a list in place of a mapping, or a mapping in place of a list."""
+    found = re.search(r"Cannot merge DictConfig with ListConfig full_key: ([\w.]+)", text)
+    if not found:
+        return None
+    override = next((one for one in _overrides(given) if one.key_or_group == found[1]), None)
+    if override is None:
+        return None
+    if isinstance(override.value(), dict):
+        return f"{found[1]} must be a list, such as [A,B], not a mapping"
+    return f"{found[1]} holds settings and takes no list; set one of them, as in {found[1]}.NAME=VALUE"
+
+
+def _interpolated(text: str, given: Sequence[str]) -> str:
+    """Return the settings that refer to others, for an error of such a reference."""
+    if "nterpolation" not in text:
+        return ""
+    return "".join(f"; see {argument(item)}" for item in given if "${" in item)
 
 
 def _in_file(error: BaseException) -> str:
@@ -71,6 +96,9 @@ def _of_a_value(error: ValidationError) -> str:
     hint += f"; it must {setting.must}" if setting and setting.must else ""
     if error.value is None:
         return f"{error.full_key} cannot be null{hint}"
+    if isinstance(error.child_node, DictConfig) or re.search(r"not a subclass|Cannot assign", str(error)):
+        name = str(error.full_key)
+        return f"{name} holds settings and takes no value itself; set one of them, as in {name}.NAME=VALUE"
     text = str(error).splitlines()[0].replace(str(error.value), shown(error.value))
     return f"{error.full_key}: {text}{hint}"
 

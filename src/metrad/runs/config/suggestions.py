@@ -33,4 +33,9 @@ def unknown_key(key: str, node: "DictConfig") -> str:
 
 def unknown_name(key: str, name: str, known: Iterable[str]) -> str:
     """Return a line on a ``key`` whose part ``name`` is unknown where ``known`` names are allowed."""
-    return f"unknown configuration key {key}; {suggestion(name, known)}"
+    from metrad.runs.config.schema import RANGES, SETTINGS
+
+    names = list(known)
+    elsewhere = [found for found in (*SETTINGS, *RANGES) if found.endswith(f".{name}")]
+    meant = f"did you mean {' or '.join(dict.fromkeys(elsewhere))}? " if elsewhere and name not in names else ""
+    return f"unknown configuration key {key}; {meant}{suggestion(name, names)}"
