@@ -6,6 +6,7 @@ left out: pictures are blank, and an epoch has two batches.
 """
 
 import contextlib
+import functools
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from PIL import Image
@@ -128,7 +129,7 @@ def _run(args: Sequence[str], folder: Path) -> NoReturn:
     for name in _UNSET:
         os.environ.pop(name, None)
     files.write_picture = _blank
-    pl.Trainer.__init__.__wrapped__.__kwdefaults__["limit_train_batches"] = _BATCHES
+    pl.Trainer.__init__ = _briefly(pl.Trainer.__init__)
     sys.argv = ["metrad", *args]
     with _exiting(0):
         cli.main()
@@ -148,6 +149,17 @@ def _exiting(code: int) -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def _briefly(make: Callable[..., None]) -> Callable[..., None]:
+    """Return the constructor of a trainer with ``_BATCHES`` in place of whole epochs."""
+
+    @functools.wraps(make)
+    def made(*given: Any, **settings: Any) -> None:
+        whole = settings.get("limit_train_batches") in (None, 1.0)
+        make(*given, **(settings | ({"limit_train_batches": _BATCHES} if whole else {})))
+
+    return made
 
 
 def _blank(path: Path, _: object) -> None:
