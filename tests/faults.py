@@ -541,6 +541,12 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "sorted(secrets, key=len)",
                 ("unit/test_terminal",),
             ),
+            "a text passes for a number": (
+                "if isinstance(given, bool) or not isinstance(given, int | float):\n            return False",
+                "if isinstance(given, bool) or not isinstance(given, int | float):\n            return True",
+                ("config/test_ranges",),
+            ),
+            "a number passes for a truth value": ("_FLAG = one_of(True, False)", "_FLAG = one_of(True, False, 2)"),
             "two open roles let in": (
                 'for role in ("normal", "anomalous", "reference") if getattr(self, role) is None',
                 'for role in ("normal", "anomalous") if getattr(self, role) is None',
@@ -711,7 +717,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "other images let into a pair": ('if not _below(by, "dataset"):', "if not by:"),
             "a CSV's figure that is no number let in": (
-                "finished & ~runs[metric].between(0, 1)",
+                "finished & ~runs[metric].between(0, 1 + ROUNDING)",
                 "finished & (runs[metric] > 1)",
             ),
             "a CSV's two splits let in": ("if (different > 1).any():", "if (different > 2).any():"),

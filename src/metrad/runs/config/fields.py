@@ -91,7 +91,7 @@ def within(
         if given is None:
             return null
         if isinstance(given, list):
-            return bool(given) and all(map(holds, given))
+            return bool(given) and all(not isinstance(item, list) and holds(item) for item in given)
         if isinstance(given, bool) or not isinstance(given, int | float):
             return False
         inside = (low < given if "low" in excluding else low <= given) and (
@@ -115,7 +115,9 @@ def each(rule: Rule) -> Rule:
     """Return the rule that each item of a list satisfies ``rule``."""
     return Rule(
         f"be a list of numbers, each {rule.must.removeprefix('be ')}",
-        lambda given: isinstance(given, list) and all(rule.holds(item) for item in given),
+        lambda given: (
+            isinstance(given, list) and all(not isinstance(item, list) and rule.holds(item) for item in given)
+        ),
     )
 
 

@@ -40,6 +40,8 @@ def test_no_range_takes_what_is_no_number_of_that_kind(key):
     listed = "list" in rule.must
     for value in (math.nan, math.inf, -math.inf):
         assert not rule.holds([value] if listed else value)
+    for value in (True, "two", {"a": 1}, [[1]]):
+        assert not rule.holds(value)
     if "whole" in rule.must:
         assert not rule.holds([1.5] if listed else 1.5)
     if "above 0" in rule.must:

@@ -106,6 +106,8 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("batch_size", 1, "batch_size must be at least 2, got 1"),
         ("image_size", 0, "image_size must be at least 1, or null, got 0"),
         ("seed", -1, "seed must be between 0 and 4294967295, got -1"),
+        ("channels_last", 2, "channels_last must be true or false, got 2"),
+        ("study.epochs", 5, "study.epochs must be true or false, got 5"),
         ("compile", 1, "compile must be auto, true or false, got 1"),
         ("dataset.memory_limit_gib", -0.5, "dataset.memory_limit_gib must be at least 0, got -0.5"),
         ("evaluation.level", 1.0, "evaluation.level must be above 0 and below 1, got 1.0"),
