@@ -113,12 +113,11 @@ def _between(low: float, high: float, excluding: tuple[str, ...]) -> str:
 
 def each(rule: Rule) -> Rule:
     """Return the rule that each item of a list satisfies ``rule``."""
-    return Rule(
-        f"be a list of numbers, each {rule.must.removeprefix('be ')}",
-        lambda given: (
-            isinstance(given, list) and all(not isinstance(item, list) and rule.holds(item) for item in given)
-        ),
-    )
+
+    def holds(given: Any) -> bool:
+        return isinstance(given, list) and all(not isinstance(item, list) and rule.holds(item) for item in given)
+
+    return Rule(f"be a list of numbers, each {rule.must.removeprefix('be ')}", holds)
 
 
 @dataclasses.dataclass(frozen=True)
