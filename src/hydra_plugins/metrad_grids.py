@@ -77,11 +77,13 @@ class GridSweeper(Sweeper):
     def batches(self, arguments: Sequence[str]) -> list[list[list[str]]]:
         """Return the overrides of every run of a sweep, in batches, from the overrides ``arguments``."""
         from metrad.sweeps.grids import runs
+        from metrad.sweeps.plan import require_runs
 
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         common = parser.parse_overrides([*(f"{key}={values}" for key, values in self.params.items()), *arguments])
         own = [parser.parse_overrides([f"{key}={values}" for key, values in grid.items()]) for grid in self.grids]
         found = runs([[*grid, *common] for grid in own])
+        require_runs(found)
         size = self.max_batch_size or len(found)
         return [found[i : i + size] for i in range(0, len(found), size)]

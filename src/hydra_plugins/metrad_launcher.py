@@ -39,13 +39,16 @@ class SweepLauncher(Launcher):
         """Keep context, task and configuration, and the folder of the sweep before Hydra writes into it.
 
         Raises:
-            InputError: the program is not metrad, or the folder holds a sweep's files that metrad did not write.
+            InputError: the program is not metrad, a setting of the sweep is wrong, or the folder holds files of a sweep
+                that metrad did not write.
         """
         from metrad.errors import InputError
+        from metrad.runs.config.checks import check_sweep
         from metrad.sweeps.plan import SweepTask, require_own
 
         if not isinstance(task_function, SweepTask):
             raise InputError("this launcher only makes runs of metrad; choose hydra/launcher=basic")
+        check_sweep(config)
         require_own(Path(config.hydra.sweep.dir))
         self.context, self.task, self.config = hydra_context, task_function, config
         self.task.sweep.folder = Path(config.hydra.sweep.dir)
@@ -53,7 +56,9 @@ class SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Make the runs. The result is empty: the directories of the runs hold how they ended."""
         from metrad.sweeps import batch
+        from metrad.sweeps.plan import require_runs
 
+        require_runs(job_overrides)
         if self.task.sweep.stopped:  # in an earlier batch
             return []
         setup_globals()

@@ -60,6 +60,9 @@ CONFIGURATION = [
     case("no head", "head=null", says=["head"]),
     case("head removed", "~head", says=["head"]),
     case("seed no number", "seed=abc", says=["seed", "abc", "Integer"]),
+    case(
+        "seed of more digits than Python reads", f"seed={'9' * 5000}", says=[f"seed: Value '{'9' * 200}…'", "Integer"]
+    ),
     case("seed a fraction", "seed=1.5", says=["seed", "1.5"]),
     case("seed null", "seed=null", says=["seed"]),
     case("seed negative", "seed=-1", says=["seed must be between 0 and 4294967295", "-1"]),
@@ -106,8 +109,11 @@ CONFIGURATION = [
     case("channels no list", "backbone.channels=8", says=["backbone.channels=8", "list"]),
     case("channels none", "backbone.channels=[]", says=["backbone.channels"]),
     case("study", "study.epoch=true", says=["study.epoch", "did you mean epochs?"]),
-    case("study no truth value", "study.epochs=some", says=["study.epochs", "some"]),
-    case("rotations", "dataset.rotations=some", says=["dataset.rotations", "some"]),
+    case("study no truth value", "study.epochs=some", says=["study.epochs must be true or false, got some"]),
+    case("rotations", "dataset.rotations=some", says=["dataset.rotations must be true or false, got some"]),
+    case("a number for a truth value", "channels_last=2", says=["channels_last must be true or false, got 2"]),
+    case("a count for a truth value", "study.epochs=5", says=["study.epochs must be true or false, got 5"]),
+    case("not partial", "optimizer._partial_=false", says=["optimizer._partial_ must be true", "leave it out"]),
     case("allow_targets", "allow_targets=os", says=["allow_targets"]),
     case("target not allowed", "head._target_=os.system", says=["head._target_=os.system", "metrad", "allow_targets"]),
     case("target by a detour", "head._target_=torch.nn.modules.os.system", says=["head._target_"]),
@@ -198,7 +204,7 @@ DATA = [
     ),
     case("a count no number", "dataset.sizes.normal=many", says=["dataset.sizes.normal", "many"]),
     case("two open sizes", "dataset.sizes.calibration=null", says=["dataset.sizes.calibration", "null"]),
-    case("test share", "dataset.test_share=1.5", says=["dataset.test_share", "between 0 and 1"]),
+    case("test share", "dataset.test_share=1.5", says=["dataset.test_share", "above 0 and below 1"]),
     case("on_corrupt", "dataset.on_corrupt=ignore", says=["dataset.on_corrupt", "error or skip", "ignore"]),
     case(
         "AdaCos with two classes",
@@ -477,6 +483,15 @@ WORDS = [
     ),
     (["seed=1", "größe=2"], "seed=1 is no command; settings follow one: metrad train seed=1 'größe=2'"),
     (["-m", "seed=1,2"], "-m is no command; settings follow one: metrad train -m seed=1,2"),
+    (["-m", "train", "seed=1,2"], "settings follow one: metrad train -m seed=1,2"),
+    (["", "seed=1"], "'' is no command of metrad; allowed: compare,"),
+    (["train", "--cfg", "nonsense", "seed=1"], "argument --cfg/-c: invalid choice: 'nonsense' (choose from"),
+    (["train", "experiment=[[demo]]"], "'experiment=[[demo]]' must name experiments, as in experiment=[demo,frozen]"),
+    (["train", "-m", "experiment=demo", "sweep.fail_fast=2"], "sweep.fail_fast must be true or false, got 2"),
+    (["train", "-m", "experiment=demo", "head=glob(zzz*)"], "the values of this sweep stand for no run"),
+    (["train", "-m", "hydra/sweeper=grids", 'hydra.sweeper.grids=[{head: "glob(zzz*)"}]'], "stand for no run"),
+    (["train", "experiment=[demo,all_pairs]", "hydra.sweeper.pairs=[7,7]"], "hydra.sweeper.pairs lists 7 twice"),
+    (["compare", "--csv", "figures.csv", "--baseline", ""], "an argument of metrad compare is empty"),
     (["evaluate"], "Missing argument"),
     (["evaluate", "RUN", "--nmae", "x"], "metrad evaluate --help lists what it takes"),
     (["compare", "RUN", "--metric"], "metrad compare --help lists what it takes"),
@@ -539,6 +554,7 @@ EVALUATE = [
     pytest.param(["RUN", "seed=3"], ("seed cannot change",), id="seed"),
     pytest.param(["RUN", "scorer.q=3"], ("scorer.q", "k, metric, min_recall"), id="unknown key"),
     pytest.param(["RUN", "scorer=nn"], ("scorer=nn", "did you mean knn?"), id="unknown scorer"),
+    pytest.param(["RUN", "scorer=knn,nn"], ("scorer=nn", "did you mean knn?"), id="one unknown scorer of two"),
     pytest.param(["RUN", "scorer"], ("scorer", "key=value"), id="no value"),
     pytest.param(["RUN", "=3"], ("=3 is no override", "key=value"), id="no key"),
     pytest.param(["RUN", "scorer=glob(nn*)"], ("scorer=glob(nn*) stands for no value",), id="a pattern of nothing"),
@@ -551,8 +567,8 @@ EVALUATE = [
     pytest.param(["RUN", "scorer=gmm", "scorer.k=2"], ("scorer.k", "components"), id="setting of another scorer"),
     pytest.param(["RUN", "scorer.index=ivf", "scorer.nprobe=99"], ("scorer.nprobe", "99"), id="more lists than set"),
     pytest.param(["RUN", "evaluation.false_alarm_rates=[0.001]"], ("0.001", "999", "got 21"), id="few to calibrate"),
-    pytest.param(["RUN", "evaluation.false_alarm_rates=[2]"], ("evaluation.false_alarm_rates", "0 and 1"), id="rate"),
-    pytest.param(["RUN", "evaluation.level=1"], ("evaluation.level", "between 0 and 1"), id="level"),
+    pytest.param(["RUN", "evaluation.false_alarm_rates=[2]"], ("evaluation.false_alarm_rates", "below 1"), id="rate"),
+    pytest.param(["RUN", "evaluation.level=1"], ("evaluation.level", "above 0 and below 1"), id="level"),
     pytest.param(
         ["RUN", "evaluation.resamples=3"], ("evaluation.resamples", "between 100 and 1000000"), id="resamples"
     ),
@@ -576,6 +592,20 @@ def test_evaluate_refuses_in_one_line(arguments, words, refused, finished_run, t
     before = sorted(tmp_path.rglob("*"))
     refused("evaluate", *[item.replace("RUN", str(run)) for item in arguments], words=words)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["dataset.reference=[1]"], "head AdaCos needs at least 3 classes"),
+        (["selection=pseudo_anomaly", "selection.classes=9"], "there are 8 reference classes"),
+        (["trainer.accelerator=quantum"], "quantum"),
+    ],
+)
+def test_a_refusal_after_images_are_read_is_one_line_alone(settings, says, metrad, digits):
+    result = metrad("train", *digits, *settings)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert says in result.err
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "interrupted"])

@@ -143,7 +143,7 @@ def test_settings_that_hold_nothing_back_make_no_other_run(train, digits):
         ("finetuning.layer_decay=2", ("finetuning.layer_decay", "between 0 and 1", "2")),
         ("finetuning.distillation=-1", ("finetuning.distillation", "at least 0")),
         ("finetuning.distillation=nan", ("finetuning.distillation", "at least 0")),
-        ("finetuning.ema=1", ("finetuning.ema", "between 0 and 1")),
+        ("finetuning.ema=1", ("finetuning.ema", "above 0 and below 1")),
         ("finetuning.emma=0.9", ("finetuning.emma", "did you mean ema?")),
         ("finetuning.batch_norm=frozen", ("finetuning.batch_norm",)),
         ("+backbone.layers=[a]", ("backbone.layers",)),

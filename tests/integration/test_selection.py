@@ -302,7 +302,7 @@ def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, t
         (["selection.candidates=[{optimizer.lrr: 1}]"], ["optimizer.lrr; did you mean lr?"]),
         (["selection.candidates=foo"], ["selection.candidates must be a list, such as [A,B]"]),
         (["selection.candidates=[{},{}]"], ["selection.candidates lists {} twice"]),
-        (["selection.apply=maybe"], ["selection.apply", "'maybe'", "true and false are"]),
+        (["selection.apply=maybe"], ["selection.apply must be true or false, got maybe"]),
         (["+scorer@selection.scorers.scorer=lof"], ["selection.scorers.scorer cannot be set", "another name"]),
         (
             ["selection.scorers.knn_5.k=-3"],
@@ -327,7 +327,7 @@ def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, t
         (["selection.classes=-1"], ["selection.classes must be", "got -1"]),
         (["selection.classes=9"], ["selection.classes=9", "8 reference classes"]),
         (["dataset.reference=[]"], ["selection: there are no reference images", "dataset.reference", "selection=none"]),
-        (["selection.normal_share=1"], ["selection.normal_share must be between 0 and 1"]),
+        (["selection.normal_share=1"], ["selection.normal_share must be above 0 and below 1"]),
         (["selection.normal_share=many"], ["selection.normal_share"]),
         (["selection.scorers.knn_5.k=70", "dataset.sizes.normal=80"], ["selection.scorers.knn_5", "70", "80", "64"]),
         (["dataset.sizes.normal=1"], ["selection: ", "no normal images"]),

@@ -17,6 +17,10 @@ from metrad.quoting import argument, as_text
 MOST_RUNS = 100_000  # of a sweep; Hydra composes all of them before the first begins
 
 _FLAGS = ("multirun", "run", "resolve", "hydra-help", "version", "shell-completion")
+_ALLOWED = {  # of the options that take one of a few words
+    "cfg": ("job", "hydra", "all"),
+    "info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
 _VALUED = ("cfg", "package", "config-path", "config-name", "config-dir", "experimental-rerun")
 _SHORT = {
     "multirun": "-m",
@@ -45,8 +49,11 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
     options, settings = split(argv)
     for item in settings:
         group, _, value = item.lstrip("+").partition("=")
-        if value.lstrip().startswith("[") and group.partition("@")[0] in choices().keys() - {"experiment"}:
+        name = group.partition("@")[0]
+        if value.lstrip().startswith("[") and name in choices().keys() - {"experiment"}:
             raise InputError(f"{group} is given several choices and takes one; give one, as in {group}=NAME")
+        if name == "experiment" and re.search(r"[\[{,]\s*[\[{]", value):
+            raise InputError(f"{argument(item)} must name experiments, as in experiment=[demo,frozen]")
     settings = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in settings]
     for item in settings:
         if item.startswith("="):
@@ -68,8 +75,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     for name in _FLAGS:
         parser.add_argument(f"--{name}", *_short(name), action="store_true")
     for name in _VALUED:
-        parser.add_argument(f"--{name}", *_short(name))
-    parser.add_argument("--info", "-i", nargs="?", const="all")
+        parser.add_argument(f"--{name}", *_short(name), choices=_ALLOWED.get(name))
+    parser.add_argument("--info", "-i", nargs="?", const="all", choices=_ALLOWED["info"])
     parser.add_argument("settings", nargs="*")
     found, unknown = parser.parse_known_intermixed_args(list(argv))
     if unknown:
@@ -108,7 +115,7 @@ def parsed(item: str) -> Any:
 
     try:
         return OverridesParser.create().parse_override(item)
-    except HydraException:
+    except (HydraException, ValueError):  # Python reads no number of more than 4300 digits
         return None
 
 

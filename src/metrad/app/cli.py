@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperOption
 
 from metrad.app.messages import BAD_INPUT, FAILED_RUNS, relative, reporting_errors
 from metrad.errors import InputError
+from metrad.quoting import argument
 from metrad.terminal import Formatter, printable
 
 log = logging.getLogger("metrad")
@@ -79,16 +80,19 @@ def _require_command(arguments: list[str]) -> None:
     """Check that the first argument is a command.
 
     Raises:
-        InputError: it is not; the line says which command is meant.
+        InputError: it is not, and the line says which command is meant; or an argument is empty.
     """
     first = arguments[0] if arguments else "--help"
+    if first in _commands() and "" in arguments:
+        raise InputError(f"an argument of metrad {first} is empty (''); leave it out, or give what it stands for")
     if first in (*_commands(), "--help", "-h", "--version"):
         return
     if "=" in first or first in ("-m", "--multirun"):
-        raise InputError(f"{first} is no command; settings follow one: {shlex.join(['metrad', 'train', *arguments])}")
+        settings = [item for item in arguments if item != "train"]
+        raise InputError(f"{first} is no command; settings follow one: {shlex.join(['metrad', 'train', *settings])}")
     close = difflib.get_close_matches(first, _commands(), n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise InputError(f"{first} is no command of metrad; {hint}allowed: {', '.join(sorted(_commands()))}")
+    raise InputError(f"{argument(first)} is no command of metrad; {hint}allowed: {', '.join(sorted(_commands()))}")
 
 
 @app.callback(invoke_without_command=True, add_help_option=False)

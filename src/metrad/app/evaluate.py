@@ -104,6 +104,10 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
     values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     if not values:
         raise InputError(f"{item} stands for no value; list some, as in scorer=knn,lof or scorer.k=1,5")
+    scorers = choices()["scorer"]
+    for name in (value.partition("=")[2] for value in values if item.startswith("scorer=")):
+        if name not in scorers:
+            raise InputError(unknown_choice("scorer", name, scorers))
     return values
 
 

@@ -43,12 +43,11 @@ def prepare(parts: Parts) -> PreparedData:
 
 
 def check_data(parts: Parts, data: PreparedData) -> None:
-    """Check that there are enough images for the run's scorer and thresholds, and log how many there are.
+    """Check that there are enough images for the run's scorer and thresholds.
 
     Raises:
         InputError: there are too few images, or no classes for a scorer that needs the head.
     """
-    log_images(data)
     scorer = parts.make_scorer()
     scorer.check_size(len(data.split.indices["normal"]))
     scorer.check_reference(len(data.split.indices["reference"]))
@@ -57,8 +56,20 @@ def check_data(parts: Parts, data: PreparedData) -> None:
             "scorer=head takes a head that was trained on other classes than the normal ones, but dataset.reference "
             "names none; choose scorer=knn"
         )
-    calibration = data.split.indices["calibration"] if data.groups is None else np.unique(data.groups["calibration"])
-    log_thresholds(parts.settings, len(calibration), counted="images" if data.groups is None else "groups")
+    parts.settings.rates(_calibration_groups(data))
+
+
+def log_data(parts: Parts, data: PreparedData) -> None:
+    """Log how many images there are, and which thresholds they are too few for."""
+    log_images(data)
+    counted = "images" if data.groups is None else "groups"
+    log_thresholds(parts.settings, _calibration_groups(data), counted=counted)
+
+
+def _calibration_groups(data: PreparedData) -> int:
+    """Return the number of calibration images, or of their groups if images have groups."""
+    found = data.split.indices["calibration"] if data.groups is None else np.unique(data.groups["calibration"])
+    return len(found)
 
 
 def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
@@ -92,6 +103,7 @@ def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
     device, precision = trainer.strategy.root_device, str(trainer.precision)
     datamodule.first_epoch = epochs_behind(parts.checkpoint, learner, datamodule, trainer.max_epochs, precision)
+    _log_start(parts, data, pace, datamodule.first_epoch)
     if first and whole:
         ranks, speed = collectives.world_size(), pace.describe()
         about = {"precision": precision, "ranks": ranks, "speed": speed, **environment(str(device))}
@@ -125,6 +137,16 @@ def _paced(parts: Parts, embedder: Embedder, data: PreparedData) -> Pace:
     return pace
 
 
+def _log_start(parts: Parts, data: PreparedData, pace: Pace, epochs_done: int) -> None:
+    """Log what the training begins with. Nothing is logged before all is checked, so that a refusal is one line."""
+    if parts.held_out is None:
+        log_data(parts, data)
+    if collectives.rank() == 0:
+        pace.log_choice()
+    if epochs_done:
+        log.info("going on after epoch %d of %s", epochs_done, parts.epochs)
+
+
 def _begin(tracker: Tracker | None, run: Run) -> None:
     """Begin the run at its logger, and note its id there, by which it continues after an interruption."""
     number = tracker.begin() if tracker else None
@@ -140,14 +162,10 @@ def _log_reach(learner: MetricLearner, *, spoken: bool) -> None:
 
 
 def log_thresholds(settings: Settings, calibration_groups: int, counted: str = "images") -> None:
-    """Log for which default false-alarm rates there are too few calibration images or groups, as ``counted`` says.
-
-    Raises:
-        InputError: a requested rate needs more calibration images.
-    """
-    given = settings.rates(calibration_groups)
+    """Log for which default false-alarm rates there are too few calibration images or groups, as ``counted`` says."""
     if settings.false_alarm_rates is not None:
         return
+    given = settings.rates(calibration_groups)
     for rate in DEFAULT_RATES:
         if rate not in given:
             needed = calibration_groups_needed(rate)

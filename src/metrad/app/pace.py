@@ -66,6 +66,13 @@ class Pace:
             return self
         return replace(self, compiled=False, compile_reason=f"torch.compile failed ({failures[0]})")
 
+    def log_choice(self) -> None:
+        """Log the precision and whether training is compiled, each with the reason."""
+        compiled = "yes" if self.compiled else "no"
+        log.info(
+            "precision %s (%s); compiled: %s (%s)", self.precision, self.precision_reason, compiled, self.compile_reason
+        )
+
     def describe(self) -> dict[str, Any]:
         """Return the attributes as plain values."""
         return asdict(self)
@@ -104,5 +111,4 @@ def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int, *
         estimated_seconds(embedder, images) if settings.compiled == "auto" else 0.0,
         partial(remembered, more, (EAGER, COMPILED), trying),
     )
-    log.info("precision %s (%s); compiled: %s (%s)", precision, reason, "yes" if compiled else "no", why)
     return Pace(precision, reason, {**speeds, **tried}, compiled, why)

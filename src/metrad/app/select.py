@@ -18,7 +18,7 @@ import numpy as np
 
 from metrad import collectives
 from metrad.app.build import OWN_SCORER, MakeScorer, Parts, Selection
-from metrad.app.fit import check_data, fit, prepare
+from metrad.app.fit import check_data, fit, log_data, prepare
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import class_numbers
 from metrad.data.splits import to_test_on
@@ -73,6 +73,7 @@ def select(parts: Parts, run: Run) -> Parts:
     check_data(parts, data)
     held_out = _held_out(selection, data, parts.seed)
     _check_scorers(selection, data, held_out)
+    log_data(parts, data)
     rows, seconds = _trained(parts, run, [(number, data.image_set.classes[number]) for number in held_out])
     choice = best(rows, last_only=selection.scheduled)
     log.info(

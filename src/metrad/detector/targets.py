@@ -89,6 +89,10 @@ def check(key: str, node: Any, role: Role | None, allow: Sequence[str] = ()) -> 
     for name, found in named(key, node):
         own = role if name == key else None
         located(name, found[TARGET], own, allow)
+        if own is not None and own.partial and found.get(PARTIAL, True) is not True:
+            raise InputError(
+                f"{name}.{PARTIAL} must be true, as metrad builds the part when it has the rest; leave it out"
+            )
         allowed = {TARGET, _IGNORED} | ({PARTIAL} if own is None or own.partial else set())
         for private in found:
             if re.fullmatch(r"_\w+_", str(private)) and private not in allowed:

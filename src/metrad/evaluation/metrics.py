@@ -8,12 +8,13 @@ rate of exactly 0.95 below 0.95.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 MAX_FALSE_POSITIVE_RATE = 0.1
 MIN_TRUE_POSITIVE_RATE = 0.95
+ROUNDING = 1e-9  # by which a metric may exceed 1
 Place = Literal["summary", "evaluations", "study"]
 
 
@@ -95,12 +96,17 @@ class Metric:
     def of_sample(self, ranks: np.ndarray, anomalous: np.ndarray) -> float:
         """Return the value of one sample, from the dense ``ranks`` (N,) of its scores and the truth (N,), booleans."""
         if self.from_ranks is not None:
-            return float(self.from_ranks(ranks, anomalous))
+            return min(float(self.from_ranks(ranks, anomalous)), 1.0)  # a library's sum can be 1.0000000000000002
         return float(self.of_samples(RocCurves.from_ranks(ranks, anomalous))[0])
 
     def of_samples(self, curves: RocCurves) -> np.ndarray:
         """Return the values (R,), in [0, 1], of R samples."""
         return self.from_curves(curves).clip(0, 1)  # sums of rounded shares can be 1.0000000000000002
+
+
+def is_value(value: Any) -> bool:
+    """Return whether ``value`` can be a metric: a number from 0 to 1, or above it by rounding as in older runs."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1 + ROUNDING
 
 
 def _auroc(curves: RocCurves) -> np.ndarray:

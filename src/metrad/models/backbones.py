@@ -1,6 +1,5 @@
 """Backbones: factories of modules that turn images into feature maps or vectors."""
 
-from pathlib import Path
 from typing import Any
 
 import torchvision
@@ -58,7 +57,7 @@ def torchvision_model(
         enum = torchvision.models.get_model_weights(name).DEFAULT
         preset = enum.transforms()
         spec = InputSpec(tuple(preset.mean), tuple(preset.std), preset.crop_size[0])
-        state = download_weights(enum) if weights == "imagenet" else read_weights(Path(weights))
+        state = download_weights(enum) if weights == "imagenet" else read_weights(weights)
         fit_weights(model, state, weights)
     module = model.get_submodule("features") if name.startswith(_FEATURES_ONLY) else _without_classifier(model)
     module = module if layers is None else JoinedLayers(module, layers, size=spec.size)
@@ -89,8 +88,12 @@ def convnet(*, channels: list[int], weights: str | None = None) -> Backbone:
     if not channels or min(channels) < 1:
         raise InputError(f"backbone.channels must be a list of at least one positive width, got {channels}")
     module = _ConvNet(channels)
+    if weights == "imagenet":
+        raise InputError(
+            "backbone.weights=imagenet: nobody trained this small network on ImageNet; give a file or null"
+        )
     if weights is not None:
-        fit_weights(module, read_weights(Path(weights)), weights)
+        fit_weights(module, read_weights(weights), weights)
     spec = InputSpec(size=32)
     return Backbone(module, measure_features(module, max(spec.size, 2 ** len(channels))), spec)
 

@@ -1,6 +1,7 @@
 """Weights of backbones: downloaded, or read from a file without running its code, and loaded into a model."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,7 +20,7 @@ _WRAPPINGS = ("state_dict", "model_state_dict", "model_state", "model", "weights
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.", "encoder_q.", "net.", "_orig_mod.")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(weights: str) -> dict[str, Tensor]:
     """Return the state dict in a .safetensors or PyTorch file; code in the file is never run.
 
     A state dict is also found in its usual wrapping, such as ``{"state_dict": ...}``.
@@ -27,18 +28,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file does not exist or holds no state dict.
     """
+    path = Path(weights)
+    if "://" in weights:
+        raise InputError(f"backbone.weights={weights} is an address; download the file and give its path")
     if not path.is_file():
-        raise InputError(f"backbone.weights={path}: no such file (allowed: imagenet, a file path, or null)")
+        raise InputError(f"backbone.weights={path}: no such file; give the path of a file, or null for random weights")
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else _loaded(path)
     except Exception as error:  # torch, pickle and zip errors share no base
-        reason = first_line(error)
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            reason = "it holds objects beside tensors, such as a whole model; save torch.save(model.state_dict(), FILE)"
-        raise InputError(f"backbone.weights={path} cannot be read as weights ({reason})") from error
+        raise InputError(f"backbone.weights={path} cannot be read as weights ({_reason(path, error)})") from error
     return _unwrapped(state, path)
+
+
+def _loaded(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # of another program; the error says the same
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return why a file cannot be read as weights; torch's own words advise to run its code."""
+    if path.suffix == ".safetensors":
+        return first_line(error)
+    if "Unsupported" in str(error) or "Weights only load failed" in str(error):
+        return "it holds objects beside tensors, such as a whole model; save torch.save(model.state_dict(), FILE)"
+    return "it was not written by torch.save(model.state_dict(), FILE), or it is cut off"
 
 
 def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:

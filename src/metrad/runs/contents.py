@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metrad.data.splits import ROLES
 from metrad.errors import InputError
-from metrad.evaluation.metrics import by_name
+from metrad.evaluation.metrics import by_name, is_value
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -82,7 +82,7 @@ def metrics(content: Any, path: Path) -> dict[str, Any]:
     found = _checked(_Metrics, content, path, "no metrics of a run")
     for name in by_name():
         value = found.get(name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        if not is_value(value):
             raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
     seconds = found.get("seconds", {})
     if not isinstance(seconds, dict) or not all(map(_is_duration, seconds.values())):

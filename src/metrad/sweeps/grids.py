@@ -41,12 +41,15 @@ def ordered_pairs(classes: int | Sequence[str | int]) -> list[Grid]:
     """Return a grid for each class: this class is normal, and every other class is anomalous in turn.
 
     Raises:
-        ValueError: there are fewer than two classes.
+        ValueError: there are fewer than two classes, or one is listed twice.
     """
     if isinstance(classes, int) and classes > _MOST_CLASSES:
         raise ValueError(f"hydra.sweeper.pairs={classes} makes too many runs; pair at most {_MOST_CLASSES} classes")
     if isinstance(classes, bool | str) or len(names := range(classes) if isinstance(classes, int) else classes) < 2:
         raise ValueError(f"hydra.sweeper.pairs must be a number of classes of at least 2, or list them, got {classes}")
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(f"hydra.sweeper.pairs lists {twice[0]} twice; remove the duplicate")
     quoted = [_quoted(str(name)) if isinstance(name, str) else str(name) for name in names]
     return [
         {"dataset.normal": normal, "dataset.anomalous": ",".join(name for name in quoted if name != normal)}

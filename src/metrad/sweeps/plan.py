@@ -108,6 +108,19 @@ class SweepTask:
         return self.train(cfg)
 
 
+def require_runs(overrides: Sequence[Sequence[str]]) -> None:
+    """Check that the values of a command stand for a run; ``overrides`` has those of each.
+
+    Raises:
+        InputError: they stand for none.
+    """
+    if not overrides:
+        raise InputError(
+            "the values of this sweep stand for no run, as where glob(…) fits no choice; python train.py --help lists "
+            "the choices"
+        )
+
+
 def plan(sweep: Sweep, jobs: Sequence[Job]) -> list[Job]:
     """Log the number of runs in each state, and return the jobs of the runs that this process makes."""
     states = [_state(job) for job in jobs]

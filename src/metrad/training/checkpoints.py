@@ -224,7 +224,6 @@ def epochs_behind(
         raise InputError(
             f"ckpt_path={path} has finished {epochs} epochs and trainer.max_epochs={max_epochs}; set at least {epochs}"
         )
-    log.info("going on after epoch %d of %s", epochs, max_epochs)
     return epochs
 
 

@@ -16,6 +16,7 @@ from metrad.evaluation.metrics import METRICS, Metric, RocCurves, by_name, summa
 from metrad.files import read_json, write_json
 from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.report import write_report, write_run_report
+from metrad.runs import contents
 from metrad.sweeps.table import collect, evaluation_row
 from tests.helpers.runs import Sweep, finished_run
 
@@ -88,6 +89,19 @@ def test_one_sample_and_many_are_measured_alike(metric):
     truth = generator.random(90) < 0.4
     (many,) = metric.of_samples(RocCurves.from_ranks(ranks, truth))
     assert metric.of_sample(ranks, truth) == pytest.approx(many, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_perfect_order_measures_1_at_most(metric):
+    """The library's sum of nine shares is 1.0000000000000002."""
+    assert metric.of_sample(np.arange(11), np.arange(11) >= 2) in (0.0, 1.0)
+
+
+def test_a_run_from_before_may_have_a_metric_above_1_by_rounding(tmp_path):
+    path = tmp_path / "metrics.json"
+    assert contents.metrics({"auroc": 1.0000000000000002}, path) == {"auroc": 1.0000000000000002}
+    with pytest.raises(InputError, match=r"auroc must be a number from 0 to 1, got 1\.01"):
+        contents.metrics({"auroc": 1.01}, path)
 
 
 # A metric that is added in one place

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from metrad.errors import InputError
-from metrad.evaluation.metrics import by_name
+from metrad.evaluation.metrics import ROUNDING, by_name
 from metrad.reports.comparison.input import RunTable, own_columns, require_metric
 from metrad.runs.directory import STATES
 
@@ -135,7 +135,7 @@ def _require_states(file: Path, states: pd.Series) -> None:
 
 def _require_numbers(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:
     finished = runs["state"] == "finished"
-    bad = finished & ~runs[metric].between(0, 1)
+    bad = finished & ~runs[metric].between(0, 1 + ROUNDING)
     if bad.any():
         line = bad.idxmax()
         raise InputError(f"{file}, line {line}: {metric} must be a number from 0 to 1, got {rows[metric][line]!r}")

@@ -12,7 +12,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from metrad.errors import InputError
-from metrad.evaluation.metrics import by_name
+from metrad.evaluation.metrics import by_name, is_value
 from metrad.renamed import former
 from metrad.reports.comparison.environments import environment_notes
 from metrad.runs import contents
@@ -290,7 +290,7 @@ def _metric(run: _Saved, name: str) -> float:
     if name not in run.metrics:
         return math.nan
     value = run.metrics[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if not is_value(value):
         raise InputError(f"{run.run.metrics}: {name} must be a number from 0 to 1, got {value!r}")
     return float(value)
 

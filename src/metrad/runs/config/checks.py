@@ -20,7 +20,7 @@ from metrad.renamed import present
 from metrad.runs.config.explain import explain
 from metrad.runs.config.fields import Rule, shown
 from metrad.runs.config.roles import role_of
-from metrad.runs.config.schema import PARTS, SELECTABLE, SETTINGS, WITHOUT_IDENTITY, Config, refusal
+from metrad.runs.config.schema import PARTS, SELECTABLE, SETTINGS, WITHOUT_IDENTITY, Config, SweepSettings, refusal
 from metrad.runs.config.secrets import require_hidden
 from metrad.runs.config.suggestions import suggestion, unknown_key
 from metrad.runs.naming import run_name, sweep_name
@@ -73,6 +73,19 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictCon
             if name != "scheduler" or resolved["trainer"].get("max_epochs") != 0:  # T_max=${trainer.max_epochs}, unused
                 _check_ranges(name, node, part.ranges)
     return [] if resolved["selection"] is None else _candidates(cfg, resolved)
+
+
+def check_sweep(cfg: DictConfig) -> None:
+    """Check the settings of a whole sweep, before it begins.
+
+    Raises:
+        InputError: a value has a wrong type; the message names the key.
+    """
+    given: Any = OmegaConf.to_container(cfg.sweep)
+    try:
+        SweepSettings(**given)
+    except ValidationError as error:
+        raise InputError(refusal(error, "sweep")) from error
 
 
 def with_settings(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:

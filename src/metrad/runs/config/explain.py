@@ -12,6 +12,8 @@ from omegaconf import BooleanNode, DictConfig, ListConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from metrad.runs.config.catalogue import choices, folder
+from metrad.runs.config.fields import shown
+from metrad.runs.config.schema import SETTINGS
 from metrad.runs.config.suggestions import unknown_choice, unknown_name
 
 
@@ -65,7 +67,12 @@ def _of_a_value(error: ValidationError) -> str:
         kind = type(error.value).__name__
         return f"{error.full_key} must be a list, such as [A,B], not a single value ({kind})"
     hint = "; true and false are" if isinstance(error.child_node, BooleanNode) and error.value is not None else ""
-    return f"{error.full_key}: {str(error).splitlines()[0]}{hint}"
+    setting = SETTINGS.get(str(error.full_key))
+    hint += f"; it must {setting.must}" if setting and setting.must else ""
+    if error.value is None:
+        return f"{error.full_key} cannot be null{hint}"
+    text = str(error).splitlines()[0].replace(str(error.value), shown(error.value))
+    return f"{error.full_key}: {text}{hint}"
 
 
 def explain_null(given: Sequence[str]) -> str | None:
@@ -94,7 +101,7 @@ def _overrides(given: Sequence[str]) -> list[Override]:
     for item in given:
         try:
             found += parser.parse_overrides([item])
-        except OverrideParseException:  # a flag, or the faulty override itself
+        except (OverrideParseException, ValueError):  # a flag, or the faulty override itself
             continue
     return found
 
@@ -118,5 +125,5 @@ def _composed(overrides: Sequence[Override], config_dir: str | None) -> DictConf
     with initialize_config_dir(str(folder()), version_base="1.3"):
         try:
             return compose("config", lines)
-        except (HydraException, ValueError):  # a choice is faulty itself
+        except (HydraException, AssertionError, TypeError, ValueError):  # a choice is faulty itself
             return compose("config")

@@ -77,7 +77,7 @@ def within(
     whole: bool = False,
     null: bool = False,
 ) -> Rule:
-    """Return the rule that a number is finite and lies between two ends. Values of other types pass.
+    """Return the rule that a number, or each of a list for several groups of weights, is finite and in a range.
 
     Args:
         low: the lower end.
@@ -90,29 +90,32 @@ def within(
     def holds(given: Any) -> bool:
         if given is None:
             return null
+        if isinstance(given, list):
+            return bool(given) and all(map(holds, given))
         if isinstance(given, bool) or not isinstance(given, int | float):
-            return True  # the class that takes the value names its type
+            return False
         inside = (low < given if "low" in excluding else low <= given) and (
             given < high if "high" in excluding else given <= high
         )
         return inside and abs(given) < math.inf and (not whole or isinstance(given, int))
 
-    lower = f"above {low}" if "low" in excluding else f"at least {low}"
-    upper = f"below {high}" if "high" in excluding else f"at most {high}"
-    if excluding:
-        words = " and ".join([lower] * (low > -math.inf) + [upper] * (high < math.inf))
-    else:
-        words = f"between {low} and {high}" if -math.inf < low and high < math.inf else lower
-    words = upper if low == -math.inf else words
+    words = _between(low, high, excluding)
     joint = " of" * words.startswith("at ")
     return Rule(f"be {f'a whole number{joint} ' * whole}{words}{', or null' * null}", holds)
 
 
+def _between(low: float, high: float, excluding: tuple[str, ...]) -> str:
+    """Return the limits of a number in words, such as "above 0 and at most 1"; an infinite end is left out."""
+    lower = [f"above {low}" if "low" in excluding else f"at least {low}"] * (low > -math.inf)
+    upper = [f"below {high}" if "high" in excluding else f"at most {high}"] * (high < math.inf)
+    return f"between {low} and {high}" if lower and upper and not excluding else " and ".join(lower + upper)
+
+
 def each(rule: Rule) -> Rule:
-    """Return the rule that each item of a list satisfies ``rule``. Values of other types pass."""
+    """Return the rule that each item of a list satisfies ``rule``."""
     return Rule(
         f"be a list of numbers, each {rule.must.removeprefix('be ')}",
-        lambda given: not isinstance(given, list) or all(rule.holds(item) for item in given),
+        lambda given: isinstance(given, list) and all(rule.holds(item) for item in given),
     )
 
 
@@ -171,6 +174,9 @@ def settings(section: Any, parent: str = "") -> Iterator[tuple[str, Setting]]:
             yield from settings(below, f"{parent}{name}.")
 
 
+_ENDS = (("ge", "gt", -math.inf), ("le", "lt", math.inf))
+
+
 def _must(field: Any) -> str:
     """Return the rule of a field in words; empty if it has none."""
     rules = [item.must for item in field.metadata if isinstance(item, Rule)]
@@ -178,6 +184,6 @@ def _must(field: Any) -> str:
     limits = {name: getattr(item, name) for item in field.metadata for name in names if hasattr(item, name)}
     if rules or not limits:
         return rules[0] if rules else ""
-    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt", math.inf))
-    text = f"be at least {low}" if high == math.inf else f"be between {low} and {high}"
-    return text + (", or null" if type(None) in get_args(field.annotation) else "")
+    low, high = (limits.get(closed, limits.get(opened, end)) for closed, opened, end in _ENDS)
+    excluding = ("low",) * ("gt" in limits) + ("high",) * (limits.get("lt", math.inf) < math.inf)
+    return f"be {_between(low, high, excluding)}{', or null' * (type(None) in get_args(field.annotation))}"

@@ -21,8 +21,10 @@ _COUNT_FROM_0 = within(0, whole=True)
 
 
 def _is_part(value: Any, least: int) -> bool:
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+    if value is None:
         return True
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     return value >= least if isinstance(value, int) else (0 if least == 0 else 1e-12) <= value <= 1
 
 
@@ -132,7 +134,7 @@ TRAINER = {
     "min_epochs": within(0, MOST_EPOCHS, whole=True, null=True),
     "max_steps": Rule(
         "be a whole number of at least 1, or -1 for no limit; trainer.max_epochs=0 trains nothing",
-        lambda value: isinstance(value, int) and (value == -1 or value >= 1),
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and (value == -1 or value >= 1),
     ),
     "min_steps": within(0, whole=True, null=True),
     "max_time": Rule("be a time above 0 as DD:HH:MM:SS, such as 00:12:00:00, or null", _is_time),

@@ -56,7 +56,7 @@ def _is_size(value: Any) -> bool:
 
 _CLASSES = Rule("list class names or numbers", lambda value: value is None or _are_classes(value))
 _HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or numbers", _can_be_held_out)
-_RATES = Rule("be a list of different rates between 0 and 1, such as [0.01,0.05], or null", _are_rates)
+_RATES = Rule("be a list of different rates above 0 and below 1, such as [0.01,0.05], or null", _are_rates)
 _CHOICES = Rule("be a list of at least one choice, such as [{}]", bool)
 _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
@@ -65,6 +65,7 @@ _GROUP = Rule(
     lambda value: value is None or isinstance(value, str) or _is_pattern(value),
 )
 _SWITCH = one_of("auto", True, False)
+_FLAG = one_of(True, False)  # OmegaConf would take every number for a bool
 _ASIDE = Key(identity=False)
 _CHOSEN = Key(selectable=True)
 
@@ -128,7 +129,7 @@ class Dataset:
     sizes: Sizes = field(default_factory=Sizes)
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """share of the normal images that become test images if the source has no test part"""
-    rotations: bool = False
+    rotations: Annotated[Any, _FLAG] = False
     """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
     group: Annotated[Any, _GROUP, Key(since="0.2", before=None)] = None
     """which images show one part and stay on one side of the split; null: each image is alone"""
@@ -176,7 +177,7 @@ class FinetuningSettings:
 
     layer_decay: Annotated[float, Field(ge=0, le=1), Key(before=1.0)] = training.Finetuning.layer_decay
     """learning rate of each block as a share of that of the next block; 0: only the last block learns"""
-    batch_norm: Annotated[bool, Key(before=True)] = training.Finetuning.batch_norm
+    batch_norm: Annotated[Any, _FLAG, Key(before=True)] = training.Finetuning.batch_norm
     """false: normalise by the pre-trained means and variances"""
     distillation: Annotated[float, Field(ge=0, lt=math.inf), Key(before=0.0)] = training.Finetuning.distillation
     """weight of a loss that keeps embeddings near the embeddings of the initial weights"""
@@ -196,7 +197,7 @@ class SelectionSettings:
     """share of the normal images that the selection uses as test images"""
     scorers: dict[str, Any] = field(default_factory=dict)
     """scorers to choose among beside scorer itself; add one by +scorer@selection.scorers.NAME=CHOICE"""
-    apply: bool = True
+    apply: Annotated[Any, _FLAG] = True
     """false: log the choice, but train as configured"""
 
     @model_validator(mode="after")
@@ -211,7 +212,7 @@ class SelectionSettings:
 class StudySettings:
     """Measurements for studies; no result of the run depends on them."""
 
-    epochs: bool = False
+    epochs: Annotated[Any, _FLAG] = False
     """whether to score the test images after every epoch, into study.csv; for studies, never for a choice"""
 
 
@@ -221,7 +222,7 @@ class SweepSettings:
 
     name: str | None = None
     """folder of the sweep below multirun (sweep=NAME is the same); null: the time when the sweep began"""
-    fail_fast: bool = False
+    fail_fast: Annotated[Any, _FLAG] = False
     """whether the first failed run ends the sweep"""
 
 
@@ -235,11 +236,11 @@ class Config:
     """height and width of the images that the backbone gets, in pixels; null for the size of its weights"""
     batch_size: Annotated[int, Field(ge=2), _CHOSEN] = 128
     """number of images in a training step"""
-    channels_last: bool = True
+    channels_last: Annotated[Any, _FLAG] = True
     """whether tensors have the channels-last memory format, in which convolutions are fastest"""
-    whiten: Annotated[bool, Key(before=False, selectable=True)] = False
+    whiten: Annotated[Any, _FLAG, Key(before=False, selectable=True)] = False
     """whether embeddings are whitened within the classes after training"""
-    test_time_flip: Annotated[bool, Key(since="0.2", before=False, selectable=True)] = False
+    test_time_flip: Annotated[Any, _FLAG, Key(since="0.2", before=False, selectable=True)] = False
     """whether each embedding, after training, is the mean over the image and its mirror image"""
     compile: Annotated[Any, _SWITCH, _ASIDE] = "auto"
     """whether to train with torch.compile; auto: if it saves more time than it takes"""
@@ -277,13 +278,13 @@ RANGES = {f"{key}.{name}": rule for key, part in PARTS.items() for name, rule in
 LATER = {key: setting.key.before for key, setting in SETTINGS.items() if setting.key.before is not HASHED}
 
 
-def refusal(error: ValidationError) -> str:
-    """Return the first error in a configuration as one line: the key, the rule for its value, and the value."""
+def refusal(error: ValidationError, group: str = "") -> str:
+    """Return the first error in a configuration, or in its ``group``, as one line: the key, its rule, and the value."""
     first = error.errors()[0]
     own = first.get("ctx", {}).get("error")
     if isinstance(own, InputError):
         return str(own)
-    key = ".".join(str(item) for item in first["loc"])
+    key = ".".join(str(item) for item in (*([group] if group else []), *first["loc"]))
     must = SETTINGS[key].must if key in SETTINGS else ""
     if first["type"] == "finite_number":
         must = f"be finite: {must.removeprefix('be ')}"

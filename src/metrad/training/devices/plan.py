@@ -101,9 +101,12 @@ def device_count(trainer: Settings) -> int:
             )
         return 1
     if not torch.cuda.is_available():
-        if devices in (1, "1", "auto", -1):
-            return 1  # Lightning's own error says what is missing
-        raise InputError(f"trainer.devices={devices}: there is no GPU; set trainer.accelerator=cpu")
+        if trainer["accelerator"] != "cuda" and torch.backends.mps.is_available():
+            return 1
+        raise InputError(
+            f"trainer.accelerator={trainer['accelerator']}: there is no GPU that torch can use; "
+            "set trainer.accelerator=cpu"
+        )
     return len(_gpus(devices))
 
 

@@ -98,7 +98,7 @@ def test_every_setting_is_described_in_the_manual_with_default_and_range():
         "seed=0 seed of the split, the order of the images and the initial weights (between 0 and 4294967295)" in text
     )
     assert "finetuning.ema=null decay" in text
-    assert "(between 0 and 1, or null)" in text
+    assert "(above 0 and below 1, or null)" in text
     assert "compile=auto whether to train with torch.compile" in text
     assert "(auto, true or false)" in text
     assert "paths.data=data folder" in text

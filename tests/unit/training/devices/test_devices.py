@@ -93,7 +93,9 @@ def test_more_gpus_than_there_are_are_refused(there, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     monkeypatch.setattr("lightning_fabric.accelerators.cuda._get_all_visible_cuda_devices", lambda: list(range(there)))
-    with pytest.raises(InputError, match=r"trainer\.devices=2: there (is no GPU|are the GPUs 0;)"):
+    with pytest.raises(
+        InputError, match=r"trainer\.(accelerator=gpu: there is no GPU|devices=2: there are the GPUs 0;)"
+    ):
         planned(accelerator="gpu", devices=2)
 
 
