@@ -417,7 +417,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "files of a run not compared with its manifest": (
                 "data, listed = read_bytes(path), self._listed()",
                 "data, listed = read_bytes(path), None",
-                ("hostile/test_stored_files",),
+                ("runs/test_directory", "hostile/test_stored_files"),
             ),
             "a file that the manifest lacks let in": (
                 'raise InputError(f"{path} is not in {NAME}, so it is no file of this run; move it away")',
@@ -427,7 +427,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             "a run that lost its manifest taken for an old one": (
                 "if not os.path.lexists(self.manifest) and PROMISED not in self.noted():",
                 "if not os.path.lexists(self.manifest):",
-                ("hostile/test_stored_files",),
+                ("runs/test_directory", "hostile/test_stored_files"),
             ),
             "a run that found the disk full removed": (
                 "refusable = isinstance(error, InputError | OSError) and not isinstance(error, WriteError)",

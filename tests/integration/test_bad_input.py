@@ -665,7 +665,7 @@ def test_a_fault_of_metrad_s_own_has_a_text_and_an_exit_code_of_its_own(metrad, 
     def fault(*args):
         raise KeyError("indices")
 
-    monkeypatch.setattr("metrad.app.fit.log_images", lambda data: fault.__globals__["Run"].nothing)
+    monkeypatch.setattr("metrad.app.fit.log_counts", lambda data: fault.__globals__["Run"].nothing)
     result = metrad("train", *digits)
     assert result.code == 2  # the replaced function lies outside metrad, as a part of the user's own
     assert "AttributeError in test_bad_input.py" in result.err

@@ -18,7 +18,7 @@ from torch import nn
 
 from metrad import collectives
 from metrad.app.pace import Pace, PaceSettings
-from metrad.data.decoding import Reading
+from metrad.data.decoding import DECODER_VERSION, Reading
 from metrad.data.groups import Pattern
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
@@ -39,7 +39,7 @@ from metrad.runs.identity import shaping
 from metrad.scorers import Scorer
 from metrad.training import tracking
 from metrad.training.callbacks import KeepSigterm, LeanMemory
-from metrad.training.checkpoints import WholeCheckpoints
+from metrad.training.checkpoints import Begun, WholeCheckpoints
 from metrad.training.compiling import CompileEmbedder
 from metrad.training.devices import plan as devices
 from metrad.training.finetuning import Finetuning
@@ -74,7 +74,7 @@ class Parts:
         make_tracker: makes the record of the run at its logger.
         make_scorer: makes the run's scorer, unfitted.
         make_studied: by name, factories of the scorers of an epoch study, the run's own first; empty for no study.
-        checkpoint: checkpoint to continue from; None to begin anew.
+        begun: training to continue; None to begin anew.
         selection: the selection to make before the training; None for no selection.
         selected: result of the selection; None without a selection.
         held_out: name of the stand-in in a fold of a selection; None for a whole run.
@@ -95,7 +95,7 @@ class Parts:
     make_tracker: Callable[[Run], Tracker]
     make_scorer: MakeScorer
     make_studied: dict[str, MakeScorer]
-    checkpoint: str | Path | None
+    begun: Begun | None
     selection: "Selection | None"
     selected: Selected | None
     held_out: str | None
@@ -143,8 +143,9 @@ def build(cfg: DictConfig, checkpoint: str | Path | None = None) -> Parts:
     """
     candidates = checks.check(cfg)
     require_held(plain(cfg), on_cpu=devices.is_cpu(plain(cfg.trainer)))
-    selection = _selection(cfg, candidates, checkpoint) if cfg.selection else None
-    parts = _parts(cfg, studied=_studied(cfg), selection=selection, checkpoint=checkpoint)
+    begun = None if checkpoint is None else Begun.of(checkpoint)
+    selection = _selection(cfg, candidates, begun) if cfg.selection else None
+    parts = _parts(cfg, studied=_studied(cfg), selection=selection, begun=begun)
     parts.make_scorer()  # raises the errors of a scorer's constructor before data is read
     return parts
 
@@ -155,7 +156,7 @@ def _parts(
     studied: dict[str, MakeScorer],
     selection: Selection | None = None,
     held_out: tuple[str, float] | None = None,
-    checkpoint: str | Path | None = None,
+    begun: Begun | None = None,
 ) -> Parts:
     return Parts(
         seed=cfg.seed,
@@ -165,14 +166,14 @@ def _parts(
         settings=build_settings(cfg),
         pace=_pace(cfg),
         blueprint=_blueprint(cfg),
-        make_data=partial(build_data, cfg, held_out=held_out),
+        make_data=partial(build_data, cfg, held_out=held_out, decoder=begun.decoder if begun else DECODER_VERSION),
         make_embedder=partial(build_embedder, cfg),
         make_learner=partial(build_learner, cfg),
         make_trainer=partial(build_trainer, cfg),
         make_tracker=partial(build_tracker, cfg),
         make_scorer=partial(build_scorer, cfg),
         make_studied=studied,
-        checkpoint=checkpoint,
+        begun=begun,
         selection=selection,
         selected=None,
         held_out=held_out[0] if held_out else None,
@@ -218,7 +219,7 @@ def _studied(cfg: DictConfig) -> dict[str, MakeScorer]:
     return {name: make for name, make in _makers(trained, _compared(cfg)).items() if epochs or not make().needs_head}
 
 
-def _selection(cfg: DictConfig, changed: list[DictConfig], checkpoint: str | Path | None) -> Selection:
+def _selection(cfg: DictConfig, changed: list[DictConfig], begun: Begun | None) -> Selection:
     """Return the selection; ``changed`` has the configuration of each candidate."""
     makers = [_makers(one, _compared(cfg)) for one in changed]
     classes = cfg.selection.classes
@@ -228,7 +229,7 @@ def _selection(cfg: DictConfig, changed: list[DictConfig], checkpoint: str | Pat
 
     def chosen(candidate: int, epochs: int, scorer: str) -> Parts:
         final = _with_choice(cfg, changed[candidate], epochs, scorer) if cfg.selection.apply else cfg
-        return _parts(final, studied=_studied(final), checkpoint=checkpoint)
+        return _parts(final, studied=_studied(final), begun=begun)
 
     return Selection(
         candidates=[dict(settings) for settings in cfg.selection.candidates],
@@ -266,8 +267,18 @@ def _makers(cfg: DictConfig, scorers: dict[str, Any]) -> dict[str, MakeScorer]:
     return made
 
 
-def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] | None = None) -> PreparedData:
-    """Return the data of a configuration; no image is read yet. ``held_out`` is as in ``Roles``."""
+def build_data(
+    cfg: DictConfig,
+    image_size: int,
+    *,
+    held_out: tuple[str, float] | None = None,
+    decoder: int = DECODER_VERSION,
+) -> PreparedData:
+    """Return the data of a configuration; no image is read yet.
+
+    ``held_out`` is as in ``Roles``. ``decoder`` is the version of the decoder: a training that an earlier version of
+    metrad began goes on with the images that it began with.
+    """
     dataset = plain(cfg.dataset)
     chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
     group, rotations = dataset.get("group"), dataset.get("rotations", False)  # older runs lack the keys
@@ -287,15 +298,15 @@ def build_data(cfg: DictConfig, image_size: int, *, held_out: tuple[str, float] 
         seed=cfg.seed,
         image_size=image_size,
         skip_corrupt=dataset["on_corrupt"] == "skip",
-        reading=_reading(dataset),
+        reading=_reading(dataset, decoder),
     )
 
 
-def _reading(dataset: dict[str, Any]) -> Reading:
+def _reading(dataset: dict[str, Any], decoder: int) -> Reading:
     """Return how image files are read, by settings of ``dataset`` that older runs lack."""
     bits = dataset.get("range", "auto")
     limit = dataset.get("max_megapixels", Reading.max_megapixels)
-    return Reading(max_megapixels=limit, depth=None if bits == "auto" else bits)
+    return Reading(decoder, max_megapixels=limit, depth=None if bits == "auto" else bits)
 
 
 def build_embedder(cfg: DictConfig) -> Embedder:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,7 +20,7 @@ from metrad.files import write_all, write_json
 from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
-from metrad.training.checkpoints import begun_in, decoder_in, epochs_behind
+from metrad.training.checkpoints import epochs_behind
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices.plan import least_images
 from metrad.training.epoch_log import EpochLog
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 def prepare(parts: Parts) -> PreparedData:
     """Return the run's data, read and split."""
     data = parts.make_data(parts.image_size or parts.make_embedder().size)
-    if parts.checkpoint is not None:  # a run that an earlier version began goes on with the images that it began with
-        data.reading = replace(data.reading, version=decoder_in(parts.checkpoint))
     data.draw()
     return data
 
@@ -60,10 +57,12 @@ def check_data(parts: Parts, data: PreparedData) -> None:
 
 
 def log_data(parts: Parts, data: PreparedData) -> None:
-    """Log how many images there are, and which thresholds they are too few for."""
-    log_images(data)
+    """Log how many images there are, which thresholds they are too few for, and which were left out."""
+    log_counts(data)
     counted = "images" if data.groups is None else "groups"
     log_thresholds(parts.settings, _calibration_groups(data), counted=counted)
+    log_range(data)
+    log_left_out(data)
 
 
 def _calibration_groups(data: PreparedData) -> int:
@@ -102,16 +101,18 @@ def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     logger = tracker.logger if tracker else None
     trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
     device, precision = trainer.strategy.root_device, str(trainer.precision)
-    datamodule.first_epoch = epochs_behind(parts.checkpoint, learner, datamodule, trainer.max_epochs, precision)
+    checkpoint = parts.begun.path if parts.begun else None
+    datamodule.first_epoch = epochs_behind(parts.begun, learner, datamodule, trainer.max_epochs, precision)
     _log_start(parts, data, pace, datamodule.first_epoch)
     if first and whole:
         ranks, speed = collectives.world_size(), pace.describe()
         about = {"precision": precision, "ranks": ranks, "speed": speed, **environment(str(device))}
-        write_all({run.split: data.describe_split(), run.environment: about})
+        split = data.describe_split()
+        write_all({run.split: split, run.environment: about})
     _begin(tracker, run)
     prepared = time.perf_counter()
     try:
-        trainer.fit(learner, datamodule=datamodule, ckpt_path=parts.checkpoint, weights_only=True)
+        trainer.fit(learner, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     except TrainingError as error:
         if whole or collectives.several():  # on several ranks the others would wait for this one
             raise
@@ -130,8 +131,8 @@ def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
 
 def _paced(parts: Parts, embedder: Embedder, data: PreparedData) -> Pace:
     """Return the pace of the training, as the first rank chooses it."""
-    begun = begun_in(parts.checkpoint)
-    chosen = choose_pace(parts.pace, embedder, data.epoch_images, begun_in=begun) if collectives.rank() == 0 else None
+    begun_in = parts.begun.precision if parts.begun else None
+    chosen = choose_pace(parts.pace, embedder, data.epoch_images, begun_in) if collectives.rank() == 0 else None
     pace = collectives.same(chosen)
     assert pace is not None
     return pace
@@ -139,12 +140,12 @@ def _paced(parts: Parts, embedder: Embedder, data: PreparedData) -> Pace:
 
 def _log_start(parts: Parts, data: PreparedData, pace: Pace, epochs_done: int) -> None:
     """Log what the training begins with. Nothing is logged before all is checked, so that a refusal is one line."""
-    if parts.held_out is None:
-        log_data(parts, data)
     if collectives.rank() == 0:
         pace.log_choice()
     if epochs_done:
         log.info("going on after epoch %d of %s", epochs_done, parts.epochs)
+    if parts.held_out is None:
+        log_data(parts, data)
 
 
 def _begin(tracker: Tracker | None, run: Run) -> None:
@@ -165,10 +166,9 @@ def log_thresholds(settings: Settings, calibration_groups: int, counted: str = "
     """Log for which default false-alarm rates there are too few calibration images or groups, as ``counted`` says."""
     if settings.false_alarm_rates is not None:
         return
-    given = settings.rates(calibration_groups)
     for rate in DEFAULT_RATES:
-        if rate not in given:
-            needed = calibration_groups_needed(rate)
+        needed = calibration_groups_needed(rate)
+        if needed > calibration_groups:
             log.info(
                 "no threshold for %g %% false alarms, which takes %d calibration %s and not %d; "
                 "%s dataset.sizes.calibration%s",
@@ -180,21 +180,24 @@ def log_thresholds(settings: Settings, calibration_groups: int, counted: str = "
             )
 
 
-def log_images(data: PreparedData) -> None:
-    """Log the number of images of each role, and the images left out with the reason."""
+def log_counts(data: PreparedData) -> None:
+    """Log the number of images of each role and, if images have groups, of groups."""
     counts = ", ".join(f"{len(indices):,} {role}" for role, indices in data.split.indices.items())
     log.info("images: %s; classes to tell apart: %d", counts, len(data.head_classes))
     if data.groups is not None:
         held = ", ".join(f"{len(np.unique(found)):,} {role}" for role, found in data.groups.items())
         left_out = data.split.left_out_for_groups
         log.info("groups: %s%s", held, f"; left out {left_out:,} images of groups on another side" if left_out else "")
+
+
+def log_left_out(data: PreparedData) -> None:
+    """Log the images that were left out, with the reason."""
     if data.split.copies_left_out:
         log.warning("left out %d copies of images that the dataset has more than once", data.split.copies_left_out)
     for name in names_left_out(data.image_set.corrupt, data.image_set.names):
         log.warning("left out %s, which cannot be decoded", name)
     if data.image_set.left_out:
         log.info("left out files that dataset.source.pattern does not match: %s", listed(data.image_set.left_out))
-    log_range(data)
 
 
 def log_range(data: PreparedData) -> None:

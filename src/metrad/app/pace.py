@@ -78,7 +78,7 @@ class Pace:
         return asdict(self)
 
 
-def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int, *, begun_in: str | None = None) -> Pace:
+def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int, begun_in: str | None = None) -> Pace:
     """Return the precision to train in and whether to compile; the random state stays unchanged.
 
     Args:

@@ -80,7 +80,8 @@ def make(parts: Parts, run: Run) -> None:
     """
     plan = devices.plan(parts.trainer, parts.batch_size)
     if plan.to_start:
-        arguments = (parts.config, run.path, parts.checkpoint, torch.get_num_threads())
+        checkpoint = parts.begun.path if parts.begun else None
+        arguments = (parts.config, run.path, checkpoint, torch.get_num_threads())
         launch.start(_make_as_rank, arguments, plan.count)
         return
     with contextlib.ExitStack() as tracked:

@@ -85,11 +85,12 @@ def embed(
     spans = collectives.spans(len(indices), size)
     mine = indices[slice(*spans[collectives.rank()])]
     batches = data.batches(mine, size, pinned=forward.device.type == "cuda")
+    records = {role: data.records(role) for role in roles}
     with lean_memory(forward.device):
         found = _filled(forward, batches, len(mine))
     ends = np.cumsum([len(data.split.indices[role]) for role in roles])
     arrays = dict(zip(roles, np.split(collectives.gather(found, spans), ends[:-1]), strict=True))
-    return Embedded(arrays, {role: data.records(role) for role in roles})
+    return Embedded(arrays, records)
 
 
 def fit_and_embed(

@@ -11,7 +11,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -157,21 +157,36 @@ def _callback_faults(callbacks: Any) -> Iterator[str]:
             yield f"{key} holds no seconds"
 
 
-def begun_in(path: str | Path | None) -> str | None:
-    """Return the precision of the training in the checkpoint at ``path``; None for no checkpoint or if unknown."""
-    return None if path is None else read_checkpoint(path).get("precision")
+@dataclass(frozen=True)
+class Begun:
+    """A training to go on with, and what it keeps of its beginning.
 
-
-def decoder_in(path: str | Path) -> int:
-    """Return the version of the decoder of the images in the checkpoint at ``path``; 1 if it has none.
-
-    Raises:
-        InputError: the file cannot be read, or this version of metrad does not know the version.
+    Attributes:
+        path: the checkpoint.
+        decoder: version of the decoder of its images.
+        precision: precision of the training, named as in Lightning; None if unknown.
+        verified: whether the checkpoint ends with its checksum.
+        content: the checkpoint's content.
     """
-    version = _images_of(read_checkpoint(path)).get("decoder", 1)
-    if version not in KNOWN_VERSIONS:
-        raise InputError(f"ckpt_path={path} is of images that another version of metrad decoded; use that version")
-    return int(version)
+
+    path: str | Path
+    decoder: int
+    precision: str | None
+    verified: bool
+    content: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, path: str | Path) -> "Begun":
+        """Return the training in the checkpoint at ``path``.
+
+        Raises:
+            InputError: the file cannot be read, or this version of metrad does not know the decoder.
+        """
+        checkpoint = read_checkpoint(path)
+        decoder = _images_of(checkpoint).get("decoder", 1)  # metrad 0.1 had version 1 alone, and did not say so
+        if decoder not in KNOWN_VERSIONS:
+            raise InputError(f"ckpt_path={path} is of images that another version of metrad decoded; use that version")
+        return cls(path, decoder, checkpoint.get("precision"), is_sealed(Path(path)), checkpoint)
 
 
 def _images_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -181,28 +196,28 @@ def _images_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def epochs_behind(
-    path: str | Path | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None, precision: str
+    begun: Begun | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None, precision: str
 ) -> int:
-    """Return the number of finished epochs in the checkpoint at ``path``, 0 for None.
+    """Return the number of finished epochs of a training to continue, 0 for None.
 
     A resumed run ends as an unbroken run with its settings would. Where it cannot, it is refused.
 
     Args:
-        path: the checkpoint.
+        begun: the training.
         learner: the learner that training would continue with.
         data: the data module that training would continue with.
         max_epochs: number of epochs to train, those in the checkpoint included.
         precision: precision that training would continue in, named as in Lightning.
 
     Raises:
-        InputError: training cannot continue from the checkpoint: it cannot be read, is of another model, other
-            settings or other images, or has more than ``max_epochs`` epochs.
+        InputError: training cannot continue from the checkpoint: it is of another model, other settings or other
+            images, or has more than ``max_epochs`` epochs.
     """
-    if path is None:
+    if begun is None:
         return 0
-    checkpoint = read_checkpoint(path)
+    path, checkpoint = begun.path, begun.content
     epochs, groups = int(checkpoint["epoch"]) + 1, checkpoint["optimizer_states"][0]["param_groups"]
-    if not is_sealed(Path(path)):
+    if not begun.verified:
         log.warning("ckpt_path=%s is unverified: it is from before checkpoints had checksums", path)
     log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
     misfit = (

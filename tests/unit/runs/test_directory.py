@@ -169,6 +169,31 @@ def test_finished_refuses_a_running_run(run):
         Run.finished(Run(run.path).path)
 
 
+def test_a_file_that_changed_after_the_end_of_a_run_is_refused(run):
+    finish(run)
+    assert run.load_config() == {"seed": 0}
+    run.config.write_text("seed: 1\n")
+    with pytest.raises(InputError, match=r"config\.yaml is not the file that was saved: its checksum differs"):
+        run.load_config()
+
+
+def test_a_file_that_was_added_after_the_end_of_a_run_is_refused(run):
+    finish(run)
+    run.asked.write_text("seed: 1\n")
+    with pytest.raises(InputError, match=r"asked\.yaml is not in manifest\.json"):
+        run.asked_config()
+
+
+def test_a_run_without_the_manifest_that_it_ended_with_is_refused(run):
+    finish(run)
+    run.manifest.unlink()
+    with pytest.raises(InputError, match=r"manifest\.json is missing"):
+        Run.finished(run.path)
+    status = read_json(run.status)
+    write_json(run.status, {key: value for key, value in status.items() if key != "manifest"})
+    assert not Run.finished(run.path).verified  # as version 0.1 left it
+
+
 @pytest.mark.parametrize("missing", ["status", "config", "both"])
 def test_finished_refuses_what_is_no_run(missing, run):
     finish(run)

@@ -11,7 +11,7 @@ from metrad.errors import InputError
 from metrad.models.backbones import convnet
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Softmax
-from metrad.training.checkpoints import WholeCheckpoints, decoder_in, epochs_behind, read_checkpoint
+from metrad.training.checkpoints import Begun, WholeCheckpoints, epochs_behind, read_checkpoint
 from metrad.training.learner import MetricLearner
 
 DATA = SimpleNamespace(state_dict=lambda: {"split": "these", "decoder": 1})
@@ -82,10 +82,10 @@ def test_training_continues_on_the_same_images_alone(tmp_path, images, goes_on):
     learner, path = made(), tmp_path / "last.ckpt"
     saved(path, learner, MetradDataModule=images)
     if goes_on:
-        assert epochs_behind(path, learner, DATA, 3, "32-true") == 3
+        assert epochs_behind(Begun.of(path), learner, DATA, 3, "32-true") == 3
     else:
         with pytest.raises(InputError, match="was trained on other images"):
-            epochs_behind(path, learner, DATA, 3, "32-true")
+            epochs_behind(Begun.of(path), learner, DATA, 3, "32-true")
 
 
 @pytest.mark.parametrize(
@@ -102,17 +102,17 @@ def test_training_continues_with_the_same_settings_alone(tmp_path, changed, prec
     saved(path, learner, settings={"seed": 1, "batch_size": 64}, precision="32-true")
     learner.settings = {"seed": 1, "batch_size": 64} | changed
     if says is None:
-        assert epochs_behind(path, learner, DATA, 3, precision) == 3
+        assert epochs_behind(Begun.of(path), learner, DATA, 3, precision) == 3
     else:
         with pytest.raises(InputError, match=f"was trained with other settings: {re.escape(says)}; set them as"):
-            epochs_behind(path, learner, DATA, 3, precision)
+            epochs_behind(Begun.of(path), learner, DATA, 3, precision)
 
 
 def test_a_checkpoint_that_names_no_settings_is_gone_on_from(tmp_path):
     learner, path = made(), tmp_path / "last.ckpt"
     saved(path, learner)  # as version 0.1 wrote it
     learner.settings = {"seed": 1}
-    assert epochs_behind(path, learner, DATA, 3, "bf16-mixed") == 3
+    assert epochs_behind(Begun.of(path), learner, DATA, 3, "bf16-mixed") == 3
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,9 @@ def test_a_checkpoint_that_names_no_settings_is_gone_on_from(tmp_path):
 )
 def test_a_run_goes_on_with_the_decoder_it_began_with(tmp_path, monkeypatch, images, decoder):
     monkeypatch.setattr("metrad.training.checkpoints.read_checkpoint", lambda path: {"MetradDataModule": images})
+    monkeypatch.setattr("metrad.training.checkpoints.is_sealed", lambda path: True)
     if decoder is None:
         with pytest.raises(InputError, match="another version of metrad decoded"):
-            decoder_in("last.ckpt")
+            Begun.of("last.ckpt")
     else:
-        assert decoder_in("last.ckpt") == decoder
+        assert Begun.of("last.ckpt").decoder == decoder
