@@ -27,6 +27,7 @@ MISSPELT, TYPE, SHAPE, RANGE, SPECIAL, NULL, VALID = (
     "right value at an end of the range",
 )
 Kinds = Mapping[str, Sequence[str]]
+_LOGGERS = {"flush_logs_every_n_steps": "csv"}
 _TEXTS = ("banana", "1px", "two")
 _SHAPES = ("[1,2]", "{a: 1}")
 _SPECIAL = ("nan", "inf", "-inf")
@@ -193,7 +194,7 @@ def _ground(part: str, name: str) -> tuple[tuple[str, ...], str]:
             return (f"{part}={choice}", *weights), ""
     if part in ("trainer", "backbone"):
         return (), ""
-    return (_of_class(part, name) if part != "logger" else ("logger=tensorboard",)), ""
+    return (_of_class(part, name) if part != "logger" else (f"logger={_LOGGERS.get(name, 'tensorboard')}",)), ""
 
 
 def _of_class(part: str, name: str) -> tuple[str, ...]:

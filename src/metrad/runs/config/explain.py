@@ -39,10 +39,10 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
         return _in_file(error) + _of_a_value(cause)
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     short = re.sub(r" full_key: .*", "", text)  # OmegaConf's own types, and a key that only refers to the setting
-    return _of_a_kind(short, text, given) or short + _interpolated(short, given)
+    return _of_a_kind(text, given) or short + _interpolated(text, given)
 
 
-def _of_a_kind(short: str, text: str, given: Sequence[str]) -> str | None:
+def _of_a_kind(text: str, given: Sequence[str]) -> str | None:
     """Return a line on a setting that is given a list in place of a mapping, or a mapping in place of a list."""
     found = re.search(r"Cannot merge DictConfig with ListConfig full_key: ([\w.]+)", text)
     if not found:
@@ -56,10 +56,12 @@ def _of_a_kind(short: str, text: str, given: Sequence[str]) -> str | None:
 
 
 def _interpolated(text: str, given: Sequence[str]) -> str:
-    """Return the settings that refer to others, for an error of such a reference."""
+    """Return the settings that refer to others, for an error of such a reference; else the one that the error names."""
     if "nterpolation" not in text:
         return ""
-    return "".join(f"; see {argument(item)}" for item in given if "${" in item)
+    named = re.search(r"full_key: (?!hydra)([\w.]+)", text)
+    found = [argument(item) for item in given if "${" in item] or ([named[1]] if named else [])
+    return "".join(f"; see {item}" for item in found)
 
 
 def _in_file(error: BaseException) -> str:
@@ -95,7 +97,7 @@ def _of_a_value(error: ValidationError) -> str:
     setting = SETTINGS.get(str(error.full_key))
     hint += f"; it must {setting.must}" if setting and setting.must else ""
     if error.value is None:
-        return f"{error.full_key} cannot be null{hint}"
+        return f"{error.full_key} cannot be null{hint or '; leave it out'}"
     if isinstance(error.child_node, DictConfig) or re.search(r"not a subclass|Cannot assign", str(error)):
         name = str(error.full_key)
         return f"{name} holds settings and takes no value itself; set one of them, as in {name}.NAME=VALUE"

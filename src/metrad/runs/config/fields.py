@@ -77,7 +77,7 @@ def within(
     whole: bool = False,
     null: bool = False,
 ) -> Rule:
-    """Return the rule that a number, or each of a list for several groups of weights, is finite and in a range.
+    """Return the rule that a number is finite and lies between two ends.
 
     Args:
         low: the lower end.
@@ -90,8 +90,6 @@ def within(
     def holds(given: Any) -> bool:
         if given is None:
             return null
-        if isinstance(given, list):
-            return bool(given) and all(not isinstance(item, list) and holds(item) for item in given)
         if isinstance(given, bool) or not isinstance(given, int | float):
             return False
         inside = (low < given if "low" in excluding else low <= given) and (
@@ -115,7 +113,7 @@ def each(rule: Rule) -> Rule:
     """Return the rule that each item of a list satisfies ``rule``."""
 
     def holds(given: Any) -> bool:
-        return isinstance(given, list) and all(not isinstance(item, list) and rule.holds(item) for item in given)
+        return isinstance(given, list) and all(map(rule.holds, given))
 
     return Rule(f"be a list of numbers, each {rule.must.removeprefix('be ')}", holds)
 

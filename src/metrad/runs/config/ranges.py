@@ -20,6 +20,11 @@ _COUNT_OR_NULL = within(1, whole=True, null=True)
 _COUNT_FROM_0 = within(0, whole=True)
 
 
+def _one_or_each(rule: Rule) -> Rule:
+    """Return the rule that a number satisfies ``rule``, or each number of a list, one for each group of weights."""
+    return Rule(f"{rule.must}, or list such numbers", lambda value: rule.holds(value) or each(rule).holds(value))
+
+
 def _is_part(value: Any, least: int) -> bool:
     if value is None:
         return True
@@ -113,9 +118,9 @@ SCHEDULER = {
     "end_factor": _SHARE,
     "total_iters": _COUNT,
     "eta_min": _AT_LEAST_0,
-    "min_lr": _AT_LEAST_0,
-    "base_lr": _AT_LEAST_0,
-    "max_lr": _ABOVE_0,
+    "min_lr": _one_or_each(_AT_LEAST_0),
+    "base_lr": _one_or_each(_AT_LEAST_0),
+    "max_lr": _one_or_each(_ABOVE_0),
     "patience": _COUNT_FROM_0,
     "cooldown": _COUNT_FROM_0,
     "threshold": _AT_LEAST_0,
@@ -125,8 +130,8 @@ SCHEDULER = {
     "pct_start": _SHARE,
     "div_factor": _ABOVE_0,
     "final_div_factor": _ABOVE_0,
-    "base_momentum": _DECAY,
-    "max_momentum": _DECAY,
+    "base_momentum": _one_or_each(_DECAY),
+    "max_momentum": _one_or_each(_DECAY),
     "last_epoch": Rule("be -1", lambda value: value == -1),
 }
 TRAINER = {

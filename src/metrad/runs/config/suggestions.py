@@ -36,6 +36,6 @@ def unknown_name(key: str, name: str, known: Iterable[str]) -> str:
     from metrad.runs.config.schema import RANGES, SETTINGS
 
     names = list(known)
-    elsewhere = [found for found in (*SETTINGS, *RANGES) if found.endswith(f".{name}")]
+    elsewhere = [found for found in (*SETTINGS, *RANGES) if f".{found}".endswith(f".{name.replace('/', '.')}")]
     meant = f"did you mean {' or '.join(dict.fromkeys(elsewhere))}? " if elsewhere and name not in names else ""
     return f"unknown configuration key {key}; {meant}{suggestion(name, names)}"
