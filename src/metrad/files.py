@@ -43,6 +43,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of its path is a file; choose another path",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_MISTAKEN = {errno.ENOTDIR, errno.ENAMETOOLONG}  # the path is wrong, and not the disk
 # The errors of torch and safetensors, which write without Python.
 _NOT_WRITTEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|iostream error|Error while serializing")
 _CODE = re.compile(r"\(os error (\d+)\)")
@@ -67,7 +68,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise ``WriteError``, which names ``path``, where the disk refuses what the block writes to ``path``."""
+    """Raise ``WriteError``, which names ``path``, where the disk refuses what the block writes to ``path``.
+
+    A path that can be no file is an ``InputError``.
+    """
     try:
         yield
     except MetradError:
@@ -76,7 +80,8 @@ def writing(path: Path) -> Iterator[None]:
         refusal = _refusal(error, path)
         if refusal is None:
             raise
-        raise WriteError(f"{path} cannot be written: {refusal}") from error
+        mistaken = isinstance(error, OSError) and error.errno in _MISTAKEN
+        raise (InputError if mistaken else WriteError)(f"{path} cannot be written: {refusal}") from error
 
 
 def _refusal(error: Exception, path: Path) -> str | None:

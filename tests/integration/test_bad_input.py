@@ -21,6 +21,7 @@ from metrad.app.evaluate import evaluate_run
 from metrad.files import read_json
 from metrad.runs.config.home import expand_home
 from metrad.runs.directory import Run
+from tests.helpers.stored import without_manifest
 
 
 def folder(name, *more):
@@ -60,9 +61,6 @@ CONFIGURATION = [
     case("no head", "head=null", says=["head"]),
     case("head removed", "~head", says=["head"]),
     case("seed no number", "seed=abc", says=["seed", "abc", "Integer"]),
-    case(
-        "seed of more digits than Python reads", f"seed={'9' * 5000}", says=[f"seed: Value '{'9' * 200}…'", "Integer"]
-    ),
     case("seed a fraction", "seed=1.5", says=["seed", "1.5"]),
     case("seed null", "seed=null", says=["seed"]),
     case("seed negative", "seed=-1", says=["seed must be between 0 and 4294967295", "-1"]),
@@ -695,6 +693,7 @@ def drop(part):
         cfg = OmegaConf.load(run.config)
         del cfg[part]
         OmegaConf.save(cfg, run.config)
+        without_manifest(run)
 
     return tamper
 
@@ -713,7 +712,7 @@ TAMPERED = {
     "split empty": ("split.json", lambda run: run.split.write_text("{}")),
     "split without a role": ("", lambda run: change_split(run, lambda split: split["images"].pop("normal"))),
     "split changed": ("split.json", lambda run: change_split(run, lambda split: split["images"]["normal"].pop())),
-    "model without its record": ("model/checksums.json", lambda run: (run.model / "detector.json").unlink()),
+    "model without its record": ("model/detector.json", lambda run: (run.model / "detector.json").unlink()),
     "record of the model changed": ("detector.json", lambda run: change_byte(run.model / "detector.json")),
     "index missing": ("index.faiss", lambda run: (run.model / "index.faiss").unlink()),
     "index changed": ("index.faiss", lambda run: change_byte(run.model / "index.faiss")),
@@ -778,6 +777,7 @@ def test_a_run_directory_from_elsewhere_is_input_and_not_code(scorer, refused, f
     text = "\n".join(lines).replace("\nscorer:", "\nallow_targets: [shutil, torch.hub]\nold:")
     filled = scorer.replace("HERE", f"'{trace}'").replace("RUN", str(run.path))
     run.config.write_text(f"{text.split('old:')[0]}scorer: {filled}\n{after(text)}\n")
+    without_manifest(run)
     refused("evaluate", run.path, words=("scorer",))
     assert not trace.exists()
 

@@ -19,6 +19,7 @@ from metrad.files import read_json
 from metrad.runs.directory import Run
 from tests.helpers.commands import DIGITS, isolated
 from tests.helpers.runs import rows, runs_of, wait_for
+from tests.helpers.stored import without_manifest
 
 ROOT = Path(__file__).parents[2]
 LONG = pytest.mark.long
@@ -294,7 +295,9 @@ def test_a_run_that_can_have_no_folder_stops_no_other(sweep, swept, tmp_path):
 
 
 def test_a_sweep_whose_table_cannot_be_written_says_so(sweep, tmp_path):
-    (tmp_path / "multirun/x/runs.csv").mkdir(parents=True)
+    sweep("scorer.k=1")
+    (tmp_path / "multirun/x/runs.csv").unlink()
+    (tmp_path / "multirun/x/runs.csv").mkdir()
     result, runs = sweep("scorer.k=500,1")
     assert result.code == 1
     assert "runs.csv cannot be written: Is a directory; " in result.err
@@ -308,6 +311,7 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(sweep, swept
     config = run.config.read_text().replace("lr: 0.001", "lr: 0.5")
     assert config != run.config.read_text()
     run.config.write_text(config)
+    without_manifest(run)
     run.note(identity="another")
     result, _ = sweep("seed=0,1")
     assert result.code == 1

@@ -30,6 +30,7 @@ from metrad.training.fitted import Selected
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+COLUMNS = ("epoch", "scorer", "auroc")  # of a fold's rows; their file has the keys in alphabetical order
 AS_CONFIGURED = "as configured"
 
 
@@ -218,7 +219,9 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = unsealed(path)
     except InputError:
         return None
-    return found if found.keys() == {"seconds", "rows"} else None
+    if found.keys() != {"seconds", "rows"}:
+        return None
+    return {**found, "rows": [{name: row[name] for name in COLUMNS} for row in found["rows"]]}
 
 
 def _fold(parts: Parts, run: Run) -> dict[str, Any]:
