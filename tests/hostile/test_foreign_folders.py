@@ -58,7 +58,7 @@ def test_a_status_of_another_program_is_not_replaced(cfg, tmp_path):
 
 def test_files_beside_a_run_stay_when_it_begins_anew(cfg, tmp_path):
     run = Run(tmp_path)
-    run.begin()
+    run.begin(identity="0" * 32)
     write_json(run.status, {**run.noted(), "state": "failed"})
     run.model.mkdir()
     mine = {"mine.txt", ".mine.partial", ".mine.1.partial.txt"}
@@ -111,3 +111,14 @@ def test_every_file_of_a_run_follows_the_umask(umask, tmp_path):
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").rglob("*") if path.name != ".lock"}
     wrong = [str(path) for path, mode in modes.items() if mode != (0o777 if path.is_dir() else 0o666) & ~umask]
     assert wrong == []
+
+
+@pytest.mark.parametrize("status", [{"state": "running", "started": "x"}, {"state": "failed", "identity": "mine"}])
+def test_a_status_of_another_program_does_not_make_a_folder_metrads(tmp_path, status):
+    run = Run(tmp_path)
+    (run.checkpoints).mkdir()
+    (run.checkpoints / "mine").write_text("1")
+    write_json(run.status, status)
+    with pytest.raises(InputError, match="nothing there says that metrad wrote them"):
+        run.require_own()
+    assert (run.checkpoints / "mine").exists()

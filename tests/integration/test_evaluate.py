@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from metrad.app import evaluate
 from metrad.app.evaluate import evaluate_run
+from metrad.errors import InputError
 from metrad.files import read_json, sealed, sha256
 from metrad.runs.config.catalogue import choices
 from metrad.runs.directory import Run
@@ -368,3 +369,13 @@ def test_the_head_scores_as_it_does_in_the_checkpoint(metrad, run):
     cosine = test @ normal / np.linalg.norm(test, axis=1) / np.linalg.norm(normal)
     scores = [float(row["score"]) for row in rows(run.evaluations / "cosine/scores.csv")]
     np.testing.assert_allclose(scores, 1 - cosine, atol=1e-5)
+
+
+def test_an_evaluation_is_not_written_through_a_link_that_leads_out_of_the_run(run, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.rmtree(run.evaluations, ignore_errors=True)
+    run.evaluations.symlink_to(elsewhere)
+    with pytest.raises(InputError, match="evaluations"):
+        evaluate_run(run.path, ["scorer.k=2"])
+    assert not any(elsewhere.iterdir())

@@ -29,7 +29,7 @@ from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import Evaluation, attach_head, evaluate
-from metrad.files import replacing, write_all
+from metrad.files import replacing, require_inside, write_all
 from metrad.quoting import setting
 from metrad.runs import outputs
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
@@ -171,6 +171,8 @@ def evaluate_run(
     run = Run.finished(path)
     if not run.verified:
         log.warning("%s is unverified: it is from before runs had a manifest of checksums", run.path)
+    require_inside(run.path, run.evaluations)
+    require_inside(run.path, run.embeddings)
     cfg = expand_home(override(_saved_config(run), overrides))
     stored.check(cfg)
     detector = load_detector(run, cfg.allow_targets)

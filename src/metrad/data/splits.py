@@ -96,6 +96,27 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
     Raises:
         InputError: a size asks for more images than there are, or leaves the normal role or a test role empty.
     """
+    try:
+        return _drawn(pool, classes, sizes, test_share, seed)
+    except InputError as error:
+        if pool.groups is None:
+            raise
+        raise InputError(f"{error}. {_group_counts(pool, classes)}") from error
+
+
+def _group_counts(pool: Pool, classes: Classes) -> str:
+    """Return a sentence on the groups, as the cause of too few images for a role."""
+    labels, groups = pool.labels, pool.group_numbers
+    normal, anomalous = (groups[np.isin(labels, members)] for members in (classes.normal, classes.anomalous))
+    shared = np.isin(anomalous, normal).sum()
+    return (
+        f"dataset.group makes {len(np.unique(normal))} groups of the {len(normal)} normal images, and "
+        f"{shared} of the {len(anomalous)} anomalous images are in one of them. A group is never divided, and goes "
+        "across classes: if names of parts begin anew in each class, let the pattern contain the class"
+    )
+
+
+def _drawn(pool: Pool, classes: Classes, sizes: dict[str, Size], test_share: float, seed: int) -> Split:
     candidates = np.flatnonzero(pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous]))
     kept, copies = one_of_each(pool.content, candidates, pool.in_test_part)
     train, test = _parts(pool, kept, classes, test_share, seed)

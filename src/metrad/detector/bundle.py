@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metrad.detector import targets
-from metrad.errors import InputError
+from metrad.errors import InputError, first_line
 from metrad.files import checksums, read_json, require_inside, require_unchanged, sealed, sha256, unsealed
 from metrad.renamed import present
 
@@ -22,6 +22,8 @@ CALIBRATION = "calibration.safetensors"
 NORMAL = "normal.json"
 FORMAT = 1
 MOST_CLASSES = 10**7  # of a head; a larger number in a record is a fault
+
+MOST_ITEMS = 500  # of a setting, such as the channels of a network: building one takes time for each
 
 Settings = dict[str, Any]
 
@@ -103,7 +105,7 @@ def build_part(kind: str, settings: Mapping[str, Any], allow: Sequence[str], **k
     except InputError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{kind}: {target} refuses its settings ({error})") from error
+        raise InputError(f"{kind}: {target} refuses its settings ({first_line(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ def _require_settings(part: str, settings: Any, path: Path) -> None:
         return
     if not isinstance(settings, dict):
         raise InputError(f"{path} holds no settings of the {part}; create it again")
+    if any(len(value) > MOST_ITEMS for value in settings.values() if isinstance(value, list | dict)):
+        raise InputError(f"{path} has a setting of the {part} with more than {MOST_ITEMS} items; create it again")
 
 
 def _is_count(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -261,8 +262,8 @@ class Run:
     def _is_metrads(self) -> bool:
         """Return whether the status, the manifest or Hydra's saved configuration is one that metrad writes."""
         noted = self.noted()
-        if noted.get("state") in STATES and {"started", "ended"} & noted.keys():
-            return True
+        if noted.get("state") in STATES and re.fullmatch(r"[0-9a-f]{32}", str(noted.get("identity"))):
+            return True  # other programs keep a status.json too, but not with the identity of a run
         with contextlib.suppress(InputError):
             return bool(manifest.listed(self.manifest))
         return made_by_metrad(self.config.with_name("hydra.yaml"))

@@ -138,3 +138,10 @@ def test_a_group_of_the_source_s_own_test_part_is_not_trained_on():
     assert split.indices["normal"].tolist() == [1, 3]
     assert split.indices["test_normal"].tolist() == [2]
     assert split.left_out_for_groups == 1
+
+
+def test_groups_that_leave_a_role_without_images_are_named_as_the_cause():
+    """Part numbers that begin anew in each class put defects into the groups of good parts."""
+    pool = Pool(np.array([0] * 20 + [1] * 5), np.arange(25), np.ones(25, bool), None, np.zeros(25, dtype=int))
+    with pytest.raises(InputError, match=r"makes 1 groups of the 20 normal images, and 5 of the 5 anomalous"):
+        draw(pool, Classes((), (0,), (1,)), ALL, test_share=0.2, seed=0)
