@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from metrad.runs.config import catalogue
 from metrad.runs.config.roles import ROLES
 from metrad.runs.config.schema import PARTS, RANGES, SETTINGS, Config
-from tests.helpers.commands import DIGITS
+from tests.helpers.commands import DIGITS, SMALL
 from tests.inputs.input import REFUSED, WORKS, Input
 from tests.inputs.values import ARGUMENTS_RIGHT, CONTEXTS, RIGHT, WRONG
 
@@ -167,7 +167,7 @@ def _of_argument(key: str, draw: random.Random) -> Iterator[Input]:
     setting = f"++{key}={draw.choice(wrong[kind])}"
     yield Input(_command(*ground, setting), REFUSED, f"{key}: {kind}", files, (name,), kind)
     if key in ARGUMENTS_RIGHT:
-        args = ("train", *DIGITS, *ground, f"++{key}={draw.choice(ARGUMENTS_RIGHT[key])}")
+        args = ("train", *(SMALL if files else DIGITS), *ground, f"++{key}={draw.choice(ARGUMENTS_RIGHT[key])}")
         yield Input(args, WORKS, f"{key}: {VALID}", files, kind=VALID)
 
 

@@ -115,6 +115,7 @@ RIGHT = {
     "finetuning.distillation": ("0", "0.5"),
     "selection.candidates": ("[{}]",),
     "selection.classes": ("1", "[0]"),
+    "selection.normal_share": ("0.1", "0.6"),
     "selection.scorers": ("{}",),
     "sweep.name": ("mine", "a-b_1"),
 }

@@ -484,6 +484,7 @@ WORDS = [
     (["-m", "train", "seed=1,2"], "settings follow one: metrad train -m seed=1,2"),
     (["", "seed=1"], "'' is no command of metrad; allowed: compare,"),
     (["train", "--cfg", "nonsense", "seed=1"], "argument --cfg/-c: invalid choice: 'nonsense' (choose from"),
+    (["train", f"seed={'9' * 5000}"], f"seed: Value '{'9' * 200}…' of type 'str' could not be converted to Integer"),
     (["train", "experiment=[[demo]]"], "'experiment=[[demo]]' must name experiments, as in experiment=[demo,frozen]"),
     (["train", "-m", "experiment=demo", "sweep.fail_fast=2"], "sweep.fail_fast must be true or false, got 2"),
     (["train", "-m", "experiment=demo", "head=glob(zzz*)"], "the values of this sweep stand for no run"),

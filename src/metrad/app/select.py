@@ -74,6 +74,7 @@ def select(parts: Parts, run: Run) -> Parts:
     check_data(parts, data)
     held_out = _held_out(selection, data, parts.seed)
     _check_scorers(selection, data, held_out)
+    _check_head(parts, data, held_out)
     log_data(parts, data)
     rows, seconds = _trained(parts, run, [(number, data.image_set.classes[number]) for number in held_out])
     choice = best(rows, last_only=selection.scheduled)
@@ -172,6 +173,16 @@ def _held_out(selection: Selection, data: PreparedData, seed: int) -> list[int]:
         named = ", ".join(data.image_set.classes[number] for number in reference)
         raise InputError(f"selection.classes: {other[0]} is no reference class with images to train on; {named} are")
     return list(numbers)
+
+
+def _check_head(parts: Parts, data: PreparedData, held_out: list[int]) -> None:
+    """Check that the head can be trained on the classes that are left without a stand-in."""
+    classes = len(data.classes.reference) + len(data.classes.normal)
+    try:
+        parts.make_learner(parts.make_embedder(), len(data.head_classes) * (classes - 1) // classes)
+    except InputError as error:
+        name = data.image_set.classes[held_out[0]]
+        raise InputError(f"selection, with stand-in {name}: {error}") from error
 
 
 def _check_scorers(selection: Selection, data: PreparedData, held_out: list[int]) -> None:
