@@ -237,10 +237,11 @@ def _write(
 def _saved_config(run: Run) -> DictConfig:
     """Return the run's configuration, inert and without its ``allow_targets``: the user must allow packages again."""
     saved = stored.inert(run.load_config())
+    without = [] if OmegaConf.is_dict(OmegaConf.select(saved, "evaluation")) else ["evaluation"]
     for key, value in LATER.items():  # settings that came after the run was made
         if key.partition(".")[0] not in PARTS.keys() - {key} and OmegaConf.select(saved, key, default=...) is ...:
             OmegaConf.update(saved, key, value, force_add=True)
-    lacking = [part for part in (*PARTS, "evaluation") if not OmegaConf.is_dict(OmegaConf.select(saved, part))]
+    lacking = [part for part in PARTS if not OmegaConf.is_dict(OmegaConf.select(saved, part))] + without
     if lacking:
         raise InputError(f"{run.config} holds no configuration of a run: it lacks {', '.join(lacking)}")
     saved.merge_with({"ckpt_path": None, "allow_targets": []})
