@@ -135,8 +135,3 @@ def test_a_sweep_may_be_named_by_its_group():
     assert for_hydra(["+sweep.name=true", "sweep=null"]) == ["+sweep.name='true'", "sweep.name=null"]
     with pytest.raises(InputError, match=r"sweep=a/b must be a folder's name"):
         for_hydra(["sweep=a/b"])
-
-
-def test_a_number_of_more_digits_than_python_reads_is_named():
-    with pytest.raises(InputError, match=r"^seed: Value '9{200}…' has more digits than an Integer can have$"):
-        for_hydra([f"seed={'9' * 5000}"])
