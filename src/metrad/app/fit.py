@@ -102,7 +102,7 @@ def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
     device, precision = trainer.strategy.root_device, str(trainer.precision)
     checkpoint = parts.begun.path if parts.begun else None
-    datamodule.first_epoch = epochs_behind(parts.begun, learner, datamodule, trainer.max_epochs, precision)
+    datamodule.first_epoch = epochs_behind(parts.begun, learner, datamodule, trainer)
     _log_start(parts, data, pace, datamodule.first_epoch)
     if first and whole:
         ranks, speed = collectives.world_size(), pace.describe()

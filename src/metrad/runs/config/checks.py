@@ -21,6 +21,7 @@ from metrad.runs.config.explain import explain
 from metrad.runs.config.fields import Rule, shown
 from metrad.runs.config.roles import role_of
 from metrad.runs.config.schema import (
+    OF_TRAINER,
     PARTS,
     RANGES,
     SELECTABLE,
@@ -81,7 +82,16 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictCon
             _check_calls(name, node, resolved["allow_targets"])
             if name != "scheduler" or resolved["trainer"].get("max_epochs") != 0:  # T_max=${trainer.max_epochs}, unused
                 _check_ranges(name, node, part.ranges)
+    if built is None:
+        _require_trainer(resolved["trainer"])
     return [] if resolved["selection"] is None else _candidates(cfg, resolved)
+
+
+def _require_trainer(trainer: Mapping[str, Any]) -> None:
+    """Check that the settings of the trainer that every training reads were not removed, nor left out in a YAML file."""
+    for name, default in OF_TRAINER.items():
+        if name not in trainer:
+            raise InputError(f"trainer.{name} must be set, and is not; set trainer.{name}={default}")
 
 
 def check_sweep(cfg: DictConfig) -> None:

@@ -38,6 +38,9 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         return _in_file(error) + _of_a_value(cause)
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    removed = re.match(r"Could not delete (?:from config\. )?'([^']+)'", text)
+    if removed:
+        return f"~{removed[1]} removes what is not there: the key is unknown or null; leave it out"
     short = re.sub(r" full_key: .*", "", text)  # OmegaConf's own types, and a key that only refers to the setting
     return _of_a_kind(text, given) or short + _interpolated(text, given)
 
