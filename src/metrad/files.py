@@ -43,6 +43,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of its path is a file; choose another path",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_SHOWN_PATH = 200  # characters of a path in an error
 _MISTAKEN = {errno.ENOTDIR, errno.ENAMETOOLONG}  # the path is wrong, and not the disk
 # The errors of torch and safetensors, which write without Python.
 _NOT_WRITTEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|iostream error|Error while serializing")
@@ -60,10 +61,29 @@ def replacing(path: Path) -> Iterator[Path]:
     except WriteError as error:  # of a file in a folder that is written
         raise WriteError(str(error).replace(str(partial), str(path))) from error
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # the folder of ``path`` is a file, as the error says
+            remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Remove the file, link or folder at ``path`` if there is one. A link is removed, and never what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def in_words(error: OSError) -> str | None:
+    """Return an error of the system on a file as one line: the path, the reason and what to do; None for other errors.
+
+    A long path is cut in the middle.
+    """
+    if error.errno is None or not isinstance(error.filename, str | bytes | os.PathLike):
+        return None
+    path = os.fsdecode(error.filename)
+    short = path if len(path) <= _SHOWN_PATH else f"{path[: _SHOWN_PATH // 2]}…{path[-_SHOWN_PATH // 2 :]}"
+    advice = {**_ADVICE, errno.EEXIST: "something else lies there; move it away or choose another path"}
+    return f"{short}: {os.strerror(error.errno)}; {advice.get(error.errno, 'check that path')}"
 
 
 @contextlib.contextmanager

@@ -172,6 +172,8 @@ def evaluate_run(
     if not run.verified:
         log.warning("%s is unverified: it is from before runs had a manifest of checksums", run.path)
     require_inside(run.path, run.evaluations)
+    if os.path.lexists(run.evaluations) and not run.evaluations.is_dir():
+        raise InputError(f"{run.evaluations} is no folder, and evaluations are written there; remove it")
     require_inside(run.path, run.embeddings)
     cfg = expand_home(override(_saved_config(run), overrides))
     stored.check(cfg)

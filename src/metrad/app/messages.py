@@ -12,6 +12,7 @@ import typer
 
 from metrad.app.hydra_seam import full_error_wanted, raised_by_hydra
 from metrad.errors import InputError, MetradError, is_fault, is_of_memory, users_place
+from metrad.files import in_words
 from metrad.runs.config.secrets import secrets
 from metrad.terminal import hide, printable
 
@@ -119,7 +120,7 @@ def _text(error: Exception, arguments: Sequence[str]) -> str:
     if is_of_memory(error):
         reason = " ".join(str(error).split()) or "MemoryError"
         return f"the machine's memory does not hold this: lower batch_size, image_size or the model's size ({reason})"
-    text = _of_hydra(error, arguments)
+    text = in_words(error) if isinstance(error, OSError) else _of_hydra(error, arguments)
     if text is not None:
         return text
     text = " ".join(str(error).split()) or type(error).__name__

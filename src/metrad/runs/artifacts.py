@@ -1,6 +1,5 @@
 """The saved detector and embeddings of a run: no pickle, and a checksum for each file."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from metrad.files import (
     follow_umask,
     read_arrays,
     read_rows,
+    remove,
     replacing,
     require_inside,
     require_unchanged,
@@ -128,8 +128,7 @@ def save_embeddings(run: Run, embedded: Embedded, embedder: str) -> None:
         follow_umask(partial / ARRAYS)
         write_rows(partial / IMAGES, rows)
         _seal(partial, [ARRAYS, IMAGES], embedder=embedder)
-        if run.embeddings.exists():
-            shutil.rmtree(run.embeddings)
+        remove(run.embeddings)
 
 
 def load_embeddings(run: Run, embedder: str) -> Embedded:

@@ -88,7 +88,7 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictCon
 
 
 def _require_trainer(trainer: Mapping[str, Any]) -> None:
-    """Check that the settings of the trainer that every training reads were not removed, nor left out in a YAML file."""
+    """Check that no setting of the trainer that every training reads was removed, or left out in a YAML file."""
     for name, default in OF_TRAINER.items():
         if name not in trainer:
             raise InputError(f"trainer.{name} must be set, and is not; set trainer.{name}={default}")

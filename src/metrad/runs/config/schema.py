@@ -270,7 +270,7 @@ class Config:
     logger: Annotated[dict[str, Any], Part(None, ("save_dir",), True, ranges.LOGGER), _ASIDE] = _MISSING
 
 
-# What metrad reads of the trainer's settings, with the values of conf/trainer/default.yaml. Without max_epochs Lightning
+# What every training reads of the trainer, with the values of conf/trainer/default.yaml. Without max_epochs Lightning
 # would train 1000.
 OF_TRAINER = {"max_epochs": 10, "precision": "auto", "accelerator": "auto", "devices": 1, "enable_progress_bar": "auto"}
 SETTINGS = dict(settings(Config))
