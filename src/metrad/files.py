@@ -29,6 +29,7 @@ TEXT_BYTES = 2**28  # largest JSON or CSV file that is read, about two million i
 DEPTH = 40  # deepest nesting of JSON that is read
 _SPARSE_BYTES = 2**30  # a file of at least this size must not consist of holes
 _SEAL = "sha256"
+_AGAIN = "copy or create it again"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 _ADVICE = {
     errno.ENOSPC: "free space there",
@@ -245,9 +246,9 @@ def json_of(data: bytes, path: Path) -> Any:
             json.dumps(content, ensure_ascii=False).encode()
         deep = _deeper(content, DEPTH)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({first_line(error)})") from error
+        raise InputError(f"{path} cannot be read as JSON ({first_line(error)}); {_AGAIN}") from error
     if deep:
-        raise InputError(f"{path} cannot be read as JSON (it nests deeper than {DEPTH} levels)")
+        raise InputError(f"{path} cannot be read as JSON (it nests deeper than {DEPTH} levels); {_AGAIN}")
     return content
 
 
@@ -389,7 +390,7 @@ def _handle(path: Path) -> int:
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if handle is None:
-        raise InputError(f"{path} cannot be read: it is {_KINDS.get(kind, 'a device')}, not a file; create it again")
+        raise InputError(f"{path} cannot be read: it is {_KINDS.get(kind, 'a device')}, not a file; {_AGAIN}")
     return handle
 
 
@@ -412,5 +413,5 @@ def _data_bytes(handle: int, size: int) -> int:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{path} is missing")
-    return InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or first_line(error)})")
+        return InputError(f"{path} is missing; {_AGAIN}")
+    return InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or first_line(error)}); {_AGAIN}")

@@ -21,7 +21,9 @@ _ALLOWED = {  # of the options that take one of a few words
     "cfg": ("job", "hydra", "all"),
     "info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
+_MODES = ("multirun", "run", "cfg", "info", "shell-completion", "hydra-help", "version")  # one of which a command has
 _VALUED = ("cfg", "package", "config-path", "config-name", "config-dir", "experimental-rerun")
+_SHOWN = ["multirun", "cfg"]
 _SHORT = {
     "multirun": "-m",
     "run": "-r",
@@ -110,10 +112,25 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     if unknown:
         raise InputError(_unknown_option(unknown[0]))
     given = {name: getattr(found, name.replace("-", "_")) for name in (*_FLAGS, *_VALUED, "info")}
+    _require_one_mode([name for name in _MODES if given[name]], resolve=given["resolve"])
     if given["config-dir"]:
         given["config-dir"] = str(Path(given["config-dir"]).expanduser())
     flags = [f"--{name}" for name in _FLAGS if given[name]]
     return [*flags, *(f"--{name}={given[name]}" for name in (*_VALUED, "info") if given[name])], found.settings
+
+
+def _require_one_mode(modes: Sequence[str], *, resolve: bool) -> None:
+    """Check that the options ask for one thing alone; ``resolve`` says whether --resolve is among them.
+
+    Raises:
+        InputError: they do not; the line says what to leave out.
+    """
+    if len(modes) > 1:
+        one, other, *_ = modes
+        hint = "; it shows the configuration of one run: give each setting one value" if modes == _SHOWN else ""
+        raise InputError(f"--{one} and --{other} exclude each other; leave out --{one}{hint}")
+    if resolve and modes != ["cfg"]:
+        raise InputError("--resolve only changes what --cfg shows; write --cfg job --resolve, or leave it out")
 
 
 def readable(item: str) -> str:

@@ -172,4 +172,5 @@ def log_thresholds(metrics: dict[str, Any]) -> None:
 
 def relative(path: Path) -> Path:
     """Return ``path`` relative to the working directory if it is below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    below = path != Path.cwd() and path.is_relative_to(Path.cwd())
+    return path.relative_to(Path.cwd()) if below else path

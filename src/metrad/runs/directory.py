@@ -91,7 +91,7 @@ class Run:
             InputError: ``path`` is not a run directory, the run has not finished, or its manifest or status changed.
         """
         run = cls(path)
-        if not run.status.is_file() or not run.config.is_file():
+        if not os.path.lexists(run.status) or not os.path.lexists(run.config):
             missing = (
                 "it has no status.json and .hydra/config.yaml" if Path(path).is_dir() else "there is no such folder"
             )
@@ -185,6 +185,10 @@ class Run:
             InputError: the file cannot be read, has changed or does not hold metrics.
         """
         return contents.metrics(self.read_json(self.metrics), self.metrics)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json`` with all that a report shows; see ``measured``."""
+        return contents.complete(self.read_json(self.metrics), self.metrics)
 
     def figures(self) -> dict[str, Any] | None:
         """Return the content of ``metrics.json``; None if it holds no metrics, as after a crash of the machine."""

@@ -22,6 +22,7 @@ NODES = 50_000  # largest number of values in a file
 MOST_IN_A_TEXT = 20  # interpolations; OmegaConf takes long to read many
 GROWTH = 2**22  # largest number of values and characters after all interpolations are resolved
 _FOLLOWED = re.compile(r"(?:[^$]|\$(?!\{)|\$\{[\w.]+\})*")  # every other text stays text: see config/stored.py
+_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")  # YAML 1.1 reads 1:30 as 90
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -60,6 +61,11 @@ def yaml_of(data: bytes, path: Path) -> DictConfig | ListConfig:
     return content
 
 
+def is_base_60(text: str) -> bool:
+    """Return whether YAML reads ``text``, such as 1:30, as a number in base 60, which nobody means by it."""
+    return bool(_BASE_60.fullmatch(text))
+
+
 def made_by_metrad(path: Path) -> bool:
     """Return whether the YAML file at ``path`` is Hydra's configuration of a run or sweep of metrad's."""
     try:
@@ -75,6 +81,8 @@ def _require_small(text: str, path: Path) -> None:
             raise InputError(f"{path} has an alias (*{event.anchor}), which metrad never writes; create it again")
         if isinstance(event, yaml.ScalarEvent) and event.value.count("${") > MOST_IN_A_TEXT:
             raise InputError(f"{path} has {event.value[:40]!r}, which is no interpolation metrad writes")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and is_base_60(event.value):
+            raise InputError(f"{path} has {event.value} without quotes, which YAML reads as a number; put it in quotes")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH or nodes > NODES:
             raise InputError(f"{path} nests too deep or holds too many values; create it again")

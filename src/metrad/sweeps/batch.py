@@ -37,10 +37,10 @@ def job(context: HydraContext, sweep: DictConfig, number: int, overrides: Sequen
         folder, name = Path(config.hydra.sweep.dir).absolute(), str(config.hydra.sweep.subdir)
     finally:
         HydraConfig.instance().cfg = before
-    if Path(name).name != name:  # .. has no name either; compare and evaluate look one folder below the sweep
+    if Path(name).name != name or name == "..":  # compare and evaluate look one folder below the sweep
         raise InputError(
-            f"hydra.sweep.subdir={name} must be the name of a folder in {folder}, without /; leave it out, or name each "
-            "run, as in 'hydra.sweep.subdir=run-${seed}'"
+            f"hydra.sweep.subdir={name} must be the name of a folder in {folder}, without /; leave it out, or name "
+            "each run, as in 'hydra.sweep.subdir=run-${seed}'"
         )
     with read_write(config.hydra.sweep):
         config.hydra.sweep.dir, config.hydra.sweep.subdir = str(folder), name

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from metrad.training.datamodule import MetradDataModule
 from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
+
+Changes = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
 
 MOST_EPOCHS, MOST_STEPS = 10**9, 10**15
 _SEAL = re.compile(rb"\nmetrad-sha256 ([0-9a-f]{64})\n\Z")
@@ -203,7 +205,9 @@ def _images_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def epochs_behind(begun: Begun | None, learner: MetricLearner, data: MetradDataModule, trainer: pl.Trainer) -> int:
+def epochs_behind(
+    begun: Begun | None, learner: MetricLearner, data: MetradDataModule, trainer: pl.Trainer, changes: Changes
+) -> int:
     """Return the number of finished epochs of a training to continue, 0 for None.
 
     A resumed run ends as an unbroken run with its settings would. Where it cannot, it is refused.
@@ -213,6 +217,7 @@ def epochs_behind(begun: Begun | None, learner: MetricLearner, data: MetradDataM
         learner: the learner that training would continue with.
         data: the data module that training would continue with.
         trainer: the trainer that training would continue with; its limits include what the checkpoint has.
+        changes: returns a phrase for each difference between the settings of a checkpoint and the learner's.
 
     Raises:
         InputError: training cannot continue from the checkpoint: it is of another model, other settings or other
@@ -226,7 +231,7 @@ def epochs_behind(begun: Begun | None, learner: MetricLearner, data: MetradDataM
         log.warning("ckpt_path=%s is unverified: it is from before checkpoints had checksums", path)
     log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
     misfit = (
-        _other_settings(checkpoint, learner, str(trainer.precision))
+        _other_settings(checkpoint, learner, str(trainer.precision), changes)
         or _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
         or _other_finetuning(checkpoint.get("finetuning"), learner)
         or _other_optimizer(groups, learner)
@@ -265,16 +270,17 @@ def _past_limit(checkpoint: dict[str, Any], trainer: pl.Trainer) -> str | None:
     return None
 
 
-def _other_settings(checkpoint: dict[str, Any], learner: MetricLearner, precision: str) -> str | None:
+def _other_settings(checkpoint: dict[str, Any], learner: MetricLearner, precision: str, changes: Changes) -> str | None:
     """Return the settings that differ between a checkpoint and the learner, old and new; None if none are known to."""
     begun = checkpoint.get("precision", precision)
     old = {**checkpoint.get("settings", learner.settings), "trainer.precision": begun}
     new = {**learner.settings, "trainer.precision": precision}
-    changed = sorted(key for key in old | new if old.get(key) != new.get(key))
-    if not changed:
+    found = changes(old, new)
+    if not found:
         return None
-    listed = "; ".join(f"{key} was {old.get(key, 'not set')} and is {new.get(key, 'not set')} now" for key in changed)
-    return f"was trained with other settings: {listed}; set them as they were, or train anew without ckpt_path"
+    return (
+        f"was trained with other settings: {'; '.join(found)}; set them as they were, or train anew without ckpt_path"
+    )
 
 
 def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:

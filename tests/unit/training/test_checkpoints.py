@@ -12,6 +12,7 @@ from metrad.errors import InputError
 from metrad.models.backbones import convnet
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Softmax
+from metrad.runs.identity import changes
 from metrad.training.checkpoints import Begun, WholeCheckpoints, epochs_behind, read_checkpoint
 from metrad.training.learner import MetricLearner
 
@@ -88,10 +89,10 @@ def test_training_continues_on_the_same_images_alone(tmp_path, images, goes_on):
     learner, path = made(), tmp_path / "last.ckpt"
     saved(path, learner, MetradDataModule=images)
     if goes_on:
-        assert epochs_behind(Begun.of(path), learner, DATA, trainer()) == 3
+        assert epochs_behind(Begun.of(path), learner, DATA, trainer(), changes) == 3
     else:
         with pytest.raises(InputError, match="was trained on other images"):
-            epochs_behind(Begun.of(path), learner, DATA, trainer())
+            epochs_behind(Begun.of(path), learner, DATA, trainer(), changes)
 
 
 @pytest.mark.parametrize(
@@ -108,17 +109,17 @@ def test_training_continues_with_the_same_settings_alone(tmp_path, changed, prec
     saved(path, learner, settings={"seed": 1, "batch_size": 64}, precision="32-true")
     learner.settings = {"seed": 1, "batch_size": 64} | changed
     if says is None:
-        assert epochs_behind(Begun.of(path), learner, DATA, trainer(precision=precision)) == 3
+        assert epochs_behind(Begun.of(path), learner, DATA, trainer(precision=precision), changes) == 3
     else:
         with pytest.raises(InputError, match=f"was trained with other settings: {re.escape(says)}; set them as"):
-            epochs_behind(Begun.of(path), learner, DATA, trainer(precision=precision))
+            epochs_behind(Begun.of(path), learner, DATA, trainer(precision=precision), changes)
 
 
 def test_a_checkpoint_that_names_no_settings_is_gone_on_from(tmp_path):
     learner, path = made(), tmp_path / "last.ckpt"
     saved(path, learner)  # as version 0.1 wrote it
     learner.settings = {"seed": 1}
-    assert epochs_behind(Begun.of(path), learner, DATA, trainer(precision="bf16-mixed")) == 3
+    assert epochs_behind(Begun.of(path), learner, DATA, trainer(precision="bf16-mixed"), changes) == 3
 
 
 @pytest.mark.parametrize(
@@ -136,10 +137,10 @@ def test_a_checkpoint_past_a_limit_of_training_is_refused_and_does_not_count_as_
     learner, path = made(), tmp_path / "last.ckpt"
     saved(path, learner, global_step=12, callbacks={"Timer": {"time_elapsed": {"train": 66.0}}})
     if says is None:
-        assert epochs_behind(Begun.of(path), learner, DATA, trainer(**limits)) == 3
+        assert epochs_behind(Begun.of(path), learner, DATA, trainer(**limits), changes) == 3
     else:
         with pytest.raises(InputError, match=re.escape(says)):
-            epochs_behind(Begun.of(path), learner, DATA, trainer(**limits))
+            epochs_behind(Begun.of(path), learner, DATA, trainer(**limits), changes)
 
 
 @pytest.mark.parametrize(
