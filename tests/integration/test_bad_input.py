@@ -72,9 +72,13 @@ CONFIGURATION = [
     case(
         "too many rates",
         f"evaluation.false_alarm_rates=[{','.join(str(i / 1000) for i in range(1, 102))}]",
-        says=["evaluation.false_alarm_rates must be a list of at most 100 different rates"],
+        says=["evaluation.false_alarm_rates must be a list of different rates", "100 or fewer"],
     ),
-    case("too many layers", f"backbone.channels=[{','.join(['4'] * 501)}]", says=["a list of at most 500 numbers"]),
+    case(
+        "too many layers",
+        f"backbone.channels=[{','.join(['4'] * 501)}]",
+        says=["a list of numbers, 500 or fewer, each"],
+    ),
     case("batch_size", "batch_size=1", says=["batch_size", "at least 2"]),
     case("epochs no number", "trainer.max_epochs=ten", says=["trainer.max_epochs=ten", "integer"]),
     case("epochs negative", "trainer.max_epochs=-2", says=["trainer", "max_epochs", "-2"]),
@@ -315,7 +319,12 @@ FILES = [
 # One of each kind of error, by who finds it, and those of Hydra's own settings.
 COMMANDS = [
     case("run directory taken", "hydra.run.dir=FILES/run", says=["FILES/run", "holds a run already", "hydra.run.dir"]),
-    case("run directory below a file", "hydra.run.dir=FILES/one.pth/run", says=["FILES/one.pth"]),
+    case(
+        "run directory below a file",
+        "hydra.run.dir=FILES/one.pth/run",
+        says=["FILES/one.pth", "Not a directory; a part of its"],
+    ),
+    case("run directory a file", "hydra.run.dir=FILES/one.pth", says=["FILES/one.pth", "something else lies there"]),
     case("run directory null", "hydra.run.dir=null", says=["hydra.run.dir"]),
     case("unknown key of Hydra", "hydra.run.dr=x", says=["hydra.run.dr"]),
     case("unknown key", "sed=1", says=["sed", "did you mean seed?"]),

@@ -37,7 +37,7 @@ def job(context: HydraContext, sweep: DictConfig, number: int, overrides: Sequen
         folder, name = Path(config.hydra.sweep.dir).absolute(), str(config.hydra.sweep.subdir)
     finally:
         HydraConfig.instance().cfg = before
-    if Path(name).name != name or name == "..":  # compare and evaluate look one folder below the sweep
+    if Path(name).name != name or name in ("", ".."):  # compare and evaluate look one folder below the sweep
         raise InputError(
             f"hydra.sweep.subdir={name} must be the name of a folder in {folder}, without /; leave it out, or name "
             "each run, as in 'hydra.sweep.subdir=run-${seed}'"

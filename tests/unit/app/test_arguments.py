@@ -73,8 +73,9 @@ def test_options_may_stand_anywhere(argv):
 
 
 def test_options_with_a_value_take_it_wherever_they_stand():
-    given = ["seed=1", "--cfg", "job", "-cd", "own", "--info=config"]
-    assert for_hydra(given) == ["--cfg=job", "--config-dir=own", "--info=config", "seed=1"]
+    for option in (["--cfg", "job"], ["--info=config"]):
+        given = ["seed=1", *option, "-cd", "own"]
+        assert for_hydra(given) == [*sorted(["=".join(option), "--config-dir=own"]), "seed=1"]
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,9 @@ def each(rule: Rule, count: int | None = None) -> Rule:
             return False
         return len(given) <= MOST_ITEMS if count is None else len(given) == count
 
-    many = f"at most {MOST_ITEMS}" if count is None else count
-    return Rule(f"be a list of {many} numbers, each {rule.must.removeprefix('be ')}", holds)
+    kind = f"each {rule.must.removeprefix('be ')}"
+    words = f"numbers, {MOST_ITEMS} or fewer, {kind}" if count is None else f"{count} numbers, {kind}"
+    return Rule(f"be a list of {words}", holds)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,10 +61,11 @@ _CLASSES = Rule("list class names or numbers", lambda value: value is None or _a
 _HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or numbers", _can_be_held_out)
 _MOST_RATES, _MOST_CHOICES = 100, 1000
 _RATES = Rule(
-    f"be a list of at most {_MOST_RATES} different rates above 0 and below 1, such as [0.01,0.05], or null", _are_rates
+    f"be a list of different rates above 0 and below 1, such as [0.01,0.05], {_MOST_RATES} or fewer, or null",
+    _are_rates,
 )
 _CHOICES = Rule(
-    f"be a list of at least one choice and at most {_MOST_CHOICES}, such as [{{}}]",
+    f"be a list of at least one choice, such as [{{}}], and {_MOST_CHOICES} or fewer",
     lambda value: 1 <= len(value) <= _MOST_CHOICES,
 )
 _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
@@ -308,5 +309,5 @@ def such_as(key: str) -> str:
     """Return the end of a line on a wrong value of ``key``: what to type; empty if no value suits everyone."""
     found = SETTINGS.get(key)
     content = found.default if found and not found.part and found.default is not None else example(key)
-    suits = not (isinstance(content, str) and ("${" in content or content == _MISSING))
+    suits = "${" not in str(content) and "{" not in str(content) and content != _MISSING
     return f"; write, for example, {setting(key, content)}" if content is not None and suits else ""
