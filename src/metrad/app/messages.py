@@ -120,7 +120,9 @@ def _text(error: Exception, arguments: Sequence[str]) -> str:
     if is_of_memory(error):
         reason = " ".join(str(error).split()) or "MemoryError"
         return f"the machine's memory does not hold this: lower batch_size, image_size or the model's size ({reason})"
-    text = in_words(error) if isinstance(error, OSError) else _of_hydra(error, arguments)
+    text = _of_hydra(error, arguments)
+    if text is None and isinstance(error, OSError):
+        text = in_words(error)
     if text is not None:
         return text
     text = " ".join(str(error).split()) or type(error).__name__
