@@ -223,6 +223,9 @@ BOMBS = {
     "an open quote": "a: 'b",
     "a number in base 60": "seed: 1:30\n",
     "a key in base 60": "1:30: a\n",
+    "a number as name of a setting": "seed: 1\n90: a\n",
+    "a number as name of an argument": "scorer: {_target_: metrad.scorers.KNN, 90: a}\n",
+    "a truth value as name of an argument": "dataset: {source: {true: a}}\n",
     "a duplicate": "a: 1\na: 2\n",
     "a number of a million digits": "a: " + "9" * 900_000,
 }
@@ -338,6 +341,12 @@ def _moved(line, position):
     return f"{line.rpartition(',')[0]},{position}"
 
 
+def _with_p_value(line, value):
+    cells = line.split(",")
+    cells[4] = value
+    return ",".join(cells)
+
+
 TABLES = {
     "a row too few": ("embeddings/images.csv", lambda lines: lines[:-1], evaluated),
     "a row too many": ("embeddings/images.csv", lambda lines: [*lines, lines[-1]], evaluated),
@@ -367,6 +376,9 @@ TABLES = {
     "scores cut off": ("scores.csv", lambda lines: lines[: len(lines) // 2], reported),
     "a score left out": ("scores.csv", lambda lines: [lines[0], *lines[9:]], reported),
     "a score without end": ("scores.csv", lambda lines: [*lines, "a,b,test_normal,inf,,c,0"], reported),
+    "a p-value above 1": ("scores.csv", lambda lines: [lines[0], _with_p_value(lines[1], "1.5"), *lines[2:]], reported),
+    "a p-value in words": ("scores.csv", lambda lines: [lines[0], _with_p_value(lines[1], "x"), *lines[2:]], reported),
+    "no column of scores": ("scores.csv", lambda lines: [lines[0].replace("score", "sc"), *lines[1:]], reported),
     "another role": ("scores.csv", lambda lines: [*lines, "a,b,unknown,1.0,,c,0"], reported),
     "epochs without rows": ("epochs.csv", lambda lines: lines[:1], reported),
     "epochs in words": ("epochs.csv", lambda lines: [lines[0], lines[1].replace("1", "one")], reported),
@@ -497,6 +509,19 @@ def test_a_checkpoint_from_before_is_read_but_not_a_changed_one(run, tmp_path):
     content = torch.load(run.last_checkpoint, weights_only=True)
     torch.save(content, tmp_path / "before.ckpt")
     assert read_checkpoint(tmp_path / "before.ckpt").keys() == read_checkpoint(run.last_checkpoint).keys()
+
+
+def test_no_control_character_of_a_run_reaches_a_table_or_a_page(run):
+    path = run.config.with_name("hydra.yaml")
+    choices = read_yaml(path)
+    choices.hydra.runtime.choices.update({"head": "\x1b[31mred", "backbone": "\x1b[2Jgone"})
+    OmegaConf.save(choices, path)
+    edited(run.status, lambda content: content.update(error="\x1b]0;title\x07"))
+    resealed(run)
+    said = [*map(str, compared(run)), reported(run)]
+    assert [text for text in said if "\x1b" in text or "\x07" in text] == []
+    assert r"\x1b[31mred" in said[0]
+    assert r"\x1b[2Jgone" in said[2]
 
 
 # Flips

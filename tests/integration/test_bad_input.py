@@ -76,7 +76,7 @@ CONFIGURATION = [
     case(
         "too many rates",
         f"evaluation.false_alarm_rates=[{','.join(str(i / 1000) for i in range(1, 102))}]",
-        says=["evaluation.false_alarm_rates must be a list of different rates", "100 or fewer"],
+        says=["evaluation.false_alarm_rates must be a list of different rates", "at most 100"],
     ),
     case(
         "too many layers",
@@ -318,6 +318,12 @@ FILES = [
     ),
     case("checkpoint of weights alone", "ckpt_path=FILES/weights.ckpt", "trainer.max_epochs=2", says=["weights.ckpt"]),
     case("checkpoint past the end", "ckpt_path=FILES/a.ckpt", "trainer.max_epochs=0", says=["a.ckpt", "max_epochs=0"]),
+    case(
+        "checkpoint past the steps",
+        "ckpt_path=FILES/a.ckpt",
+        "trainer.max_steps=1",
+        says=["a.ckpt has trained", "steps and trainer.max_steps=1; set at least"],
+    ),
 ]
 # One of each kind of error, by who finds it, and those of Hydra's own settings.
 COMMANDS = [

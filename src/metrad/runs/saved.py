@@ -44,7 +44,9 @@ def config_of(data: bytes, path: Path) -> DictConfig:
     cfg = yaml_of(data, path)
     if not isinstance(cfg, DictConfig):
         raise InputError(f"{path} holds no configuration")
-    _require_bounded(OmegaConf.to_container(cfg), path)
+    plain: Any = OmegaConf.to_container(cfg)
+    _require_names(plain, path)
+    _require_bounded(plain, path)
     return cfg
 
 
@@ -86,6 +88,16 @@ def _require_small(text: str, path: Path) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH or nodes > NODES:
             raise InputError(f"{path} nests too deep or holds too many values; create it again")
+
+
+def _require_names(root: dict[Any, Any], path: Path) -> None:
+    """Raise ``InputError`` if a setting, or an argument of a part, is named by a number or the like, as in ``1: x``."""
+    groups = {str(name): node for name, node in root.items() if isinstance(node, dict)}
+    groups |= {f"dataset.{name}": node for name, node in groups.get("dataset", {}).items() if isinstance(node, dict)}
+    for group, node in {"": root, **groups}.items():
+        for name in node:
+            if not isinstance(name, str):
+                raise InputError(f"{path}: {group or 'the configuration'} has a setting {name}; names are text")
 
 
 def _require_bounded(root: Any, path: Path) -> None:

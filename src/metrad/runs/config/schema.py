@@ -61,7 +61,7 @@ _CLASSES = Rule("list class names or numbers", lambda value: value is None or _a
 _HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or numbers", _can_be_held_out)
 _MOST_RATES, _MOST_CHOICES = 100, 1000
 _RATES = Rule(
-    f"be a list of different rates above 0 and below 1, such as [0.01,0.05], {_MOST_RATES} or fewer, or null",
+    f"be a list of different rates above 0 and below 1, such as [0.01,0.05] (at most {_MOST_RATES}), or null",
     _are_rates,
 )
 _CHOICES = Rule(
