@@ -169,6 +169,8 @@ def _compare_command(
     def job() -> str:
         from metrad.reports.comparison import compare as comparing
         from metrad.reports.comparison import tables
+        from metrad.reports.comparison.false_alarms import false_alarms
+        from metrad.reports.comparison.statistics import NothingMeasuredError
         from metrad.reports.report import write_report
 
         if (sweep is None) == (csv is None):
@@ -179,7 +181,10 @@ def _compare_command(
             result, folder = comparing.compare_csv(csv, **options), csv.with_name(f"{csv.stem}-comparison")
         else:
             assert sweep is not None
-            result, folder = comparing.compare(sweep, **options), sweep / "comparison"
+            try:
+                result, folder = comparing.compare(sweep, **options), sweep / "comparison"
+            except NothingMeasuredError as error:
+                return f"{error}. {false_alarms(sweep, by)}"
         target = out or folder
         with tables.folder(target):
             page = write_report(result, target / "report.html")  # first, as it may find a broken file of a run
