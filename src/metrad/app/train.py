@@ -148,6 +148,8 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
     except InputError as error:
         if not all(np.isfinite(vectors).all() for vectors in fitted.embedded.arrays.values()):
             raise DivergedError(f"{error}; lower optimizer.lr, or set trainer.gradient_clip_val=1") from error
+        if not parts.epochs:
+            raise
         repeated = setting("ckpt_path", run.last_checkpoint)
         raise InputError(f"{error}; training is done: repeat with {repeated}") from error
     settings = {**parts.blueprint.embedder, "image_size": learner.embedder.size}
