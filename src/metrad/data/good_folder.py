@@ -93,6 +93,6 @@ def _ambiguous(path: str | Path, counts: Counter[str], named: Sequence[str]) -> 
     first = next(name for name in places if name != HERE)
     return (
         f"{path} has images in several folders, and {named_so}: {listed}{more}. Give the folder of the good ones, as "
-        f"in: metrad fit {argument(Path(path) / first)}; or, if all are good and each folder is one group, such as a day: "
-        f"metrad fit {argument(path)} --group parent"
+        f"in: metrad fit {argument(Path(path) / first)}; or, if all are good and each folder is one group, such as a "
+        f"day: metrad fit {argument(path)} --group parent"
     )
