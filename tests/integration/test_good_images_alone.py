@@ -97,7 +97,7 @@ def test_the_defect_among_the_good_images_is_the_most_unusual_in_whatever_role(g
     part = re.compile(r"part\d+")
     assert all(part.match(row["image"])[0] != part.match(row["nearest"])[0] for row in table)
     roles = set()
-    for seed in range(1, 6):
+    for seed in range(1, 4):
         other = trained(tmp_path / str(seed), *FROZEN, *data(good), f"seed={seed}")
         first = rows(other.unusual)[0]
         assert first["image"] == f"{ODD}.png"
@@ -120,8 +120,8 @@ def test_evaluations_and_their_table_have_false_alarms_alone(metrad, run):
     result = metrad("evaluate", run.path, "scorer=knn,lof,mahalanobis", "--evidence")
     assert (result.code, result.err) == (0, "")
     assert "no anomalous test images, so no AUROC" in result.out
-    table = [line.split() for line in result.out.splitlines() if line.startswith(("run", "changes"))][-1]
-    assert "false_alarms_at_0.05" in table
+    (heading,) = re.findall(r"^run +changes .*$", result.out, re.MULTILINE)
+    assert "false_alarms_at_0.05" in heading
     for folder in run.evaluations.iterdir():
         assert not {"roc.png", "hardest.png"} & {path.name for path in folder.iterdir()}
         assert read_json(folder / "metrics.json")["auroc"] is None
@@ -219,7 +219,6 @@ def test_a_sweep_in_which_some_runs_have_anomalous_images_compares_those(good, m
     assert (result.code, result.err) == (0, "")
     assert "4 runs, such as" in result.out
     assert "have no anomalous test images" in result.out
-    assert "older" not in result.out
     assert "since metrad" not in result.out
     result = metrad("compare", "--csv", "multirun/mixed/runs.csv", "--by", "scorer")
     assert (result.code, result.err) == (0, "")

@@ -4,7 +4,7 @@ The images of a group, such as several photographs of one part, stay on one side
 calibration, or test. An image whose group stands on another side is left out. Without groups, each image is alone.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,8 @@ from metrad.data.sizing import FEWEST, Automatic
 from metrad.errors import InputError
 
 ROLES = ("reference", "normal", "calibration", "test_normal", "test_anomalous")
-Size = int | float | Automatic | None
+Plain = int | float | None
+Size = Plain | Automatic
 Share = float | Automatic
 
 
@@ -303,8 +304,9 @@ def _share_out(
     automatic = {
         role: _automatic_shares(size, shuffled, groups) for role, size in sizes.items() if isinstance(size, Automatic)
     }
-    sizes = {**{role: int(share.sum()) for role, share in automatic.items()}, **_without(sizes, automatic)}
-    counts = _counts(sizes, sum(map(len, by_class)))
+    plain: dict[str, Plain] = {role: int(share.sum()) for role, share in automatic.items()}
+    plain |= {role: size for role, size in sizes.items() if not isinstance(size, Automatic)}
+    counts = _counts(plain, sum(map(len, by_class)))
     drawn: dict[str, np.ndarray] = {}
     for role, count in counts.items():
         share = automatic.get(role, _proportional(count, _lengths(shuffled)))
@@ -326,11 +328,7 @@ def _lengths(by_class: list[np.ndarray]) -> np.ndarray:
     return np.array([len(images) for images in by_class], dtype=np.int64)
 
 
-def _without(sizes: dict[str, Size], roles: Container[str]) -> dict[str, Size]:
-    return {role: size for role, size in sizes.items() if role not in roles}
-
-
-def _counts(sizes: dict[str, Size], available: int) -> dict[str, int]:
+def _counts(sizes: dict[str, Plain], available: int) -> dict[str, int]:
     """Turn counts, fractions and None into counts that fit; None becomes the number of remaining images."""
     open_roles = [role for role, size in sizes.items() if size is None]
     if len(open_roles) > 1:

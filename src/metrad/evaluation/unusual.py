@@ -7,11 +7,11 @@ import numpy as np
 
 from metrad.data.prepared import ImageRecord
 from metrad.evaluation.embeddings import Embedded
-from metrad.scorers.search.distances import prepared
+from metrad.scorers.search.distances import Metric, prepared
 from metrad.scorers.search.indexes import IndexSettings, build, search, search_others
 
 GOOD_ROLES = ("normal", "calibration", "test_normal")
-METRIC = "cosine"
+METRIC: Metric = "cosine"
 MOST = 64  # nearest images among which one of another group is looked for
 
 

@@ -1,5 +1,6 @@
 """The contents of a run's JSON files: their types and ranges, as far as something reads them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +112,7 @@ def _require_values(found: dict[str, Any], path: Path) -> None:
             raise InputError(f"{path}: {name} {must}, got {value!r}"[:400])
 
 
-def is_unmeasured(found: dict[str, Any]) -> bool:
+def is_unmeasured(found: Mapping[str, Any]) -> bool:
     """Return whether the content of a ``metrics.json`` is of a run without anomalous test images."""
     return bool(found.get("sizes", {}).get("test_anomalous") == 0)
 

@@ -101,13 +101,14 @@ class UnusualImages:
         nearest = images[np.array([one.nearest.position for one in rows], dtype=int)]
         return [
             ImagePair(
-                *pixels,
+                above,
+                below,
                 title=f"{one.distance:.3g}\n{one.role}",
                 anomalous=False,
                 name=one.record.image,
                 nearest_name=one.nearest.image,
             )
-            for one, *pixels in zip(rows, own, nearest, strict=True)
+            for one, above, below in zip(rows, own, nearest, strict=True)
         ]
 
 
