@@ -76,7 +76,7 @@ def test_a_folder_of_good_parts_becomes_a_run_that_the_other_commands_take(fit, 
     assert way_on.endswith("metrad predict tiles IMAGES")
     assert Run.finished("tiles").verified
     assert metrad("report", "tiles").code == 0
-    assert metrad("evaluate", "tiles", "scorer=lof").code == 0
+    assert metrad("evaluate", "tiles", "scorer=lof", "scorer.k=2").code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiles"]
 
 
