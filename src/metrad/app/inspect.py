@@ -241,16 +241,23 @@ def _least(groups: int) -> float:
 
 
 def _realised(made: Made) -> str:
-    level = made.metrics["intervals"]["level"]
+    """Return the false alarms of each threshold on the images kept for testing, with their intervals."""
     found = [
-        f"{100 * entry['test_false_alarm_rate']:.1f} % "
-        f"({' to '.join(f'{100 * end:.1f}' for end in entry['test_false_alarm_interval'])}) "
-        f"above {entry['threshold']:.4g}"
+        f"{100 * entry['test_false_alarm_rate']:.1f} % ({_ends(entry['test_false_alarm_interval'])}) where "
+        f"{100 * entry['false_alarm_rate']:g} %{_how(entry)} is promised"
         for entry in [*made.metrics["thresholds"], *made.metrics["confident_thresholds"]]
     ]
+    level, tested = made.metrics["intervals"]["level"], _count(made, "test_normal")
     measured = ", ".join(found) if found else "not measured, for want of a threshold"
-    tested = _count(made, "test_normal")
     return f"false alarms on the {tested} kept for testing, with intervals of {100 * level:g} %: {measured}"
+
+
+def _ends(interval: Sequence[float]) -> str:
+    return " to ".join(f"{100 * end:.1f}" for end in interval)
+
+
+def _how(entry: Mapping[str, Any]) -> str:
+    return f" with confidence {entry['confidence']:g}" if "confidence" in entry else ""
 
 
 def _next(made: Made) -> str:
