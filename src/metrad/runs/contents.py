@@ -101,7 +101,7 @@ def _require_values(found: dict[str, Any], path: Path) -> None:
     for name, value in entries:
         if measured and not is_value(value):
             raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
-    if "intervals" in found:
+    if found.get("intervals"):
         entries.append(("intervals.auroc_delong", found["intervals"]["auroc_delong"]))
     for kind in ("thresholds", "confident_thresholds"):
         names = ("test_detection_rate", "test_detection_interval")
