@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metrad.data.groups import Pattern
-from metrad.data.splits import Classes, Size
+from metrad.data.splits import Classes, Share, Size
 from metrad.errors import InputError
 from metrad.quoting import setting
 
@@ -20,10 +20,11 @@ class Roles:
     Attributes:
         normal: classes of the normal images, by name or number; None for all remaining classes. Only one of ``normal``,
             ``anomalous`` and ``reference`` can be None.
-        anomalous: classes of the anomalous test images; None as above.
+        anomalous: classes of the anomalous test images, possibly none; None as above.
         reference: classes of the reference images, possibly none; None as above.
-        sizes: for each role a count, a fraction, or None for all remaining images.
-        test_share: share of the normal images set aside for testing if the source has no test part.
+        sizes: for each role a count, a fraction, or None for all remaining images; an automatic size for calibration.
+        test_share: share of the normal images set aside for testing if the source has no test part, or an automatic
+            size.
         group: which images are one group, as in ``groups.group_numbers``.
         rotations: train on each image four times, rotated by 0, 90, 180 and 270 degrees; each rotation of a class is a
             class of its own for the head.
@@ -35,7 +36,7 @@ class Roles:
     anomalous: ClassNames | None
     reference: ClassNames | None
     sizes: dict[str, Size]
-    test_share: float
+    test_share: Share
     group: str | Pattern | None = None
     rotations: bool = False
     held_out: tuple[str, float] | None = None
@@ -64,10 +65,13 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
     for role in wanted.keys() - numbers.keys():
         numbers[role] = tuple(i for i in left if role == "anomalous" or i in trainable)
     normal, anomalous, reference = (numbers[role] for role in wanted)
-    for role, chosen in (("normal", normal), ("anomalous", anomalous)):
-        if not chosen:
-            hint = "; without images of defects, name a class of other parts" if role == "anomalous" else ""
-            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}{hint}")
+    if not normal:
+        raise InputError(f"dataset.normal names no class; there are {', '.join(names)}")
+    if not anomalous and roles.anomalous is None:
+        raise InputError(
+            f"dataset.anomalous names no class, since every class has a role; there are {', '.join(names)}; without "
+            "images of defects, set dataset.anomalous=[]"
+        )
     everyone = [*reference, *normal, *anomalous]
     twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
     if twice:

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -39,6 +39,7 @@ class Source:
         threads: whether decoding in several threads is faster.
         reading: how image files are read; set by ``PreparedData``.
         left_out: number of files that are not read, by their ending, such as ``.txt``.
+        root: folder that ``names`` are relative to; None if the images are no files.
         columns: further texts of each image by the name of the column, such as the part that it shows.
     """
 
@@ -52,6 +53,7 @@ class Source:
     threads: bool = False
     reading: Reading = Reading()
     left_out: Mapping[str, int] = MappingProxyType({})
+    root: Path | None = None
     columns: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     @property
@@ -75,7 +77,8 @@ class Source:
 class ImageFolder(Source):
     """A folder with one subfolder of images per class, named by the class; images may lie deeper.
 
-    If the root has both a ``train`` and a ``test`` folder, these are the training and the test part.
+    If the root has both a ``train`` and a ``test`` folder, these are the training and the test part. If no subfolder
+    has images, the images in the root itself are one class, which has the name of the root.
 
     Args:
         root: path of the folder.
@@ -83,13 +86,20 @@ class ImageFolder(Source):
             Case is ignored, and hidden files never match.
         size: height and width in pixels that images are kept at; null for the input size of the model. For small
             images of one size, set it to that size.
+        folders: paths below the root, such as ``train/good``; each is a class of this name, and no other folder is
+            read. Null for every subfolder.
 
     Raises:
-        InputError: the folder does not exist, holds no matching images, or a folder in it cannot be read.
+        InputError: a folder does not exist, the root holds no matching images, or a folder in it cannot be read.
     """
 
     def __init__(
-        self, root: str | Path, *, pattern: str | Sequence[str] | None = None, size: int | None = None
+        self,
+        root: str | Path,
+        *,
+        pattern: str | Sequence[str] | None = None,
+        size: int | None = None,
+        folders: Sequence[str] | None = None,
     ) -> None:
         self.root = Path(root)
         self.size = size
@@ -103,16 +113,27 @@ class ImageFolder(Source):
         patterns = (
             [pattern] if isinstance(pattern, str) else list(pattern or (f"*.{ending}" for ending in IMAGE_ENDINGS))
         )
-        has_parts = all((self.root / part).is_dir() for part in ("train", "test"))
-        parts = [self.root / "train", self.root / "test"] if has_parts else [self.root]
+        has_parts = folders is None and all((self.root / part).is_dir() for part in ("train", "test"))
         walk = _Walk(patterns)
         # sorted folder by folder, as Path objects sort, but kept as strings, which take a fifth of the memory
         found = sorted(
-            (image for part in parts for image in walk.images(part, in_test=part.name == "test")),
+            _found(walk, self.root, folders, has_parts=has_parts),
             key=lambda image: (*image[:2], image[2].replace(os.sep, "\0")),
         )
         self.left_out = dict(sorted(walk.left_out.items()))
-        filled = {in_test for in_test, *_ in found}
+        self._require_images({in_test for in_test, *_ in found}, patterns, folders, has_parts=has_parts)
+        in_test, names, self.paths, signature = zip(*found, strict=True)
+        self.classes = sorted(set(names))
+        self.labels = np.searchsorted(self.classes, names)
+        self.names = [_readable(Path(path).relative_to(self.root).as_posix()) for path in self.paths]
+        self.in_test_part = np.array(in_test) if has_parts else None
+        self.identity = digest(repr((self.paths, signature)).encode("utf-8", "surrogateescape"))
+        self.threads = sum(size for size, *_ in signature) / len(found) > _WORTH_A_THREAD
+
+    def _require_images(
+        self, filled: set[bool], patterns: Sequence[str], folders: Sequence[str] | None, *, has_parts: bool
+    ) -> None:
+        """Raise ``InputError`` unless there are images; ``filled`` says whether the test part has some, or others."""
         others = f"; there are {listed(self.left_out)}" if self.left_out else ""
         if has_parts and len(filled) < 2:
             part = "train" if True in filled or not filled else "test"
@@ -121,18 +142,11 @@ class ImageFolder(Source):
                 f"folder of images a class, and the class folders of {part} have no images that match "
                 f"{', '.join(patterns)}{others}; if train and test are classes, rename them"
             )
-        if not found:
+        if not filled:
+            places = "the class folders" if folders is None else ", ".join(map(str, folders))
             raise InputError(
-                f"dataset.source: no images that match {', '.join(patterns)} in the class folders of {self.root}"
-                f"{others}"
+                f"dataset.source: no images that match {', '.join(patterns)} in {places} of {self.root}{others}"
             )
-        in_test, names, self.paths, signature = zip(*found, strict=True)
-        self.classes = sorted(set(names))
-        self.labels = np.searchsorted(self.classes, names)
-        self.names = [_readable(Path(path).relative_to(self.root).as_posix()) for path in self.paths]
-        self.in_test_part = np.array(in_test) if has_parts else None
-        self.identity = digest(repr((self.paths, signature)).encode("utf-8", "surrogateescape"))
-        self.threads = sum(size for size, *_ in signature) / len(found) > _WORTH_A_THREAD
 
     def read(self, position: int) -> Decoded:
         """Return the image at ``position`` as RGB, with up to 16 bits if its file has more than 8."""
@@ -146,29 +160,72 @@ class ImageFolder(Source):
 Found = tuple[bool, str, str, tuple[int, ...]]
 
 
-class _Walk:
-    """Finds the images in class folders that match one of ``patterns``, and counts the other files by ending."""
+def _found(walk: "_Walk", root: Path, folders: Sequence[str] | None, *, has_parts: bool) -> list[Found]:
+    """Return the images of an ``ImageFolder``, unsorted."""
+    if folders is not None:
+        return [image for name in _chosen(root, folders) for image in walk.images(name, root / name)]
+    parts = [root / "train", root / "test"] if has_parts else [root]
+    found = [
+        image
+        for part in parts
+        for folder in _class_folders(part)
+        for image in walk.images(_readable(folder.name), folder, in_test=part.name == "test")
+    ]
+    flat = not found and not has_parts
+    return list(walk.loose(_readable(os.path.normpath(root.absolute()).rpartition(os.sep)[2]), root)) if flat else found
 
-    def __init__(self, patterns: list[str]) -> None:
+
+def _chosen(root: Path, folders: Sequence[str]) -> list[str]:
+    """Return ``folders`` as plain paths below ``root``.
+
+    Raises:
+        InputError: one does not exist or leads out of ``root``, or one is listed twice or lies in another.
+    """
+    chosen: list[PurePosixPath] = []
+    for name in map(PurePosixPath, folders):
+        where = f"dataset.source.folders: {name}"
+        if name.is_absolute() or ".." in name.parts or not name.parts:
+            raise InputError(f"{where} must be a path below dataset.source.root={root}")
+        if not (root / name).is_dir():
+            raise InputError(f"{where} is no folder below {root.absolute()}")
+        shared = [other for other in chosen if name.is_relative_to(other) or other.is_relative_to(name)]
+        if shared:
+            raise InputError(f"{where} and {shared[0]} hold the same images; list each folder once")
+        chosen.append(name)
+    if not chosen:
+        raise InputError("dataset.source.folders lists no folder; null reads every folder below dataset.source.root")
+    return [name.as_posix() for name in chosen]
+
+
+class _Walk:
+    """Finds the images in folders that match one of ``patterns``, and counts the other files by ending."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
         self.patterns = [pattern.lower() for pattern in patterns]
         self.left_out: Counter[str] = Counter()
 
-    def images(self, part: Path, *, in_test: bool) -> Iterator[Found]:
-        """Yield the images in the class folders of ``part``."""
-        for class_folder in _class_folders(part):
-            class_name = _readable(class_folder.name)
-            seen = set()
-            for folder, folders, files in os.walk(class_folder, followlinks=True, onerror=_refuse):
-                real = os.path.realpath(folder)
-                if real in seen:  # a link back to a folder above
-                    folders.clear()
-                    continue
-                seen.add(real)
-                folders[:] = [name for name in folders if name[0] != "."]
-                for name in files:
-                    if self._matches(name):
-                        path = Path(folder, name)
-                        yield in_test, class_name, str(path), _signature(path)
+    def images(self, class_name: str, class_folder: Path, *, in_test: bool = False) -> Iterator[Found]:
+        """Yield the images of a class: those in its folder, and deeper."""
+        seen = set()
+        for folder, folders, files in os.walk(class_folder, followlinks=True, onerror=_refuse):
+            real = os.path.realpath(folder)
+            if real in seen:  # a link back to a folder above
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = [name for name in folders if name[0] != "."]
+            yield from self._among(files, class_name, Path(folder), in_test=in_test)
+
+    def loose(self, class_name: str, folder: Path) -> Iterator[Found]:
+        """Yield the images in ``folder`` itself."""
+        files = [entry.name for entry in folder.iterdir() if not entry.is_dir()]
+        yield from self._among(files, class_name, folder, in_test=False)
+
+    def _among(self, files: Sequence[str], class_name: str, folder: Path, *, in_test: bool) -> Iterator[Found]:
+        for name in files:
+            if self._matches(name):
+                path = folder / name
+                yield in_test, class_name, str(path), _signature(path)
 
     def _matches(self, name: str) -> bool:
         if name[0] == ".":

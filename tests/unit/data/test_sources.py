@@ -91,6 +91,55 @@ def test_files_beside_the_class_folders_are_no_class(tmp_path):
     assert by_class(ImageFolder(tmp_path)) == {"c": ["c/a.png"]}
 
 
+def test_images_in_the_root_alone_are_one_class_named_after_the_root(tmp_path):
+    root = put(tmp_path / "parts of May", "b.png", "a.png")
+    (root / "notes").mkdir()
+    (root / "notes/read.txt").write_text("no image")
+    source = ImageFolder(root)
+    assert by_class(source) == {"parts of May": ["a.png", "b.png"]}
+    assert source.in_test_part is None
+    assert [int(source.read(i).pixels[0, 0, 0]) for i in range(2)] == [1, 0]
+
+
+def test_a_flat_root_has_a_name_however_its_path_is_written(tmp_path, monkeypatch):
+    root = put(tmp_path / "good", "a.png")
+    (root / "deep").mkdir()
+    monkeypatch.chdir(root)
+    for path in (".", "deep/..", root, f"{root}/", "../good"):
+        assert ImageFolder(path).classes == ["good"]
+
+
+def test_chosen_folders_alone_are_read_each_as_a_class_of_its_path(tmp_path):
+    root = put(tmp_path, "train/good/1.png", "test/good/2.png", "test/cut/3.png", "loose.png", "train/good/deep/4.png")
+    source = ImageFolder(root, folders=["train/good", "test/cut/"])
+    assert by_class(source) == {
+        "test/cut": ["test/cut/3.png"],
+        "train/good": ["train/good/1.png", "train/good/deep/4.png"],
+    }
+    assert source.in_test_part is None
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (["nowhere"], "nowhere is no folder below"),
+        (["a", "a"], "list each folder once"),
+        (["a", "a/deep"], "list each folder once"),
+        (["../elsewhere"], "must be a path below"),
+        (["/tmp"], "must be a path below"),
+        (["."], "must be a path below"),
+        ([], "lists no folder"),
+        (["empty"], "no images that match .* in empty of"),
+    ],
+)
+def test_folders_that_cannot_be_chosen_are_refused(tmp_path, folders, says):
+    put(tmp_path / "root", "a/1.png", "a/deep/2.png", "loose.png")
+    (tmp_path / "root/empty").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(InputError, match=rf"dataset\.source.*{says}"):
+        ImageFolder(tmp_path / "root", folders=folders)
+
+
 def test_class_folder_without_images_is_no_class(tmp_path):
     put(tmp_path, "c/a.png")
     (tmp_path / "empty").mkdir()
@@ -169,7 +218,7 @@ def test_root_that_is_no_folder_is_an_error_that_names_it(tmp_path, kind):
         ImageFolder(root)
 
 
-@pytest.mark.parametrize("names", [(), ("loose.png",), ("c/a.heic",), ("c/.hidden.png",)])
+@pytest.mark.parametrize("names", [(), (".loose.png",), ("c/a.heic",), ("c/.hidden.png",)])
 def test_no_matching_images_is_an_error_that_names_folder_and_pattern(tmp_path, names):
     put(tmp_path, *names)
     with pytest.raises(InputError, match=rf"\*\.png.*{re.escape(str(tmp_path))}"):

@@ -62,7 +62,8 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictCon
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
-            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
+            hint = "; without images of anomalies, dataset.anomalous=[]" if "dataset.anomalous" in missing else ""
+            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE{hint}")
         plain: Any = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
         Config(**resolved)
