@@ -1,17 +1,14 @@
 """The forward pass that computes embeddings: in inference mode, in half precision, in the largest batch that fits."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from metrad import collectives
 from metrad.data.arrays import Indexable
-from metrad.models.cpu import in_single_threads
 from metrad.models.embedder import Embedder
+from metrad.threads import in_blocks
 
-BLOCK = 16  # rows that a CPU computes at a time
 CPU_BATCH = 128  # images that are loaded at a time for a CPU
 GPU_BATCHES = (128, 4096)  # the batch whose memory is measured, and the largest batch
 BATCH_SHARE = 0.5  # share of all GPU memory, free or not, so that a repeated run has the same batch size
@@ -40,12 +37,12 @@ class Forward:
         """Return embeddings (N, D) float32 of images (N, height, width, channels) uint8.
 
         On a CPU the embedding of an image depends neither on the images beside it nor on the number of threads; see
-        ``in_blocks``. A batch that does not fit into the memory of the GPU is halved.
+        ``threads.in_blocks``. A batch that does not fit into the memory of the GPU is halved.
 
         Raises:
             torch.OutOfMemoryError: a single image does not fit.
         """
-        return self.in_blocks(self._halving, images)
+        return in_blocks(self._halving, images) if self.device.type == "cpu" else self._halving(images)
 
     def whitened(self, embeddings: np.ndarray) -> np.ndarray:
         """Return plain embeddings (N, D) whitened by the embedder, as a forward pass of their images would."""
@@ -55,19 +52,8 @@ class Forward:
                 found: np.ndarray = self.embedder.whitened(rows.to(self.device)).cpu().numpy()
             return found
 
-        return self.in_blocks(whiten, torch.from_numpy(embeddings))
-
-    def in_blocks(self, work: Callable[[Tensor], np.ndarray], rows: Tensor) -> np.ndarray:
-        """Return ``work`` of the rows (N, …) as (N, D), on a CPU computed in blocks of ``BLOCK`` rows.
-
-        The last block is filled up with its last row, so that every block has the same shape, and each block is
-        computed by one thread. Libraries choose their algorithms, and so the last bits, by both.
-        """
-        if self.device.type != "cpu" or not len(rows):
-            return work(rows)
-        missing = -len(rows) % BLOCK
-        whole = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
-        return np.concatenate(in_single_threads(work, whole.split(BLOCK)))[: len(rows)]
+        rows = torch.from_numpy(embeddings)
+        return in_blocks(whiten, rows) if self.device.type == "cpu" else whiten(rows)
 
     def _halving(self, images: Tensor) -> np.ndarray:
         try:

@@ -1,15 +1,11 @@
-"""Computing on a CPU: results that the number of threads does not change, memory that is reused, faster gradients."""
+"""Speed on a CPU: memory reused between training steps, and layers with faster gradients."""
 
 import ctypes
-import os
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +13,6 @@ from torch import Tensor, nn
 # Parameters of mallopt, as numbered in glibc's malloc.h. Their defaults are those of its documentation.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MIB = 2**20
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class _Blocks:
@@ -86,54 +79,6 @@ def _set(libc: Any, values: dict[int, int]) -> None:
     if libc is not None:
         for name, value in values.items():
             libc.mallopt(name, value)
-
-
-class _Workers:
-    """Threads of this process that compute with one thread each, started at their first use.
-
-    Attributes:
-        lock: held while they are started.
-        pool: the threads; None before their first use.
-        process: number of the process that started them; a fork has none of them.
-    """
-
-    lock = threading.Lock()
-    pool: ThreadPoolExecutor | None = None
-    process = 0
-
-
-def in_single_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Return ``work`` of each item, in order, each computed by one thread alone.
-
-    As many items are computed at a time as torch would use threads. How torch and its libraries divide a sum among
-    threads changes its last bits, so the results here do not depend on the number of threads.
-    """
-    pool, wide = _workers(), max(1, torch.get_num_threads())
-    upcoming, found = iter(items), []
-    pending = deque(pool.submit(work, item) for item in islice(upcoming, wide))
-    while pending:
-        found.append(pending.popleft().result())
-        pending.extend(pool.submit(work, item) for item in islice(upcoming, 1))
-    return found
-
-
-def _workers() -> ThreadPoolExecutor:
-    with _Workers.lock:
-        if _Workers.pool is None or _Workers.process != os.getpid():
-            count = os.cpu_count() or 1
-            met, before = threading.Barrier(count + 1), torch.get_num_threads()
-
-            def begin() -> None:
-                torch.set_num_threads(1)
-                met.wait()
-
-            pool = ThreadPoolExecutor(count, "compute", begin)
-            for _ in range(count):
-                pool.submit(int)
-            met.wait()
-            torch.set_num_threads(before)  # the number of a thread that starts later is the one that was set last
-            _Workers.pool, _Workers.process = pool, os.getpid()
-        return _Workers.pool
 
 
 class StridedDepthwise(nn.Conv2d):
