@@ -1,10 +1,11 @@
-"""Results on a CPU that neither the number of threads nor of rows changes: blocks of one shape, one thread each."""
+"""Models in threads: blocks of one shape, one thread each, for the same last bits; and a model that is built alone."""
 
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,6 +32,52 @@ class _Workers:
     lock = threading.Lock()
     pool: ThreadPoolExecutor | None = None
     process = 0
+
+
+class _Models:
+    """What the threads of this process do with models.
+
+    Attributes:
+        changed: notified where ``running`` or ``building`` changes; its lock guards both.
+        running: number of models being run.
+        building: whether one is being built.
+    """
+
+    changed = threading.Condition()
+    running = 0
+    building = False
+
+
+@contextmanager
+def running_a_model() -> Iterator[None]:
+    """Run a model in this block while no other thread builds one."""
+    with _Models.changed:
+        _Models.changed.wait_for(lambda: not _Models.building)
+        _Models.running += 1
+    try:
+        yield
+    finally:
+        with _Models.changed:
+            _Models.running -= 1
+            _Models.changed.notify_all()
+
+
+@contextmanager
+def building_a_model() -> Iterator[None]:
+    """Build a model in this block while no other thread builds or runs one.
+
+    torch.fx replaces the call of every module of the process while it traces one, so a model of another thread fails.
+    """
+    with _Models.changed:
+        _Models.changed.wait_for(lambda: not _Models.building)
+        _Models.building = True
+        _Models.changed.wait_for(lambda: not _Models.running)
+    try:
+        yield
+    finally:
+        with _Models.changed:
+            _Models.building = False
+            _Models.changed.notify_all()
 
 
 def in_blocks(work: "Callable[[Tensor], np.ndarray]", rows: "Tensor") -> np.ndarray:

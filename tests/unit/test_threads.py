@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from metrad.threads import BLOCK, in_blocks, in_single_threads
+from metrad.models.backbones import convnet
+from metrad.models.joined_layers import JoinedLayers
+from metrad.threads import BLOCK, building_a_model, in_blocks, in_single_threads, running_a_model
 
 
 def test_results_come_in_order_and_each_from_one_thread_alone():
@@ -55,6 +57,57 @@ def test_every_block_has_the_same_shape_and_the_rows_come_back(count):
     rows = torch.arange(count * 6).reshape(count, 2, 3)
     assert np.array_equal(in_blocks(work, rows), rows.numpy() * 2)
     assert set(shapes) == {(BLOCK, 2, 3)}
+
+
+def test_a_model_is_built_alone():
+    events, begun, go_on = [], threading.Event(), threading.Event()
+
+    def run():
+        with running_a_model():
+            begun.set()
+            go_on.wait(5)
+            events.append("ran")
+
+    def build():
+        with building_a_model():
+            events.append("built")
+
+    threads = [threading.Thread(target=run)]
+    threads[0].start()
+    begun.wait(5)
+    threads += [threading.Thread(target=build), threading.Thread(target=build)]
+    for thread in threads[1:]:
+        thread.start()
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert events == ["ran", "built", "built"]
+    with building_a_model():  # free again
+        pass
+
+
+def test_a_model_runs_while_others_are_traced():
+    images, failures, begun, stop = torch.zeros(2, 3, 32, 32), [], threading.Event(), threading.Event()
+    model = JoinedLayers(convnet(channels=[4, 6]).module, ["0", "3"]).eval()
+
+    def run():
+        while not stop.is_set():
+            try:
+                with running_a_model(), torch.inference_mode():
+                    model(images)
+            except NameError as error:  # torch.fx's, of a module that it did not trace
+                failures.append(error)
+            begun.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait(5)
+    for _ in range(5):
+        with building_a_model():
+            JoinedLayers(convnet(channels=[4, 6]).module, ["0", "3"])
+    stop.set()
+    thread.join(5)
+    assert failures == []
 
 
 def test_no_rows_are_worked_on_as_they_are():
