@@ -102,7 +102,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("dataset.range", 7, "dataset.range must be auto or a number of bits from 8 to 16, got 7"),
         ("dataset.range", True, "dataset.range must be auto or a number of bits from 8 to 16, got True"),
         ("dataset.range", "twelve", "dataset.range must be auto or a number of bits from 8 to 16, got twelve"),
-        ("dataset.test_share", 0.0, "dataset.test_share must be above 0 and below 1, got 0.0"),
+        ("dataset.test_share", 0.0, "dataset.test_share must be above 0 and below 1, or null, got 0.0"),
         ("batch_size", 1, "batch_size must be at least 2, got 1"),
         ("image_size", 0, "image_size must be at least 1, or null, got 0"),
         ("seed", -1, "seed must be between 0 and 4294967295, got -1"),
