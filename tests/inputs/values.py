@@ -49,13 +49,6 @@ WRONG = {
     },
     **{f"dataset.sizes.{role}": _SIZE for role in ("reference", "normal", "calibration", "test_normal")},
     "dataset.sizes.test_anomalous": _SIZE,
-    "dataset.test_share": {
-        _TYPE: ("banana", "true", "10%"),
-        _SHAPE: ("[0.2]", "{n: 0.2}"),
-        _RANGE: ("0", "1", "1.5", "-0.1"),
-        _SPECIAL: ("nan", "inf"),
-        _NULL: ("null",),
-    },
     "evaluation.false_alarm_rates": {
         _TYPE: ("often", "[rare]"),
         _SHAPE: ("[[0.05]]", "{a: 0.05}"),
@@ -108,7 +101,7 @@ RIGHT = {
     "dataset.sizes.calibration": ("0", "19", "0.3", "auto"),
     "dataset.sizes.test_normal": ("10", "0.5"),
     "dataset.sizes.test_anomalous": ("10", "0.5"),
-    "dataset.test_share": ("0.1", "0.6", "auto"),
+    "dataset.test_share": ("0.1", "0.6", "null"),
     "dataset.on_corrupt": ("error", "skip"),
     "dataset.group": ("null",),
     "dataset.range": ("8", "16", "auto"),

@@ -309,7 +309,7 @@ def _sizes(dataset: dict[str, Any], settings: Settings) -> dict[str, Any]:
     automatic = Automatic(settings.calibration_steps)
     sizes = {role: automatic if size == AUTO else size for role, size in dataset["sizes"].items()}
     share = dataset["test_share"]
-    return {"sizes": sizes, "test_share": automatic if share == AUTO else share}
+    return {"sizes": sizes, "test_share": automatic if share is None else share}
 
 
 def _reading(dataset: dict[str, Any], decoder: int) -> Reading:

@@ -152,7 +152,7 @@ def _drawn(pool: Pool, classes: Classes, sizes: dict[str, Size], test_share: Sha
 def _require_enough(groups: int) -> None:
     if groups < FEWEST:
         raise InputError(
-            f"{groups} different normal images are too few for dataset.test_share=auto and "
+            f"{groups} different normal images are too few for dataset.test_share=null and "
             f"dataset.sizes.calibration=auto, which take at least {FEWEST} images, or groups of images; add some, or "
             "give numbers, as in dataset.test_share=0.2 dataset.sizes.calibration=0"
         )

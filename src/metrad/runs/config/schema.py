@@ -58,10 +58,6 @@ def _is_calibration_size(value: Any) -> bool:
     return value == AUTO if isinstance(value, str) else _is_size(value)
 
 
-def _is_test_share(value: Any) -> bool:
-    return value == AUTO or (isinstance(value, float) and 0 < value < 1)
-
-
 def _is_size(value: Any) -> bool:
     return value is None or (value >= 0 if isinstance(value, int) else 0 <= value <= 1)
 
@@ -79,7 +75,6 @@ _CHOICES = Rule(
 )
 _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
 _CALIBRATION_SIZE = Rule("be a count of at least 0, a share between 0 and 1, auto, or null", _is_calibration_size)
-_TEST_SHARE = Rule("be above 0 and below 1, or auto", _is_test_share)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
 _GROUP = Rule(
     "be parent, a column, a pattern with named groups, {pattern: …, gap: …, size: …}, or null",
@@ -148,8 +143,8 @@ class Dataset:
     reference: Annotated[Any, _CLASSES] = None
     """reference classes, neither normal nor anomalous, which the head learns to classify; in the same form"""
     sizes: Sizes = field(default_factory=Sizes)
-    test_share: Annotated[Any, _TEST_SHARE] = 0.2
-    """share of the normal images that become test images if the source has no test part; auto: a fifth of the groups"""
+    test_share: Annotated[float | None, Field(gt=0, lt=1)] = 0.2
+    """share of the normal images that become test images if the source has no test part; null: a fifth of the groups"""
     rotations: Annotated[Any, _FLAG] = False
     """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
     group: Annotated[Any, _GROUP, Key(since="0.2", before=None)] = None
