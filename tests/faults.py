@@ -504,7 +504,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "return not self.exactly and issubclass(found, bases) or self.exactly",
             ),
             "a part inside a part let in": (
-                "own = role if name == key else None",
+                "own = role_inside(key, name, role)",
                 "own = role",
             ),
             "private keys let in": ("and private not in allowed:", "and False:"),
@@ -513,7 +513,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "return node",
                 ("hostile/test_run_directories",),
             ),
-            "a download anywhere": ('source["download"] = False', "pass", ("hostile/test_run_directories",)),
+            "a download anywhere": ('node["download"] = False', "pass", ("hostile/test_run_directories",)),
             "escapes on the terminal": ("return _CONTROLS.sub(_escaped, text)", "return text", ("unit/test_terminal",)),
         },
     ),

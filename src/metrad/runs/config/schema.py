@@ -120,6 +120,8 @@ class Dataset:
     """The source of the images, the roles of its classes, and the storage of decoded images."""
 
     source: Annotated[dict[str, Any], Part(ranges=ranges.SOURCE)] = _MISSING
+    category: Annotated[str | None, Key(since="0.2", before=None)] = None
+    """the category of dataset=mvtec or dataset=visa, such as screw; null for datasets without categories"""
     normal: Annotated[Any, _CLASSES] = _MISSING
     """normal classes, by name or number; null for all remaining classes"""
     anomalous: Annotated[Any, _CLASSES] = _MISSING
@@ -145,6 +147,15 @@ class Dataset:
     """largest size of decoded images, in GiB, to keep in a file; larger data are decoded each time"""
     workers: Annotated[int, Field(ge=0), _ASIDE] = 2
     """number of processes that decode images if these are decoded each time"""
+
+    @model_validator(mode="after")
+    def _category_is_read(self) -> Self:
+        if self.category is not None and "category" not in self.source:
+            raise InputError(
+                f"dataset.category={self.category}: this dataset has no categories, as dataset=mvtec and dataset=visa "
+                "have; leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_role_may_be_open(self) -> Self:
