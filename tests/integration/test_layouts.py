@@ -110,6 +110,7 @@ def test_mistakes_with_layouts_are_answered_in_one_line_with_the_way_out(turned_
     turned_down(*settings, f"paths.data={tmp_path}", *experiment, *FROZEN[1:], words=tuple(words))
 
 
+@pytest.mark.long
 def test_a_sweep_over_categories_counts_each_as_images_of_its_own(metrad, tmp_path):
     mvtec(tmp_path / "mvtec", {"screw": ["crack"], "bottle": ["crack"]})
     swept = ["dataset=mvtec", "dataset.category=screw,bottle", "scorer=knn,centre", "sweep=s"]

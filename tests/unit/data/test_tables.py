@@ -65,7 +65,7 @@ def test_what_the_csv_library_writes_is_read(tmp_path_factory, rows):
         ("t.csv", "path,\na,b\n", r"t\.csv line 1: '' is no name of a column"),
         ("t.csv", "path,path\na,b\n", r"t\.csv line 1: the column path is there twice"),
         ("t.csv", 'path,class\n"a,b\n', r"t\.csv line 2: unexpected end of data"),
-        ("t.csv", 'path,class\na,"b"c\n', r"t\.csv line 2: .* a quote inside a text is doubled"),
+        ("t.csv", 'path,class\na,"b"c\n', r"t\.csv line 2: .* quotes inside a text are doubled"),
         ("t.csv", b"path,class\na,b\nc,gr\xfc\xdfe\n", r"t\.csv line 3: byte 0xfc is not UTF-8"),
         ("t.csv", "path,class\na,b\n".encode("utf-16"), r"t\.csv is in UTF-16; save it as UTF-8"),
         ("t.csv", "path,class\na,b\nc,\0\n", r"t\.csv line 3: a zero byte"),
