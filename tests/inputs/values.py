@@ -38,8 +38,8 @@ WRONG = {
     "dataset.reference": _CLASSES,
     "dataset.group": {
         _TYPE: ("7", "true"),
-        _SHAPE: ("[parent]", "{a: 1}", "{pattern: 7}"),
-        _RANGE: ("nosuch_column", "{pattern: '(?P<a>x)', gap: 1.5}"),
+        _SHAPE: ("[parent]", "{a: 1}", "{pattern: 7}", "{gap: 2}", "{pattern: '(?P<a>x)', gaps: 2}"),
+        _RANGE: ("nosuch_column", "{pattern: '(?P<a>x)', gap: 1.5}", "{pattern: '(?P<a>x)', size: 1}"),
     },
     "dataset.range": {
         _TYPE: ("banana", "true", "8.5"),

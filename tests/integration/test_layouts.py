@@ -59,12 +59,13 @@ def test_anomalies_of_another_source_are_found_in_a_file_of_both_and_the_run_is_
     assert (folder / "neighbours.png").is_file()
 
 
-def test_a_column_of_a_manifest_keeps_a_part_on_one_side(train, tmp_path):
+@pytest.mark.parametrize(("column", "chosen"), [("serial", ["dataset.group=serial"]), ("group", [])])
+def test_a_column_of_a_manifest_keeps_a_part_on_one_side(train, tmp_path, column, chosen):
     names = [f"good/{i:02d}.png" for i in range(40)]
     put_images(tmp_path / "m", [*names, *(f"bad/{i}.png" for i in range(4))])
     rows = [f"{name},good,part {i // 4}" for i, name in enumerate(names)] + [f"bad/{i}.png,bad," for i in range(4)]
-    (tmp_path / "m/parts.csv").write_text("\n".join(["path,class,serial", *rows]))
-    chosen = ["dataset.normal=[good]", "dataset.anomalous=[bad]", "dataset.reference=[]", "dataset.group=serial"]
+    (tmp_path / "m/parts.csv").write_text("\n".join([f"path,class,{column}", *rows]))
+    chosen = [*chosen, "dataset.normal=[good]", "dataset.anomalous=[bad]", "dataset.reference=[]"]
     run = train("dataset=manifest", f"dataset.source.path={tmp_path}/m/parts.csv", *chosen, *FROZEN)
     split = run.saved_split()
     trained = {names.index(name) // 4 for role in ("normal", "calibration") for name in split["images"][role]}

@@ -45,6 +45,7 @@ class JoinedSources(Source):
         self.in_test_part = _in_test_part(parts)
         self.columns = self._columns()
         self.left_out = dict(sum((Counter(one.left_out) for one in parts), Counter()))
+        self.named = any(one.named for one in parts)
         self.threads = any(one.threads for one in parts)
         self.pixels = _pixels(parts)
         sizes = {one.size for one in parts}

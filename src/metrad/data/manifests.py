@@ -53,8 +53,8 @@ class Manifest(ListedFiles):
     """Images that a CSV or JSONL file lists, a row an image.
 
     The columns are ``path`` and ``class``, and if wanted ``part``: train or test, or val, whose images count to the
-    training part. Without ``part``, or without a row of the test part, a test part is drawn. Further columns, such as
-    the part or the patient that an image shows, can be named by ``dataset.group``.
+    training part. Without ``part``, or without a row of the test part, a test part is drawn. The column ``group`` says
+    which images show one part, unless ``dataset.group`` names another column.
 
     Args:
         path: the file; its name ends in ``.csv`` or ``.jsonl``.

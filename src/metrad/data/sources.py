@@ -48,6 +48,7 @@ class Source:
         reading: how image files are read; set by ``PreparedData``.
         left_out: number of files that are not read, by their ending, such as ``.txt``.
         columns: further texts of each image by the name of the column, such as the part that it shows.
+        named: whether ``names`` are names that somebody gave to files, and not just positions.
     """
 
     classes: list[str]
@@ -61,6 +62,7 @@ class Source:
     reading: Reading = Reading()
     left_out: Mapping[str, int] = MappingProxyType({})
     columns: Mapping[str, Sequence[str]] = MappingProxyType({})
+    named: bool = False
 
     @property
     def trainable_classes(self) -> frozenset[int]:
@@ -104,6 +106,7 @@ class FileSource(Source):
     """
 
     paths: Sequence[str]
+    named = True
 
     def fill(self, found: Sequence[Found], names: Iterable[str], *, has_parts: bool) -> None:
         """Set classes, labels, names, parts and identity from the files ``found``, at least one, in this order.
