@@ -35,6 +35,7 @@ INSTALLED = "from metrad.app.cli import main; main()"
         (INSTALLED, ["--help"], "Usage: python train.py"),
         (INSTALLED, ["train", "--help"], "Usage: python train.py"),
         (INSTALLED, ["evaluate", "--help"], "RUN/evaluations"),
+        (INSTALLED, ["fit", "--help"], "good images"),
         (INSTALLED, ["compare", "--help"], "auroc, area under the ROC curve"),
         (INSTALLED, ["--version"], metadata.version("metrad")),
         (AS_A_MODULE, ["compare", "--help"], "auroc, area under the ROC curve"),

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from metrad.data.good_folder import is_good
 from metrad.data.sources import (
     VALIDATION_PARTS,
     FileSource,
@@ -122,7 +123,7 @@ def _where_categories_are(root: Path) -> str:
     for folder in class_folders(root):
         if any(_is_category(inner) for inner in class_folders(folder)):
             return f"its folder {folder.name} has: {setting('dataset.source.root', str(folder))}"
-    if any((root / name).is_dir() for name in ("good", "OK", "ok")):
+    if any(is_good(folder.name) for folder in class_folders(root)):
         return (
             "a category is a folder with train/good, and this one has folders of images alone; for one folder a class "
             f"choose dataset=image_folder {setting('dataset.source.root', str(root))}"

@@ -44,6 +44,7 @@ class ListedFiles(FileSource):
         signatures = [signature(Path(place)) for place in places]
         _require_there(table, paths, signatures, f"{owner}={root}")
         found = [Found(*image) for image in zip(in_test, classes, places, signatures, strict=True)]
+        self.root = root
         self.fill(found, paths, has_parts=any(in_test))
         others = table.columns.keys() - {names[column] for column in (PATH, CLASS, PART)}
         self.columns = {name: table.columns[name] for name in table.columns if name in others}

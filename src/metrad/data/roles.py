@@ -6,14 +6,13 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from metrad.data.good_folder import is_good
 from metrad.data.groups import Pattern
-from metrad.data.splits import Classes, Size
+from metrad.data.splits import Classes, Share, Size
 from metrad.errors import InputError
 from metrad.quoting import setting
 
 ClassNames = str | int | Sequence[str | int]
-# Usual names of a folder of good parts.
-GOOD_NAMES = {"good", "ok", "okay", "normal", "pass", "correct"}
 PART_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
 
 
@@ -24,10 +23,11 @@ class Roles:
     Attributes:
         normal: classes of the normal images, by name or number; None for all remaining classes. Only one of ``normal``,
             ``anomalous`` and ``reference`` can be None.
-        anomalous: classes of the anomalous test images; None as above.
+        anomalous: classes of the anomalous test images, possibly none; None as above.
         reference: classes of the reference images, possibly none; None as above.
-        sizes: for each role a count, a fraction, or None for all remaining images.
-        test_share: share of the normal images set aside for testing if the source has no test part.
+        sizes: for each role a count, a fraction, or None for all remaining images; an automatic size for calibration.
+        test_share: share of the normal images set aside for testing if the source has no test part, or an automatic
+            size.
         group: which images are one group, as in ``groups.group_numbers``.
         rotations: train on each image four times, rotated by 0, 90, 180 and 270 degrees; each rotation of a class is a
             class of its own for the head.
@@ -39,7 +39,7 @@ class Roles:
     anomalous: ClassNames | None
     reference: ClassNames | None
     sizes: dict[str, Size]
-    test_share: float
+    test_share: Share
     group: str | Pattern | None = None
     rotations: bool = False
     held_out: tuple[str, float] | None = None
@@ -68,10 +68,13 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
     for role in wanted.keys() - numbers.keys():
         numbers[role] = tuple(i for i in left if role == "anomalous" or i in trainable)
     normal, anomalous, reference = (numbers[role] for role in wanted)
-    for role, chosen in (("normal", normal), ("anomalous", anomalous)):
-        if not chosen:
-            hint = "; without images of defects, name a class of other parts" if role == "anomalous" else ""
-            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}{hint}")
+    if not normal:
+        raise InputError(f"dataset.normal names no class; there are {', '.join(names)}")
+    if not anomalous and roles.anomalous is None:
+        raise InputError(
+            f"dataset.anomalous names no class, since every class has a role; there are {', '.join(names)}; without "
+            "images of defects, set dataset.anomalous=[]"
+        )
     everyone = [*reference, *normal, *anomalous]
     twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
     if twice:
@@ -141,7 +144,7 @@ def _class_number(key: str, item: str | int, names: list[str]) -> int:
 
 def _meant(item: str, names: list[str]) -> str | None:
     """Return the class that ``item`` probably means: a name for good parts, or a similar name; None for none."""
-    good = [name for name in names if name.lower() in GOOD_NAMES and item.lower() in GOOD_NAMES]
+    good = [name for name in names if is_good(name) and is_good(item)]
     close = difflib.get_close_matches(item, names, n=1, cutoff=0.75)
     alike = [name for name in names if name.lower() == item.lower()]
     return next(iter([*alike, *good, *close]), None)

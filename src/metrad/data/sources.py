@@ -47,6 +47,7 @@ class Source:
         threads: whether decoding in several threads is faster.
         reading: how image files are read; set by ``PreparedData``.
         left_out: number of files that are not read, by their ending, such as ``.txt``.
+        root: folder that ``names`` are relative to; None if the images are no files.
         columns: further texts of each image by the name of the column, such as the part that it shows.
         named: whether ``names`` are names that somebody gave to files, and not just positions.
     """
@@ -61,6 +62,7 @@ class Source:
     threads: bool = False
     reading: Reading = Reading()
     left_out: Mapping[str, int] = MappingProxyType({})
+    root: Path | None = None
     columns: Mapping[str, Sequence[str]] = MappingProxyType({})
     named: bool = False
 

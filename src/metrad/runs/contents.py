@@ -1,5 +1,6 @@
 """The contents of a run's JSON files: their types and ranges, as far as something reads them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 MOST_SECONDS = 1e12
+FALSE_ALARMS = "false_alarms_at_"  # with a rate, the column of the false alarms in tables of runs
+UNMEASURED = "no anomalous test images, so no AUROC"  # stands as the reason in tables of runs
 
 
 class _Content(BaseModel):
@@ -30,8 +33,8 @@ class _Threshold(_Content):
     threshold: Finite
     test_false_alarm_rate: Share
     test_false_alarm_interval: _Shares
-    test_detection_rate: Share
-    test_detection_interval: _Shares
+    test_detection_rate: Share | None
+    test_detection_interval: _Shares | None
 
 
 class _ConfidentThreshold(_Threshold):
@@ -40,7 +43,7 @@ class _ConfidentThreshold(_Threshold):
 
 class _Intervals(_Content):
     level: Share
-    auroc_delong: _Ends
+    auroc_delong: _Ends | None
     bootstrap: dict[str, _Ends] = {}
 
 
@@ -76,20 +79,42 @@ class _Split(_Content):
 def metrics(content: Any, path: Path) -> dict[str, Any]:
     """Return the content of the ``metrics.json`` at ``path`` if it holds metrics.
 
+    They are null if the run has no anomalous test images, and only then.
+
     Raises:
         InputError: it holds no metric, or an entry has a wrong type or range.
     """
     found = _checked(_Metrics, content, path, "no metrics of a run")
-    for name in by_name():
-        value = found.get(name, 0.0)
-        if not is_value(value):
-            raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
+    _require_values(found, path)
     seconds = found.get("seconds", {})
     if not isinstance(seconds, dict) or not all(map(_is_duration, seconds.values())):
         raise InputError(f"{path}: seconds.total must be a number, got {seconds!r}"[:400])
     if found.keys().isdisjoint(by_name()):
         raise InputError(f"{path} holds no metrics of a run")
     return found
+
+
+def _require_values(found: dict[str, Any], path: Path) -> None:
+    """Raise ``InputError`` unless all that takes anomalous images is there, or all null in a run without any."""
+    entries = [(name, found[name]) for name in by_name() if name in found]
+    measured = not is_unmeasured(found)
+    for name, value in entries:
+        if measured and not is_value(value):
+            raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
+    if "intervals" in found:
+        entries.append(("intervals.auroc_delong", found["intervals"]["auroc_delong"]))
+    for kind in ("thresholds", "confident_thresholds"):
+        names = ("test_detection_rate", "test_detection_interval")
+        entries += [(f"{kind}.{name}", entry[name]) for entry in found.get(kind, []) for name in names]
+    for name, value in entries:
+        if (value is None) == measured:
+            must = "must not be null" if measured else "must be null, since the run has no anomalous test images"
+            raise InputError(f"{path}: {name} {must}, got {value!r}"[:400])
+
+
+def is_unmeasured(found: Mapping[str, Any]) -> bool:
+    """Return whether the content of a ``metrics.json`` is of a run without anomalous test images."""
+    return bool(found.get("sizes", {}).get("test_anomalous") == 0)
 
 
 def _is_duration(value: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from metrad.detector.located import MODEL, STATUS
 from metrad.errors import DivergedError, HeldError, InputError, WriteError, told_to_stop
 from metrad.files import (
     json_bytes,
@@ -61,19 +62,20 @@ class Run:
         self.overrides = self.config.with_name("overrides.yaml")
         self.metrics = self.path / "metrics.json"
         self.scores = self.path / "scores.csv"
+        self.unusual = self.path / "unusual.csv"
         self.split = self.path / "split.json"
         self.environment = self.path / "environment.json"
         self.epochs = self.path / "epochs.csv"
         self.study = self.path / "study.csv"
         self.selection = self.path / "selection"
         self.selection_table = self.path / "selection.csv"
-        self.status = self.path / "status.json"
+        self.status = self.path / STATUS
         self.lock = self.path / ".lock"
         self.manifest = self.path / manifest.NAME
         self.log = self.path / "run.log"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
-        self.model = self.path / "model"
+        self.model = self.path / MODEL
         self.embedder = self.model / "embedder.safetensors"
         self.head = self.model / "head.safetensors"
         self.calibration = self.model / "calibration.safetensors"
@@ -287,7 +289,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def _own(self) -> tuple[Path, ...]:
-        tables = (self.scores, self.epochs, self.study, self.selection_table)
+        tables = (self.scores, self.unusual, self.epochs, self.study, self.selection_table)
         files = (self.metrics, self.split, self.environment, self.log, self.manifest)
         folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
         return (*folders, self.selection, *tables, *files, *self.pictures.values())
@@ -347,7 +349,7 @@ class Run:
 
     def _seal(self, status: dict[str, Any]) -> None:
         """Write the manifest of a run that is about to get its final ``status``."""
-        tables = (self.scores, self.epochs, self.study, self.selection_table)
+        tables = (self.scores, self.unusual, self.epochs, self.study, self.selection_table)
         files = (self.metrics, self.split, self.environment, *self.pictures.values(), self.model / "detector.json")
         there = [path for path in (*sorted(self.config.parent.glob("*.yaml")), *tables, *files) if path.is_file()]
         manifest.write(self.manifest, there, {self.status.name: json_bytes(status)})

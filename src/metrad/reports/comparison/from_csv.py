@@ -8,6 +8,7 @@ import pandas as pd
 from metrad.errors import InputError
 from metrad.evaluation.metrics import ROUNDING, by_name
 from metrad.reports.comparison.input import RunTable, own_columns, require_metric
+from metrad.runs.contents import FALSE_ALARMS, UNMEASURED
 from metrad.runs.directory import STATES
 
 BY_POSITION = (
@@ -48,7 +49,8 @@ def read_csv(file: Path, by: str, metric: str) -> RunTable:
         raise InputError(f"by={by} compares nothing: give a choice such as head")
     paired = "seed" in rows.columns
     below = [name for name in rows.columns if name.startswith(f"{by}.")]
-    conditions = [name for name in rows.columns if name not in (*own_columns(), by, *below)]
+    others = (name for name in rows.columns if name not in (*own_columns(), by, *below))
+    conditions = [name for name in others if not name.startswith(FALSE_ALARMS)]
     _require_groups(file, rows, by, conditions)
     runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {line}" for line in rows.index])}, rows.index)
     runs["state"] = rows.get("state", "finished")
@@ -135,7 +137,7 @@ def _require_states(file: Path, states: pd.Series) -> None:
 
 def _require_numbers(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:
     finished = runs["state"] == "finished"
-    bad = finished & ~runs[metric].between(0, 1 + ROUNDING)
+    bad = finished & ~runs[metric].between(0, 1 + ROUNDING) & (runs["error"] != UNMEASURED)
     if bad.any():
         line = bad.idxmax()
         raise InputError(f"{file}, line {line}: {metric} must be a number from 0 to 1, got {rows[metric][line]!r}")

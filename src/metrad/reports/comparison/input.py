@@ -119,6 +119,12 @@ def read_sweep(folder: Path, by: str) -> RunTable:
     finished = [(name, run.run) for name, run in zip(names, placed, strict=True) if run.state == "finished"]
     notes += environment_notes(finished, by)
     notes += _unverified(placed)
+    unmeasured = [run.name for run in placed if contents.is_unmeasured(run.metrics)]
+    if unmeasured:
+        notes.append(
+            f"{len(unmeasured)} runs, such as {unmeasured[0]}, have no anomalous test images (dataset.anomalous=[]), "
+            "so no metric of theirs can be measured or compared; metrad report RUN has the false alarms of each."
+        )
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
     return RunTable(pd.DataFrame(rows), by, conditions, [_origins(run) for run in placed], notes=notes)
@@ -278,7 +284,7 @@ def _row(run: _Saved, by: str, name: str, conditions: list[str]) -> dict[str, An
         "folder": str(run.run.path.resolve()),
         "run": run.name,
         "state": run.state,
-        "error": run.error,
+        "error": contents.UNMEASURED if contents.is_unmeasured(run.metrics) else run.error,
         "seed": _number(run.value("seed")),
         **{key: _choice(run, key) for key in conditions},
         by: name,
@@ -292,8 +298,11 @@ def _number(text: str) -> int | str:
 
 
 def _metric(run: _Saved, name: str) -> float:
-    """Return a metric of a finished run; NaN if the version of metrad that made the run lacks the metric."""
-    if name not in run.metrics:
+    """Return a metric of a finished run; NaN if the version of metrad that made the run lacks the metric.
+
+    It is NaN too if the run has no anomalous test images.
+    """
+    if name not in run.metrics or contents.is_unmeasured(run.metrics):
         return math.nan
     value = run.metrics[name]
     if not is_value(value):

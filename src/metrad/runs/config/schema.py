@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from metrad.data.sizing import AUTO
 from metrad.errors import InputError
 from metrad.runs.config import ranges
 from metrad.runs.config.fields import HASHED, Key, Part, Rule, one_of, settings, shown, within
@@ -47,6 +48,14 @@ def _are_rates(value: Any) -> bool:
     )
 
 
+def _is_calibration_size(value: Any) -> bool:
+    return value == AUTO if isinstance(value, str) else _is_size(value)
+
+
+def _is_test_share(value: Any) -> bool:
+    return value == AUTO or (isinstance(value, float) and 0 < value < 1)
+
+
 def _is_size(value: Any) -> bool:
     return value is None or (value >= 0 if isinstance(value, int) else 0 <= value <= 1)
 
@@ -56,6 +65,8 @@ _HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or nu
 _RATES = Rule("be a list of different rates above 0 and below 1, such as [0.01,0.05], or null", _are_rates)
 _CHOICES = Rule("be a list of at least one choice, such as [{}]", bool)
 _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
+_CALIBRATION_SIZE = Rule("be a count of at least 0, a share between 0 and 1, auto, or null", _is_calibration_size)
+_TEST_SHARE = Rule("be above 0 and below 1, or auto", _is_test_share)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
 _GROUP = Rule(
     "be parent, a column, a pattern with named groups, {pattern: …, gap: …, size: …}, or null",
@@ -122,8 +133,8 @@ class Sizes:
     """number of reference images: a count, a share such as 0.1, or null for all remaining images"""
     normal: Annotated[int | float | None, _SIZE] = None
     """number of normal training images, in the same form"""
-    calibration: Annotated[int | float | None, _SIZE] = 0.1
-    """number of normal images that thresholds are computed from, in the same form"""
+    calibration: Annotated[int | float | str | None, _CALIBRATION_SIZE] = 0.1
+    """number of normal images that thresholds are computed from, in the same form; auto: from the number of groups"""
     test_normal: Annotated[int | float | None, _SIZE] = None
     """number of normal test images, in the same form"""
     test_anomalous: Annotated[int | float | None, _SIZE] = None
@@ -140,12 +151,12 @@ class Dataset:
     normal: Annotated[Any, _CLASSES] = _MISSING
     """normal classes, by name or number; null for all remaining classes"""
     anomalous: Annotated[Any, _CLASSES] = _MISSING
-    """anomalous classes, in the same form"""
+    """anomalous classes, in the same form; [] if there are no images of anomalies"""
     reference: Annotated[Any, _CLASSES] = None
     """reference classes, neither normal nor anomalous, which the head learns to classify; in the same form"""
     sizes: Sizes = field(default_factory=Sizes)
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """share of the normal images that become test images if the source has no test part"""
+    test_share: Annotated[Any, _TEST_SHARE] = 0.2
+    """share of the normal images that become test images if the source has no test part; auto: a fifth of the groups"""
     rotations: Annotated[Any, _FLAG] = False
     """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
     group: Annotated[Any, _GROUP, Key(since="0.2", before=None)] = None
