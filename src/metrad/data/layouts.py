@@ -76,12 +76,12 @@ class MVTec(FileSource):
             )
         self.fill(found, names_below(self.root, found), has_parts=any(image.in_test for image in found))
         known = {stem: path for part in (self.folder, *testing) for stem, path in _masks(part / _MASKS)}
-        self.columns = {"mask": [self._mask(image.class_name, image.path, known) for image in found]}
+        masks_of = [known.get((image.class_name, Path(image.path).stem)) for image in found]
+        self.columns = {"mask": ["" if mask is None else _below(self.root, mask) for mask in masks_of]}
 
-    def _mask(self, kind: str, path: str, known: dict[tuple[str, str], Path]) -> str:
-        """Return the path of the mask of an image relative to ``root``; empty if it has none."""
-        mask = known.get((kind, Path(path).stem))
-        return "" if mask is None else readable(mask.relative_to(self.root).as_posix())
+
+def _below(root: Path, path: Path) -> str:
+    return readable(path.relative_to(root).as_posix())
 
 
 def _masks(folder: Path) -> Iterable[tuple[tuple[str, str], Path]]:
