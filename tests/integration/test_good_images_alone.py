@@ -185,7 +185,7 @@ def test_scores_of_anomalous_images_that_the_metrics_do_not_know_are_refused(run
 def sweep(good, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     with isolated(folder):
-        cli.train(["-m", *FROZEN, *data(good), "scorer=knn,centre", "seed=0,1", "sweep=line"])
+        cli.train(["-m", *FROZEN, *data(good), "scorer=knn,centre", "sweep=line"])
     return folder / "multirun/line"
 
 
@@ -193,7 +193,7 @@ def test_the_table_of_a_sweep_counts_its_runs_as_finished(sweep):
     table = collect(sweep)
     assert {row["error"] for row in table} == {"no anomalous test images, so no AUROC"}
     means = summarise(table)
-    assert [(row["runs"], row["unfinished"], row["auroc_mean"]) for row in means] == [(2, 0, None)] * 2
+    assert [(row["runs"], row["unfinished"], row["auroc_mean"]) for row in means] == [(1, 0, None)] * 2
     for row in means:
         own = [one["false_alarms_at_0.05"] for one in table if one["scorer"] == row["scorer"]]
         assert row["false_alarms_at_0.05_mean"] == pytest.approx(np.mean(own))
@@ -203,8 +203,8 @@ def test_the_table_of_a_sweep_counts_its_runs_as_finished(sweep):
 def test_a_comparison_says_what_cannot_be_compared_and_shows_the_false_alarms(metrad, sweep):
     result = metrad("compare", sweep, "--by", "scorer")
     assert (result.code, result.err) == (0, "")
-    assert "none of the 4 finished runs has anomalous test images" in result.out
-    assert re.search(r"centre +0\.05 +- +2", result.out)
+    assert "none of the 2 finished runs has anomalous test images" in result.out
+    assert re.search(r"centre +0\.05 +- +1", result.out)
     assert not (sweep / "comparison").exists()
 
 
@@ -212,7 +212,7 @@ def test_a_comparison_says_what_cannot_be_compared_and_shows_the_false_alarms(me
 def test_the_same_sweep_again_finds_its_runs_finished(sweep, good, capfd):
     before = {path: path.read_bytes() for path in sweep.glob("*/status.json")}
     with isolated(sweep.parents[1]):
-        cli.train(["-m", *FROZEN, *data(good), "scorer=knn,centre", "seed=0,1", "sweep=line"])
+        cli.train(["-m", *FROZEN, *data(good), "scorer=knn,centre", "sweep=line"])
     assert {path: path.read_bytes() for path in sweep.glob("*/status.json")} == before
 
 

@@ -69,8 +69,22 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # of click; typer 0.29 has a click of its own
             raise
         command = f"metrad {arguments[0]}" if arguments and arguments[0] in _commands() else "metrad"
-        typer.echo(f"error: {' '.join(error.format_message().split())} {command} --help lists what it takes", err=True)
+        line = _lacking(error, command) or " ".join(error.format_message().split())
+        typer.echo(printable(f"error: {line} {command} --help lists what it takes"), err=True)
         raise SystemExit(BAD_INPUT) from None
+
+
+# What stands for the arguments that a command cannot do without, in an example.
+_STANDS_FOR = {"evaluate": "outputs/NAME", "report": "outputs/NAME"}
+
+
+def _lacking(error: Any, command: str) -> str | None:
+    """Return a line on an argument that is missing, with an example of the whole command; None for other errors."""
+    parameter, name = getattr(error, "param", None), command.rpartition(" ")[2]
+    if type(error).__name__ != "MissingParameter" or parameter is None or name not in _STANDS_FOR:
+        return None
+    what = str(getattr(parameter, "help", "") or "").rstrip(".")
+    return f"{command} needs {str(parameter.name).upper()}: {what}, as in: {command} {_STANDS_FOR[name]}."
 
 
 def _commands() -> list[str]:
@@ -223,7 +237,10 @@ def _compare_command(
         from metrad.reports.report import write_report
 
         if (sweep is None) == (csv is None):
-            raise InputError("give either the folder of a sweep or --csv=FILE")
+            raise InputError(
+                "metrad compare takes either the folder of a sweep or a table: "
+                "metrad compare multirun/NAME, or metrad compare --csv=FILE"
+            )
         value = baseline.removeprefix(f"{by}=") if baseline else None
         options: dict[str, Any] = {"by": by, "baseline": value, "metric": metric, "unpaired": unpaired}
         if csv is not None:

@@ -172,7 +172,7 @@ def _none_left(role: str, sizes: dict[str, Size], images: int, test_share: Share
     if sizes[role] is not None:
         return f"{line}; raise it, or add images"
     if role == "test_anomalous":
-        return f"{line}; add images of the anomalous classes"
+        return f"{line}; add images of the anomalous classes, or measure without any: dataset.anomalous=[]"
     if role == "normal":
         share = "" if test_share is None else f"dataset.test_share={test_share} and "
         return (

@@ -136,10 +136,10 @@ def _measured(scorer: Scorer, embedded: Embedded) -> dict[str, float | None]:
     They are None too if the scorer cannot serve the embeddings. That case logs a warning, and training continues.
     """
     names = [metric.name for metric in shown_in("study")]
-    if not embedded.anomalous.any():
-        return dict.fromkeys(names)
     try:
         scorer.fit(embedded.arrays["normal"], embedded.normal_classes, reference=embedded.reference)
+        if not embedded.anomalous.any():
+            return dict.fromkeys(names)
         found = summary(scorer.score(embedded.test), embedded.anomalous)
     except InputError as error:
         log.warning("no metrics of this epoch: %s", error)
