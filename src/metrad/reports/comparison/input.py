@@ -25,6 +25,7 @@ from metrad.terminal import printable
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
 EPOCHS = "trainer.max_epochs"
+_JOINED = "dataset.source.sources."
 FROZEN = "frozen"  # replaces the head of a run without training
 
 
@@ -133,10 +134,15 @@ def read_sweep(folder: Path, by: str) -> RunTable:
 def _origins(run: _Saved) -> frozenset[str]:
     """Return the names of a run's images: its source, and the hash of its split if the run finished.
 
-    A source is named by its class and its root alone. Its other settings, such as a size, read the same images.
+    A source is named by its class, its root, table and category, and by the sources it joins. Its other settings, such
+    as a size, read the same images.
     """
-    target, root = (run.settings.get(f"dataset.source.{key}", "") for key in ("_target_", "root"))
-    place = os.path.normpath(root) if root else ""
+    target = run.settings.get("dataset.source._target_", "")
+    files = (run.settings.get(f"dataset.source.{key}") for key in ("root", "path"))
+    named = (run.settings.get(f"dataset.{key}") for key in ("category", "source.category"))
+    joined = (f"{key}={run.settings[key]}" for key in sorted(run.settings) if key.startswith(_JOINED))
+    places = [*(os.path.normpath(path) for path in files if path), *named, *joined]
+    place = " ".join(text for text in places if text and text != "null")
     source = f"source {target} {place}" if target else f"dataset {run.value('dataset')}"
     split = run.metrics.get("split")
     return frozenset([source, f"split {split}"] if isinstance(split, str) else [source])

@@ -179,7 +179,7 @@ def _check_calls(key: str, node: dict[str, Any], allow: list[str]) -> None:
     role = role_of(key)
     targets.check(key, node, role, allow)
     for name, inner in targets.named(key, node):
-        found = targets.located(name, inner["_target_"], role if name == key else None, allow)
+        found = targets.located(name, inner["_target_"], targets.role_inside(key, name, role), allow)
         _check_call(name, inner, found)
 
 
