@@ -149,5 +149,5 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
         normal_images=[record.image for record in fitted.embedded.records["normal"]],
         precision=fitted.precision,
     )
-    detector.decoding = data.decoding
+    detector.decoding, detector.kept, detector.fitted_digests = data.decoding, data.kept, data.fitted_digests
     return detector, result

@@ -67,6 +67,27 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """How the images of a run were kept between decoding and the model, which later images must share.
+
+    Attributes:
+        height: their height in pixels.
+        width: their width in pixels.
+        channels: 1 for a source of grey arrays, else 3.
+        as_arrays: whether the source held arrays; the key of such an image is the hash of its values alone.
+        max_megapixels: largest image that was decoded, in million pixels.
+        root: absolute folder that the images' names are relative to; None if the images were no files.
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    as_arrays: bool = False
+    max_megapixels: float = Reading.max_megapixels
+    root: str | None = None
+
+
+@dataclass(frozen=True)
 class Decoded:
     """One decoded image and the key of its content.
 

@@ -39,6 +39,7 @@ class Source:
         threads: whether decoding in several threads is faster.
         reading: how image files are read; set by ``PreparedData``.
         left_out: number of files that are not read, by their ending, such as ``.txt``.
+        root: folder that ``names`` are relative to; None if the images are no files.
         columns: further texts of each image by the name of the column, such as the part that it shows.
     """
 
@@ -52,6 +53,7 @@ class Source:
     threads: bool = False
     reading: Reading = Reading()
     left_out: Mapping[str, int] = MappingProxyType({})
+    root: Path | None = None
     columns: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     @property

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metrad.detector import targets
 from metrad.errors import InputError, first_line
-from metrad.files import checksums, read_json, require_inside, require_unchanged, sealed, sha256, unsealed
+from metrad.files import checksums, read_arrays, read_json, require_inside, require_unchanged, sealed, sha256, unsealed
 from metrad.renamed import present
 
 RECORD = "detector.json"
@@ -20,7 +22,9 @@ EMBEDDER = "embedder.safetensors"
 HEAD = "head.safetensors"
 CALIBRATION = "calibration.safetensors"
 NORMAL = "normal.json"
+FITTED = "fitted.safetensors"
 FORMAT = 1
+KEY_BYTES = 16  # of the key of an image's content
 MOST_CLASSES = 10**7  # of a head; a larger number in a record is a fault
 
 MOST_ITEMS = 500  # of a setting, such as the channels of a network: building one takes time for each
@@ -140,6 +144,21 @@ class Bundle:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{path} does not list the names of the normal images; create it again")
         return names
+
+    @property
+    def fitted_digests(self) -> np.ndarray | None:
+        """Keys of the contents of the images that the detector was fitted on, (K, 16) uint8; None if not recorded.
+
+        Raises:
+            InputError: the file does not hold such keys.
+        """
+        path = self.folder / FITTED
+        if path.name not in self.files:
+            return None
+        keys = read_arrays(path).get("digests", np.empty(0))
+        if keys.ndim != 2 or keys.shape[1] != KEY_BYTES or keys.dtype != np.uint8:
+            raise InputError(f"{path} does not list the keys of images; create it again")
+        return keys
 
 
 def seal(folder: Path, blueprint: Blueprint, *, precision: str, head_size: int, about: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from metrad import collectives
 from metrad.data.arrays import Indexable
 from metrad.models.embedder import Embedder
 
+BLOCK = 16
 CPU_BATCH = 128  # fastest of 32 to 1,024 for MobileNetV2: larger batches exceed the cache (docs/performance.md)
 GPU_BATCHES = (128, 4096)  # the batch whose memory is measured, and the largest batch
 BATCH_SHARE = 0.5  # share of all GPU memory, free or not, so that a repeated run has the same batch size
@@ -47,6 +48,19 @@ class Forward:
                 raise
         torch.cuda.empty_cache()
         return np.concatenate([self(part) for part in images.split(-(-len(images) // 2))])
+
+    def blocks(self, images: Tensor) -> np.ndarray:
+        """Return embeddings (N, D) float32 of images (N, height, width, channels) uint8, ``BLOCK`` at a time.
+
+        A last block is filled up with its last image, so that every block has the same shape. The embedding of an image
+        then does not depend on the images beside it.
+        """
+        return np.concatenate([self._block(part) for part in images.split(BLOCK)])
+
+    def _block(self, images: Tensor) -> np.ndarray:
+        missing = BLOCK - len(images)
+        whole = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
+        return self(whole)[: len(images)]
 
     def _once(self, images: Tensor) -> np.ndarray:
         with torch.inference_mode(), torch.autocast(self.device.type, self.half, enabled=self.half is not None):

@@ -10,7 +10,9 @@ import safetensors
 import safetensors.numpy
 from omegaconf import DictConfig
 
+from metrad.data.decoding import Kept
 from metrad.data.prepared import ImageRecord
+from metrad.data.torchvision_sources import open_source
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.detector.core import Detector
@@ -30,7 +32,7 @@ from metrad.files import (
     write_rows,
 )
 from metrad.runs.config import stored
-from metrad.runs.config.build import plain
+from metrad.runs.config.build import factory, plain
 from metrad.runs.directory import Run
 from metrad.scorers.base import RECORD as SCORER
 
@@ -67,6 +69,36 @@ def load_detector(run: Run, allow: Sequence[str] = ()) -> Detector:
         opened = _converted(run)
     require_unchanged(run.split, str(opened.about.get("split")))
     return Detector.of(opened, allow)
+
+
+def convert(path: str | Path, folder: str | Path) -> None:
+    """Write the detector of a run from an earlier version into the new folder ``folder``, from which it can score.
+
+    The record of how the images were resized, which it lacks, is made from the run's configuration and its images'
+    source. Which images it was fitted on is not recorded.
+
+    Raises:
+        InputError: the run has not finished, or its files have changed.
+    """
+    run = Run.finished(path)
+    detector = load_detector(run)
+    if detector.kept is None:
+        detector.kept = _kept(run, detector)
+    detector.save(folder)
+
+
+def _kept(run: Run, detector: Detector) -> Kept:
+    """Return how the images of an earlier run were kept."""
+    cfg = stored.inert(run.load_config())
+    cfg.merge_with({"allow_targets": []})
+    source = open_source(factory(cfg, "dataset.source"))
+    limit = cfg.dataset.get("max_megapixels", Kept.max_megapixels)
+    root = None if source.root is None else str(source.root.absolute())
+    if source.pixels is not None:
+        height, width, channels = source.pixels[0].shape
+        return Kept(height, width, channels, as_arrays=True, max_megapixels=limit, root=root)
+    size = source.size or detector.backend.embedder.size
+    return Kept(size, size, max_megapixels=limit, root=root)
 
 
 def _converted(run: Run) -> Bundle:

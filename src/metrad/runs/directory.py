@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from metrad.detector.located import MODEL, STATUS
 from metrad.errors import DivergedError, HeldError, InputError, WriteError, told_to_stop
 from metrad.files import (
     json_bytes,
@@ -67,13 +68,13 @@ class Run:
         self.study = self.path / "study.csv"
         self.selection = self.path / "selection"
         self.selection_table = self.path / "selection.csv"
-        self.status = self.path / "status.json"
+        self.status = self.path / STATUS
         self.lock = self.path / ".lock"
         self.manifest = self.path / manifest.NAME
         self.log = self.path / "run.log"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
-        self.model = self.path / "model"
+        self.model = self.path / MODEL
         self.embedder = self.model / "embedder.safetensors"
         self.head = self.model / "head.safetensors"
         self.calibration = self.model / "calibration.safetensors"
