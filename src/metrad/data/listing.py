@@ -60,7 +60,9 @@ def _stands_for(item: str, left_out: Counter[str], *, strict: bool) -> Iterator[
     elif _PATTERN.search(item):
         yield from _matching(item, left_out)
     else:
-        raise InputError(f"IMAGES: no file or folder {argument(item)}; give files, folders, patterns, or - for names on stdin")
+        raise InputError(
+            f"IMAGES: no file or folder {argument(item)}; give files, folders, patterns, or - for names on stdin"
+        )
 
 
 def _matching(pattern: str, left_out: Counter[str]) -> Iterator[str]:

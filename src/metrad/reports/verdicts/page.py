@@ -1,12 +1,12 @@
-"""The page of a batch: all its images in one HTML file, sorted, filtered and enlarged, with a folder of pictures beside.
+"""The page of a batch: all images in one HTML file, sorted, filtered and enlarged, with a folder of pictures beside it.
 
-The page holds the verdicts, and the browser shows only the tiles in view, so thousands of images do not stall it.
+The page holds the verdicts. The browser shows only the tiles in view, so that thousands of images do not stall it.
 """
 
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -35,14 +35,9 @@ class Page:
         images: reads the images.
         paths: path of each image by its name.
         threads: number of images that are reduced at a time.
-
-    Raises:
-        InputError: the name of the file does not end with .html or .htm.
     """
 
     def __init__(self, path: Path, images: Images, paths: Mapping[str, str], threads: int = 2) -> None:
-        if path.suffix.lower() not in (".html", ".htm"):
-            raise InputError(f"--html must end with .html, got {path}")
         self.path, self.images, self.paths = path, images, paths
         self.pool = ThreadPoolExecutor(threads)
         self.rows: list[Row] = []
@@ -51,13 +46,9 @@ class Page:
     def add(self, rows: Sequence[Row]) -> None:
         """Keep ``rows`` and write the pictures of their images, and of good images that are nearest to them."""
         self.rows += rows
-        nearest = dict.fromkeys(row.nearest for row in rows if row.nearest and row.nearest not in self.good)
-        found = {name: self.images.nearest(name) for name in nearest}
-        self.good |= dict.fromkeys(found, False)
-        files = {name: path for name, path in found.items() if path is not None}
-        scored = [row.image for row in rows if row.verdict != ERROR]
-        list(self.pool.map(self._pictures, map(key_of, scored), [Path(self.paths[name]) for name in scored]))
-        self.good |= zip(files, self.pool.map(self._pictures, map(good_key, files), files.values()), strict=True)
+        names = list(dict.fromkeys(row.nearest for row in rows if row.nearest and row.nearest not in self.good))
+        self.good |= zip(names, self.pool.map(self._good_pictures, names), strict=True)
+        list(self.pool.map(self._own_pictures, [row.image for row in rows if row.verdict != ERROR]))
 
     def finish(self, title: str, facts: Sequence[str]) -> None:
         """Write the page with its title and the lines ``facts``, all or nothing.
@@ -73,15 +64,22 @@ class Page:
         """End the threads."""
         self.pool.shutdown()
 
-    def _pictures(self, key: str, path: Path) -> bool:
-        """Write the two pictures of an image; return whether it can be read."""
+    def _own_pictures(self, name: str) -> None:
+        try:
+            self._write(key_of(name), lambda: self.images.read(self.paths[name]))
+        except CorruptImageError as error:  # it changed since it was scored
+            log.warning("--html: %s has no picture (%s)", name, error)
+
+    def _good_pictures(self, name: str) -> bool:
+        return self._write(good_key(name), lambda: self.images.read_good(name))
+
+    def _write(self, key: str, read: Callable[[], Image.Image | None]) -> bool:
+        """Write the two pictures of an image unless they are there; return whether they are now."""
         targets = {side: folder(self.path) / f"{key}-{side}.jpg" for side in (LARGE, TILE)}
         if all(target.exists() for target in targets.values()):  # of a call that this one goes on with
             return True
-        try:
-            image: Image.Image = self.images.read(path)
-        except CorruptImageError as error:  # it changed since it was scored
-            log.warning("--html: %s has no picture (%s)", path, error)
+        image = read()
+        if image is None:
             return False
         for side, target in targets.items():
             image = bounded(image, side)
@@ -114,6 +112,12 @@ class Page:
         }
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def require_name(path: Path) -> None:
+    """Raise ``InputError`` unless the name of a page ends as browsers expect."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--html must end with .html, got {path}")
 
 
 def good_key(name: str) -> str:

@@ -66,16 +66,13 @@ class Pictures:
         target = self.folder / (picture_place(below(source, self.common)) + (".png" if large else ".jpg"))
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as partial:
-            picture.save(partial, **({"compress_level": 1} if large else {"quality": 92, "subsampling": 0}))
+            picture.save(partial, compress_level=1, quality=92, subsampling=0)  # of PNG; of JPEG
 
     def _nearest(self, name: str) -> tuple[Image.Image | None, str]:
-        path = self.images.nearest(name)
-        if path is None:
-            return None, f"nearest good image: {name or 'unknown'}; it is not on this disk, --good DIR says where"
-        try:
-            return self.images.read(path), f"nearest good image: {name}"
-        except CorruptImageError:
-            return None, f"nearest good image: {name}; it cannot be read any more"
+        """Return the nearest good image, if there is one to show, and the words above it."""
+        image = self.images.read_good(name)
+        words = f"nearest good image: {name or 'unknown'}"
+        return image, words if image or not name else f"{words}; it is not on this disk, --good DIR says where it is"
 
 
 def draw(row: Row, image: Image.Image, nearest: Image.Image | None, words: str) -> Image.Image:
@@ -114,9 +111,11 @@ def _panel(panel: Panel, width: int, size: int) -> Image.Image:
 def _text(words: str, width: int, size: int, ink: str, ground: str) -> Image.Image:
     """Return ``words`` in lines of at most ``width`` pixels, broken anywhere, since names have no spaces."""
     font, margin = _font(size), size // 2
+    room = width - 2 * margin
     lines, rest = [], printable(words).replace("\n", r"\n").replace("\t", " ")
     while rest:
-        fitting = next((n for n in range(len(rest), 1, -1) if font.getlength(rest[:n]) <= width - 2 * margin), 1)
+        longest = min(len(rest), 4 * width // size)  # letters are wider than a quarter of their size
+        fitting = next((n for n in range(longest, 1, -1) if font.getlength(rest[:n]) <= room), 1)
         lines.append(rest[:fitting])
         rest = rest[fitting:].lstrip()
     high = round(1.35 * size)

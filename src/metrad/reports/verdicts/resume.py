@@ -30,7 +30,8 @@ def require_new(path: Path) -> None:
     found = there(path)
     if found is not None:
         raise InputError(
-            f"--out: {found} exists; add --resume to keep its rows and score only the other images, or give another file"
+            f"--out: {found} exists; add --resume to keep its rows and score only the other images, or give another "
+            "file"
         )
 
 
@@ -51,6 +52,6 @@ def require_same(path: Path, made_with: Mapping[str, Any]) -> None:
     for name, value in made_with.items():
         if name not in before or before[name] != value:
             raise InputError(
-                f"--resume: {path} was made with {name} {before.get(name)!s:.80}, and this call has {value!s:.80}; call "
-                f"it as before, or without --resume with another --out than {argument(path)}"
+                f"--resume: {path} was made with {name} {before.get(name)!s:.80}, and this call has {value!s:.80}; "
+                f"call it as before, or without --resume with another --out than {argument(path)}"
             )

@@ -5,6 +5,7 @@ file beside it, and the Parquet file is made of them when the last image is scor
 """
 
 import csv
+import importlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,8 +94,7 @@ class FileTable:
 
     def __init__(self, path: Path, *, grouped: bool = False, kept: Iterable[Row] | None = None) -> None:
         self.path, self.grouped = path, grouped
-        if kind_of(path) == PARQUET:
-            _arrow()
+        require_kind(path)
         self.growing, kind = growing(path), JSONL if kind_of(path) == PARQUET else kind_of(path)
         with writing(path):
             if kept is not None:
@@ -126,6 +126,12 @@ class FileTable:
 def columns(*, grouped: bool) -> tuple[str, ...]:
     """Return the names of the columns; ``group`` is the last one if ``grouped``."""
     return (*COLUMNS, GROUP) if grouped else COLUMNS
+
+
+def require_kind(path: Path) -> None:
+    """Raise ``InputError`` if the ending of a table is unknown, or the package that writes it is not installed."""
+    if kind_of(path) == PARQUET:
+        _arrow()
 
 
 def kind_of(path: Path) -> str:
@@ -169,6 +175,18 @@ def write_cells(path: Path, rows: Sequence[Cells]) -> None:
             return
         body = "".join(line(cells, kind) for cells in rows)
         partial.write_text(header(kind, list(rows[0])) + body, encoding="utf-8", newline="")
+
+
+def show_cells(rows: Sequence[Cells], file: IO[str]) -> None:
+    """Write a small table of other columns to ``file``: aligned on a terminal, else as CSV."""
+    names = list(rows[0])
+    if not file.isatty():
+        file.write(header(CSV, names) + "".join(line(cells, CSV) for cells in rows))
+        return
+    shown = [names, *([printable(_short(value).replace("\n", " ")) for value in cells.values()] for cells in rows)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for entries in shown:
+        file.write("  ".join(map(str.ljust, entries, widths)).rstrip() + "\n")
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -224,14 +242,13 @@ def _short(value: Any) -> str:
 
 def _arrow() -> Any:
     try:
-        import pyarrow as arrow
-        import pyarrow.parquet
+        importlib.import_module("pyarrow.parquet")
+        return importlib.import_module("pyarrow")
     except ImportError as error:
         raise InputError(
             f"{PARQUET} files need the package pyarrow: pip install 'metrad[parquet]', or give --out a file that ends "
             f"with {CSV} or {JSONL}"
         ) from error
-    return arrow
 
 
 def _write_parquet(path: Path, rows: Iterator[Row], *, grouped: bool) -> None:
@@ -252,4 +269,3 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 yield from (Row.of(cells) for cells in batch.to_pylist())
         except (arrow.ArrowException, InputError) as error:
             raise InputError(f"{path} is no table of verdicts ({first_line(error)}); give another --out") from error
-
