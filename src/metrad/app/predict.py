@@ -183,12 +183,12 @@ class _Call:
                 stack.callback(sink.close)
             self._add_kept()
             table = self._table()
+            if table:
+                stack.push(lambda kind, error, trace: table.close(whole=kind is None))
             started = time.perf_counter()
             while some := list(islice(rows, _BATCH)):
                 self._add(some, [*sinks, *([table] if table else [])])  # the table last: its rows say the rest is done
             self.tally.seconds = time.perf_counter() - started
-            if table:
-                table.close()
         self._finish()
         return self.tally
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metrad.errors import InputError
 
-_LONGEST = 240  # bytes of a file name that leave room for an ending; file systems allow 255
+_LONGEST = 200  # bytes of a file name that leave room for endings and a temporary name; file systems allow 255
 
 
 def common_folder(paths: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from metrad.errors import InputError
 from metrad.files import writing
 from metrad.reports.verdicts.places import below
-from metrad.reports.verdicts.rows import Row
+from metrad.reports.verdicts.rows import VERDICTS, Row
 
 
 class Sorted:
@@ -28,7 +28,11 @@ class Sorted:
         for row in rows:
             source = Path(self.paths[row.image])
             if source.exists() and (source.is_file() or not self.copies):  # a copy of a FIFO would never end
-                self._place(source, self.folder / row.verdict / below(str(source), self.common))
+                places = {kind: self.folder / kind / below(str(source), self.common) for kind in VERDICTS}
+                for kind, place in places.items():
+                    if kind != row.verdict:  # an error of a call that this one goes on with is scored again
+                        place.unlink(missing_ok=True)
+                self._place(source, places[row.verdict])
 
     def _place(self, source: Path, target: Path) -> None:
         with writing(target):

@@ -29,8 +29,8 @@ class Table(Protocol):
     def add(self, rows: Sequence[Row]) -> None:
         """Add ``rows``; they are in the hands of the operating system when this returns."""
 
-    def close(self) -> None:
-        """Complete the table."""
+    def close(self, *, whole: bool) -> None:
+        """Close the table; ``whole`` says whether it has all rows."""
 
 
 class Lines:
@@ -53,9 +53,8 @@ class Lines:
         self.file.write("".join(line(row.cells(grouped=self.grouped), self.kind) for row in rows))
         self.file.flush()
 
-    def close(self) -> None:
-        """Leave the file as it is."""
-        self.file.flush()
+    def close(self, *, whole: bool) -> None:
+        """Leave the file open, as it was given."""
 
 
 class Aligned:
@@ -75,7 +74,7 @@ class Aligned:
             self.file.write(printable(" ".join(f"{'  '.join(shown)}  {row.image}{why}".splitlines())) + "\n")
         self.file.flush()
 
-    def close(self) -> None:
+    def close(self, *, whole: bool) -> None:
         """Leave what is printed."""
 
 
@@ -107,11 +106,11 @@ class FileTable:
         with writing(self.path):
             self.lines.add(rows)
 
-    def close(self) -> None:
-        """Complete the file; a Parquet file is made of the rows kept so far."""
+    def close(self, *, whole: bool) -> None:
+        """Close the file; a Parquet file is made of its rows once they are ``whole``."""
         with writing(self.path):
             self.file.close()
-            if self.growing != self.path:
+            if whole and self.growing != self.path:
                 _write_parquet(self.path, read_rows(self.growing), grouped=self.grouped)
                 self.growing.unlink()
 
