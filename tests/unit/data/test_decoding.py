@@ -416,7 +416,7 @@ def test_version_1_reads_what_metrad_0_1_took_so_that_its_runs_can_be_evaluated(
 @pytest.mark.parametrize("size", [1, 8, 33])
 def test_resize_agrees_with_pillows_antialiased_bilinear(shape, size):
     pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    resized = resize(pixels, size)
+    resized = resize(pixels, (size, size))
     assert resized.shape == (size, size, shape[2])
     assert resized.dtype == np.uint8
     for channel in range(shape[2]):
@@ -427,7 +427,7 @@ def test_resize_agrees_with_pillows_antialiased_bilinear(shape, size):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resize_leaves_images_of_the_right_size_alone(channels):
     pixels = np.random.default_rng(2).integers(0, 256, (9, 9, channels), dtype=np.uint8)
-    assert np.array_equal(resize(pixels, 9), pixels)
+    assert np.array_equal(resize(pixels, (9, 9)), pixels)
 
 
 def test_resize_takes_read_only_and_strided_pixels_and_leaves_them_unchanged():
@@ -435,7 +435,7 @@ def test_resize_takes_read_only_and_strided_pixels_and_leaves_them_unchanged():
     view = pixels[::-1, ::2]
     view.flags.writeable = False
     before = pixels.copy()
-    assert np.array_equal(resize(view, 4), resize(view.copy(), 4))
+    assert np.array_equal(resize(view, (4, 4)), resize(view.copy(), (4, 4)))
     assert np.array_equal(pixels, before)
 
 
