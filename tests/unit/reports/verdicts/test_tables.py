@@ -1,9 +1,11 @@
 """Tables of verdicts: what is written comes back, and a torn file loses only its last row."""
 
+import errno
 import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -42,7 +44,7 @@ def test_rows_come_back_and_a_torn_file_gives_the_rows_before_the_tear(tmp_path,
     path.unlink(missing_ok=True)
     table = FileTable(path, grouped=True)
     table.add(rows)
-    table.close()
+    table.close(whole=True)
     assert same(list(read_rows(path)), rows)
     whole = path.read_bytes()
     path.write_bytes(whole[:cut])
@@ -50,7 +52,7 @@ def test_rows_come_back_and_a_torn_file_gives_the_rows_before_the_tear(tmp_path,
     assert same(found, rows[: len(found)])
     again = FileTable(path, grouped=True, kept=read_rows(path))
     again.add(rows[len(found) :])
-    again.close()
+    again.close(whole=True)
     assert path.read_bytes() == whole
 
 
@@ -61,14 +63,14 @@ def test_parquet_is_made_at_the_end_and_is_gone_on_with_before_and_after(tmp_pat
     path = tmp_path / "table.parquet"
     table = FileTable(path)
     table.add(rows[:2])
-    table.file.close()  # killed
+    table.close(whole=False)  # stopped
     assert not path.exists()
     there = resume.there(path)
     assert there == tmp_path / "table.parquet.jsonl"
     for rest in (rows[2:5], rows[5:]):
         table = FileTable(path, kept=read_rows(resume.there(path)))
         table.add(rest)
-        table.close()
+        table.close(whole=True)
         assert not there.exists()
     assert same(list(read_rows(path)), rows)
     content = parquet.read_table(path)
@@ -126,8 +128,12 @@ def test_a_table_that_exists_is_not_overwritten(tmp_path):
 
 def test_a_full_disk_is_named(tmp_path):
     table = FileTable(tmp_path / "x.csv")
-    table.file.close()
-    table.lines.file = open("/dev/full", "w")  # noqa: PTH123, SIM115
+
+    def full(text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    table.close(whole=False)
+    table.lines.file = SimpleNamespace(write=full)
     with pytest.raises(WriteError, match=r"x\.csv cannot be written: No space left"):
         table.add([Row("x", 1.0, 0.5, "normal")])
 
