@@ -95,10 +95,16 @@ def test_each_image_is_a_row_with_the_stated_columns_and_messages_stay_out_of_th
 def test_the_scores_of_a_runs_test_images_are_those_of_the_run(metrad, image_folders, small, tmp_path):
     root = image_folders(tmp_path / "images", count=60)
     choices = ("dataset=image_folder", f"dataset.source.root={root}", "dataset.normal=[a]", "dataset.anomalous=[b]")
-    run = trained(tmp_path / "run", *small, *choices, "dataset.sizes.calibration=20")
+    run = trained(
+        tmp_path / "run", *small, *choices, "dataset.sizes.calibration=20", "dataset.source.pattern=[?.png,??.png]"
+    )
     with run.scores.open(newline="") as file:
         scored = {row["image"]: (row["score"], row["p_value"], row["nearest"]) for row in csv.DictReader(file)}
     answer = metrad("predict", run.path, *sorted(root / name for name in scored))
+    (root / "a/mask_1.png").touch()
+    everything = metrad("predict", run.path, root)
+    assert (len(rows(everything.out)), everything.code) == (240, 0)
+    assert everything.err.startswith("left out 1 .png: their names do not match ?.png, ??.png\n")
     found = {
         Path(row["image"]).relative_to(root).as_posix(): (row["score"], row["p_value"], row["nearest"])
         for row in rows(answer.out)
@@ -243,7 +249,7 @@ def test_options_that_cannot_be_used_are_refused_in_one_line(refused, saved, bat
 
 def test_what_holds_no_images_or_no_detector_is_refused(refused, saved, batch, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    refused("predict", saved(), tmp_path / "empty", words=("no images in the 1 paths given",))
+    refused("predict", saved(), tmp_path / "empty", words=("no images in the 1 path given",))
     refused("predict", saved("again"), "nowhere.png", words=("no file or folder nowhere.png",))
     refused("predict", tmp_path / "nowhere", batch, words=("nowhere",))
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))

@@ -226,6 +226,12 @@ def _predict_command(  # noqa: PLR0913 - each parameter is an option of the comm
         Path | None,
         typer.Option(help="Folder for pictures, each beside its nearest good image.", show_default=False),
     ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of images in folders, such as '*.jpg'; as in the fit if not given.", show_default=False
+        ),
+    ] = None,
     sort: Annotated[
         Path | None, typer.Option(help="Folder for a folder a verdict, with links to the images.", show_default=False)
     ] = None,

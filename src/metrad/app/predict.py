@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from metrad.data.listing import image_files
+from metrad.data.sources import listed
 from metrad.detector.core import Detector
 from metrad.detector.verdicts import Verdicts, threshold
 from metrad.errors import INTERRUPTED, InputError
@@ -54,6 +55,7 @@ class Request:
         out: file for the table; None for standard output.
         pictures: folder for a picture of each image; None for none.
         sort: folder for a folder of each verdict; None for none.
+        pattern: shell pattern of the names of images in folders; None for that of the detector.
         copy: sort copies and not links.
         html: file for the page of the batch; None for none.
         good: folder of the good images, if it is not where it was; None if it is.
@@ -69,6 +71,7 @@ class Request:
     out: Path | None = None
     pictures: Path | None = None
     sort: Path | None = None
+    pattern: str | None = None
     copy: bool = False
     html: Path | None = None
     good: Path | None = None
@@ -128,13 +131,23 @@ def predict(request: Request, streamed: Iterable[str] = ()) -> Tally:
             been read then, and nothing has been written.
     """
     _require_usable(request)
-    listed = image_files([item for item in request.images if item != STDIN], streamed)
-    own = [os.path.join(os.path.abspath(folder), "") for folder in request.folders]  # noqa: PTH100, PTH118
-    listed = [path for path in listed if not os.path.abspath(path).startswith(tuple(own))]  # noqa: PTH100
     detector = Detector.load(request.run, device=request.device)
     promise = _promise(detector.calibration, request)
-    batch = Batch({readable(path): path for path in listed}, common_folder(listed))
-    return _Call(request, detector, promise, batch).run()
+    paths = _listed(request, detector, streamed)
+    return _Call(
+        request, detector, promise, Batch({readable(path): path for path in paths}, common_folder(paths))
+    ).run()
+
+
+def _listed(request: Request, detector: Detector, streamed: Iterable[str]) -> list[str]:
+    """Return the images that were asked for, without those in folders that this call writes."""
+    patterns = (request.pattern,) if request.pattern else detector.kept.patterns if detector.kept else None
+    found = image_files([item for item in request.images if item != STDIN], streamed, patterns=patterns)
+    if found.left_out:
+        wanted = f"their names do not match {', '.join(patterns)}" if patterns else "they are no images"
+        log.info("left out %s: %s", listed(found.left_out), wanted)
+    own = tuple(os.path.join(os.path.abspath(folder), "") for folder in request.folders)  # noqa: PTH100, PTH118
+    return [path for path in found.paths if not os.path.abspath(path).startswith(own)] if own else found.paths  # noqa: PTH100
 
 
 @dataclass(frozen=True)

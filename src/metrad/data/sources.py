@@ -40,6 +40,7 @@ class Source:
         reading: how image files are read; set by ``PreparedData``.
         left_out: number of files that are not read, by their ending, such as ``.txt``.
         root: folder that ``names`` are relative to; None if the images are no files.
+        patterns: shell patterns that image files had to match; None for the usual image endings.
         columns: further texts of each image by the name of the column, such as the part that it shows.
     """
 
@@ -54,6 +55,7 @@ class Source:
     reading: Reading = Reading()
     left_out: Mapping[str, int] = MappingProxyType({})
     root: Path | None = None
+    patterns: tuple[str, ...] | None = None
     columns: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     @property
@@ -94,6 +96,7 @@ class ImageFolder(Source):
         self, root: str | Path, *, pattern: str | Sequence[str] | None = None, size: int | None = None
     ) -> None:
         self.root = Path(root)
+        self.patterns = None if pattern is None else (pattern,) if isinstance(pattern, str) else tuple(pattern)
         self.size = size
         if size is not None and size < 1:
             raise InputError(f"dataset.source.size must be at least 1, or null, got {size}")

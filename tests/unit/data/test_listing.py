@@ -31,11 +31,11 @@ def photos(tmp_path, monkeypatch):
 
 
 def test_a_folder_stands_for_its_images_in_natural_order_without_hidden_and_other_files(photos):
-    assert image_files(["p"]) == ["p/9.png", "p/10.png", "p/B/1.JPG", "p/a/2.tif"]
+    assert image_files(["p"]).paths == ["p/9.png", "p/10.png", "p/B/1.JPG", "p/a/2.tif"]
 
 
 def test_arguments_keep_their_order_and_each_file_comes_once(photos):
-    found = image_files(["q/1.png", "p/B", "./q/../q/1.png", "p", str(photos / "p/9.png")])
+    found = image_files(["q/1.png", "p/B", "./q/../q/1.png", "p", str(photos / "p/9.png")]).paths
     assert found == ["q/1.png", "p/B/1.JPG", "p/9.png", "p/10.png", "p/a/2.tif"]
 
 
@@ -49,16 +49,16 @@ def test_arguments_keep_their_order_and_each_file_comes_once(photos):
     ],
 )
 def test_a_pattern_stands_for_the_images_and_folders_that_match(photos, pattern, found):
-    assert image_files([pattern]) == found
+    assert image_files([pattern]).paths == found
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(photos):
     (photos / "q/[1].png").write_bytes(b"")
-    assert image_files(["q/[1].png"]) == ["q/[1].png"]
+    assert image_files(["q/[1].png"]).paths == ["q/[1].png"]
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_ending(photos):
-    assert image_files(["p/notes.txt"]) == ["p/notes.txt"]
+    assert image_files(["p/notes.txt"]).paths == ["p/notes.txt"]
 
 
 def test_a_path_that_does_not_exist_is_refused_as_an_argument_and_stays_itself_from_a_stream(photos):
@@ -66,14 +66,14 @@ def test_a_path_that_does_not_exist_is_refused_as_an_argument_and_stays_itself_f
         image_files(["nowhere.png"])
     with pytest.raises(InputError, match=r"nothing matches '\*\.bmp'"):
         image_files(["*.bmp"])
-    assert image_files([], ["nowhere*.png", "q"]) == ["nowhere*.png", "q/1.png"]
+    assert image_files([], ["nowhere*.png", "q"]).paths == ["nowhere*.png", "q/1.png"]
 
 
 def test_nothing_found_says_what_is_there_instead(photos):
     (photos / "empty").mkdir()
     (photos / "phone").mkdir()
     (photos / "phone/1.heic").write_bytes(b"")
-    with pytest.raises(InputError, match=r"no images in the 1 paths given; endings of images are \.bmp, "):
+    with pytest.raises(InputError, match=r"no images in the 1 path given; names of images match \*\.png, "):
         image_files(["empty"])
     with pytest.raises(InputError, match=r"there are 1 \.heic"):
         image_files(["phone"])
@@ -85,7 +85,7 @@ def test_links_are_followed_but_not_in_circles(photos):
     (photos / "q/up").symlink_to(photos)
     (photos / "q/itself").symlink_to("itself")
     (photos / "q/lost.png").symlink_to("nowhere.png")
-    assert image_files(["q"]) == [
+    assert image_files(["q"]).paths == [
         "q/1.png",
         "q/lost.png",
         "q/up/p/9.png",
@@ -99,7 +99,7 @@ def test_a_folder_named_like_an_image_is_a_folder_and_a_fifo_is_listed_for_its_e
     (photos / "q/x.png").mkdir()
     (photos / "q/x.png/inside.png").write_bytes(b"")
     os.mkfifo(photos / "q/pipe.png")
-    assert image_files(["q"]) == ["q/1.png", "q/pipe.png", "q/x.png/inside.png"]
+    assert image_files(["q"]).paths == ["q/1.png", "q/pipe.png", "q/x.png/inside.png"]
 
 
 def test_a_folder_that_cannot_be_read_is_refused(photos, monkeypatch):
@@ -115,11 +115,19 @@ def test_a_folder_that_cannot_be_read_is_refused(photos, monkeypatch):
         image_files(["p"])
 
 
+def test_images_in_folders_match_the_patterns_of_the_detector_and_the_rest_is_counted(photos):
+    found = image_files(["p", "q/1.png"], patterns=["*.jpg", "?.TIF"])
+    assert found.paths == ["p/B/1.JPG", "p/a/2.tif", "q/1.png"]
+    assert found.left_out == {".png": 2, ".txt": 1}
+    with pytest.raises(InputError, match=r"there are 1 \.png; names of images match \*\.bmp"):
+        image_files(["q"], patterns=["*.bmp"])
+
+
 def test_names_that_can_be_no_file_are_refused_or_stay(photos):
     long = "x" * 5000
     with pytest.raises(InputError, match="no file or folder"):
         image_files([long])
-    assert image_files([], [long]) == [long]
+    assert image_files([], [long]).paths == [long]
 
 
 def test_natural_order_takes_numbers_by_value_and_any_name():
