@@ -229,7 +229,7 @@ def _predict_command(  # noqa: PLR0913 - each parameter is an option of the comm
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="Names of images in folders, such as '*.jpg'; as in the fit if not given.", show_default=False
+            help="Names of images in folders, such as '*.jpg'; those of the fit if not given.", show_default=False
         ),
     ] = None,
     sort: Annotated[

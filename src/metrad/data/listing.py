@@ -36,8 +36,9 @@ def image_files(
     """Return the images that ``items`` and then ``streamed`` stand for, each file once.
 
     A folder stands for all images below it, links followed, hidden files and folders left out. A shell pattern, such
-    as ``line/*.png`` or ``**/top.jpg``, stands for the images and folders that match it. Images of a folder or pattern
-    are in natural order, ``9.png`` before ``10.png``. A file that is named stands for itself whatever its ending.
+    as ``line/*.png`` or ``**/top.jpg``, stands for the folders that match it and the files with the usual endings of
+    images. Images of a folder or pattern are in natural order, ``9.png`` before ``10.png``. A file that is named stands
+    for itself whatever its ending.
 
     Args:
         items: files, folders and patterns, which must exist.
@@ -50,12 +51,13 @@ def image_files(
         InputError: an item does not exist, a pattern matches nothing, a folder cannot be read, or there are no images.
     """
     wanted = _Wanted(_USUAL if patterns is None else tuple(patterns))
+    matching = _Wanted(_USUAL, wanted.left_out)
     found: dict[str, str] = {}  # path as the user gave it, by absolute path
     given = 0
     for strict, names in ((True, items), (False, streamed)):
         for item in names:
             given += 1
-            for path in _stands_for(item, wanted, strict=strict):
+            for path in _stands_for(item, wanted, matching, strict=strict):
                 found.setdefault(os.path.abspath(path), path)  # noqa: PTH100 - resolves no links, and is fast
     if not found:
         others = f"; there are {listed(wanted.left_out)}" if wanted.left_out else ""
@@ -67,9 +69,9 @@ def image_files(
 class _Wanted:
     """Says which files are images by their names, and counts the others by ending."""
 
-    def __init__(self, patterns: tuple[str, ...]) -> None:
+    def __init__(self, patterns: tuple[str, ...], left_out: Counter[str] | None = None) -> None:
         self.patterns = patterns
-        self.left_out: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter() if left_out is None else left_out
         self._matches = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in patterns)).match
 
     def is_image(self, name: str) -> bool:
@@ -86,27 +88,27 @@ def natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() and len(part) < 20 else (1, part) for part in parts]
 
 
-def _stands_for(item: str, wanted: _Wanted, *, strict: bool) -> Iterator[str]:
+def _stands_for(item: str, wanted: _Wanted, matching: _Wanted, *, strict: bool) -> Iterator[str]:
     if os.path.isdir(item):  # noqa: PTH112 - os.path answers for names that can be no file, too
         yield from _below(item, wanted)
     elif os.path.lexists(item) or not strict:
         yield item
     elif _PATTERN.search(item):
-        yield from _matching(item, wanted)
+        yield from _matching(item, wanted, matching)
     else:
         raise InputError(
             f"IMAGES: no file or folder {argument(item)}; give files, folders, patterns, or - for names on stdin"
         )
 
 
-def _matching(pattern: str, wanted: _Wanted) -> Iterator[str]:
+def _matching(pattern: str, wanted: _Wanted, matching: _Wanted) -> Iterator[str]:
     matches = sorted(glob.iglob(pattern, recursive=True), key=natural)  # noqa: PTH207 - may be absolute
     if not matches:
         raise InputError(f"IMAGES: nothing matches {argument(pattern)}; ** stands for folders at any depth")
     for path in matches:
         if os.path.isdir(path):  # noqa: PTH112
             yield from _below(path, wanted)
-        elif wanted.is_image(os.path.basename(path)):  # noqa: PTH119
+        elif matching.is_image(os.path.basename(path)):  # noqa: PTH119
             yield path
 
 

@@ -119,6 +119,7 @@ def test_images_in_folders_match_the_patterns_of_the_detector_and_the_rest_is_co
     found = image_files(["p", "q/1.png"], patterns=["*.jpg", "?.TIF"])
     assert found.paths == ["p/B/1.JPG", "p/a/2.tif", "q/1.png"]
     assert found.left_out == {".png": 2, ".txt": 1}
+    assert image_files(["p/*.png"], patterns=["*.jpg"]).paths == ["p/9.png", "p/10.png"]
     with pytest.raises(InputError, match=r"there are 1 \.png; names of images match \*\.bmp"):
         image_files(["q"], patterns=["*.bmp"])
 

@@ -29,7 +29,12 @@ const counts = new Map();
 for (const folder of folders) counts.set(folder, (counts.get(folder) ?? 0) + 1);
 place.add(new Option(`all (${counts.size})`, "-1"));
 const listed = [...counts.keys()].sort(collator.compare);
-listed.forEach((folder, number) => place.add(new Option(`${plain(folder) || "./"} (${counts.get(folder)})`, number)));
+// folders are listed below the one that all of them share
+let shared = listed.length > 1 ? listed[0] : "";
+for (const folder of listed) while (!folder.startsWith(shared)) shared = shared.replace(/[^/]*\/?$/, "");
+listed.forEach((folder, number) => {
+  place.add(new Option(`${plain(folder.slice(shared.length)) || "./"} (${counts.get(folder)})`, number));
+});
 
 const scored = (image, missing) => (image[SCORE] === null ? missing : Number(image[SCORE]));
 const orders = { // two errors differ by NaN, which leaves their order as it was
@@ -40,6 +45,7 @@ const orders = { // two errors differ by NaN, which leaves their order as it was
 };
 
 let shown = []; // positions of the images that pass the filters, in order
+let enlarged = 0; // place of the image that the dialog shows
 let active = 0; // place in ``shown`` of the tile that the keyboard is on
 let columns = 1, width = 0, height = 0;
 const drawn = new Map(); // the tiles there are, by place in ``shown``
@@ -183,6 +189,7 @@ tiles.addEventListener("keydown", (event) => {
 });
 
 function enlarge() {
+  enlarged = active;
   const image = all[shown[active]];
   const [picture, good, line] = [element("image"), element("good"), element("verdict")];
   element("large-title").textContent = plain(image[NAME]);
@@ -217,7 +224,7 @@ element("previous").addEventListener("click", () => step(-1));
 element("next").addEventListener("click", () => step(1));
 element("close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-dialog.addEventListener("close", () => go(active));
+dialog.addEventListener("close", () => go(enlarged)); // the browser has given the focus back to the first one
 dialog.addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft") step(-1);
   if (event.key === "ArrowRight") step(1);
