@@ -105,7 +105,7 @@ def embedding(embedder: Embedder, device: str, precision: str) -> Callable[[Sequ
         with lean_memory(place):
             for count in np.unique(channels):
                 rows = np.flatnonzero(channels == count).tolist()
-                embeddings[rows] = forward.blocks(torch.from_numpy(np.stack([images[row] for row in rows])))
+                embeddings[rows] = forward(torch.from_numpy(np.stack([images[row] for row in rows])))
         return embeddings
 
     return embed

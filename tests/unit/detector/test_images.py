@@ -70,7 +70,7 @@ def test_arrays_are_one_image_or_several(shape, count):
         (np.zeros((4, 4), np.float32), "must be uint8 or uint16, got float32"),
         (np.zeros((4, 4), bool), "must be uint8 or uint16, got bool"),
         (np.zeros((5, 4, 2), np.uint8), r"C of 1, 3 or 4, got \(5, 4, 2\)"),
-        (np.zeros((3, 5, 4), np.uint8), r"grey images are \(N, H, W, 1\)"),
+        (np.zeros((3, 5, 6), np.uint8), r"grey images are \(N, H, W, 1\)"),
         (np.zeros((5,), np.uint8), r"got \(5,\)"),
         (np.zeros((0, 4, 3), np.uint8), r"got \(0, 4, 3\)"),
         (torch.zeros(4, 4, 3), "got torch.Tensor; give its numpy array with the channels last"),

@@ -176,7 +176,7 @@ def test_of_a_source_of_grey_arrays_grey_images_of_any_form_are_the_same(tmp_pat
 def test_deep_images_are_scaled_by_the_range_of_the_training_images():
     detector, images = small_detector(), noise(3, 6)
     detector.decoding = Decoding(2, 12)
-    deep = (images.astype(np.uint16) * 4095 + 127) // 255
+    deep = np.round(images / 255 * 4095).astype(np.uint16)
     assert np.array_equal(detector.score(deep).scores, detector.score(images).scores)
 
 
