@@ -36,7 +36,9 @@ class Promise:
     def foreseen(self, count: int, kind: str) -> str:
         """Return in words how many of ``count`` good images or parts would be flagged."""
         bound = "about" if self.confidence is None else "at most about"
-        text = f"of {count:,} good {kind} {bound} {self.rate * count:.3g} would be flagged"
+        expected = self.rate * count
+        shown = f"{expected:,.0f}" if expected >= 100 else f"{expected:.3g}"
+        text = f"of {count:,} good {kind} {bound} {shown} would be flagged"
         if self.independent is None:
             return text
         probability = self.confidence or PROBABILITY
