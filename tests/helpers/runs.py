@@ -130,7 +130,7 @@ def runs_of(folder: Path) -> dict[str, Run]:
     return {path.parent.name: Run(path.parent) for path in sorted(folder.glob("*/status.json"))}
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], process: subprocess.Popen, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()

@@ -52,7 +52,7 @@ WRONG = {
     "evaluation.false_alarm_rates": {
         _TYPE: ("often", "[rare]"),
         _SHAPE: ("[[0.05]]", "{a: 0.05}"),
-        _RANGE: ("[0]", "[1]", "[-0.1]", "[5]", "[0.1,0.1]"),
+        _RANGE: ("[0]", "[1]", "[-0.1]", "[5]", "[0.1,0.1]", f"[{','.join(f'0.{i}' for i in range(101, 202))}]"),
         _SPECIAL: ("[nan]", "[inf]"),
     },
     "selection.candidates": {

@@ -24,7 +24,7 @@ from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
 from metrad.data.store import GIB, Storage
 from metrad.detector.bundle import Blueprint
-from metrad.errors import InputError, first_line
+from metrad.errors import InputError, first_line, is_of_memory
 from metrad.evaluation.evaluate import Settings
 from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
@@ -325,14 +325,34 @@ def build_embedder(cfg: DictConfig) -> Embedder:
         whiten=cfg.whiten,
         test_time_flip=cfg.test_time_flip,
     )
-    try:
-        with torch.inference_mode():
-            embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8))
-    except (RuntimeError, AssertionError, ValueError) as error:  # vision transformers assert their size
-        reason = first_line(error)
-        raise InputError(f"image_size={embedder.size} does not suit the backbone ({reason})") from error
+    fault = _misfit(embedder, embedder.size)
+    if fault:
+        other = next((size for size in _by_distance(embedder.size) if not _misfit(embedder, size)), None)
+        hint = f"set image_size={other}" if other else "choose another backbone"
+        raise InputError(f"image_size={embedder.size} does not suit the backbone ({fault}); {hint}")
     embedder.train()
     return embedder
+
+
+def _misfit(embedder: Embedder, size: int) -> str | None:
+    """Return why the backbone cannot embed images of ``size`` pixels; None if it can."""
+    image, before = torch.zeros(1, size, size, 3, dtype=torch.uint8), embedder.size
+    embedder.size = size
+    try:
+        with torch.inference_mode():
+            embedder.eval()(image)
+    except (RuntimeError, AssertionError, ValueError) as error:  # vision transformers assert their size
+        if is_of_memory(error):
+            raise
+        return first_line(error)
+    finally:
+        embedder.size = before
+    return None
+
+
+def _by_distance(size: int) -> list[int]:
+    """Return the sizes that backbones usually take, the nearest to ``size`` first."""
+    return sorted((4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512), key=lambda one: abs(one - size))
 
 
 def build_scorer(cfg: DictConfig) -> Scorer:

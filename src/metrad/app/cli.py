@@ -69,8 +69,22 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # of click; typer 0.29 has a click of its own
             raise
         command = f"metrad {arguments[0]}" if arguments and arguments[0] in _commands() else "metrad"
-        typer.echo(f"error: {' '.join(error.format_message().split())} {command} --help lists what it takes", err=True)
+        line = _lacking(error, command) or " ".join(error.format_message().split())
+        typer.echo(printable(f"error: {line} {command} --help lists what it takes"), err=True)
         raise SystemExit(BAD_INPUT) from None
+
+
+# What stands for the arguments that a command cannot do without, in an example.
+_STANDS_FOR = {"evaluate": "outputs/NAME", "report": "outputs/NAME"}
+
+
+def _lacking(error: Any, command: str) -> str | None:
+    """Return a line on an argument that is missing, with an example of the whole command; None for other errors."""
+    parameter, name = getattr(error, "param", None), command.rpartition(" ")[2]
+    if type(error).__name__ != "MissingParameter" or parameter is None or name not in _STANDS_FOR:
+        return None
+    what = str(getattr(parameter, "help", "") or "").rstrip(".")
+    return f"{command} needs {str(parameter.name).upper()}: {what}, as in: {command} {_STANDS_FOR[name]}."
 
 
 def _commands() -> list[str]:

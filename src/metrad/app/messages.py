@@ -12,6 +12,7 @@ import typer
 
 from metrad.app.hydra_seam import full_error_wanted, raised_by_hydra
 from metrad.errors import InputError, MetradError, is_fault, is_of_memory, users_place
+from metrad.files import in_words
 from metrad.runs.config.secrets import secrets
 from metrad.terminal import hide, printable
 
@@ -120,6 +121,8 @@ def _text(error: Exception, arguments: Sequence[str]) -> str:
         reason = " ".join(str(error).split()) or "MemoryError"
         return f"the machine's memory does not hold this: lower batch_size, image_size or the model's size ({reason})"
     text = _of_hydra(error, arguments)
+    if text is None and isinstance(error, OSError):
+        text = in_words(error)
     if text is not None:
         return text
     text = " ".join(str(error).split()) or type(error).__name__
@@ -171,4 +174,5 @@ def log_thresholds(metrics: dict[str, Any]) -> None:
 
 def relative(path: Path) -> Path:
     """Return ``path`` relative to the working directory if it is below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    below = path != Path.cwd() and path.is_relative_to(Path.cwd())
+    return path.relative_to(Path.cwd()) if below else path

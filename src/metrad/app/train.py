@@ -70,7 +70,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
                 run.save_config(cfg, hydra)
                 parts = build(cfg, claimed.checkpoint)
                 make(parts, run)
-        return run.measured()
+        return run.shown()
 
 
 def make(parts: Parts, run: Run) -> None:

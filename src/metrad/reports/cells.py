@@ -135,12 +135,17 @@ def scores_of(run: Run) -> pd.DataFrame | None:
     data = run.read(run.scores)
     try:
         table = _table(data, dtype=str, keep_default_na=False)
-        table["score"] = table["score"].astype(float)
         missing = [name for name in SCORE_COLUMNS if name not in table]
-    except (csv.Error, ValueError, KeyError) as error:
+        if missing:
+            raise InputError(f"{run.scores} has no column {missing[0]}; copy or create it again")
+        table["score"] = table["score"].astype(float)
+        p_values = table["p_value"][table["p_value"] != ""].astype(float)
+    except InputError:
+        raise
+    except (csv.Error, ValueError) as error:
         raise InputError(f"{run.scores} cannot be read as scores ({' '.join(str(error).split())})") from error
-    if missing:
-        raise InputError(f"{run.scores} has no column {missing[0]}")
+    if not p_values.between(0, 1).all():
+        raise InputError(f"{run.scores} has a p-value that is not from 0 to 1; copy or create it again")
     table["anomalous"] = table["role"] == "test_anomalous"
     whole = table["role"].isin(["test_normal", "test_anomalous"]).all() and not table.isna().any(axis=None)
     if not whole or not np.isfinite(table["score"]).all() or table["anomalous"].nunique() < 2:

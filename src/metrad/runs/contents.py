@@ -3,16 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from metrad.data.splits import ROLES
 from metrad.errors import InputError
-from metrad.evaluation.metrics import by_name, is_value
+from metrad.evaluation.metrics import ROUNDING, by_name, is_value
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Between = Annotated[float, Field(gt=0, lt=1)]  # a level or rate that says something
+Metric = Annotated[float, Field(ge=0, le=1 + ROUNDING)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 MOST_SECONDS = 1e12
+_AGAIN = "copy or create it again"
 
 
 class _Content(BaseModel):
@@ -21,12 +24,17 @@ class _Content(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-_Shares = Annotated[list[Share], Field(min_length=2, max_length=2)]
-_Ends = Annotated[list[Finite], Field(min_length=2, max_length=2)]
+def _rising(ends: list[float]) -> list[float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"the lower end {ends[0]} of an interval is above its upper end {ends[1]}")
+    return ends
+
+
+_Shares = Annotated[list[Metric], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
 class _Threshold(_Content):
-    false_alarm_rate: Share
+    false_alarm_rate: Between
     threshold: Finite
     test_false_alarm_rate: Share
     test_false_alarm_interval: _Shares
@@ -35,20 +43,28 @@ class _Threshold(_Content):
 
 
 class _ConfidentThreshold(_Threshold):
-    confidence: Share
+    confidence: Between
 
 
 class _Intervals(_Content):
-    level: Share
-    auroc_delong: _Ends
-    bootstrap: dict[str, _Ends] = {}
+    level: Between
+    auroc_delong: _Shares
+    bootstrap: dict[str, _Shares] = {}
+
+
+class _OfClass(_Content):
+    images: Annotated[int, Field(ge=1, le=10**12)]
 
 
 class _Metrics(_Content):
+    per_class: dict[str, _OfClass] = {}
     intervals: _Intervals | None = None
     thresholds: list[_Threshold] = []
     confident_thresholds: list[_ConfidentThreshold] = []
     sizes: dict[str, Count] = {}
+    groups: dict[str, Count] = {}
+    copies_left_out: Count = 0
+    corrupt_left_out: Count = 0
     split: str | None = None
 
 
@@ -80,15 +96,36 @@ def metrics(content: Any, path: Path) -> dict[str, Any]:
         InputError: it holds no metric, or an entry has a wrong type or range.
     """
     found = _checked(_Metrics, content, path, "no metrics of a run")
-    for name in by_name():
-        value = found.get(name, 0.0)
-        if not is_value(value):
-            raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
+    for where, entries in (("", found), *((f"per_class.{name}.", each) for name, each in _per_class(found))):
+        for name in by_name():
+            value = entries.get(name, 0.0)
+            if not is_value(value):
+                raise InputError(f"{path}: {where}{name} must be a number from 0 to 1, got {value!r}"[:400])
     seconds = found.get("seconds", {})
     if not isinstance(seconds, dict) or not all(map(_is_duration, seconds.values())):
         raise InputError(f"{path}: seconds.total must be a number, got {seconds!r}"[:400])
     if found.keys().isdisjoint(by_name()):
-        raise InputError(f"{path} holds no metrics of a run")
+        raise InputError(f"{path} holds no metrics of a run; {_AGAIN}")
+    return found
+
+
+def _per_class(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return list(found.get("per_class", {}).items())
+
+
+def complete(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of a ``metrics.json`` that has what a report shows; every version of metrad wrote that.
+
+    Raises:
+        InputError: as for ``metrics``, or an entry is missing.
+    """
+    found = metrics(content, path)
+    for name in ("auroc", "intervals", "thresholds", "seconds"):
+        if found.get(name) is None:
+            raise InputError(f"{path} lacks {name}; {_AGAIN}")
+    low, high = found["intervals"]["auroc_delong"]
+    if not low - ROUNDING <= found["auroc"] <= high + ROUNDING:
+        raise InputError(f"{path}: auroc {found['auroc']} lies outside its interval from {low} to {high}; {_AGAIN}")
     return found
 
 
@@ -124,6 +161,6 @@ def _checked(model: type[_Content], content: Any, path: Path, fault: str) -> dic
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path} holds {fault} ({where + ': ' if where else ''}{first['msg']})") from error
+        raise InputError(f"{path} holds {fault} ({where + ': ' if where else ''}{first['msg']}); {_AGAIN}") from error
     found: dict[str, Any] = content
     return found

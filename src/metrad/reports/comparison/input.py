@@ -20,6 +20,7 @@ from metrad.runs.config.catalogue import folder as conf
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
 from metrad.runs.directory import Run
 from metrad.runs.saved import yaml_of
+from metrad.terminal import printable
 
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
@@ -65,7 +66,7 @@ class _Saved:
 
     @property
     def name(self) -> str:
-        return self.run.path.name
+        return printable(self.run.path.name)
 
     @property
     def frozen(self) -> bool:
@@ -158,8 +159,8 @@ def _load(run: Run) -> _Saved:
         choices |= {key: "none" for key in lacking if (conf() / key).is_dir()}  # groups
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so its settings are unknown; move it away")
-    overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run, run.overrides, []))
-    return _Saved(run, state, status.get("error", ""), settings, overrides, choices, metrics)
+    overrides = dict(printable(str(item)).lstrip("+").partition("=")[::2] for item in _yaml(run, run.overrides, []))
+    return _Saved(run, state, printable(status.get("error", "")), settings, overrides, choices, metrics)
 
 
 def choices_of(run: Run) -> dict[str, str]:
@@ -174,7 +175,7 @@ def choices_of(run: Run) -> dict[str, str]:
         node = node.get(key, {})
         if not isinstance(node, dict):
             raise InputError(f"{path} does not hold what Hydra writes there")
-    return {str(key): str(value) for key, value in node.items()}
+    return {str(key): printable(str(value)) for key, value in node.items()}
 
 
 def _yaml(run: Run, path: Path, missing: Any) -> Any:
@@ -197,7 +198,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return printable(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _below(key: str, parent: str) -> bool:

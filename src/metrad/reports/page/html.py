@@ -17,6 +17,7 @@ from metrad import __version__
 from metrad.files import replacing
 from metrad.reports.page.plots import svg
 from metrad.reports.page.tables import Table
+from metrad.terminal import printable
 
 MOST_ROWS = 60  # largest number of rows of a table that is not folded
 
@@ -84,7 +85,7 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
     Raises:
         WriteError: the file cannot be written.
     """
-    text = render(title, facts, sections)
+    text = printable(render(title, facts, sections))  # names of files and classes may hold control characters
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="replace")
 

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import pandas as pd
 
-from metrad.errors import InputError
 from metrad.evaluation import plots
 from metrad.progress import bar
 from metrad.reports.cells import Cell, Flat, Reading, configuration_of, embedded, environment_of, hardest, read
@@ -204,12 +203,9 @@ def _evidence(name: str, members: list[Reading], *, alone: bool) -> Group:
 
 
 def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
-    metrics = run.measured()
-    try:
-        lines = {float(entry["false_alarm_rate"]): float(entry["threshold"]) for entry in metrics["thresholds"]}
-        return float(metrics["auroc"]), lines
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
+    metrics = run.shown()
+    lines = {float(entry["false_alarm_rate"]): float(entry["threshold"]) for entry in metrics["thresholds"]}
+    return float(metrics["auroc"]), lines
 
 
 def named(what: str, condition: str) -> str:

@@ -12,7 +12,9 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from metrad.errors import InputError
+from metrad.quoting import setting
 from metrad.runs.config import ranges
+from metrad.runs.config.catalogue import example
 from metrad.runs.config.fields import HASHED, Key, Part, Rule, one_of, settings, shown
 from metrad.training import finetuning as training
 
@@ -45,6 +47,7 @@ def _is_pattern(value: Any) -> bool:
 def _are_rates(value: Any) -> bool:
     return value is None or (
         isinstance(value, list)
+        and len(value) <= _MOST_RATES
         and all(isinstance(rate, int | float) and 0 < rate < 1 for rate in value)
         and len(set(value)) == len(value)
     )
@@ -56,8 +59,15 @@ def _is_size(value: Any) -> bool:
 
 _CLASSES = Rule("list class names or numbers", lambda value: value is None or _are_classes(value))
 _HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or numbers", _can_be_held_out)
-_RATES = Rule("be a list of different rates above 0 and below 1, such as [0.01,0.05], or null", _are_rates)
-_CHOICES = Rule("be a list of at least one choice, such as [{}]", bool)
+_MOST_RATES, _MOST_CHOICES = 100, 1000
+_RATES = Rule(
+    f"be a list of different rates above 0 and below 1, such as [0.01,0.05] (at most {_MOST_RATES}), or null",
+    _are_rates,
+)
+_CHOICES = Rule(
+    f"be a list of at least one choice, such as [{{}}], and {_MOST_CHOICES} or fewer",
+    lambda value: 1 <= len(value) <= _MOST_CHOICES,
+)
 _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
 _GROUP = Rule(
@@ -232,7 +242,7 @@ class Config:
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """seed of the split, the order of the images and the initial weights"""
-    image_size: Annotated[int | None, Field(ge=1), _CHOSEN] = 96
+    image_size: Annotated[int | None, Field(ge=1, le=4096), _CHOSEN] = 96
     """height and width of the images that the backbone gets, in pixels; null for the size of its weights"""
     batch_size: Annotated[int, Field(ge=2), _CHOSEN] = 128
     """number of images in a training step"""
@@ -270,6 +280,9 @@ class Config:
     logger: Annotated[dict[str, Any], Part(None, ("save_dir",), True, ranges.LOGGER), _ASIDE] = _MISSING
 
 
+# What every training reads of the trainer, with the values of conf/trainer/default.yaml. Without max_epochs Lightning
+# would train 1000.
+OF_TRAINER = {"max_epochs": 10, "precision": "auto", "accelerator": "auto", "devices": 1, "enable_progress_bar": "auto"}
 SETTINGS = dict(settings(Config))
 PARTS = {key: setting.part for key, setting in SETTINGS.items() if setting.part}
 SELECTABLE = sorted(key for key, setting in SETTINGS.items() if setting.key.selectable)
@@ -289,4 +302,12 @@ def refusal(error: ValidationError, group: str = "") -> str:
     if first["type"] == "finite_number":
         must = f"be finite: {must.removeprefix('be ')}"
     given = shown(first["input"])
-    return f"{key} must {must}, got {given}" if must else f"{key}={given}: {first['msg']}"
+    return (f"{key} must {must}, got {given}" if must else f"{key}={given}: {first['msg']}") + such_as(key)
+
+
+def such_as(key: str) -> str:
+    """Return the end of a line on a wrong value of ``key``: what to type; empty if no value suits everyone."""
+    found = SETTINGS.get(key)
+    content = found.default if found and not found.part and found.default is not None else example(key)
+    suits = "${" not in str(content) and "{" not in str(content) and content != _MISSING
+    return f"; write, for example, {setting(key, content)}" if content is not None and suits else ""
