@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
+from metrad.data import decoding
 from metrad.data.arrays import Joined, OnDemand, resize
 from metrad.data.bit_depth import FULL, to_8_bits
 from metrad.data.broken_images import CorruptImageError
-from metrad.data.decoding import Decoded, Reading, decode_file
+from metrad.data.decoding import Decoded, Reading, decode_file, upright
 from metrad.data.duplicates import digest
 from metrad.data.store import scan
 from metrad.errors import InputError
@@ -524,3 +525,46 @@ def test_joined_arrays_are_not_copied():
     arrays = [np.zeros((3, 2, 2, 1), np.uint8), np.ones((2, 2, 2, 1), np.uint8)]
     joined = Joined(arrays)
     assert np.shares_memory(joined[4], arrays[1])
+
+
+def photograph(mode: str, size: tuple[int, int] = (35, 22)) -> Image.Image:
+    smooth = Image.fromarray(np.random.default_rng(5).integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    return smooth.resize(size, Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"quality": quality, "subsampling": sampling} for quality in (20, 95) for sampling in (0, 1, 2)),
+        *({"progressive": True}, {"restart_marker_rows": 1}, {"exif": oriented_exif(7)}, {"exif": oriented_exif(99)}),
+        {"keep_rgb": True},
+    ],
+    ids=str,
+)
+def test_a_jpeg_has_the_values_that_pillow_gives_it(mode, settings, tmp_path):
+    if "keep_rgb" in settings and mode != "RGB":
+        pytest.skip("only colour has RGB to keep")
+    for size in ((35, 22), (1, 1), (16, 8)):
+        path = tmp_path / "a.jpg"
+        photograph(mode, size).save(path, **settings)
+        with Image.open(path) as image:
+            expected = np.asarray(upright(image).convert("RGB"))
+        assert np.array_equal(decode_file(path).pixels, expected)
+
+
+def test_a_jpeg_that_torchvision_refuses_is_decoded_or_refused_by_pillow(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    photograph("RGB").save(path)
+    expected = decode_file(path)
+
+    def refuse(_):
+        raise RuntimeError
+
+    for decoder in (None, refuse):
+        monkeypatch.setattr(decoding, "_torchvisions_decoder", lambda decoder=decoder: decoder)
+        assert np.array_equal(decode_file(path).pixels, expected.pixels)
+        assert decode_file(path).digest == expected.digest
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="truncated"):
+        decode_file(path)
