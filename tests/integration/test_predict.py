@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from metrad.reports.verdicts.rows import COLUMNS
 from tests.helpers.commands import trained
 from tests.helpers.detectors import NORMAL, SIZE, noise, small_detector
 from tests.helpers.image_files import chunk, png
-from tests.helpers.runs import EVIL
+from tests.helpers.runs import EVIL, wait_for
 
 KNOWN, NEW = 3, 20  # images in the batch that the detector was fitted on, and others
 
@@ -361,3 +362,23 @@ def test_the_inputs_are_left_as_they_were(metrad, saved, batch):
     assert metrad("predict", run, batch, "--sort", "s", "--copy", "--pictures", "p", "--html", "h.html").code == 0
     assert {path: decode_file(path).digest for path in sorted(batch.rglob("*.png"))} == before
     assert read_json(run / "detector.json")["format"] == 1
+
+
+@pytest.mark.long
+def test_a_killed_call_leaves_a_table_that_is_gone_on_with(saved, batch, tmp_path):
+    folder, count = tmp_path / "many", 4000
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.png").hardlink_to(batch / f"part{number % 2}/{number % 22}.png")
+    command = [sys.executable, "-m", "metrad", "predict", saved(), folder, "--out", "t.csv"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    wait_for(lambda: Path("t.csv").exists() and Path("t.csv").read_bytes().count(b"\n") > 100, process)
+    process.kill()
+    process.communicate()
+    before = len(Path("t.csv").read_text().splitlines()) - 1
+    assert before < count
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.startswith(f"{count - before:,} images scored in ")
+    table = rows(Path("t.csv").read_text())
+    assert len({row["image"] for row in table}) == len(table) == count

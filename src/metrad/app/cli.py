@@ -255,9 +255,7 @@ def _predict_command(  # noqa: PLR0913 - each parameter is an option of the comm
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option(
-            help="A verdict a part: parent, or a pattern such as '(?P<part>\\\\w+)_\\\\d+'.", show_default=False
-        ),
+        typer.Option(help="A verdict a part: parent, or a pattern such as '(?P<part>\\w+)_\\d+'.", show_default=False),
     ] = None,
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if anything is flagged.")

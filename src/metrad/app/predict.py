@@ -313,7 +313,7 @@ class _Call:
     def _group(self, name: str) -> str:
         return self.parts.name_of(name) if self.parts else ""
 
-    def _add(self, rows: Sequence[Row], sinks: Sequence[Sink]) -> None:
+    def _add(self, rows: Sequence[Row], sinks: Sequence[Sink | tables.Table]) -> None:
         for sink in sinks:
             sink.add(rows)
         self.tally.add(rows)

@@ -38,7 +38,7 @@ class Promise:
         bound = "about" if self.confidence is None else "at most about"
         expected = self.rate * count
         shown = f"{expected:,.0f}" if expected >= 100 else f"{expected:.3g}"
-        text = f"of {count:,} good {kind} {bound} {shown} would be flagged"
+        text = f"of {_of(count, f'good {kind}')} {bound} {shown} would be flagged"
         if self.independent is None:
             return text
         probability = self.confidence or PROBABILITY
@@ -99,7 +99,9 @@ class Tally:
         """
         new = self.images - self.kept
         kept = f" ({self.kept:,} kept from before)" if self.kept else ""
-        speed = f"{new:,} images scored in {self.seconds:.1f} s ({new / max(self.seconds, 1e-9):.1f} images/s){kept}"
+        speed = (
+            f"{_of(new, 'images')} scored in {self.seconds:.1f} s ({new / max(self.seconds, 1e-9):.1f} images/s){kept}"
+        )
         counted = f"{_of(self.errors, 'errors')}, {self.flagged:,} of {self.images:,} flagged at {promise.words}"
         unseen = self.images - self.errors - self.fitted_on
         lines = [f"{speed}, {counted}"]
@@ -111,7 +113,7 @@ class Tally:
             lines.append(f"{flagged}; {of_parts.foreseen(judged, 'parts')}" if judged else flagged)
         if self.fitted_on:
             lines.append(
-                f"the detector was fitted on {_of(self.fitted_on, 'of these images')}: their scores say nothing about "
+                f"the detector was fitted on {self.fitted_on:,} of these images: their scores say nothing about "
                 "new ones"
             )
         if self.first_error:
@@ -120,5 +122,5 @@ class Tally:
 
 
 def _of(count: int, what: str) -> str:
-    """Return a count with its noun; ``1 images`` becomes ``1 image``."""
-    return f"{count:,} {what.removesuffix('s') if count == 1 and what.count(' ') < 2 else what}"
+    """Return a count with its noun, which loses its ``s`` where the count is 1."""
+    return f"{count:,} {what.removesuffix('s') if count == 1 else what}"
