@@ -37,6 +37,7 @@ INSTALLED = "from metrad.app.cli import main; main()"
         (INSTALLED, ["evaluate", "--help"], "RUN/evaluations"),
         (INSTALLED, ["fit", "--help"], "good images"),
         (INSTALLED, ["compare", "--help"], "auroc, area under the ROC curve"),
+        (INSTALLED, ["predict", "--help"], "--fail-on-anomaly"),
         (INSTALLED, ["--version"], metadata.version("metrad")),
         (AS_A_MODULE, ["compare", "--help"], "auroc, area under the ROC curve"),
         (TRAIN_PY, ["--cfg", "job", "dataset=digits", "head=arcface"], "_target_: metrad.models.heads.ArcFace"),

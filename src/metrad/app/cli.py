@@ -9,12 +9,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from metrad.app.messages import BAD_INPUT, FAILED_RUNS, relative, reporting_errors
+from metrad.app.messages import BAD_INPUT, FAILED_RUNS, FLAGGED, relative, reporting_errors
 from metrad.errors import InputError
 from metrad.quoting import argument
 from metrad.terminal import Formatter, printable
@@ -34,6 +34,7 @@ Examples:
   metrad evaluate RUN scorer.k=5                        score a finished run again
   metrad compare multirun/TIME --baseline arcface       differences between the runs of a sweep, with tests
   metrad report RUN                                     one HTML file of a finished run
+  metrad predict RUN photos --html batch.html           verdicts on new images, and a page to look at them
 """
 _OTHER_SETTINGS = """\
   hydra.run.dir=DIR                       directory of the run; outputs/TIME-HEAD-DATASET-SEED if not given
@@ -151,7 +152,7 @@ def _evaluate_command(
 
     Results go to RUN/evaluations; older results stay. 'scorer=glob(*)' evaluates all scorers and prints a table.
     """
-    _log_to_stdout()
+    _log_messages(sys.stdout)
 
     def job() -> None:
         from metrad.app.evaluate import evaluate_all
@@ -194,7 +195,7 @@ def _fit_command(  # noqa: PLR0913 - each is an option
 
     Nothing is trained. A share of the images is kept for thresholds and for testing them.
     """
-    _log_to_stdout()
+    _log_messages(sys.stdout)
 
     def job() -> str:
         from metrad.app import inspect
@@ -203,14 +204,6 @@ def _fit_command(  # noqa: PLR0913 - each is an option
         return "\n".join(inspect.summary(inspect.make(wanted, out or inspect.default_out(wanted))))
 
     typer.echo(printable(reporting_errors(job)))
-
-
-def _log_to_stdout() -> None:
-    """Let log records go to stdout as plain lines."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it loads
 
 
 @app.command("compare", cls=_CompareCommand)
@@ -277,6 +270,77 @@ def _report_command(
         return f"report: {relative(write_run_report(run, out))}"
 
     typer.echo(printable(reporting_errors(job)))
+
+
+@app.command("predict")
+def _predict_command(  # noqa: PLR0913 - each parameter is an option of the command
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run, or folder of a saved detector.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Files, folders, patterns such as 'line/*.png', or - for names on stdin.")
+    ],
+    *,
+    rate: Annotated[float, typer.Option(help="Share of good images that may be flagged.")] = 0.05,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Probability with which the rate is kept; on average if not given.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Table: .csv, .jsonl or .parquet; stdout if not given.", show_default=False)
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Page of the batch, to look at.", show_default=False)] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pictures, each beside its nearest good image.", show_default=False),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of images in folders, such as '*.jpg'; those of the fit if not given.", show_default=False
+        ),
+    ] = None,
+    sort: Annotated[
+        Path | None, typer.Option(help="Folder for a folder a verdict, with links to the images.", show_default=False)
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Make --sort copy the images.")] = False,
+    good: Annotated[
+        Path | None, typer.Option(help="Folder of the good images, if it was moved.", show_default=False)
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="A verdict a part: parent, or a pattern such as '(?P<part>\\w+)_\\d+'.", show_default=False),
+    ] = None,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if anything is flagged.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the table of --out.")] = False,
+    device: Annotated[str, typer.Option(help="Device to embed images on, such as cpu or cuda.")] = "cpu",
+) -> None:
+    """Say of each image whether it is anomalous: one row an image, with its score and its nearest good image.
+
+    Exit codes: 0 if all images were scored, 2 on errors, and 3 with --fail-on-anomaly if something is flagged.
+    Examples: metrad predict RUN photos --out verdicts.csv --html batch.html;
+    find photos -name '*.png' | metrad predict RUN - --rate 0.01.
+    """
+    _log_messages(sys.stderr)
+    given = dict(locals())
+    given.pop("fail_on_anomaly")
+
+    def job() -> int:
+        from metrad.app.predict import Request, predict_or_stop
+
+        tally = predict_or_stop(Request(**given))
+        flagged = FLAGGED if fail_on_anomaly and tally.anything_flagged else 0
+        return BAD_INPUT if tally.errors else flagged
+
+    raise SystemExit(reporting_errors(job))
+
+
+def _log_messages(file: TextIO) -> None:
+    """Write what is logged to ``file``, one message a line."""
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it loads
 
 
 def train(argv: list[str]) -> None:

@@ -19,7 +19,7 @@ from metrad.terminal import hide, printable
 log = logging.getLogger("metrad")
 T = TypeVar("T")
 
-BAD_INPUT, FAILED_RUNS, INTERNAL = 2, 1, 70
+BAD_INPUT, FAILED_RUNS, FLAGGED, INTERNAL = 2, 1, 3, 70
 
 
 def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -> T:

@@ -89,7 +89,7 @@ class PreparedData:
             self.roles = replace(self.roles, group=OWN_GROUP)
         self._names = source.classes
         self._image_names, self._columns, self._size_of = source.names, source.columns, source.size_of
-        self._as_arrays, self._root = source.pixels is not None, source.root
+        self._as_arrays, self._root, self._patterns = source.pixels is not None, source.root, source.patterns
         self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
         self.image_set = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt, depth=depth)
 
@@ -127,7 +127,7 @@ class PreparedData:
         """How the images are kept, for images to come."""
         height, width, channels = self.image_set.images[self.train_indices[:1]].shape[1:]
         root = None if self._root is None else str(self._root.absolute())
-        return Kept(height, width, channels, self._as_arrays, self.reading.max_megapixels, root)
+        return Kept(height, width, channels, self._as_arrays, self.reading.max_megapixels, root, self._patterns)
 
     @property
     def fitted_digests(self) -> np.ndarray:

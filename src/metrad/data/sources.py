@@ -48,6 +48,7 @@ class Source:
         reading: how image files are read; set by ``PreparedData``.
         left_out: number of files that are not read, by their ending, such as ``.txt``.
         root: folder that ``names`` are relative to; None if the images are no files.
+        patterns: shell patterns that image files had to match; None for the usual image endings.
         columns: further texts of each image by the name of the column, such as the part that it shows.
         named: whether ``names`` are names that somebody gave to files, and not just positions.
     """
@@ -63,6 +64,7 @@ class Source:
     reading: Reading = Reading()
     left_out: Mapping[str, int] = MappingProxyType({})
     root: Path | None = None
+    patterns: tuple[str, ...] | None = None
     columns: Mapping[str, Sequence[str]] = MappingProxyType({})
     named: bool = False
 
@@ -173,6 +175,7 @@ class ImageFolder(FileSource):
                 "set paths.data (or METRAD_DATA) to the folder of your data"
             )
         patterns = [pattern] if isinstance(pattern, str) else list(pattern or usual_patterns())
+        self.patterns = None if pattern is None else tuple(patterns)
         parts = [(self.root, False)] if folders is not None else _parts(self.root, test)
         has_parts = any(in_test for _, in_test in parts)
         walk = Walk(patterns)
