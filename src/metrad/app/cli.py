@@ -237,7 +237,10 @@ def _compare_command(
         from metrad.reports.report import write_report
 
         if (sweep is None) == (csv is None):
-            raise InputError("give either the folder of a sweep or --csv=FILE")
+            raise InputError(
+                "metrad compare takes either the folder of a sweep or a table: "
+                "metrad compare multirun/NAME, or metrad compare --csv=FILE"
+            )
         value = baseline.removeprefix(f"{by}=") if baseline else None
         options: dict[str, Any] = {"by": by, "baseline": value, "metric": metric, "unpaired": unpaired}
         if csv is not None:

@@ -155,7 +155,7 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
     settings = {**parts.blueprint.embedder, "image_size": learner.embedder.size}
     detector = Detector(
         dataclasses.replace(parts.blueprint, embedder=settings),
-        TrainedBackend(learner.evaluated, learner.head),
+        TrainedBackend(learner.evaluated, learner.head.eval()),
         lambda: scorer,
         calibration=result.calibration.in_order(),
         normal_images=[record.image for record in fitted.embedded.records["normal"]],

@@ -24,8 +24,8 @@ CALIBRATION = "calibration.safetensors"
 NORMAL = "normal.json"
 FITTED = "fitted.safetensors"
 FORMAT = 1
-KEY_BYTES = 16  # of the key of an image's content
 PRECISIONS = ("16-mixed", "16-true", "32-true", "64-true", "bf16-mixed", "bf16-true")  # by their names in Lightning
+KEY_BYTES = 16  # of the key of an image's content
 MOST_CLASSES = 10**7  # of a head; a larger number in a record is a fault
 
 MOST_ITEMS = 500  # of a setting, such as the channels of a network: building one takes time for each

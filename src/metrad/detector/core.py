@@ -372,7 +372,7 @@ def _kept(about: Mapping[str, Any]) -> Kept | None:
     except TypeError as error:
         raise InputError(f"{bundle.RECORD}: the entry kept cannot be read ({first_line(error)})") from error
     sides = (kept.height, kept.width)
-    whole = all(isinstance(side, int) and 1 <= side <= MOST_PIXELS for side in sides)
+    whole = all(type(side) is int and 1 <= side <= MOST_PIXELS for side in sides)  # True is an int too
     sound = isinstance(kept.max_megapixels, int | float) and isinstance(kept.root, str | None)
     if not (whole and sound and kept.channels in (1, 3) and isinstance(kept.as_arrays, bool)):
         raise InputError(f"{bundle.RECORD}: the entry kept has values out of range; create it again")

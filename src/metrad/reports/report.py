@@ -72,10 +72,11 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     name, choice, seed = run.path.resolve().name, head_of(cfg), cfg.get("seed")
     seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
     tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics)]
+    auroc = math.nan if is_unmeasured(metrics) else float(metrics["auroc"])
     row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": seed, "seconds": seconds}
     runs = pd.DataFrame([row])
     trained = "features as the weights come, no head" if choice == FROZEN else f"head {choice}"
-    found = UNMEASURED if is_unmeasured(metrics) else f"AUROC {rate(metrics['auroc'])}"
+    found = UNMEASURED if is_unmeasured(metrics) else f"AUROC {rate(auroc)}"
     facts = [f"{trained}, seed {seed}: {found} in {seconds:,.0f} s", *facts_of(run, cfg, metrics)]
     facts += [] if run.verified else [UNVERIFIED]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."

@@ -16,9 +16,9 @@ Between = Annotated[float, Field(gt=0, lt=1)]  # a level or rate that says somet
 Metric = Annotated[float, Field(ge=0, le=1 + ROUNDING)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 MOST_SECONDS = 1e12
+_AGAIN = "copy or create it again"
 FALSE_ALARMS = "false_alarms_at_"  # with a rate, the column of the false alarms in tables of runs
 UNMEASURED = "no anomalous test images, so no AUROC"  # stands as the reason in tables of runs
-_AGAIN = "copy or create it again"
 
 
 class _Content(BaseModel):
@@ -102,14 +102,21 @@ def metrics(content: Any, path: Path) -> dict[str, Any]:
     """
     found = _checked(_Metrics, content, path, "no metrics of a run")
     _require_values(found, path)
-    for name, each in found.get("per_class", {}).items():
-        _require_metrics(each, path, f"per_class.{name}.")
+    for of_class, entries in _per_class(found):
+        for name in by_name():
+            if not is_value(entries.get(name, 0.0)):
+                where = f"{path}: per_class.{of_class}.{name}"
+                raise InputError(f"{where} must be a number from 0 to 1, got {entries[name]!r}"[:400])
     seconds = found.get("seconds", {})
     if not isinstance(seconds, dict) or not all(map(_is_duration, seconds.values())):
         raise InputError(f"{path}: seconds.total must be a number, got {seconds!r}"[:400])
     if found.keys().isdisjoint(by_name()):
         raise InputError(f"{path} holds no metrics of a run; {_AGAIN}")
     return found
+
+
+def _per_class(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return list(found.get("per_class", {}).items())
 
 
 def complete(content: Any, path: Path) -> dict[str, Any]:
@@ -119,8 +126,9 @@ def complete(content: Any, path: Path) -> dict[str, Any]:
         InputError: as for ``metrics``, or an entry is missing.
     """
     found = metrics(content, path)
-    for name in ("auroc", "intervals", "thresholds", "seconds"):
-        if found.get(name) is None and not (name == "auroc" and name in found):
+    wanted = ("intervals", "thresholds", "seconds")
+    for name in wanted if is_unmeasured(found) else ("auroc", *wanted):
+        if found.get(name) is None:
             raise InputError(f"{path} lacks {name}; {_AGAIN}")
     if is_unmeasured(found):
         return found
@@ -134,8 +142,9 @@ def _require_values(found: dict[str, Any], path: Path) -> None:
     """Raise ``InputError`` unless all that takes anomalous images is there, or all null in a run without any."""
     entries = [(name, found[name]) for name in by_name() if name in found]
     measured = not is_unmeasured(found)
-    if measured:
-        _require_metrics(found, path)
+    for name, value in entries:
+        if measured and not is_value(value):
+            raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
     if found.get("intervals"):
         entries.append(("intervals.auroc_delong", found["intervals"]["auroc_delong"]))
     for kind in ("thresholds", "confident_thresholds"):
@@ -145,13 +154,6 @@ def _require_values(found: dict[str, Any], path: Path) -> None:
         if (value is None) == measured:
             must = "must not be null" if measured else "must be null, since the run has no anomalous test images"
             raise InputError(f"{path}: {name} {must}, got {value!r}"[:400])
-
-
-def _require_metrics(found: Mapping[str, Any], path: Path, where: str = "") -> None:
-    for name in by_name():
-        value = found.get(name, 0.0)
-        if not is_value(value):
-            raise InputError(f"{path}: {where}{name} must be a number from 0 to 1, got {value!r}"[:400])
 
 
 def is_unmeasured(found: Mapping[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """The runs to compare from a CSV: a user's own metrics, or the ``runs.csv`` of a sweep."""
 
+import io
 import math
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pandas as pd
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import ROUNDING, by_name
+from metrad.files import read_bytes
 from metrad.reports.comparison.input import RunTable, own_columns, require_metric
 from metrad.runs.contents import FALSE_ALARMS, UNMEASURED
 from metrad.runs.directory import STATES
@@ -83,9 +85,10 @@ def _origins(rows: pd.DataFrame) -> list[frozenset[str]]:
 def _read(file: Path) -> pd.DataFrame:
     """Return the cells as text, indexed by the number of the line, with the names of the columns."""
     form = {"header": None, "dtype": str, "keep_default_na": False, "skipinitialspace": True, "skip_blank_lines": False}
+    content = read_bytes(file)
     try:
-        lines = pd.read_csv(file, **form)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        lines = pd.read_csv(io.BytesIO(content), **form)
+    except ValueError as error:  # pandas' own errors are ValueErrors
         raise InputError(f"{file} cannot be read as CSV ({' '.join(str(error).split())}); {ADVICE}") from error
     lines.index += 1
     lines = lines.fillna("").apply(lambda column: _printable(file, column))
