@@ -147,8 +147,8 @@ def test_the_identities_of_the_article_s_runs_are_what_they_were(archive):
             "a1fdc3539dcd1242178a36790ff74d3d",
         ),
         (
-            ["experiment=demo", "dataset.test_share=0.5", "scheduler=cosine", "trainer=ddp"],
-            "d05df258969040ff21b3c6f7e7b1d818",
+            ["experiment=demo", "dataset.test_share=1", "scheduler=cosine", "trainer=ddp"],
+            "193d6d6137b1ca6087262b33a74a1b4e",
         ),
     ],
 )
