@@ -78,6 +78,7 @@ class Kept:
         as_arrays: whether the source held arrays; the key of such an image is the hash of its values alone.
         max_megapixels: largest image that was decoded, in million pixels.
         root: absolute folder that the images' names are relative to; None if the images were no files.
+        patterns: shell patterns that image files had to match; None for the usual image endings.
     """
 
     height: int
@@ -86,6 +87,7 @@ class Kept:
     as_arrays: bool = False
     max_megapixels: float = Reading.max_megapixels
     root: str | None = None
+    patterns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

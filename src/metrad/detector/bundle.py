@@ -25,6 +25,7 @@ NORMAL = "normal.json"
 FITTED = "fitted.safetensors"
 FORMAT = 1
 KEY_BYTES = 16  # of the key of an image's content
+PRECISIONS = ("16-mixed", "16-true", "32-true", "64-true", "bf16-mixed", "bf16-true")  # by their names in Lightning
 MOST_CLASSES = 10**7  # of a head; a larger number in a record is a fault
 
 MOST_ITEMS = 500  # of a setting, such as the channels of a network: building one takes time for each
@@ -194,7 +195,7 @@ def unseal(folder: Path) -> Bundle:
     for name, settings in parts.items():
         _require_settings(name, settings, path)
     size = record.get("head_size")
-    if not isinstance(record.get("precision"), str) or not (size is None or _is_count(size)):
+    if record.get("precision") not in PRECISIONS or not (size is None or _is_count(size)):
         raise InputError(f"{path} does not say the precision and the number of the head's classes; create it again")
     if not isinstance(record.get("about"), dict):
         raise InputError(f"{path} lacks about; create it again")
@@ -213,8 +214,16 @@ def _require_settings(part: str, settings: Any, path: Path) -> None:
         return
     if not isinstance(settings, dict):
         raise InputError(f"{path} holds no settings of the {part}; create it again")
+    if part == "embedder":
+        _require_switches(settings, path)
     if any(len(value) > MOST_ITEMS for value in settings.values() if isinstance(value, list | dict)):
         raise InputError(f"{path} has a setting of the {part} with more than {MOST_ITEMS} items; create it again")
+
+
+def _require_switches(settings: Settings, path: Path) -> None:
+    for name in ("channels_last", "whiten", "test_time_flip"):
+        if not isinstance(settings.get(name, False), bool):
+            raise InputError(f"{path}: embedder.{name} must be true or false, got {str(settings[name])[:40]}")
 
 
 def _is_count(value: Any) -> bool:

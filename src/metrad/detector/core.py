@@ -368,12 +368,14 @@ def _kept(about: Mapping[str, Any]) -> Kept | None:
     if entry is None:
         return None
     try:
-        kept = Kept(**entry)
-    except TypeError as error:
+        patterns = entry.get("patterns")
+        kept = Kept(**{**entry, "patterns": None if patterns is None else tuple(patterns)})
+    except (TypeError, AttributeError) as error:
         raise InputError(f"{bundle.RECORD}: the entry kept cannot be read ({first_line(error)})") from error
     sides = (kept.height, kept.width)
     whole = all(type(side) is int and 1 <= side <= MOST_PIXELS for side in sides)  # True is an int too
     sound = isinstance(kept.max_megapixels, int | float) and isinstance(kept.root, str | None)
+    sound = sound and all(isinstance(pattern, str) for pattern in kept.patterns or ())
     if not (whole and sound and kept.channels in (1, 3) and isinstance(kept.as_arrays, bool)):
         raise InputError(f"{bundle.RECORD}: the entry kept has values out of range; create it again")
     return kept
