@@ -7,17 +7,29 @@ import numpy as np
 import pytest
 import torch
 
-from metrad.threads import BLOCK, in_blocks, in_single_threads
+from metrad.models.backbones import convnet
+from metrad.models.joined_layers import JoinedLayers
+from metrad.threads import BLOCK, building_a_model, in_blocks, in_single_threads, running_a_model
+
+
+@pytest.fixture(autouse=True)
+def three_threads():
+    """Let torch use three threads, whatever OMP_NUM_THREADS says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_results_come_in_order_and_each_from_one_thread_alone():
     found = in_single_threads(lambda item: (item, torch.get_num_threads()), range(50))
     assert found == [(item, 1) for item in range(50)]
     assert in_single_threads(str, []) == []
+    assert torch.get_num_threads() == 3
 
 
 def test_no_more_items_are_computed_at_a_time_than_torch_has_threads():
-    running, most, lock, before = [], [], threading.Lock(), torch.get_num_threads()
+    running, most, lock = [], [], threading.Lock()
 
     def work(item):
         with lock:
@@ -28,20 +40,38 @@ def test_no_more_items_are_computed_at_a_time_than_torch_has_threads():
             running.remove(item)
 
     torch.set_num_threads(1)
-    try:
-        in_single_threads(work, range(40))
-    finally:
-        torch.set_num_threads(before)
+    in_single_threads(work, range(40))
     assert max(most) == 1
 
 
-def test_threads_that_start_later_have_torchs_number():
-    in_single_threads(str, [1])
-    expected, found = torch.get_num_threads(), []
-    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    thread.start()
-    thread.join()
-    assert found == [expected]
+def test_calls_from_several_threads_leave_torchs_number_as_it_was():
+    def call():
+        for _ in range(20):
+            assert in_single_threads(lambda _: torch.get_num_threads(), range(3)) == [1, 1, 1]
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.get_num_threads() == 3
+
+
+def test_a_long_sum_is_the_same_to_the_bit_for_any_number_of_threads():
+    torch.manual_seed(0)
+    values, weights = torch.randn(BLOCK, 1408, 9, 9), torch.randn(1408, 1408)
+
+    def work(rows):
+        means = torch.nn.functional.normalize(rows.mean(dim=(2, 3)))
+        return (means @ weights).numpy()
+
+    found = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        found.append(in_blocks(work, values))
+        assert torch.get_num_threads() == count
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
@@ -55,6 +85,57 @@ def test_every_block_has_the_same_shape_and_the_rows_come_back(count):
     rows = torch.arange(count * 6).reshape(count, 2, 3)
     assert np.array_equal(in_blocks(work, rows), rows.numpy() * 2)
     assert set(shapes) == {(BLOCK, 2, 3)}
+
+
+def test_a_model_is_built_alone():
+    events, begun, go_on = [], threading.Event(), threading.Event()
+
+    def run():
+        with running_a_model():
+            begun.set()
+            go_on.wait(5)
+            events.append("ran")
+
+    def build():
+        with building_a_model():
+            events.append("built")
+
+    threads = [threading.Thread(target=run)]
+    threads[0].start()
+    begun.wait(5)
+    threads += [threading.Thread(target=build), threading.Thread(target=build)]
+    for thread in threads[1:]:
+        thread.start()
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert events == ["ran", "built", "built"]
+    with building_a_model():  # free again
+        pass
+
+
+def test_a_model_runs_while_others_are_traced():
+    images, failures, begun, stop = torch.zeros(2, 3, 32, 32), [], threading.Event(), threading.Event()
+    model = JoinedLayers(convnet(channels=[4, 6]).module, ["0", "3"]).eval()
+
+    def run():
+        while not stop.is_set():
+            try:
+                with running_a_model(), torch.inference_mode():
+                    model(images)
+            except NameError as error:  # torch.fx's, of a module that it did not trace
+                failures.append(error)
+            begun.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    begun.wait(5)
+    for _ in range(5):
+        with building_a_model():
+            JoinedLayers(convnet(channels=[4, 6]).module, ["0", "3"])
+    stop.set()
+    thread.join(5)
+    assert failures == []
 
 
 def test_no_rows_are_worked_on_as_they_are():

@@ -21,6 +21,7 @@ from metrad.models.base import Backbone
 from metrad.models.cpu import lean_memory
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
+from metrad.threads import building_a_model
 
 MOST_PIXELS = 2**14  # height and width of a backbone's input; a larger number in a record is a fault
 M = TypeVar("M", bound=nn.Module)
@@ -157,13 +158,14 @@ def _loaded(make: Callable[[], M], path: Path) -> M:
     try:
         with opened(path) as file:  # a FIFO would never answer
             there = os.fstat(file.fileno()).st_size
-        with torch.device("meta"):
+        with building_a_model(), torch.device("meta"):
             wanted = sum(value.numel() * value.element_size() for value in make().state_dict().values())
         if wanted > there:
             raise InputError(
                 f"{path} is too small for the settings beside it: {wanted:,} bytes wanted, {there:,} there"
             )
-        module = make()
+        with building_a_model():
+            module = make()
         module.load_state_dict(safetensors.torch.load_file(path))
     except InputError:
         raise

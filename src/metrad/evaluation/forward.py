@@ -7,7 +7,7 @@ from torch import Tensor
 from metrad import collectives
 from metrad.data.arrays import Indexable
 from metrad.models.embedder import Embedder
-from metrad.threads import in_blocks
+from metrad.threads import in_blocks, running_a_model
 
 CPU_BATCH = 128  # images that are loaded at a time for a CPU
 GPU_BATCHES = (128, 4096)  # the batch whose memory is measured, and the largest batch
@@ -48,7 +48,7 @@ class Forward:
         """Return plain embeddings (N, D) whitened by the embedder, as a forward pass of their images would."""
 
         def whiten(rows: Tensor) -> np.ndarray:
-            with torch.inference_mode():
+            with running_a_model(), torch.inference_mode():
                 found: np.ndarray = self.embedder.whitened(rows.to(self.device)).cpu().numpy()
             return found
 
@@ -65,7 +65,8 @@ class Forward:
         return np.concatenate([self._halving(part) for part in images.split(-(-len(images) // 2))])
 
     def _once(self, images: Tensor) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+        half = torch.autocast(self.device.type, self.half, enabled=self.half is not None)
+        with running_a_model(), torch.inference_mode(), half:
             embeddings: np.ndarray = self.embedder(images.to(self.device, non_blocking=True)).float().cpu().numpy()
         return embeddings
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from metrad.errors import InputError, MetradError
 from metrad.scorers.base import Scorer, stored
-from metrad.threads import in_blocks
+from metrad.threads import in_blocks, running_a_model
 
 if TYPE_CHECKING:  # the other scorers need no torch
     from torch import Tensor, nn
@@ -128,7 +128,7 @@ class HeadScorer(Scorer):
         import torch
 
         def outputs(rows: "Tensor") -> "Tensor":
-            with torch.inference_mode():  # of the thread that calls it
+            with running_a_model(), torch.inference_mode():  # of the thread that calls it
                 return give(rows).double()
 
         if embeddings.device.type != "cpu":
