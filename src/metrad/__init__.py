@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING, Any
 from metrad import renamed
 
 if TYPE_CHECKING:
+    from metrad.app.inspect import fit
     from metrad.detector.core import Detector
     from metrad.detector.verdicts import Verdicts
 
 __version__ = "0.2.0"
-__all__ = ["Detector", "Verdicts", "__version__"]
+__all__ = ["Detector", "Verdicts", "__version__", "fit"]
 
 # Public name → module. It is imported at the first use of the name, so that ``import metrad`` needs no torch.
-_PUBLIC = {"Detector": "metrad.detector.core", "Verdicts": "metrad.detector.verdicts"}
+_PUBLIC = {
+    "Detector": "metrad.detector.core",
+    "Verdicts": "metrad.detector.verdicts",
+    "fit": "metrad.app.inspect",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,7 @@ def finished_run(folder, head="AdaCos", dataset="digits", seed=0, size=(90, 150)
         ],
     )
     measured = summary(scores, anomalous)
-    intervals = {name: [value - 0.1, value] for name, value in measured.items()}
+    intervals = {name: [max(0.0, value - 0.1), value] for name, value in measured.items()}
     alarms = {"test_false_alarm_rate": 0.1, "test_false_alarm_interval": [0.0, 0.2]}
     found = {"test_detection_rate": 0.8, "test_detection_interval": [0.7, 0.9]}
     metrics = {

@@ -41,6 +41,7 @@ READ = {  # the files of a run, and the jobs that read them
     "model/calibration.safetensors": ("evaluate",),
     "model/detector.json": ("evaluate",),
     "model/embedder.safetensors": ("evaluate",),
+    "model/fitted.safetensors": ("evaluate",),
     "model/head.safetensors": ("evaluate",),
     "model/index.faiss": ("evaluate",),
     "model/normal.json": ("evaluate",),

@@ -35,6 +35,7 @@ INSTALLED = "from metrad.app.cli import main; main()"
         (INSTALLED, ["--help"], "Usage: python train.py"),
         (INSTALLED, ["train", "--help"], "Usage: python train.py"),
         (INSTALLED, ["evaluate", "--help"], "RUN/evaluations"),
+        (INSTALLED, ["fit", "--help"], "good images"),
         (INSTALLED, ["compare", "--help"], "auroc, area under the ROC curve"),
         (INSTALLED, ["predict", "--help"], "--fail-on-anomaly"),
         (INSTALLED, ["--version"], metadata.version("metrad")),

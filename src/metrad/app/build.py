@@ -22,6 +22,7 @@ from metrad.data.decoding import DECODER_VERSION, Reading
 from metrad.data.groups import Pattern
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
+from metrad.data.sizing import AUTO, Automatic
 from metrad.data.store import GIB, Storage
 from metrad.detector.bundle import Blueprint
 from metrad.errors import InputError, first_line, is_of_memory
@@ -280,7 +281,8 @@ def build_data(
     metrad began goes on with the images that it began with.
     """
     dataset = plain(cfg.dataset)
-    chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
+    chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference")}
+    chosen |= _sizes(dataset, build_settings(cfg))
     group, rotations = dataset.get("group"), dataset.get("rotations", False)  # older runs lack the keys
     group = Pattern(**group) if isinstance(group, dict) else group
     roles = Roles(**chosen, group=group, rotations=rotations, held_out=held_out)
@@ -300,6 +302,14 @@ def build_data(
         skip_corrupt=dataset["on_corrupt"] == "skip",
         reading=_reading(dataset, decoder),
     )
+
+
+def _sizes(dataset: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the sizes of the roles; automatic ones follow from what the thresholds of ``settings`` take."""
+    automatic = Automatic(settings.calibration_steps)
+    sizes = {role: automatic if size == AUTO else size for role, size in dataset["sizes"].items()}
+    share = dataset["test_share"]
+    return {"sizes": sizes, "test_share": automatic if share is None else share}
 
 
 def _reading(dataset: dict[str, Any], decoder: int) -> Reading:

@@ -30,6 +30,7 @@ Examples:
   python train.py -m head=adacos,arcface dataset=fmnist,cifar10 'seed=range(10)'   a sweep of 40 runs
   python train.py ckpt_path=RUN/checkpoints/last.ckpt   continue an interrupted run
   python train.py dataset=fmnist --cfg job              show the whole configuration and stop
+  metrad fit GOOD --out RUN                             a detector from a folder of good images
   metrad evaluate RUN scorer.k=5                        score a finished run again
   metrad compare multirun/TIME --baseline arcface       differences between the runs of a sweep, with tests
   metrad report RUN                                     one HTML file of a finished run
@@ -162,6 +163,49 @@ def _evaluate_command(
     reporting_errors(job)
 
 
+@app.command("fit")
+def _fit_command(  # noqa: PLR0913 - each is an option
+    *,
+    good: Annotated[Path, typer.Argument(help="Folder of good images: flat, with a folder good or ok, or train/good.")],
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Folder of known images of another kind; may be repeated.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File of MobileNetV2 weights; ImageNet's, downloaded once, if not given.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Image files, such as '*.jpg'; the usual endings if not given.")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Which images show one part: parent (a folder a part), auto, or a pattern with named groups."
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Height and width that images are scaled to, in pixels.")] = 224,
+    confidence: Annotated[
+        float, typer.Option(help="Probability with which confident thresholds keep their rate.")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of images for calibration and test.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run; outputs/TIME-… if not given.", show_default=False)
+    ] = None,
+) -> None:
+    """Make a detector from a folder of good images: a run that predict, evaluate and report can use.
+
+    Nothing is trained. A share of the images is kept for thresholds and for testing them.
+    """
+    _log_messages(sys.stdout)
+
+    def job() -> str:
+        from metrad.app import inspect
+
+        wanted = inspect.Wanted(good, reference or (), weights, pattern, group, size, confidence, seed)
+        return "\n".join(inspect.summary(inspect.make(wanted, out or inspect.default_out(wanted))))
+
+    typer.echo(printable(reporting_errors(job)))
+
+
 @app.command("compare", cls=_CompareCommand)
 def _compare_command(
     sweep: Annotated[Path | None, typer.Argument(help="Folder of a sweep.", show_default=False)] = None,
@@ -181,17 +225,25 @@ def _compare_command(
     def job() -> str:
         from metrad.reports.comparison import compare as comparing
         from metrad.reports.comparison import tables
+        from metrad.reports.comparison.false_alarms import false_alarms
+        from metrad.reports.comparison.statistics import NothingMeasuredError
         from metrad.reports.report import write_report
 
         if (sweep is None) == (csv is None):
-            raise InputError("give either the folder of a sweep or --csv=FILE")
+            raise InputError(
+                "metrad compare takes either the folder of a sweep or a table: "
+                "metrad compare multirun/NAME, or metrad compare --csv=FILE"
+            )
         value = baseline.removeprefix(f"{by}=") if baseline else None
         options: dict[str, Any] = {"by": by, "baseline": value, "metric": metric, "unpaired": unpaired}
         if csv is not None:
             result, folder = comparing.compare_csv(csv, **options), csv.with_name(f"{csv.stem}-comparison")
         else:
             assert sweep is not None
-            result, folder = comparing.compare(sweep, **options), sweep / "comparison"
+            try:
+                result, folder = comparing.compare(sweep, **options), sweep / "comparison"
+            except NothingMeasuredError as error:
+                return f"{error}. {false_alarms(sweep, by)}"
         target = out or folder
         with tables.folder(target):
             page = write_report(result, target / "report.html")  # first, as it may find a broken file of a run

@@ -51,8 +51,8 @@ from metrad.terminal import printable
 log = logging.getLogger(__name__)
 
 CHANGEABLE = (
-    *("scorer", "evaluation", "paths", "dataset.source.root", "dataset.workers", "dataset.memory_limit_gib"),
-    "allow_targets",
+    *("scorer", "evaluation", "paths", "dataset.source.root", "dataset.source.path", "dataset.source.sources"),
+    *("dataset.workers", "dataset.memory_limit_gib", "allow_targets"),
 )
 
 
@@ -252,21 +252,21 @@ def _saved_config(run: Run) -> DictConfig:
 
 
 def _require_root(run: Run, cfg: DictConfig) -> None:
-    """Check that a relative ``dataset.source.root`` leads to a folder from here.
+    """Check that a relative ``dataset.source.root`` or ``dataset.source.path`` leads to a folder or file from here.
 
     Raises:
-        InputError: it does not; the line gives the folder that it led to where the run was made, if it is still there.
+        InputError: it does not; the line gives the place that it led to where the run was made, if it is still there.
     """
-    root = OmegaConf.select(cfg, "dataset.source.root")
-    if not isinstance(root, str) or Path(root).is_absolute() or Path(root).exists():
-        return
-    made_in = (folder for folder in run.path.resolve().parents if (folder / root).is_dir())
-    found = next(made_in, None)
-    given = setting("dataset.source.root", found / root) if found else "dataset.source.root=FOLDER"
-    raise InputError(
-        f"dataset.source.root={root}: no such folder below {Path.cwd()}; the run, made in another folder, read its "
-        f"images there: add {given}"
-    )
+    for key, kind in (("dataset.source.root", "folder"), ("dataset.source.path", "file")):
+        place = OmegaConf.select(cfg, key)
+        if not isinstance(place, str) or Path(place).is_absolute() or Path(place).exists():
+            continue
+        found = next((folder for folder in run.path.resolve().parents if (folder / place).exists()), None)
+        given = setting(key, found / place) if found else f"{key}={kind.upper()}"
+        raise InputError(
+            f"{key}={place}: no such {kind} below {Path.cwd()}; the run, made in another folder, read its images "
+            f"there: add {given}"
+        )
 
 
 def _data(run: Run, cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:

@@ -152,6 +152,8 @@ def summary(metrics: dict[str, Any]) -> str:
     from metrad.evaluation.metrics import shown_in  # imports numpy, which --help does not need
 
     seconds = metrics["seconds"].get("total", sum(metrics["seconds"].values()))
+    if metrics["auroc"] is None:
+        return f"no anomalous test images, so no AUROC, {seconds:.0f} s"
     low, high = metrics["intervals"]["auroc_delong"]
     intervals = {"auroc": f" ({low:.3f} to {high:.3f})"}
     there = [each for each in shown_in("summary") if each.name in metrics]
@@ -163,13 +165,21 @@ def log_thresholds(metrics: dict[str, Any]) -> None:
     """Log a line for each threshold: its false-alarm rate, and its rates on the test images."""
     for entry in [*metrics["thresholds"], *metrics.get("confident_thresholds", [])]:
         log.info(
-            "threshold %.4g for %g %% false alarms%s: above it %.1f %% of normal, %.1f %% of anomalous test images",
+            "threshold %.4g for %g %% false alarms%s: above it %s test images",
             entry["threshold"],
             100 * entry["false_alarm_rate"],
             f" with confidence {entry['confidence']:g}" if "confidence" in entry else "",
-            100 * entry["test_false_alarm_rate"],
-            100 * entry["test_detection_rate"],
+            _above(entry, metrics["intervals"]["level"]),
         )
+
+
+def _above(entry: Mapping[str, Any], level: float) -> str:
+    """Return which share of the test images is above a threshold; without anomalous images, with its interval."""
+    normal = f"{100 * entry['test_false_alarm_rate']:.1f} % of normal"
+    if entry["test_detection_rate"] is None:
+        low, high = entry["test_false_alarm_interval"]
+        return f"{normal} ({100 * low:.1f} to {100 * high:.1f} % with confidence {level:g})"
+    return f"{normal}, {100 * entry['test_detection_rate']:.1f} % of anomalous"
 
 
 def relative(path: Path) -> Path:

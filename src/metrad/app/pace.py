@@ -99,6 +99,8 @@ def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int, b
     chosen: tuple[str | int, str, Speeds]
     if settings.precision == "auto" and begun_in is not None:
         chosen = begun_in, "that of the checkpoint", {}
+    elif settings.precision == "auto" and settings.epochs == 0:  # a trial of training says nothing of embedding
+        chosen = "32-true", "nothing is trained", {}
     else:
         chosen = choose_precision(settings.precision, accelerator, parameters, probing)
     precision, reason, speeds = chosen
@@ -108,7 +110,7 @@ def choose_pace(settings: PaceSettings, embedder: Embedder, train_images: int, b
         settings.compiled,
         "cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda",
         images,
-        estimated_seconds(embedder, images) if settings.compiled == "auto" else 0.0,
+        estimated_seconds(embedder, images) if settings.compiled == "auto" and images else 0.0,
         partial(remembered, more, (EAGER, COMPILED), trying),
     )
     return Pace(precision, reason, {**speeds, **tried}, compiled, why)

@@ -13,7 +13,7 @@ from metrad.data.batches import Batch, ImageBatches, ResidentBatches
 from metrad.data.bit_depth import FULL, depth_of
 from metrad.data.broken_images import names_left_out
 from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Kept, Reading
-from metrad.data.groups import group_numbers
+from metrad.data.groups import OWN_GROUP, group_numbers
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
@@ -85,6 +85,8 @@ class PreparedData:
     def _load(self, depth: int | ChooseDepth) -> None:
         source = open_source(self.source)
         source.reading = self.reading
+        if self.roles.group is None and OWN_GROUP in source.columns:
+            self.roles = replace(self.roles, group=OWN_GROUP)
         self._names = source.classes
         self._image_names, self._columns, self._size_of = source.names, source.columns, source.size_of
         self._as_arrays, self._root, self._patterns = source.pixels is not None, source.root, source.patterns

@@ -1,5 +1,6 @@
 """The contents of a run's JSON files: their types and ranges, as far as something reads them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,8 @@ Between = Annotated[float, Field(gt=0, lt=1)]  # a level or rate that says somet
 Metric = Annotated[float, Field(ge=0, le=1 + ROUNDING)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 MOST_SECONDS = 1e12
+FALSE_ALARMS = "false_alarms_at_"  # with a rate, the column of the false alarms in tables of runs
+UNMEASURED = "no anomalous test images, so no AUROC"  # stands as the reason in tables of runs
 _AGAIN = "copy or create it again"
 
 
@@ -38,8 +41,8 @@ class _Threshold(_Content):
     threshold: Finite
     test_false_alarm_rate: Share
     test_false_alarm_interval: _Shares
-    test_detection_rate: Share
-    test_detection_interval: _Shares
+    test_detection_rate: Share | None
+    test_detection_interval: _Shares | None
 
 
 class _ConfidentThreshold(_Threshold):
@@ -48,7 +51,7 @@ class _ConfidentThreshold(_Threshold):
 
 class _Intervals(_Content):
     level: Between
-    auroc_delong: _Shares
+    auroc_delong: _Shares | None
     bootstrap: dict[str, _Shares] = {}
 
 
@@ -92,25 +95,21 @@ class _Split(_Content):
 def metrics(content: Any, path: Path) -> dict[str, Any]:
     """Return the content of the ``metrics.json`` at ``path`` if it holds metrics.
 
+    They are null if the run has no anomalous test images, and only then.
+
     Raises:
         InputError: it holds no metric, or an entry has a wrong type or range.
     """
     found = _checked(_Metrics, content, path, "no metrics of a run")
-    for where, entries in (("", found), *((f"per_class.{name}.", each) for name, each in _per_class(found))):
-        for name in by_name():
-            value = entries.get(name, 0.0)
-            if not is_value(value):
-                raise InputError(f"{path}: {where}{name} must be a number from 0 to 1, got {value!r}"[:400])
+    _require_values(found, path)
+    for name, each in found.get("per_class", {}).items():
+        _require_metrics(each, path, f"per_class.{name}.")
     seconds = found.get("seconds", {})
     if not isinstance(seconds, dict) or not all(map(_is_duration, seconds.values())):
         raise InputError(f"{path}: seconds.total must be a number, got {seconds!r}"[:400])
     if found.keys().isdisjoint(by_name()):
         raise InputError(f"{path} holds no metrics of a run; {_AGAIN}")
     return found
-
-
-def _per_class(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return list(found.get("per_class", {}).items())
 
 
 def complete(content: Any, path: Path) -> dict[str, Any]:
@@ -121,12 +120,43 @@ def complete(content: Any, path: Path) -> dict[str, Any]:
     """
     found = metrics(content, path)
     for name in ("auroc", "intervals", "thresholds", "seconds"):
-        if found.get(name) is None:
+        if found.get(name) is None and not (name == "auroc" and name in found):
             raise InputError(f"{path} lacks {name}; {_AGAIN}")
+    if is_unmeasured(found):
+        return found
     low, high = found["intervals"]["auroc_delong"]
     if not low - ROUNDING <= found["auroc"] <= high + ROUNDING:
         raise InputError(f"{path}: auroc {found['auroc']} lies outside its interval from {low} to {high}; {_AGAIN}")
     return found
+
+
+def _require_values(found: dict[str, Any], path: Path) -> None:
+    """Raise ``InputError`` unless all that takes anomalous images is there, or all null in a run without any."""
+    entries = [(name, found[name]) for name in by_name() if name in found]
+    measured = not is_unmeasured(found)
+    if measured:
+        _require_metrics(found, path)
+    if found.get("intervals"):
+        entries.append(("intervals.auroc_delong", found["intervals"]["auroc_delong"]))
+    for kind in ("thresholds", "confident_thresholds"):
+        names = ("test_detection_rate", "test_detection_interval")
+        entries += [(f"{kind}.{name}", entry[name]) for entry in found.get(kind, []) for name in names]
+    for name, value in entries:
+        if (value is None) == measured:
+            must = "must not be null" if measured else "must be null, since the run has no anomalous test images"
+            raise InputError(f"{path}: {name} {must}, got {value!r}"[:400])
+
+
+def _require_metrics(found: Mapping[str, Any], path: Path, where: str = "") -> None:
+    for name in by_name():
+        value = found.get(name, 0.0)
+        if not is_value(value):
+            raise InputError(f"{path}: {where}{name} must be a number from 0 to 1, got {value!r}"[:400])
+
+
+def is_unmeasured(found: Mapping[str, Any]) -> bool:
+    """Return whether the content of a ``metrics.json`` is of a run without anomalous test images."""
+    return bool(found.get("sizes", {}).get("test_anomalous") == 0)
 
 
 def _is_duration(value: Any) -> bool:

@@ -540,7 +540,7 @@ def photograph(mode: str, size: tuple[int, int] = (35, 22)) -> Image.Image:
         *({"progressive": True}, {"restart_marker_rows": 1}, {"exif": oriented_exif(7)}, {"exif": oriented_exif(99)}),
         {"keep_rgb": True},
     ],
-    ids=str,
+    ids="-".join,  # the same in each process that collects them
 )
 def test_a_jpeg_has_the_values_that_pillow_gives_it(mode, settings, tmp_path):
     if "keep_rgb" in settings and mode != "RGB":

@@ -62,7 +62,8 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictCon
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
-            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
+            hint = "; without images of anomalies, dataset.anomalous=[]" if "dataset.anomalous" in missing else ""
+            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE{hint}")
         plain: Any = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
         Config(**resolved)
@@ -178,7 +179,7 @@ def _check_calls(key: str, node: dict[str, Any], allow: list[str]) -> None:
     role = role_of(key)
     targets.check(key, node, role, allow)
     for name, inner in targets.named(key, node):
-        found = targets.located(name, inner["_target_"], role if name == key else None, allow)
+        found = targets.located(name, inner["_target_"], targets.role_inside(key, name, role), allow)
         _check_call(name, inner, found)
 
 
