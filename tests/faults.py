@@ -278,6 +278,26 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
         },
     ),
+    "verdicts on a batch": (
+        ("reports/verdicts", "evaluation/test_foreseen", "data/test_listing"),
+        {
+            "a torn record is kept": ('part.endswith(b"\\n") and not open_quote', "not open_quote"),
+            "a part is judged by its smallest score": ("score > self._worst[part][0]", "score < self._worst[part][0]"),
+            "any file is shown as a good image": (
+                "if self.keys is None or decoded.digest in self.keys else None",
+                "if self.keys is None or decoded.digest else None",
+            ),
+            "a good image may lie above its folder": ('or ".." in relative.parts', 'or "..." in relative.parts'),
+            "alarms counted without the threshold's own rank": (
+                "above + 1, len(calibration) - above",
+                "max(above, 1), len(calibration) - above",
+            ),
+            "a table of another rate is gone on with": (
+                "if name not in before or before[name] != value:",
+                "if name not in before:",
+            ),
+        },
+    ),
     "thresholds and p-values": (
         ("evaluation/test_intervals", "evaluation/test_conformal"),
         {

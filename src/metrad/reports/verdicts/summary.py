@@ -99,12 +99,10 @@ class Tally:
         """
         new = self.images - self.kept
         kept = f" ({self.kept:,} kept from before)" if self.kept else ""
-        speed = (
-            f"{_of(new, 'images')} scored in {self.seconds:.1f} s ({new / max(self.seconds, 1e-9):.1f} images/s){kept}"
-        )
+        speed = f"{self.seconds:.1f} s ({new / max(self.seconds, 1e-9):.1f} images/s)"
         counted = f"{_of(self.errors, 'errors')}, {self.flagged:,} of {self.images:,} flagged at {promise.words}"
         unseen = self.images - self.errors - self.fitted_on
-        lines = [f"{speed}, {counted}"]
+        lines = [f"{_of(new, 'images')} scored in {speed}{kept}, {counted}"]
         if unseen and of_parts is None:
             lines.append(promise.foreseen(unseen, "images"))
         if of_parts is not None:
