@@ -62,6 +62,52 @@ def train(*overrides: object, watch: Callable[[int], None] | None = None) -> End
     return command(sys.executable, TRAIN, *overrides, watch=watch)
 
 
+class Watch:
+    """Notes the most memory that a process and all that it starts take together.
+
+    Args:
+        files: whether to count pages of files, such as those of the libraries.
+        pause: seconds between two looks; each takes some milliseconds a process.
+
+    Attributes:
+        peak: in MB.
+    """
+
+    def __init__(self, *, files: bool = False, pause: float = 0.1) -> None:
+        self.line = "Pss:" if files else "Pss_Anon:"
+        self.pause = pause
+        self.peak = 0.0
+
+    def __call__(self, process: int) -> None:
+        """Look again and again until it ends."""
+        while now := together(process, self.line):
+            self.peak = max(self.peak, now)
+            time.sleep(self.pause)
+
+
+def together(process: int, line: str) -> float:
+    """Return the memory of a process and of those below it in MB; 0 once it has ended."""
+    return sum(own(each, line) for each in family(process)) * 1024 / 1e6
+
+
+def family(process: int) -> list[int]:
+    """Return a process and all below it."""
+    try:
+        below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:  # it has ended
+        return []
+    return [process, *(one for child in below for one in family(int(child)))]
+
+
+def own(process: int, line: str) -> int:
+    """Return the ``line`` of a process's memory in KiB, with its part of what it shares; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(each.split()[1]) for each in lines if each.startswith(line)), 0)
+
+
 def in_turns(sides: Mapping[Side, Callable[[], Figure]], rounds: int) -> dict[Side, list[Figure]]:
     """Return what each side gives in each round: forwards in one, backwards in the next."""
     measured: dict[Side, list[Figure]] = {side: [] for side in sides}

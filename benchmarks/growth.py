@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 from _fashion_mnist import Arrays, counts, found, load, repeated, sizes, write
-from _measure import in_turns, machine, table, train
+from _measure import Watch, in_turns, machine, table, train
 from PIL import Image
 
 SNEAKER, BOOT = 7, 9
@@ -71,46 +71,6 @@ def link(folder: Path, copies: list[Path]) -> None:
             own = folder / place.relative_to(copy)
             own.mkdir(parents=True, exist_ok=True)
             (own / copy.name).symlink_to(place)
-
-
-class Watch:
-    """Notes the most memory that a process and all that it starts take together.
-
-    Attributes:
-        peak: in MB.
-    """
-
-    def __init__(self) -> None:
-        self.peak = 0.0
-
-    def __call__(self, process: int) -> None:
-        """Look ten times a second until it ends."""
-        while now := together(process):
-            self.peak = max(self.peak, now)
-            time.sleep(0.1)
-
-
-def together(process: int) -> float:
-    """Return the memory of a process and of those below it beside files, in MB; 0 once it has ended."""
-    return sum(map(own, family(process))) * 1024 / 1e6
-
-
-def family(process: int) -> list[int]:
-    """Return a process and all below it."""
-    try:
-        below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:  # it has ended
-        return []
-    return [process, *(one for child in below for one in family(int(child)))]
-
-
-def own(process: int) -> int:
-    """Return a process's memory beside files, its part of what it shares, in KiB; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:")), 0)
 
 
 class Runs:
