@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 # These read runs and make none: tests/unit/benchmarks/test_article.py, test_pseudo_anomaly.py and test_recipes.py
 READERS = ("article", "pseudo_anomaly", "recipes")
-BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.py") if path.name[0] != "_" and path.stem not in READERS)
+SIDES = ("best_loop",)  # of another benchmark
+BENCHMARKS = sorted(
+    path.name for path in FOLDER.glob("*.py") if path.name[0] != "_" and path.stem not in (*READERS, *SIDES)
+)
 SMALL_RUN = ["backbone=convnet", "image_size=16", "--share=0.02", "--no-warm-up"]
 HEADS = ["softmax", "l2_softmax", "normface", "sphereface", "cosface", "arcface", "subcenter_arcface", "adacos"]
 HEADS += ["adacos_dynamic", "subcluster_adacos", "curricularface", "adaface", "magface"]
@@ -68,6 +71,11 @@ SMALL = {
         ["--data={data}", "--seeds=1", "--epochs=1", *SMALL_RUN],
         ["32-true", "bf16-mixed"],
         {"AUROC, mean": True, "train s, median": True, "÷ 32-true": True, "difference from 32-true": False},
+    ),
+    "predict.py": Small(
+        ["--images=24", "--good=60", "--width=128", "--height=96", "--rounds=1"],
+        ["metrad", "usual loop", "best loop"],
+        {"images/s": True, "÷ usual loop": True, "peak MB": True, "difference": True, "rounds": True},
     ),
     "predict_throughput.py": Small(
         [
@@ -164,6 +172,17 @@ def test_a_benchmark_prints_its_table(name, made):
         assert cells, column
         assert len(cells) == len(rows) or not everywhere, column
         assert all(np.isfinite(float(cell.replace(",", ""))) for cell in cells), cells
+
+
+@pytest.mark.long
+def test_the_memory_of_a_long_stream_is_printed_early_and_at_the_end():
+    small = ["--stream=1500", "--images=20", "--good=60", "--width=40", "--height=30", "--size=32"]
+    result = benchmark("predict.py", *small)
+    assert result.returncode == 0, result.stderr
+    early, end = rows_of(result.stdout)
+    assert (early["images"], end["images"]) == ("1,024", "1,500")
+    assert 0 < float(end["resident MB"]) <= float(end["at most MB"])
+    assert float(end["at most MB"]) < 1.2 * float(early["at most MB"])
 
 
 @pytest.mark.long

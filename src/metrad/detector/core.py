@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
@@ -305,8 +306,17 @@ class Detector:
         return self.kept
 
     def _judged_all(self, batches: "Iterator[list[Prepared]]") -> Iterator[Verdicts]:
-        for batch in batches:
-            yield self._verdicts(batch, self._embed([one for one in batch if not one.error]))
+        with self._memory_kept():
+            for batch in batches:
+                yield self._verdicts(batch, self._embed([one for one in batch if not one.error]))
+
+    def _memory_kept(self) -> AbstractContextManager[None]:
+        """Keep freed memory from the first batch to the last; see ``lean_memory``."""
+        import torch
+
+        from metrad.models.cpu import lean_memory
+
+        return lean_memory(torch.device(self.device))
 
     def _embed(self, images: "Sequence[Prepared]") -> np.ndarray:
         """Return the embeddings (n, D) of n images that have no error."""

@@ -1,12 +1,14 @@
 """The embedder: the deployable model, from images to embeddings."""
 
+from typing import Self
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 from metrad.models.base import Backbone
-from metrad.models.cpu import quicken
+from metrad.models.cpu import overwrite, quicken
 from metrad.models.pooling import pool
 
 
@@ -52,6 +54,11 @@ class Embedder(nn.Module):
         self.register_buffer("centre", torch.zeros(self.out_features) if whiten else None)
         self.register_buffer("whitening", torch.eye(self.out_features) if whiten else None)
 
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, or evaluation mode, in which activations overwrite their input."""
+        overwrite(self.backbone, on=not mode)
+        return super().train(mode)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return embeddings (N, out_features) of uint8 images (N, height, width, channels), channels 1 or 3."""
         batch = self.preprocess(images)
@@ -77,8 +84,17 @@ class Embedder(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return uint8 images (N, height, width, channels) as input of the backbone, (N, 3, size, size)."""
+        ready = images.shape[1:] == (self.size, self.size, 3) and self.mean.dtype == torch.float32
+        if ready and images.device.type == "cpu" and torch.is_inference_mode_enabled():
+            return self._normalised_rows(images).to(memory_format=self.memory_format)
         batch = images.permute(0, 3, 1, 2).float().div_(255)
         if batch.shape[-2:] != (self.size, self.size):
             batch = transforms.resize(batch, [self.size, self.size], antialias=True)
         normalised = (batch.expand(-1, 3, -1, -1) - self.mean) / self.std
         return normalised.to(self.mean.dtype, memory_format=self.memory_format)
+
+    def _normalised_rows(self, images: Tensor) -> Tensor:
+        """Return what ``preprocess`` does for images of the right size, in place and a whole row at a time."""
+        mean, std = (values.flatten().repeat(self.size) for values in (self.mean, self.std))
+        rows = images.reshape(-1, 3 * self.size).float().div_(255).sub_(mean).div_(std)
+        return rows.view(images.shape).permute(0, 3, 1, 2)

@@ -8,7 +8,8 @@ import torchvision
 from torch import nn
 
 from metrad.models.backbones import mobilenet_v2
-from metrad.models.cpu import StridedDepthwise, quicken
+from metrad.models.base import Backbone, InputSpec
+from metrad.models.cpu import StridedDepthwise, overwrite, quicken
 from metrad.models.embedder import Embedder
 from metrad.models.pooling import pool
 
@@ -110,6 +111,71 @@ def test_activations_that_need_their_input_work_on_a_result_of_their_own(activat
     for result in results:
         result.square().sum().backward()
     assert torch.equal(network[0].weight.grad, plain[0].weight.grad)
+
+
+def convolved(*, activation=nn.ReLU6, affine=True):
+    """Return a convolution, a normalisation that has seen some images, and an activation, in evaluation mode."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8, affine=affine)
+    network = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), norm, activation(inplace=True))
+    network(5 * X + 1)
+    return network.eval()
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("activation", [nn.ReLU6, nn.Hardswish, nn.SiLU])
+def test_layers_that_overwrite_their_input_give_the_same_values_to_the_bit(memory_format, affine, activation):
+    plain = convolved(activation=activation, affine=affine)
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    overwrite(quick, on=True)
+    x = X.contiguous(memory_format=memory_format)
+    with torch.inference_mode():
+        between = quick[0](x)
+        assert quick[2](quick[1](between)).data_ptr() == between.data_ptr()
+        assert torch.equal(quick(x), plain(x))
+        assert torch.equal(x, X)
+
+
+def test_a_normalisation_keeps_its_input_where_a_gradient_or_training_may_need_it():
+    quick = convolved()
+    quicken(quick)
+    between = quick[0](X)
+    before = between.detach().clone()
+    quick[1](between)
+    with torch.inference_mode():
+        quick[1].train()(between.detach())
+    assert torch.equal(between, before)
+
+
+def test_a_normalisation_after_another_layer_than_a_convolution_keeps_its_input():
+    network = nn.Sequential(nn.Identity(), nn.BatchNorm2d(8), nn.BatchNorm2d(8)).eval()
+    quicken(network)
+    x = X.clone()
+    with torch.inference_mode():
+        network(x)
+    assert torch.equal(x, X)
+
+
+def test_activations_overwrite_in_evaluation_mode_only_those_that_their_author_let():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(inplace=True), nn.SiLU(inplace=False))
+    embedder = Embedder(Backbone(network, 4, InputSpec(size=8)))
+    assert [part.inplace for part in list(network)[1:]] == [False, False]
+    assert [part.inplace for part in list(embedder.eval().backbone)[1:]] == [True, False]
+    assert [part.inplace for part in list(embedder.train().backbone)[1:]] == [False, False]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("shape", [(24, 24, 3), (24, 24, 1), (30, 20, 3)])
+def test_images_are_the_same_to_the_bit_with_and_without_inference_mode(shape, channels_last):
+    embedder = Embedder(mobilenet_v2(weights=None), image_size=24, channels_last=channels_last).eval()
+    images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8, generator=GENERATOR)
+    usual, layout = embedder.preprocess(images), embedder.memory_format
+    with torch.inference_mode():
+        quick = embedder.preprocess(images)
+    assert torch.equal(usual, quick)
+    assert quick.is_contiguous(memory_format=layout)
 
 
 class Overwrites(nn.Module):
