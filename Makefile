@@ -40,6 +40,7 @@ bench: .venv/dev ## measure speed in short settings, one benchmark after another
 	$(BIN)/python benchmarks/startup.py --rounds 3
 	$(BIN)/python benchmarks/train_throughput.py --rounds 2 --steps 3 --no-compile
 	$(BIN)/python benchmarks/predict_throughput.py --rounds 2 --count 256
+	$(BIN)/python benchmarks/predict.py --rounds 2 --images 200 --good 100
 	$(BIN)/python benchmarks/heads.py --rounds 5 --sizes small,medium
 	$(BIN)/python benchmarks/sweep.py --rounds 1 --runs 4
 	run=$$(mktemp -d)/run && $(BIN)/python train.py experiment=demo hydra.run.dir=$$run \

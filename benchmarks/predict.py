@@ -14,6 +14,7 @@ and a first pass over a few images come before. The system has the files cached.
 
 images/s     the median over the rounds.
 ÷ usual loop the median over the rounds of the ratio to the usual loop.
+CPU ms/image milliseconds that all processes of a side computed; it suffers less from other jobs on the machine.
 peak MB      resident memory of all processes of a side together, what they share counted once; looked at twice a
              second, on Linux alone.
 difference   the largest relative difference of a score from that of the usual loop. Pillow and torchvision round
@@ -80,9 +81,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a side took in one turn, and its scores."""
+    """What a side took in one turn, and its scores.
+
+    Attributes:
+        speed: images per second.
+        cpu: milliseconds that all of its processes computed, by image.
+        peak: memory in MB.
+        scores: of the images, in order of their names.
+    """
 
     speed: float
+    cpu: float
     peak: float
     scores: np.ndarray
 
@@ -159,18 +168,23 @@ def take_turn(side: str, work: Work) -> None:
     """Score the folder in this process, and print the seconds; the scores go into a file."""
     score = SIDES[side](work)
     score("first")
-    start = time.perf_counter()
+    start, before = time.perf_counter(), computed()
     scores = score("new")
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, computed() - before
     np.save(work.folder / "scores.npy", scores)
-    print(json.dumps(len(scores) / seconds))
+    print(json.dumps([len(scores) / seconds, 1000 * cpu / len(scores)]))
+
+
+def computed() -> float:
+    """Return the seconds that this process and those it started and that have ended have computed."""
+    return sum(os.times()[:4])
 
 
 def turn(side: str, work: Work) -> Turn:
     """Score the folder in a process of its own."""
     watch = Watch(files=True, pause=0.5)
     said = command(*_own_command(work), f"--turn={side}", watch=watch).said
-    return Turn(json.loads(said.splitlines()[-1]), watch.peak, np.load(work.folder / "scores.npy"))
+    return Turn(*json.loads(said.splitlines()[-1]), watch.peak, np.load(work.folder / "scores.npy"))
 
 
 def _own_command(work: Work) -> list[object]:
@@ -244,12 +258,23 @@ def measure(work: Work, rounds: int, tolerance: float) -> None:
         speeds, others = [each.speed for each in turns], [each.speed for each in usual]
         apart = max(float(np.max(np.abs(each.scores / usual[0].scores - 1))) for each in turns)
         middle = f"{statistics.median(speeds):.1f}", f"{ratio(speeds, others):.2f}"
-        peak = max(each.peak for each in turns)
+        peak, cpu = max(each.peak for each in turns), statistics.median(each.cpu for each in turns)
         each_round = " ".join(f"{a / b:.2f}" for a, b in zip(speeds, others, strict=True))
-        rows.append([side, *middle, f"{peak:.0f}", f"{apart:.1e}", " ".join(f"{s:.1f}" for s in speeds), each_round])
+        rows.append(
+            [
+                side,
+                *middle,
+                f"{cpu:.1f}",
+                f"{peak:.0f}",
+                f"{apart:.1e}",
+                " ".join(f"{s:.1f}" for s in speeds),
+                each_round,
+            ]
+        )
         if not apart <= tolerance:
             wrong.append(f"{side}: {apart:.2g}")
-    print(table(["side", "images/s", "÷ usual loop", "peak MB", "difference", "rounds", "ratio by round"], rows))
+    columns = ["images/s", "÷ usual loop", "CPU ms/image", "peak MB", "difference", "rounds", "ratio by round"]
+    print(table(["side", *columns], rows))
     if BEST in measured:
         against = ratio([each.speed for each in measured[METRAD]], [each.speed for each in measured[BEST]])
         print(f"\nmetrad ÷ best loop: {against:.2f}")

@@ -112,13 +112,14 @@ class OverwritingBatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised ``input`` (N, C, h, w), in its memory if it will not be needed any more."""
-        fixed = torch.is_inference_mode_enabled() and not self.training and self.running_mean is not None
-        if not fixed or input.device.type != "cpu" or input.dtype != self.running_mean.dtype:
+        if self.training or not torch.is_inference_mode_enabled() or self.running_mean is None:
+            return super().forward(input)
+        if input.device.type != "cpu" or input.dtype != self.running_mean.dtype:
             return super().forward(input)
         self._check_input_dim(input)
         statistics = self.weight, self.bias, self.running_mean, self.running_var
         unused = input.new_empty(0), input.new_empty(0)
-        torch.native_batch_norm(input, *statistics, False, 0.0, self.eps, out=(input, *unused))  # type: ignore[call-overload]
+        torch.native_batch_norm(input, *statistics, False, 0.0, self.eps, out=(input, *unused))
         return input
 
 
@@ -136,7 +137,7 @@ def quicken(module: nn.Module) -> None:
         elif isinstance(part, nn.Sequential):
             for before, after in pairwise(part):
                 if isinstance(after, _ACTIVATIONS):
-                    after.overwrites = after.inplace  # type: ignore[assignment] - a plain attribute
+                    vars(after)["overwrites"] = after.inplace
                     after.inplace = False
                 elif type(after) is nn.BatchNorm2d and isinstance(before, nn.Conv2d):
                     after.__class__ = OverwritingBatchNorm

@@ -130,6 +130,18 @@ def test_an_iterator_is_streamed_in_order_and_read_a_bounded_number_ahead(detect
     stream.close()
 
 
+def test_a_stream_keeps_freed_memory_from_its_first_batch_until_it_ends_or_is_left(detector):
+    settings = torch.utils.deterministic  # lean_memory turns its filling off while it keeps memory
+    stream = detector.stream(noise(8), batch_size=2)
+    next(stream)
+    assert not settings.fill_uninitialized_memory
+    stream.close()
+    assert settings.fill_uninitialized_memory
+    for _ in detector.stream(noise(4), batch_size=2):
+        assert not settings.fill_uninitialized_memory
+    assert settings.fill_uninitialized_memory
+
+
 def test_an_error_of_the_users_iterator_comes_through(detector):
     def images():
         yield noise(1)[0]
