@@ -40,6 +40,7 @@ class Source:
         reading: how image files are read; set by ``PreparedData``.
         left_out: number of files that are not read, by their ending, such as ``.txt``.
         columns: further texts of each image by the name of the column, such as the part that it shows.
+        named: whether ``names`` are names that somebody gave to files, and not just positions.
     """
 
     classes: list[str]
@@ -53,6 +54,7 @@ class Source:
     reading: Reading = Reading()
     left_out: Mapping[str, int] = MappingProxyType({})
     columns: Mapping[str, Sequence[str]] = MappingProxyType({})
+    named: bool = False
 
     @property
     def trainable_classes(self) -> frozenset[int]:
@@ -87,6 +89,8 @@ class ImageFolder(Source):
     Raises:
         InputError: the folder does not exist, holds no matching images, or a folder in it cannot be read.
     """
+
+    named = True
 
     def __init__(
         self, root: str | Path, *, pattern: str | Sequence[str] | None = None, size: int | None = None
