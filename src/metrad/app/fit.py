@@ -40,7 +40,7 @@ def prepare(parts: Parts) -> PreparedData:
     from ``split.json`` beside its checkpoints. So it does not depend on finding the same groups again.
     """
     data = parts.make_data(parts.image_size or parts.make_embedder().size)
-    begun = Run(Path(parts.begun.path).absolute().parents[1]) if parts.begun else None
+    begun = Run(Path(parts.begun.path).absolute().parent.parent) if parts.begun else None
     if begun is not None and data.finds_groups and begun.split.is_file():
         data.restore_split(begun.saved_split())
     else:
@@ -207,8 +207,8 @@ def log_found(data: PreparedData) -> None:
     unnamed = data.unnamed_groups()
     if unnamed:
         log.warning(
-            "images seem to show one part several times: %s. Set dataset.group=auto, or a pattern that says which "
-            "images belong together (docs/scoring.md, Groups); else new parts give more false alarms than thresholds say",
+            "images seem to show one part several times: %s. Set dataset.group=auto, or a pattern that says "
+            "which belong together; else new parts give more false alarms than promised (docs/scoring.md, Groups)",
             unnamed,
         )
 

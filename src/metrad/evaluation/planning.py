@@ -2,8 +2,9 @@
 
 A part is a group of images: all photographs of one part count once. Three equal shares are planned. Calibration parts
 decide the thresholds. As many test parts measure the rate: if none of n parts is an alarm, the one-sided interval of
-the rate ends at the smallest rate that n calibration parts allow with that confidence. The index has no theory that says how many parts it
-needs: its size decides which defects are found and not the rate, and is at least ``LEAST_INDEX``.
+the rate ends at the smallest rate that n calibration parts allow with that confidence. The index has no theory that
+says how many parts it needs. Its size decides which defects are found and not the rate, and is at least
+``LEAST_INDEX``.
 """
 
 import math
