@@ -191,6 +191,42 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
         },
     ),
+    "layouts of data": (
+        ("data/test_layouts", "data/test_manifests", "data/test_joined_sources", "data/test_tables"),
+        {
+            "masks are images": ("if kind.name != _MASKS", "if kind.name"),
+            "validation images are tested": (
+                "return [*((part, False) for part in training)",
+                "return [*((part, part.name != 'train') for part in training)",
+                ("data/test_sources",),
+            ),
+            "a mask of another kind": (
+                "known.get((image.class_name, Path(image.path).stem))",
+                "dict((stem, mask) for (_, stem), mask in known.items()).get(Path(image.path).stem)",
+            ),
+            "columns stay in the order of the rows": (
+                "self.columns = {name: table.columns[name]",
+                "self.columns = {name: table.columns[name][::-1]",
+            ),
+            "one image twice": ("if earlier != position:", "if False:"),
+            "a missing image let in": ("if len(found) == 1]", "if len(found) == 0]"),
+            "groups of two sources are one": ('f"{name}/{text}" if text else ""', "text"),
+            "a source without parts trains too": (
+                "np.ones(len(one.labels), dtype=bool)",
+                "np.zeros(len(one.labels), dtype=bool)",
+            ),
+            "an image of the next source": (
+                'np.searchsorted(self._starts, position, side="right")',
+                'np.searchsorted(self._starts, position, side="left")',
+            ),
+            "rows of another length let in": ("if len(cells) != len(names):", "if False:"),
+            "a star matches nothing but itself": (
+                '".*".join(map(re.escape',
+                '"[*]".join(map(re.escape',
+                ("data/test_roles",),
+            ),
+        },
+    ),
     "scorers and neighbour search": (
         ("reference/scorers", "scorers/search", "contract/scorers", "unit/scorers/test_scorers"),
         {
@@ -504,7 +540,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "return not self.exactly and issubclass(found, bases) or self.exactly",
             ),
             "a part inside a part let in": (
-                "own = role if name == key else None",
+                "own = role_inside(key, name, role)",
                 "own = role",
             ),
             "private keys let in": ("and private not in allowed:", "and False:"),
@@ -513,7 +549,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "return node",
                 ("hostile/test_run_directories",),
             ),
-            "a download anywhere": ('source["download"] = False', "pass", ("hostile/test_run_directories",)),
+            "a download anywhere": ('node["download"] = False', "pass", ("hostile/test_run_directories",)),
             "escapes on the terminal": ("return _CONTROLS.sub(_escaped, text)", "return text", ("unit/test_terminal",)),
         },
     ),

@@ -1,7 +1,34 @@
 """Metric-learning anomaly detection."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from metrad import renamed
 
+if TYPE_CHECKING:
+    from metrad.app.inspect import fit
+    from metrad.detector.core import Detector
+    from metrad.detector.verdicts import Verdicts
+
 __version__ = "0.2.0"
+__all__ = ["Detector", "Verdicts", "__version__", "fit"]
+
+# Public name → module. It is imported at the first use of the name, so that ``import metrad`` needs no torch.
+_PUBLIC = {
+    "Detector": "metrad.detector.core",
+    "Verdicts": "metrad.detector.verdicts",
+    "fit": "metrad.app.inspect",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]
+
 
 renamed.install()

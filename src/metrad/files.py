@@ -29,6 +29,7 @@ TEXT_BYTES = 2**28  # largest JSON or CSV file that is read, about two million i
 DEPTH = 40  # deepest nesting of JSON that is read
 _SPARSE_BYTES = 2**30  # a file of at least this size must not consist of holes
 _SEAL = "sha256"
+_AGAIN = "copy or create it again"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 _ADVICE = {
     errno.ENOSPC: "free space there",
@@ -43,6 +44,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of its path is a file; choose another path",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_SHOWN_PATH = 200  # characters of a path in an error
 _MISTAKEN = {errno.ENOTDIR, errno.ENAMETOOLONG}  # the path is wrong, and not the disk
 # The errors of torch and safetensors, which write without Python.
 _NOT_WRITTEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs|iostream error|Error while serializing")
@@ -60,10 +62,29 @@ def replacing(path: Path) -> Iterator[Path]:
     except WriteError as error:  # of a file in a folder that is written
         raise WriteError(str(error).replace(str(partial), str(path))) from error
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # the folder of ``path`` is a file, as the error says
+            remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Remove the file, link or folder at ``path`` if there is one. A link is removed, and never what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def in_words(error: OSError) -> str | None:
+    """Return an error of the system on a file as one line: the path, the reason and what to do; None for other errors.
+
+    A long path is cut in the middle.
+    """
+    if error.errno is None or not isinstance(error.filename, str | bytes | os.PathLike):
+        return None
+    path = os.fsdecode(error.filename)
+    short = path if len(path) <= _SHOWN_PATH else f"{path[: _SHOWN_PATH // 2]}…{path[-_SHOWN_PATH // 2 :]}"
+    advice = {**_ADVICE, errno.EEXIST: "something else lies there; move it away or choose another path"}
+    return f"{short}: {os.strerror(error.errno)}; {advice.get(error.errno, 'check that path')}"
 
 
 @contextlib.contextmanager
@@ -225,9 +246,9 @@ def json_of(data: bytes, path: Path) -> Any:
             json.dumps(content, ensure_ascii=False).encode()
         deep = _deeper(content, DEPTH)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({first_line(error)})") from error
+        raise InputError(f"{path} cannot be read as JSON ({first_line(error)}); {_AGAIN}") from error
     if deep:
-        raise InputError(f"{path} cannot be read as JSON (it nests deeper than {DEPTH} levels)")
+        raise InputError(f"{path} cannot be read as JSON (it nests deeper than {DEPTH} levels); {_AGAIN}")
     return content
 
 
@@ -369,7 +390,7 @@ def _handle(path: Path) -> int:
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if handle is None:
-        raise InputError(f"{path} cannot be read: it is {_KINDS.get(kind, 'a device')}, not a file; create it again")
+        raise InputError(f"{path} cannot be read: it is {_KINDS.get(kind, 'a device')}, not a file; {_AGAIN}")
     return handle
 
 
@@ -392,5 +413,5 @@ def _data_bytes(handle: int, size: int) -> int:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{path} is missing")
-    return InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or first_line(error)})")
+        return InputError(f"{path} is missing; {_AGAIN}")
+    return InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or first_line(error)}); {_AGAIN}")

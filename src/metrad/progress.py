@@ -37,7 +37,7 @@ def bars_wanted() -> bool:
     return sys.stderr.isatty() and bars_allowed()
 
 
-def bar(items: Iterable[T], text: str, total: int | None = None) -> Iterable[T]:
+def bar(items: Iterable[T], text: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
     """Return ``items`` with a progress bar that appears after a second and vanishes at the end, if bars are wanted."""
-    counted: Iterable[T] = tqdm(items, text, total, leave=False, delay=1, disable=not bars_wanted())
+    counted: Iterable[T] = tqdm(items, text, total, leave=False, delay=1, disable=not bars_wanted(), unit=unit)
     return counted

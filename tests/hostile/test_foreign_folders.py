@@ -68,6 +68,21 @@ def test_files_beside_a_run_stay_when_it_begins_anew(cfg, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*mine, "status.json"}
 
 
+@pytest.mark.parametrize("name", ["model", "checkpoints", "logs", "scores.csv", "selection"])
+def test_a_link_below_a_failed_run_is_removed_and_what_it_leads_to_stays(name, cfg, tmp_path):
+    run, mine = Run(tmp_path / "run"), tmp_path / "mine"
+    mine.mkdir()
+    for kept in ("weights.bin", ".last.ckpt.1.partial.ckpt"):
+        (mine / kept).write_text("mine")
+    before = contents(mine)
+    run.begin(identity="0" * 32)
+    write_json(run.status, {**run.noted(), "state": "failed"})
+    (run.path / name).symlink_to(mine)
+    assert not claim(run, cfg, sweeping=True).finished
+    assert [path.name for path in run.path.iterdir()] == ["status.json"]
+    assert contents(mine) == before
+
+
 def test_a_run_whose_status_was_torn_by_a_crash_begins_anew(cfg, tmp_path):
     run = Run(tmp_path)
     whole = composed("experiment=demo", hydra=True)

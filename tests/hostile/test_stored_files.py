@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import socket
@@ -40,6 +41,7 @@ READ = {  # the files of a run, and the jobs that read them
     "model/calibration.safetensors": ("evaluate",),
     "model/detector.json": ("evaluate",),
     "model/embedder.safetensors": ("evaluate",),
+    "model/fitted.safetensors": ("evaluate",),
     "model/head.safetensors": ("evaluate",),
     "model/index.faiss": ("evaluate",),
     "model/normal.json": ("evaluate",),
@@ -220,6 +222,11 @@ BOMBS = {
     "a long interpolation": "a: '" + "${" * 50_000 + "'",
     "two documents": "a: 1\n---\na: 2\n",
     "an open quote": "a: 'b",
+    "a number in base 60": "seed: 1:30\n",
+    "a key in base 60": "1:30: a\n",
+    "a number as name of a setting": "seed: 1\n90: a\n",
+    "a number as name of an argument": "scorer: {_target_: metrad.scorers.KNN, 90: a}\n",
+    "a truth value as name of an argument": "dataset: {source: {true: a}}\n",
     "a duplicate": "a: 1\na: 2\n",
     "a number of a million digits": "a: " + "9" * 900_000,
 }
@@ -269,6 +276,20 @@ WRONG = {
     "a boolean metric": ("metrics.json", _set("auroc", to=True), compared),
     "thresholds that are no list": ("metrics.json", _set("thresholds", to={"a": 1}), reported),
     "an interval of three": ("metrics.json", _set("intervals", "auroc_delong", to=[0, 1, 2]), reported),
+    "an interval upside down": ("metrics.json", _set("intervals", "auroc_delong", to=[1.0, 0.0]), reported),
+    "an interval beyond 1": ("metrics.json", _set("intervals", "bootstrap", "auroc", to=[0.5, 2.0]), reported),
+    "an interval without the AUROC": ("metrics.json", _set("intervals", "auroc_delong", to=[0.0, 0.001]), reported),
+    "an interval upside down in a comparison": ("metrics.json", _set("intervals", "auroc_delong", to=[1, 0]), compared),
+    "a level of 0": ("metrics.json", _set("intervals", "level", to=0), reported),
+    "a level of 1": ("metrics.json", _set("intervals", "level", to=1), reported),
+    "a false-alarm rate of 0": ("metrics.json", _set("thresholds", 0, "false_alarm_rate", to=0.0), reported),
+    "no thresholds": ("metrics.json", lambda content: content.pop("thresholds") and None, reported),
+    "no intervals": ("metrics.json", lambda content: content.pop("intervals") and None, reported),
+    "classes as list": ("metrics.json", _set("per_class", to=[1]), reported),
+    "a class without images": ("metrics.json", _set("per_class", to={"a": {"auroc": 0.5}}), reported),
+    "a class of half an image": ("metrics.json", _set("per_class", to={"a": {"images": 0.5}}), reported),
+    "a metric of a class as text": ("metrics.json", _set("per_class", to={"a": {"images": 1, "auroc": "1"}}), compared),
+    "copies below 0": ("metrics.json", _set("copies_left_out", to=-1), compared),
     "seconds as text": ("metrics.json", _set("seconds", "total", to="long"), compared),
     "seconds below 0": ("metrics.json", _set("seconds", "total", to=-1), compared),
     "no seconds": ("metrics.json", _set("seconds", to=None), reported),
@@ -286,6 +307,8 @@ WRONG = {
     "a backbone as text": ("model/detector.json", _set("backbone", to="resnet"), evaluated),
     "about as list": ("model/detector.json", _set("about", to=[]), evaluated),
     "a precision as number": ("model/detector.json", _set("precision", to=32), evaluated),
+    "an unknown precision": ("model/detector.json", _set("precision", to="8-tiny"), evaluated),
+    "a switch as text": ("model/detector.json", _set("embedder", "test_time_flip", to="no"), evaluated),
     "a scorer of another width": ("model/scorer.json", _set("width", to=9), evaluated),
     "a scorer of no width": ("model/scorer.json", _set("width", to="16"), evaluated),
     "another scorer": ("model/scorer.json", _set("scorer", to="LOF"), evaluated),
@@ -315,15 +338,48 @@ def test_a_backbone_that_asks_for_any_memory_is_refused(settings, run):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
+def _moved(line, position):
+    return f"{line.rpartition(',')[0]},{position}"
+
+
+def _with_p_value(line, value):
+    cells = line.split(",")
+    cells[4] = value
+    return ",".join(cells)
+
+
 TABLES = {
     "a row too few": ("embeddings/images.csv", lambda lines: lines[:-1], evaluated),
     "a row too many": ("embeddings/images.csv", lambda lines: [*lines, lines[-1]], evaluated),
     "rows in another order": ("embeddings/images.csv", lambda lines: [lines[0], *lines[:0:-1]], evaluated),
     "another column": ("embeddings/images.csv", lambda lines: ["role,image,class,position", *lines[1:]], evaluated),
     "a position in words": ("embeddings/images.csv", lambda lines: [lines[0], "normal,a,b,c", *lines[2:]], evaluated),
+    "a position below 0": (
+        "embeddings/images.csv",
+        lambda lines: [lines[0], _moved(lines[1], -1), *lines[2:]],
+        evaluated,
+    ),
+    "a position of no dataset": (
+        "embeddings/images.csv",
+        lambda lines: [lines[0], _moved(lines[1], 10**30), *lines[2:]],
+        evaluated,
+    ),
+    "two images at one position": (
+        "embeddings/images.csv",
+        lambda lines: [lines[0], _moved(lines[1], lines[2].split(",")[-1]), *lines[2:]],
+        evaluated,
+    ),
+    "a class of another role": (
+        "embeddings/images.csv",
+        lambda lines: [lines[0], re.sub(",[^,]*,(?=[^,]*$)", ",zebra,", lines[1]), *lines[2:]],
+        evaluated,
+    ),
     "scores cut off": ("scores.csv", lambda lines: lines[: len(lines) // 2], reported),
     "a score left out": ("scores.csv", lambda lines: [lines[0], *lines[9:]], reported),
     "a score without end": ("scores.csv", lambda lines: [*lines, "a,b,test_normal,inf,,c,0"], reported),
+    "a p-value above 1": ("scores.csv", lambda lines: [lines[0], _with_p_value(lines[1], "1.5"), *lines[2:]], reported),
+    "a p-value in words": ("scores.csv", lambda lines: [lines[0], _with_p_value(lines[1], "x"), *lines[2:]], reported),
+    "no column of scores": ("scores.csv", lambda lines: [lines[0].replace("score", "sc"), *lines[1:]], reported),
     "another role": ("scores.csv", lambda lines: [*lines, "a,b,unknown,1.0,,c,0"], reported),
     "epochs without rows": ("epochs.csv", lambda lines: lines[:1], reported),
     "epochs in words": ("epochs.csv", lambda lines: [lines[0], lines[1].replace("1", "one")], reported),
@@ -454,6 +510,19 @@ def test_a_checkpoint_from_before_is_read_but_not_a_changed_one(run, tmp_path):
     content = torch.load(run.last_checkpoint, weights_only=True)
     torch.save(content, tmp_path / "before.ckpt")
     assert read_checkpoint(tmp_path / "before.ckpt").keys() == read_checkpoint(run.last_checkpoint).keys()
+
+
+def test_no_control_character_of_a_run_reaches_a_table_or_a_page(run):
+    path = run.config.with_name("hydra.yaml")
+    choices = read_yaml(path)
+    choices.hydra.runtime.choices.update({"head": "\x1b[31mred", "backbone": "\x1b[2Jgone"})
+    OmegaConf.save(choices, path)
+    edited(run.status, lambda content: content.update(error="\x1b]0;title\x07"))
+    resealed(run)
+    said = [*map(str, compared(run)), reported(run)]
+    assert [text for text in said if "\x1b" in text or "\x07" in text] == []
+    assert r"\x1b[31mred" in said[0]
+    assert r"\x1b[2Jgone" in said[2]
 
 
 # Flips

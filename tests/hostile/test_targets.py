@@ -170,6 +170,52 @@ def test_a_part_inside_a_part_is_refused_before_anything_is_built(target, place,
         targets.build("scorer", nested({"_target_": target})[place], ROLES["scorer"])
 
 
+MNIST = {"_target_": "torchvision.datasets.MNIST", "root": "x"}
+JOINED = "metrad.data.joined_sources.JoinedSources"
+
+
+def test_sources_inside_a_source_are_bound_and_nothing_is_built(monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.MNIST.__init__", lambda *_, **__: pytest.fail("it was built"))
+    node = {"_target_": JOINED, "sources": {"a": MNIST, "b": {"_target_": JOINED, "sources": {"c": MNIST}}}}
+    made = targets.bound("dataset.source", node, ROLES["dataset.source"])
+    inner = made.keywords["sources"]
+    assert (inner["a"].func.__name__, inner["a"].keywords) == ("MNIST", {"root": "x"})
+    assert inner["b"].keywords["sources"]["c"].func.__name__ == "MNIST"
+
+
+@pytest.mark.parametrize(
+    "target", ["os.getpid", "metrad.models.heads.ArcFace", "torchvision.datasets.LSUN", "torch.nn.ReLU"]
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda part: {"sources": {"a": part}},
+        lambda part: {"sources": {"a": {"_target_": JOINED, "sources": {"b": part}}}},
+        lambda part: {"sources": {"a": {**MNIST, "transform": part}}},
+    ],
+)
+def test_what_is_no_source_is_refused_inside_a_source(target, place):
+    node = {"_target_": JOINED, **place({"_target_": target})}
+    with pytest.raises(InputError, match=r"dataset\.source\.sources\.a.*_target_"):
+        targets.bound("dataset.source", node, ROLES["dataset.source"])
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda part: {"sources": [part]},
+        lambda part: {"sources": {"a": [part]}},
+        lambda part: {"sources": {"a": {"b": part}}},
+        lambda part: {"others": {"a": part}},
+        lambda part: {"sources": part},
+        lambda part: {"sources": {"a": {**MNIST, "transform": part}}},
+    ],
+)
+def test_a_source_elsewhere_inside_a_source_is_refused(place):
+    with pytest.raises(InputError, match="a part inside a part cannot be named here"):
+        targets.bound("dataset.source", {"_target_": JOINED, **place(MNIST)}, ROLES["dataset.source"])
+
+
 OWN = """
 import os
 from subprocess import run

@@ -66,8 +66,23 @@ CONFIGURATION = [
     case("seed negative", "seed=-1", says=["seed must be between 0 and 4294967295", "-1"]),
     case("seed a list", "seed=1,2", says=["seed=1,2", "--multirun"]),
     case("seed above what numpy takes", "seed=4294967296", says=["seed must be between 0 and 4294967295"]),
-    case("image_size", "image_size=0", says=["image_size", "at least 1"]),
-    case("image too small", "image_size=1", says=["image_size"]),
+    case(
+        "image_size",
+        "image_size=0",
+        says=["image_size must be between 1 and 4096", "write, for example, image_size=96"],
+    ),
+    case("image too small", "image_size=1", says=["image_size=1 does not suit the backbone", "set image_size="]),
+    case("image too large", "image_size=20000", says=["image_size must be between 1 and 4096, or null, got 20000"]),
+    case(
+        "too many rates",
+        f"evaluation.false_alarm_rates=[{','.join(str(i / 1000) for i in range(1, 102))}]",
+        says=["evaluation.false_alarm_rates must be a list of different rates", "at most 100"],
+    ),
+    case(
+        "too many layers",
+        f"backbone.channels=[{','.join(['4'] * 501)}]",
+        says=["a list of numbers, 500 or fewer, each"],
+    ),
     case("batch_size", "batch_size=1", says=["batch_size", "at least 2"]),
     case("epochs no number", "trainer.max_epochs=ten", says=["trainer.max_epochs=ten", "integer"]),
     case("epochs negative", "trainer.max_epochs=-2", says=["trainer", "max_epochs", "-2"]),
@@ -124,6 +139,9 @@ CONFIGURATION = [
     case("target a module", "head._target_=metrad.models.heads", says=["head._target_=metrad.models.heads"]),
     case("target null", "head._target_=null", says=["head._target_"]),
     case("no target", "~head._target_", says=["head._target_"]),
+    case("epochs removed", "~trainer.max_epochs", says=["trainer.max_epochs must be set", "trainer.max_epochs=10"]),
+    case("precision removed", "~trainer.precision", says=["trainer.precision must be set", "trainer.precision=auto"]),
+    case("nothing removed", "~trainer.nope", says=["~trainer.nope removes what is not there", "leave it out"]),
     case("unclosed bracket", "dataset.normal=[7", says=["[7"]),
     case("unclosed quote", "seed='1", says=["seed='1"]),
     case("unknown interpolation", "dataset.normal=${nope}", says=["nope"]),
@@ -149,14 +167,13 @@ CONFIGURATION = [
         "selection.candidates=[{optimizer.lr: 0}]",
         says=["optimizer.lr"],
     ),
-    case("betas", "+optimizer.betas=[0.9,nan]", says=["optimizer.betas must be a list of numbers, each at least 0"]),
+    case("betas", "+optimizer.betas=[0.9,nan]", says=["optimizer.betas must be a list of 2 numbers, each at least 0"]),
     case("a schedule of no epochs", "scheduler=cosine", "scheduler.T_max=0", says=["scheduler.T_max must be", "got 0"]),
     case("gamma", "scheduler=step", "scheduler.gamma=-1", says=["scheduler.gamma must be above 0"]),
     case("a fraction for a count", "scorer.k=2.0", says=["scorer.k=2.0 has a wrong type: write scorer.k=2"]),
     case("a text for a count", "scorer.k='2'", says=["scorer.k=2 has a wrong type", "int"]),
     case("scale infinite", "head=arcface", "head.scale=inf", says=["head.scale must be above 0, got inf"]),
     case("centres without number", "head.sub_centers=1000000000", says=["head.sub_centers", "100000"]),
-    case("images of a terabyte", "image_size=1000000", says=["image_size=1000000 takes at least", "this machine has"]),
     case("weights of terabytes", "backbone.channels=[65536,65536,65536,65536,65536]", says=["backbone.channels", "GB"]),
     case("processes without number", "dataset.workers=1000000", says=["dataset.workers=1000000", "CPU cores"]),
     case("ranks without number", "trainer.devices=1000000", says=["trainer.devices=1000000", "CPU cores"]),
@@ -280,7 +297,12 @@ FILES = [
     case("checkpoint truncated", "ckpt_path=FILES/cut.ckpt", says=["ckpt_path=FILES/cut.ckpt", "cannot be read"]),
     case("checkpoint foreign", "ckpt_path=FILES/one.pth", says=["ckpt_path=FILES/one.pth", "cannot be read"]),
     case("checkpoint code", "ckpt_path=FILES/code.pth", says=["ckpt_path=FILES/code.pth", "cannot be read"]),
-    case("checkpoint of another head", "ckpt_path=FILES/a.ckpt", "head=softmax", says=["a.ckpt", "heads.Softmax now"]),
+    case(
+        "checkpoint of another head",
+        "ckpt_path=FILES/a.ckpt",
+        "head=softmax",
+        says=["a.ckpt", "head was adacos and is softmax now"],
+    ),
     case(
         "checkpoint of another width",
         "ckpt_path=FILES/a.ckpt",
@@ -292,15 +314,26 @@ FILES = [
         "ckpt_path=FILES/a.ckpt",
         "trainer.max_epochs=2",
         "optimizer=sgd",
-        says=["FILES/a.ckpt", "optimizer._target_ was torch.optim.Adam and is torch.optim.SGD now"],
+        says=["FILES/a.ckpt", "optimizer was adam and is sgd now"],
     ),
     case("checkpoint of weights alone", "ckpt_path=FILES/weights.ckpt", "trainer.max_epochs=2", says=["weights.ckpt"]),
     case("checkpoint past the end", "ckpt_path=FILES/a.ckpt", "trainer.max_epochs=0", says=["a.ckpt", "max_epochs=0"]),
+    case(
+        "checkpoint past the steps",
+        "ckpt_path=FILES/a.ckpt",
+        "trainer.max_steps=1",
+        says=["a.ckpt has trained", "steps and trainer.max_steps=1; set at least"],
+    ),
 ]
 # One of each kind of error, by who finds it, and those of Hydra's own settings.
 COMMANDS = [
     case("run directory taken", "hydra.run.dir=FILES/run", says=["FILES/run", "holds a run already", "hydra.run.dir"]),
-    case("run directory below a file", "hydra.run.dir=FILES/one.pth/run", says=["FILES/one.pth"]),
+    case(
+        "run directory below a file",
+        "hydra.run.dir=FILES/one.pth/run",
+        says=["FILES/one.pth", "Not a directory; a part of its"],
+    ),
+    case("run directory a file", "hydra.run.dir=FILES/one.pth", says=["FILES/one.pth", "something else lies there"]),
     case("run directory null", "hydra.run.dir=null", says=["hydra.run.dir"]),
     case("unknown key of Hydra", "hydra.run.dr=x", says=["hydra.run.dr"]),
     case("unknown key", "sed=1", says=["sed", "did you mean seed?"]),
@@ -315,7 +348,12 @@ COMMANDS = [
     case("class missing", "dataset.normal=[seven]", says=["dataset.normal", "'seven'"]),
     case("truncated image", *folder("truncated"), says=["FILES/truncated/c/3.png", "truncated", "on_corrupt=skip"]),
     case("weights missing", "backbone.weights=FILES/no.pth", says=["backbone.weights=FILES/no.pth", "no such file"]),
-    case("checkpoint of another head", "ckpt_path=FILES/a.ckpt", "head=softmax", says=["a.ckpt", "heads.Softmax now"]),
+    case(
+        "checkpoint of another head",
+        "ckpt_path=FILES/a.ckpt",
+        "head=softmax",
+        says=["a.ckpt", "head was adacos and is softmax now"],
+    ),
 ]
 
 
@@ -491,7 +529,22 @@ WORDS = [
     (["train", "-m", "hydra/sweeper=grids", 'hydra.sweeper.grids=[{head: "glob(zzz*)"}]'], "stand for no run"),
     (["train", "experiment=[demo,all_pairs]", "hydra.sweeper.pairs=[7,7]"], "hydra.sweeper.pairs lists 7 twice"),
     (["compare", "--csv", "figures.csv", "--baseline", ""], "an argument of metrad compare is empty"),
-    (["evaluate"], "Missing argument"),
+    (
+        ["evaluate"],
+        "metrad evaluate needs RUN: Directory of a finished run, or of a sweep, as in: metrad evaluate outp",
+    ),
+    (["report"], "metrad report needs RUN: Directory of a finished run, as in: metrad report outputs/NAME"),
+    (
+        ["train", "-m", "--cfg", "job"],
+        "--multirun and --cfg exclude each other; leave out --multirun; it shows the conf",
+    ),
+    (["train", "--info", "--cfg", "job"], "--cfg and --info exclude each other"),
+    (["train", "--resolve"], "write --cfg job --resolve"),
+    (["train", "experiment=demo", "hydra.job.chdir=true"], "hydra.job.chdir=true is not supported"),
+    (["evaluate", "RUN", "--\x1b[31mname", "x"], "No such option: --\\x1b[31mname"),
+    (["train", "trainer.max_epochs=python"], "between 0 and 100000; write, for example, trainer.max_epochs=10"),
+    (["train", "+optimizer.betas=[0.9]"], "it must be a list of 2 numbers, each at least 0 and below 1"),
+    (["train", "experiment=demo", f"hydra.run.dir={'x' * 300}"], "File name too long; choose a shorter name"),
     (["evaluate", "RUN", "--nmae", "x"], "metrad evaluate --help lists what it takes"),
     (["compare", "RUN", "--metric"], "metrad compare --help lists what it takes"),
     (["train", "--seed", "3"], "--seed is no option: settings have no dashes; write seed=VALUE"),
@@ -576,6 +629,8 @@ EVALUATE = [
     pytest.param(["RUN", "RUN"], ("second folder", "one run or one sweep"), id="two runs"),
     pytest.param(["RUN", "scorer=knn", "scorer=lof"], ("scorer is given twice", "scorer=A,B"), id="scorer twice"),
     pytest.param(["RUN", "evaluation.false_alarm_rates=[0.1,0.1]"], ("different rates",), id="a rate twice"),
+    pytest.param(["RUN", "scorer.k=1:30"], ("scorer.k=1:30", "without colons"), id="a number in base 60"),
+    pytest.param(["RUN", "--name", "\x1b[31mred"], ("--name", "control characters"), id="a name that colours"),
     pytest.param(["RUN", "paths=3"], ("paths",), id="paths no folder"),
     pytest.param(["RUN", "dataset.workers=x"], ("dataset.workers", "x"), id="workers"),
     pytest.param(["RUN", "dataset.memory_limit_gib=-1"], ("dataset.memory_limit_gib", "at least 0"), id="limit"),
@@ -699,7 +754,22 @@ def drop(part):
     return tamper
 
 
+def instead(name, put):
+    """Return what puts something else in place of the file ``name`` of a run."""
+
+    def tamper(run):
+        path = run.path / name
+        path.unlink(missing_ok=True)
+        put(path)
+
+    return tamper
+
+
 TAMPERED = {
+    "status a FIFO": (
+        "status.json cannot be read: it is a FIFO, not a file; copy or create it again",
+        instead("status.json", os.mkfifo),
+    ),
     "status no JSON": ("status.json", lambda run: run.status.write_text("{")),
     "status a list": ("not finished", lambda run: run.status.write_text("[]")),
     "configuration no YAML": ("config.yaml", lambda run: run.config.write_text("a: [")),
@@ -746,6 +816,14 @@ def test_evaluate_refuses_a_broken_run(name, refused, finished_run, tmp_path):
     tamper(run)
     refused("evaluate", run.path, words=(word,))
     assert not run.evaluations.exists()
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, Path.touch], ids=["FIFO", "file"])
+def test_what_lies_in_place_of_the_folder_of_evaluations_is_named(put, refused, finished_run, tmp_path):
+    run = Run(shutil.copytree(finished_run.path, tmp_path / "run"))
+    put(run.evaluations)
+    line = refused("evaluate", run.path, words=(f"{run.evaluations} is no folder", "remove it"))
+    assert "partial" not in line
 
 
 def test_parts_of_another_run_are_refused(refused, train, digits, finished_run, tmp_path):
@@ -804,14 +882,14 @@ def test_a_folder_with_an_odd_name_works(metrad, small, image_folders, tmp_path)
     [
         ("dataset.sizes.test_normal=39", "other images"),
         ("seed=5", "seed was 0 and is 5 now"),
-        ("head=normface", "head._target_ was metrad.models.heads.AdaCos and is metrad.models.heads.NormFace now"),
+        ("head=normface", "other settings: head was adacos and is normface now; set them"),
         ("head.sub_centers=2", "head.sub_centers was 1 and is 2 now"),
         ("optimizer.lr=0.5", "optimizer.lr was 0.001 and is 0.5 now"),
         ("optimizer.weight_decay=0.5", "optimizer.weight_decay was 0.0 and is 0.5 now"),
-        ("scheduler=step", "scheduler._target_ was not set and is torch.optim.lr_scheduler.StepLR now"),
+        ("scheduler=step", "other settings: scheduler was none and is step now; set them"),
         ("batch_size=32", "batch_size was 64 and is 32 now"),
         ("channels_last=false", "channels_last was True and is False now"),
-        ("augmentation=flip", "augmentation.flip was not set"),
+        ("augmentation=flip", "other settings: augmentation was none and is flip now; set them"),
         ("finetuning.distillation=1", "finetuning.distillation was not set and is 1.0 now"),
         ("finetuning.layer_decay=0.5", "finetuning.layer_decay was not set and is 0.5 now"),
         ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches was 1 and is 2 now"),

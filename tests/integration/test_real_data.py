@@ -27,7 +27,7 @@ def need(*paths):
     if missing and os.environ.get("METRAD_REQUIRE_REAL_DATA"):
         pytest.fail(f"METRAD_REQUIRE_REAL_DATA is set and the real data is missing: {', '.join(missing)}")
     if missing:
-        pytest.skip(f"the real data is missing: {', '.join(missing)}; README, Development, says how to get it")
+        pytest.skip(f"the real data is missing: {', '.join(missing)}; CONTRIBUTING says how to get it")
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "convnet"])

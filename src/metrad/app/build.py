@@ -22,9 +22,10 @@ from metrad.data.decoding import DECODER_VERSION, Reading
 from metrad.data.groups import Pattern
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import Roles
+from metrad.data.sizing import AUTO, Automatic
 from metrad.data.store import GIB, Storage
 from metrad.detector.bundle import Blueprint
-from metrad.errors import InputError, first_line
+from metrad.errors import InputError, first_line, is_of_memory
 from metrad.evaluation.evaluate import Settings
 from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
@@ -280,7 +281,8 @@ def build_data(
     metrad began goes on with the images that it began with.
     """
     dataset = plain(cfg.dataset)
-    chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference", "sizes", "test_share")}
+    chosen = {name: dataset[name] for name in ("normal", "anomalous", "reference")}
+    chosen |= _sizes(dataset, build_settings(cfg))
     group, rotations = dataset.get("group"), dataset.get("rotations", False)  # older runs lack the keys
     group = Pattern(**group) if isinstance(group, dict) else group
     roles = Roles(**chosen, group=group, rotations=rotations, held_out=held_out)
@@ -300,6 +302,14 @@ def build_data(
         skip_corrupt=dataset["on_corrupt"] == "skip",
         reading=_reading(dataset, decoder),
     )
+
+
+def _sizes(dataset: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the sizes of the roles; automatic ones follow from what the thresholds of ``settings`` take."""
+    automatic = Automatic(settings.calibration_steps)
+    sizes = {role: automatic if size == AUTO else size for role, size in dataset["sizes"].items()}
+    share = dataset["test_share"]
+    return {"sizes": sizes, "test_share": automatic if share is None else share}
 
 
 def _reading(dataset: dict[str, Any], decoder: int) -> Reading:
@@ -325,14 +335,34 @@ def build_embedder(cfg: DictConfig) -> Embedder:
         whiten=cfg.whiten,
         test_time_flip=cfg.test_time_flip,
     )
-    try:
-        with torch.inference_mode():
-            embedder.eval()(torch.zeros(1, embedder.size, embedder.size, 3, dtype=torch.uint8))
-    except (RuntimeError, AssertionError, ValueError) as error:  # vision transformers assert their size
-        reason = first_line(error)
-        raise InputError(f"image_size={embedder.size} does not suit the backbone ({reason})") from error
+    fault = _misfit(embedder, embedder.size)
+    if fault:
+        other = next((size for size in _by_distance(embedder.size) if not _misfit(embedder, size)), None)
+        hint = f"set image_size={other}" if other else "choose another backbone"
+        raise InputError(f"image_size={embedder.size} does not suit the backbone ({fault}); {hint}")
     embedder.train()
     return embedder
+
+
+def _misfit(embedder: Embedder, size: int) -> str | None:
+    """Return why the backbone cannot embed images of ``size`` pixels; None if it can."""
+    image, before = torch.zeros(1, size, size, 3, dtype=torch.uint8), embedder.size
+    embedder.size = size
+    try:
+        with torch.inference_mode():
+            embedder.eval()(image)
+    except (RuntimeError, AssertionError, ValueError) as error:  # vision transformers assert their size
+        if is_of_memory(error):
+            raise
+        return first_line(error)
+    finally:
+        embedder.size = before
+    return None
+
+
+def _by_distance(size: int) -> list[int]:
+    """Return the sizes that backbones usually take, the nearest to ``size`` first."""
+    return sorted((4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512), key=lambda one: abs(one - size))
 
 
 def build_scorer(cfg: DictConfig) -> Scorer:

@@ -9,12 +9,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from metrad.app.messages import BAD_INPUT, FAILED_RUNS, relative, reporting_errors
+from metrad.app.messages import BAD_INPUT, FAILED_RUNS, FLAGGED, relative, reporting_errors
 from metrad.errors import InputError
 from metrad.quoting import argument
 from metrad.terminal import Formatter, printable
@@ -30,10 +30,12 @@ Examples:
   python train.py -m head=adacos,arcface dataset=fmnist,cifar10 'seed=range(10)'   a sweep of 40 runs
   python train.py ckpt_path=RUN/checkpoints/last.ckpt   continue an interrupted run
   python train.py dataset=fmnist --cfg job              show the whole configuration and stop
+  metrad fit GOOD --out RUN                             a detector from a folder of good images
   metrad evaluate RUN scorer.k=5                        score a finished run again
   metrad plan --rate 0.01 --confidence 0.95             how many good parts that promise takes
   metrad compare multirun/TIME --baseline arcface       differences between the runs of a sweep, with tests
   metrad report RUN                                     one HTML file of a finished run
+  metrad predict RUN photos --html batch.html           verdicts on new images, and a page to look at them
 """
 _OTHER_SETTINGS = """\
   hydra.run.dir=DIR                       directory of the run; outputs/TIME-HEAD-DATASET-SEED if not given
@@ -69,8 +71,22 @@ def main() -> None:
         if not hasattr(error, "format_message"):  # of click; typer 0.29 has a click of its own
             raise
         command = f"metrad {arguments[0]}" if arguments and arguments[0] in _commands() else "metrad"
-        typer.echo(f"error: {' '.join(error.format_message().split())} {command} --help lists what it takes", err=True)
+        line = _lacking(error, command) or " ".join(error.format_message().split())
+        typer.echo(printable(f"error: {line} {command} --help lists what it takes"), err=True)
         raise SystemExit(BAD_INPUT) from None
+
+
+# What stands for the arguments that a command cannot do without, in an example.
+_STANDS_FOR = {"evaluate": "outputs/NAME", "report": "outputs/NAME"}
+
+
+def _lacking(error: Any, command: str) -> str | None:
+    """Return a line on an argument that is missing, with an example of the whole command; None for other errors."""
+    parameter, name = getattr(error, "param", None), command.rpartition(" ")[2]
+    if type(error).__name__ != "MissingParameter" or parameter is None or name not in _STANDS_FOR:
+        return None
+    what = str(getattr(parameter, "help", "") or "").rstrip(".")
+    return f"{command} needs {str(parameter.name).upper()}: {what}, as in: {command} {_STANDS_FOR[name]}."
 
 
 def _commands() -> list[str]:
@@ -137,10 +153,7 @@ def _evaluate_command(
 
     Results go to RUN/evaluations; older results stay. 'scorer=glob(*)' evaluates all scorers and prints a table.
     """
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(Formatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it loads
+    _log_messages(sys.stdout)
 
     def job() -> None:
         from metrad.app.evaluate import evaluate_all
@@ -172,6 +185,49 @@ def _plan_command(
     typer.echo(printable(reporting_errors(job)))
 
 
+@app.command("fit")
+def _fit_command(  # noqa: PLR0913 - each is an option
+    *,
+    good: Annotated[Path, typer.Argument(help="Folder of good images: flat, with a folder good or ok, or train/good.")],
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Folder of known images of another kind; may be repeated.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File of MobileNetV2 weights; ImageNet's, downloaded once, if not given.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Image files, such as '*.jpg'; the usual endings if not given.")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Which images show one part: parent (a folder a part), auto, or a pattern with named groups."
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Height and width that images are scaled to, in pixels.")] = 224,
+    confidence: Annotated[
+        float, typer.Option(help="Probability with which confident thresholds keep their rate.")
+    ] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of images for calibration and test.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run; outputs/TIME-… if not given.", show_default=False)
+    ] = None,
+) -> None:
+    """Make a detector from a folder of good images: a run that predict, evaluate and report can use.
+
+    Nothing is trained. A share of the images is kept for thresholds and for testing them.
+    """
+    _log_messages(sys.stdout)
+
+    def job() -> str:
+        from metrad.app import inspect
+
+        wanted = inspect.Wanted(good, reference or (), weights, pattern, group, size, confidence, seed)
+        return "\n".join(inspect.summary(inspect.make(wanted, out or inspect.default_out(wanted))))
+
+    typer.echo(printable(reporting_errors(job)))
+
+
 @app.command("compare", cls=_CompareCommand)
 def _compare_command(
     sweep: Annotated[Path | None, typer.Argument(help="Folder of a sweep.", show_default=False)] = None,
@@ -191,17 +247,25 @@ def _compare_command(
     def job() -> str:
         from metrad.reports.comparison import compare as comparing
         from metrad.reports.comparison import tables
+        from metrad.reports.comparison.false_alarms import false_alarms
+        from metrad.reports.comparison.statistics import NothingMeasuredError
         from metrad.reports.report import write_report
 
         if (sweep is None) == (csv is None):
-            raise InputError("give either the folder of a sweep or --csv=FILE")
+            raise InputError(
+                "metrad compare takes either the folder of a sweep or a table: "
+                "metrad compare multirun/NAME, or metrad compare --csv=FILE"
+            )
         value = baseline.removeprefix(f"{by}=") if baseline else None
         options: dict[str, Any] = {"by": by, "baseline": value, "metric": metric, "unpaired": unpaired}
         if csv is not None:
             result, folder = comparing.compare_csv(csv, **options), csv.with_name(f"{csv.stem}-comparison")
         else:
             assert sweep is not None
-            result, folder = comparing.compare(sweep, **options), sweep / "comparison"
+            try:
+                result, folder = comparing.compare(sweep, **options), sweep / "comparison"
+            except NothingMeasuredError as error:
+                return f"{error}. {false_alarms(sweep, by)}"
         target = out or folder
         with tables.folder(target):
             page = write_report(result, target / "report.html")  # first, as it may find a broken file of a run
@@ -228,6 +292,77 @@ def _report_command(
         return f"report: {relative(write_run_report(run, out))}"
 
     typer.echo(printable(reporting_errors(job)))
+
+
+@app.command("predict")
+def _predict_command(  # noqa: PLR0913 - each parameter is an option of the command
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run, or folder of a saved detector.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Files, folders, patterns such as 'line/*.png', or - for names on stdin.")
+    ],
+    *,
+    rate: Annotated[float, typer.Option(help="Share of good images that may be flagged.")] = 0.05,
+    confidence: Annotated[
+        float | None,
+        typer.Option(help="Probability with which the rate is kept; on average if not given.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Table: .csv, .jsonl or .parquet; stdout if not given.", show_default=False)
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Page of the batch, to look at.", show_default=False)] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pictures, each beside its nearest good image.", show_default=False),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of images in folders, such as '*.jpg'; those of the fit if not given.", show_default=False
+        ),
+    ] = None,
+    sort: Annotated[
+        Path | None, typer.Option(help="Folder for a folder a verdict, with links to the images.", show_default=False)
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Make --sort copy the images.")] = False,
+    good: Annotated[
+        Path | None, typer.Option(help="Folder of the good images, if it was moved.", show_default=False)
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="A verdict a part: parent, or a pattern such as '(?P<part>\\w+)_\\d+'.", show_default=False),
+    ] = None,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if anything is flagged.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the table of --out.")] = False,
+    device: Annotated[str, typer.Option(help="Device to embed images on, such as cpu or cuda.")] = "cpu",
+) -> None:
+    """Say of each image whether it is anomalous: one row an image, with its score and its nearest good image.
+
+    Exit codes: 0 if all images were scored, 2 on errors, and 3 with --fail-on-anomaly if something is flagged.
+    Examples: metrad predict RUN photos --out verdicts.csv --html batch.html;
+    find photos -name '*.png' | metrad predict RUN - --rate 0.01.
+    """
+    _log_messages(sys.stderr)
+    given = dict(locals())
+    given.pop("fail_on_anomaly")
+
+    def job() -> int:
+        from metrad.app.predict import Request, predict_or_stop
+
+        tally = predict_or_stop(Request(**given))
+        flagged = FLAGGED if fail_on_anomaly and tally.anything_flagged else 0
+        return BAD_INPUT if tally.errors else flagged
+
+    raise SystemExit(reporting_errors(job))
+
+
+def _log_messages(file: TextIO) -> None:
+    """Write what is logged to ``file``, one message a line."""
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it logs which of its builds it loads
 
 
 def train(argv: list[str]) -> None:

@@ -43,6 +43,7 @@ from metrad.runs.config.suggestions import suggestion, unknown_choice, unknown_k
 from metrad.runs.directory import Run
 from metrad.runs.naming import folder_name
 from metrad.runs.pictures import ScoredImages
+from metrad.runs.saved import is_base_60
 from metrad.scorers.neighbours import NeighbourScorer
 from metrad.sweeps.table import evaluation_row, table_text
 from metrad.terminal import printable
@@ -50,8 +51,8 @@ from metrad.terminal import printable
 log = logging.getLogger(__name__)
 
 CHANGEABLE = (
-    *("scorer", "evaluation", "paths", "dataset.source.root", "dataset.workers", "dataset.memory_limit_gib"),
-    "allow_targets",
+    *("scorer", "evaluation", "paths", "dataset.source.root", "dataset.source.path", "dataset.source.sources"),
+    *("dataset.workers", "dataset.memory_limit_gib", "allow_targets"),
 )
 
 
@@ -172,6 +173,8 @@ def evaluate_run(
     if not run.verified:
         log.warning("%s is unverified: it is from before runs had a manifest of checksums", run.path)
     require_inside(run.path, run.evaluations)
+    if os.path.lexists(run.evaluations) and not run.evaluations.is_dir():
+        raise InputError(f"{run.evaluations} is no folder, and evaluations are written there; remove it")
     require_inside(run.path, run.embeddings)
     cfg = expand_home(override(_saved_config(run), overrides))
     stored.check(cfg)
@@ -249,21 +252,21 @@ def _saved_config(run: Run) -> DictConfig:
 
 
 def _require_root(run: Run, cfg: DictConfig) -> None:
-    """Check that a relative ``dataset.source.root`` leads to a folder from here.
+    """Check that a relative ``dataset.source.root`` or ``dataset.source.path`` leads to a folder or file from here.
 
     Raises:
-        InputError: it does not; the line gives the folder that it led to where the run was made, if it is still there.
+        InputError: it does not; the line gives the place that it led to where the run was made, if it is still there.
     """
-    root = OmegaConf.select(cfg, "dataset.source.root")
-    if not isinstance(root, str) or Path(root).is_absolute() or Path(root).exists():
-        return
-    made_in = (folder for folder in run.path.resolve().parents if (folder / root).is_dir())
-    found = next(made_in, None)
-    given = setting("dataset.source.root", found / root) if found else "dataset.source.root=FOLDER"
-    raise InputError(
-        f"dataset.source.root={root}: no such folder below {Path.cwd()}; the run, made in another folder, read its "
-        f"images there: add {given}"
-    )
+    for key, kind in (("dataset.source.root", "folder"), ("dataset.source.path", "file")):
+        place = OmegaConf.select(cfg, key)
+        if not isinstance(place, str) or Path(place).is_absolute() or Path(place).exists():
+            continue
+        found = next((folder for folder in run.path.resolve().parents if (folder / place).exists()), None)
+        given = setting(key, found / place) if found else f"{key}={kind.upper()}"
+        raise InputError(
+            f"{key}={place}: no such {kind} below {Path.cwd()}; the run, made in another folder, read its images "
+            f"there: add {given}"
+        )
 
 
 def _data(run: Run, cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
@@ -306,6 +309,8 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             raise InputError(f"{item} is no override; write key=value")
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in CHANGEABLE):
             raise InputError(f"{key} cannot change after training; {suggestion(key, list(CHANGEABLE))}")
+        if any(is_base_60(word) for word in re.split(r"[\s\[\]{},]+", value)):
+            raise InputError(f"{item}: YAML reads a value with colons as a number in base 60; write it without colons")
         if key == "scorer":
             scorers = choices()["scorer"]
             if value not in scorers:
@@ -330,6 +335,8 @@ def _free_folder(run: Run, overrides: list[str], name: str | None) -> Path:
         target = run.evaluations / name
         if name in ("", ".", "..") or target.parent != run.evaluations or Path(name).is_absolute():
             raise InputError(f"--name must be a plain folder name, got {name!r}")
+        if printable(name) != name or "\n" in name or "\t" in name:
+            raise InputError(f"--name={name!r} has control characters; choose a name of letters, digits, - and _")
         if target.exists():
             raise InputError(f"{target} is there already; choose another --name")
         return target

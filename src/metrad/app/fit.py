@@ -21,6 +21,7 @@ from metrad.files import write_all, write_json
 from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
 from metrad.runs.environment import environment
+from metrad.runs.identity import changes
 from metrad.training.checkpoints import epochs_behind
 from metrad.training.datamodule import MetradDataModule
 from metrad.training.devices.plan import least_images
@@ -112,7 +113,7 @@ def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
     trainer = parts.make_trainer(run, pace, epochs, study, logger=logger, keeping=whole)
     device, precision = trainer.strategy.root_device, str(trainer.precision)
     checkpoint = parts.begun.path if parts.begun else None
-    datamodule.first_epoch = epochs_behind(parts.begun, learner, datamodule, trainer.max_epochs, precision)
+    datamodule.first_epoch = epochs_behind(parts.begun, learner, datamodule, trainer, changes)
     _log_start(parts, data, pace, datamodule.first_epoch)
     if first and whole:
         ranks, speed = collectives.world_size(), pace.describe()

@@ -24,6 +24,7 @@ from metrad.runs.config.catalogue import folder
 
 if TYPE_CHECKING:
     from hydra.types import TaskFunction
+    from omegaconf import DictConfig
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 # Further names of metrad's launchers inside metrad: Hydra's default, and the name in documented commands.
@@ -43,6 +44,32 @@ def run(arguments: Sequence[str], task: "TaskFunction") -> None:
     decorate = hydra.main(version_base="1.3", config_path=str(folder()), config_name="config")
     with _arguments(arguments), _raising(), own_launchers():
         decorate(task)()
+
+
+def compose(arguments: Sequence[str]) -> "tuple[DictConfig, DictConfig]":
+    """Return the configuration that ``arguments`` stand for, and Hydra's own, without starting Hydra's command line.
+
+    Hydra's global state stays as it is, so that a program may do this inside a job of Hydra's.
+
+    Raises:
+        Exception: whatever Hydra raises about the arguments.
+    """
+    from hydra import compose as compose_with_hydra
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf, open_dict
+
+    shared = GlobalHydra.instance()
+    before, shared.hydra = shared.hydra, None
+    try:
+        with initialize_config_dir(str(folder()), version_base="1.3"):
+            cfg = compose_with_hydra("config", list(arguments), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = before
+    hydra = OmegaConf.create({"hydra": cfg.hydra})
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg, hydra
 
 
 def full_error_wanted() -> bool:

@@ -12,13 +12,14 @@ import typer
 
 from metrad.app.hydra_seam import full_error_wanted, raised_by_hydra
 from metrad.errors import InputError, MetradError, is_fault, is_of_memory, users_place
+from metrad.files import in_words
 from metrad.runs.config.secrets import secrets
 from metrad.terminal import hide, printable
 
 log = logging.getLogger("metrad")
 T = TypeVar("T")
 
-BAD_INPUT, FAILED_RUNS, INTERNAL = 2, 1, 70
+BAD_INPUT, FAILED_RUNS, FLAGGED, INTERNAL = 2, 1, 3, 70
 
 
 def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -> T:
@@ -120,6 +121,8 @@ def _text(error: Exception, arguments: Sequence[str]) -> str:
         reason = " ".join(str(error).split()) or "MemoryError"
         return f"the machine's memory does not hold this: lower batch_size, image_size or the model's size ({reason})"
     text = _of_hydra(error, arguments)
+    if text is None and isinstance(error, OSError):
+        text = in_words(error)
     if text is not None:
         return text
     text = " ".join(str(error).split()) or type(error).__name__
@@ -149,6 +152,8 @@ def summary(metrics: dict[str, Any]) -> str:
     from metrad.evaluation.metrics import shown_in  # imports numpy, which --help does not need
 
     seconds = metrics["seconds"].get("total", sum(metrics["seconds"].values()))
+    if metrics["auroc"] is None:
+        return f"no anomalous test images, so no AUROC, {seconds:.0f} s"
     low, high = metrics["intervals"]["auroc_delong"]
     intervals = {"auroc": f" ({low:.3f} to {high:.3f})"}
     there = [each for each in shown_in("summary") if each.name in metrics]
@@ -160,15 +165,24 @@ def log_thresholds(metrics: dict[str, Any]) -> None:
     """Log a line for each threshold: its false-alarm rate, and its rates on the test images."""
     for entry in [*metrics["thresholds"], *metrics.get("confident_thresholds", [])]:
         log.info(
-            "threshold %.4g for %g %% false alarms%s: above it %.1f %% of normal, %.1f %% of anomalous test images",
+            "threshold %.4g for %g %% false alarms%s: above it %s test images",
             entry["threshold"],
             100 * entry["false_alarm_rate"],
             f" with confidence {entry['confidence']:g}" if "confidence" in entry else "",
-            100 * entry["test_false_alarm_rate"],
-            100 * entry["test_detection_rate"],
+            _above(entry, metrics["intervals"]["level"]),
         )
+
+
+def _above(entry: Mapping[str, Any], level: float) -> str:
+    """Return which share of the test images is above a threshold; without anomalous images, with its interval."""
+    normal = f"{100 * entry['test_false_alarm_rate']:.1f} % of normal"
+    if entry["test_detection_rate"] is None:
+        low, high = entry["test_false_alarm_interval"]
+        return f"{normal} ({100 * low:.1f} to {100 * high:.1f} % with confidence {level:g})"
+    return f"{normal}, {100 * entry['test_detection_rate']:.1f} % of anomalous"
 
 
 def relative(path: Path) -> Path:
     """Return ``path`` relative to the working directory if it is below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    below = path != Path.cwd() and path.is_relative_to(Path.cwd())
+    return path.relative_to(Path.cwd()) if below else path

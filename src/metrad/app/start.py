@@ -108,6 +108,7 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from metrad.runs.config.checks import require_here
     from metrad.runs.config.home import expand_home
     from metrad.runs.config.secrets import secrets
     from metrad.runs.directory import Run
@@ -122,6 +123,7 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     run = Run(hydra.runtime.output_dir)
     sweeping = hydra.mode == RunMode.MULTIRUN
     try:
+        require_here(hydra)
         if cfg.sweep.name is not None and not sweeping:
             raise InputError(f"sweep={cfg.sweep.name} names a sweep, but this is one run; add -m")
         metrics = _importing_train()(cfg, run, OmegaConf.create({"hydra": hydra}), sweeping=sweeping)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def train(cfg: DictConfig, run: Run, hydra: DictConfig, *, sweeping: bool = Fals
                 run.save_config(cfg, hydra)
                 parts = build(cfg, claimed.checkpoint)
                 make(parts, run)
-        return run.measured()
+        return run.shown()
 
 
 def make(parts: Parts, run: Run) -> None:
@@ -94,7 +94,17 @@ def make(parts: Parts, run: Run) -> None:
         if fitted.first:
             detector, result = evaluate(parts, fitted, run)
             outputs.save(run, fitted, detector, result)
-            tracker.record({name: result.metrics[name] for name in by_name()}, fitted.learner.global_step)
+            tracker.record(recorded(result.metrics), fitted.learner.global_step)
+
+
+def recorded(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a logger records of the content of ``metrics.json``: the metrics, without those that are None.
+
+    Of a run without anomalous images these are the false-alarm rates on its test images, by the rate asked for.
+    """
+    found = {name: metrics[name] for name in by_name() if metrics[name] is not None}
+    alarms = {f"false_alarms_at_{e['false_alarm_rate']:g}": e["test_false_alarm_rate"] for e in metrics["thresholds"]}
+    return found or alarms
 
 
 def _make_as_rank(cfg: DictConfig, path: Path, checkpoint: str | Path | None, threads: int) -> None:
@@ -138,16 +148,18 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
     except InputError as error:
         if not all(np.isfinite(vectors).all() for vectors in fitted.embedded.arrays.values()):
             raise DivergedError(f"{error}; lower optimizer.lr, or set trainer.gradient_clip_val=1") from error
+        if not parts.epochs:
+            raise
         repeated = setting("ckpt_path", run.last_checkpoint)
         raise InputError(f"{error}; training is done: repeat with {repeated}") from error
     settings = {**parts.blueprint.embedder, "image_size": learner.embedder.size}
     detector = Detector(
         dataclasses.replace(parts.blueprint, embedder=settings),
-        TrainedBackend(learner.evaluated, learner.head),
+        TrainedBackend(learner.evaluated, learner.head.eval()),
         lambda: scorer,
         calibration=result.calibration.in_order(),
         normal_images=[record.image for record in fitted.embedded.records["normal"]],
         precision=fitted.precision,
     )
-    detector.decoding = data.decoding
+    detector.decoding, detector.kept, detector.fitted_digests = data.decoding, data.kept, data.fitted_digests
     return detector, result

@@ -22,12 +22,12 @@ class Indexable(Protocol):
         """Return the images at the positions ``index``."""
 
 
-def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Return ``pixels`` (height, width, channels) uint8 at (size, size, channels), bilinear with antialiasing."""
-    if pixels.shape[:2] == (size, size):
+def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return ``pixels`` (height, width, channels) uint8 at the (height, width) ``size``, bilinear with antialiasing."""
+    if pixels.shape[:2] == size:
         return pixels
     image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-    resized: torch.Tensor = transforms.resize(image, [size, size], antialias=True)
+    resized: torch.Tensor = transforms.resize(image, list(size), antialias=True)
     return resized.permute(1, 2, 0).contiguous().numpy()
 
 
@@ -60,12 +60,15 @@ class OnDemand:
             decoded = self.read(i)
             if decoded.digest != self.digests[i].tobytes():
                 raise changed_image(self.names[i])
-            image[:] = kept_pixels(decoded, self.size, self.depth)
+            image[:] = kept_pixels(decoded, (self.size, self.size), self.depth)
         return images
 
 
-def kept_pixels(image: Decoded, size: int, depth: int) -> np.ndarray:
-    """Return a decoded image as it is kept: 8 bits, resized to (size, size, channels)."""
+def kept_pixels(image: Decoded, size: tuple[int, int], depth: int) -> np.ndarray:
+    """Return a decoded image as it is kept: 8 bits, resized to the (height, width) ``size``.
+
+    Training and scoring share this function, so an image has the same pixels in both.
+    """
     return resize(to_8_bits(image.pixels, depth, white_is_zero=image.white_is_zero), size)
 
 

@@ -12,7 +12,16 @@ _FILE = "corrupt.json"
 
 
 class CorruptImageError(InputError):
-    """An image cannot be decoded."""
+    """An image cannot be decoded.
+
+    Args:
+        message: the error with its advice, for a dataset.
+        reason: why the image cannot be decoded.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def corrupt_image(name: str, cause: Exception) -> CorruptImageError:
@@ -22,7 +31,8 @@ def corrupt_image(name: str, cause: Exception) -> CorruptImageError:
         reason = "not an image of a format and pixel type that is read"
     return CorruptImageError(
         f"{name} cannot be read as an image ({reason}); replace or remove it, "
-        "or set dataset.on_corrupt=skip to leave such files out"
+        "or set dataset.on_corrupt=skip to leave such files out",
+        reason,
     )
 
 

@@ -5,8 +5,9 @@ import importlib.util
 import io
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,29 @@ class Decoding:
 
     decoder: int = 1
     range: int | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How the images of a run were kept between decoding and the model, which later images must share.
+
+    Attributes:
+        height: their height in pixels.
+        width: their width in pixels.
+        channels: 1 for a source of grey arrays, else 3.
+        as_arrays: whether the source held arrays; the key of such an image is the hash of its values alone.
+        max_megapixels: largest image that was decoded, in million pixels.
+        root: absolute folder that the images' names are relative to; None if the images were no files.
+        patterns: shell patterns that image files had to match; None for the usual image endings.
+    """
+
+    height: int
+    width: int
+    channels: int = 3
+    as_arrays: bool = False
+    max_megapixels: float = Reading.max_megapixels
+    root: str | None = None
+    patterns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,10 +217,53 @@ def _decoded(image: ImageFile.ImageFile, data: bytes) -> Decoded:
         channels = deep_colour.read_deep_colour(image, data, lambda content: _opened(content, _UNLIMITED), upright)
         pixels = _deep_over_white(channels, transparent)
     else:
-        pixels = _pixels(upright(image))
+        fast = _jpeg_pixels(image, data)
+        pixels = _pixels(upright(image)) if fast is None else fast
     if image.format == "PNG" and (png_checks.is_interlaced(data) or not _has_last_pixel(image)):
         png_checks.require_rows(data)
     return Decoded(pixels, content_key(pixels, white_is_zero=white_is_zero), white_is_zero)
+
+
+def _jpeg_pixels(image: ImageFile.ImageFile, data: bytes) -> np.ndarray | None:
+    """Return a grey or colour JPEG as torchvision decodes it, (height, width, 3) uint8; None if Pillow is to decode it.
+
+    Both use libjpeg-turbo and give the same values. torchvision takes about half the time, and lets other threads run
+    meanwhile. What it refuses, Pillow decodes or refuses with its own words.
+    """
+    decode = _torchvisions_decoder() if image.format == "JPEG" and image.mode in ("RGB", "L") else None
+    if decode is None:
+        return None
+    try:
+        pixels = decode(data)
+    except RuntimeError:
+        return None
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    if orientation not in _UPRIGHT:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+
+
+@cache
+def _torchvisions_decoder() -> Callable[[bytes], np.ndarray] | None:
+    """Return torchvision's decoder, from the content of a JPEG file to (height, width, 3) uint8; None if it has none.
+
+    The operator is called without the function around it, which warns that torchvision 0.29 is among the last to have
+    it. Later versions decode with Pillow.
+    """
+    import torch  # refusing files takes none
+    from torchvision.io import ImageReadMode
+
+    if not hasattr(torch.ops.image, "decode_jpeg"):
+        return None
+
+    def decode(data: bytes) -> np.ndarray:
+        content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        pixels: np.ndarray = (
+            torch.ops.image.decode_jpeg(content, ImageReadMode.RGB.value, False).permute(1, 2, 0).numpy()
+        )
+        return pixels
+
+    return decode
 
 
 _UNLIMITED = Reading(max_megapixels=float("inf"))

@@ -18,6 +18,7 @@ from metrad.errors import InputError
 log = logging.getLogger(__name__)
 
 PARENT = "parent"
+OWN_GROUP = "group"  # column of a table that says the groups unless ``dataset.group`` does
 NUMBER, VIEW = "number", "view"  # named groups of a pattern with a meaning of their own
 Size = tuple[int, int]  # width and height of an image in pixels
 
@@ -53,7 +54,7 @@ class Pattern:
             raise InputError(f"dataset.group={self.pattern} is no regular expression ({error})") from error
         if not names:
             raise InputError(
-                f"dataset.group={self.pattern} has no named group; write auto, {PARENT}, a column of the manifest, or "
+                f"dataset.group={self.pattern} has no named group; write auto, {PARENT}, or "
                 r"a pattern such as '(?P<part>\d+)_\d+'"
             )
         if self.gap < 1:
@@ -88,6 +89,11 @@ def group_numbers(
         return _numbered([text or position for position, text in enumerate(columns[wanted])])
     if wanted == PARENT:
         return _numbered([str(PurePosixPath(name).parent) for name in names])
+    if isinstance(wanted, str) and columns and "(?P<" not in wanted:
+        raise InputError(
+            f"dataset.group={wanted} is no column of these images, which have {', '.join(columns)}; write one "
+            rf"of these, {PARENT}, or a pattern with a named group such as '(?P<part>\d+)_\d+'"
+        )
     pattern = Pattern(wanted) if isinstance(wanted, str) else wanted
     return _by_pattern(pattern, names, size_of)
 

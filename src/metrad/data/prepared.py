@@ -13,10 +13,10 @@ from metrad import collectives
 from metrad.data.batches import Batch, ImageBatches, ResidentBatches
 from metrad.data.bit_depth import FULL, depth_of
 from metrad.data.broken_images import names_left_out
-from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Reading
+from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Kept, Reading
 from metrad.data.duplicates import digest, one_of_each
 from metrad.data.found_groups import AUTO, Found, find, look_at
-from metrad.data.groups import group_numbers
+from metrad.data.groups import OWN_GROUP, group_numbers
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
@@ -94,9 +94,12 @@ class PreparedData:
     def _load(self, depth: int | ChooseDepth) -> None:
         source = open_source(self.source)
         source.reading = self.reading
+        if self.roles.group is None and OWN_GROUP in source.columns:
+            self.roles = replace(self.roles, group=OWN_GROUP)
         self._names = source.classes
         self._image_names, self._columns, self._size_of = source.names, source.columns, source.size_of
         self._named = source.named
+        self._as_arrays, self._root, self._patterns = source.pixels is not None, source.root, source.patterns
         self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
         self.image_set = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt, depth=depth)
 
@@ -175,6 +178,19 @@ class PreparedData:
     def decoding(self) -> Decoding:
         """How the images were decoded, for images to come."""
         return Decoding(self.reading.version, self.image_set.depth)
+
+    @property
+    def kept(self) -> Kept:
+        """How the images are kept, for images to come."""
+        height, width, channels = self.image_set.images[self.train_indices[:1]].shape[1:]
+        root = None if self._root is None else str(self._root.absolute())
+        return Kept(height, width, channels, self._as_arrays, self.reading.max_megapixels, root, self._patterns)
+
+    @property
+    def fitted_digests(self) -> np.ndarray:
+        """Keys of the contents of the reference, normal and calibration images, each once, rising, (K, 16) uint8."""
+        fitted = [self.split.indices[role] for role in ("reference", "normal", "calibration")]
+        return np.unique(self.image_set.digests[np.concatenate(fitted)], axis=0)
 
     @property
     def clipped(self) -> int:

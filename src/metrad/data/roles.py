@@ -1,11 +1,14 @@
 """Roles of classes: the user's class names, resolved to class numbers."""
 
+import difflib
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from metrad.data.good_folder import is_good
 from metrad.data.groups import Pattern
-from metrad.data.splits import Classes, Size
+from metrad.data.splits import Classes, Share, Size
 from metrad.errors import InputError
 from metrad.quoting import setting
 
@@ -20,10 +23,11 @@ class Roles:
     Attributes:
         normal: classes of the normal images, by name or number; None for all remaining classes. Only one of ``normal``,
             ``anomalous`` and ``reference`` can be None.
-        anomalous: classes of the anomalous test images; None as above.
+        anomalous: classes of the anomalous test images, possibly none; None as above.
         reference: classes of the reference images, possibly none; None as above.
-        sizes: for each role a count, a fraction, or None for all remaining images.
-        test_share: share of the normal images set aside for testing if the source has no test part.
+        sizes: for each role a count, a fraction, or None for all remaining images; an automatic size for calibration.
+        test_share: share of the normal images set aside for testing if the source has no test part, or an automatic
+            size.
         group: which images are one group, as in ``groups.group_numbers``.
         rotations: train on each image four times, rotated by 0, 90, 180 and 270 degrees; each rotation of a class is a
             class of its own for the head.
@@ -35,7 +39,7 @@ class Roles:
     anomalous: ClassNames | None
     reference: ClassNames | None
     sizes: dict[str, Size]
-    test_share: float
+    test_share: Share
     group: str | Pattern | None = None
     rotations: bool = False
     held_out: tuple[str, float] | None = None
@@ -64,10 +68,13 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
     for role in wanted.keys() - numbers.keys():
         numbers[role] = tuple(i for i in left if role == "anomalous" or i in trainable)
     normal, anomalous, reference = (numbers[role] for role in wanted)
-    for role, chosen in (("normal", normal), ("anomalous", anomalous)):
-        if not chosen:
-            hint = "; without images of defects, name a class of other parts" if role == "anomalous" else ""
-            raise InputError(f"dataset.{role} names no class; there are {', '.join(names)}{hint}")
+    if not normal:
+        raise InputError(f"dataset.normal names no class; there are {', '.join(names)}")
+    if not anomalous and roles.anomalous is None:
+        raise InputError(
+            f"dataset.anomalous names no class, since every class has a role; there are {', '.join(names)}; without "
+            "images of defects, set dataset.anomalous=[]"
+        )
     everyone = [*reference, *normal, *anomalous]
     twice = sorted({names[i] for i in everyone if everyone.count(i) > 1})
     if twice:
@@ -81,19 +88,32 @@ def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | 
 
 
 def class_numbers(key: str, wanted: ClassNames, names: list[str]) -> tuple[int, ...]:
-    """Return the numbers of the classes that the setting ``key`` lists by name or number.
+    """Return the numbers of the classes that the setting ``key`` lists by name, pattern or number.
+
+    In a pattern, ``*`` stands for any text, as in ``mnist/*``. A class of exactly this name goes before a pattern.
 
     Raises:
         InputError: a class does not exist or is listed twice; the message names the class and ``key``.
     """
     chosen = [wanted] if isinstance(wanted, str | int) else list(wanted)
     numbers: list[int] = []
-    for item in chosen:
-        number = _class_number(key, item, names)
+    for number in (number for item in chosen for number in _numbers_of(key, item, names)):
         if number in numbers:
             raise InputError(f"{key} lists {names[number]} twice; remove the duplicate")
         numbers.append(number)
     return tuple(numbers)
+
+
+def _numbers_of(key: str, item: str | int, names: list[str]) -> Iterator[int]:
+    """Yield the number of the class ``item``, or of each class that matches the pattern ``item``."""
+    if not isinstance(item, str) or "*" not in item or _composed(item) in map(_composed, names):
+        yield _class_number(key, item, names)
+        return
+    pattern = re.compile(".*".join(map(re.escape, _composed(item).split("*"))), re.DOTALL)
+    matching = [i for i, name in enumerate(names) if pattern.fullmatch(_composed(name))]
+    if not matching:
+        raise InputError(f"{key}: no class matches {item!r}; there are {', '.join(names)}")
+    yield from matching
 
 
 def _class_number(key: str, item: str | int, names: list[str]) -> int:
@@ -115,10 +135,19 @@ def _class_number(key: str, item: str | int, names: list[str]) -> int:
     line = f"{key}: no class {item!r}; there are {', '.join(names)}"
     if {name.lower() for name in names} <= PART_NAMES:
         line += (
-            ". These are parts of a dataset and not classes: metrad knows the parts train and test, each with one "
-            "folder a class; rename the folders, or set dataset.source.root to one part"
+            ". These are parts of a dataset and not classes: metrad knows the parts train and test, and val beside "
+            "train, each with one folder a class; rename the folders, or set dataset.source.root to one part"
         )
-    raise InputError(line)
+    meant = _meant(str(item), names)
+    raise InputError(f"{line}; did you mean {setting(key, [meant])}?" if meant else line)
+
+
+def _meant(item: str, names: list[str]) -> str | None:
+    """Return the class that ``item`` probably means: a name for good parts, or a similar name; None for none."""
+    good = [name for name in names if is_good(name) and is_good(item)]
+    close = difflib.get_close_matches(item, names, n=1, cutoff=0.75)
+    alike = [name for name in names if name.lower() == item.lower()]
+    return next(iter([*alike, *good, *close]), None)
 
 
 def _composed(name: str) -> str:

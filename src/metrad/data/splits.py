@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from metrad.data.duplicates import one_of_each
+from metrad.data.sizing import FEWEST, Automatic
 from metrad.errors import InputError
 
 ROLES = ("reference", "normal", "calibration", "test_normal", "test_anomalous")
-Size = int | float | None
+Plain = int | float | None
+Size = Plain | Automatic
+Share = float | Automatic
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Split:
     left_out_for_groups: int = 0
 
 
-def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: float, seed: int) -> Split:
+def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: Share, seed: int) -> Split:
     """Draw the images of the five roles.
 
     Reference, normal and calibration images come from the training part of the source, test images from its test part.
@@ -89,12 +92,15 @@ def draw(pool: Pool, classes: Classes, sizes: dict[str, Size], *, test_share: fl
         pool: the images.
         classes: the classes of each role.
         sizes: for each of ``ROLES`` a count, a fraction in (0, 1] of the images of its classes in its part, or None for
-            all remaining images. The size of the reference role is ignored if that role has no classes.
-        test_share: share of the normal images that form the test part if the source has none, in (0, 1).
+            all remaining images. The calibration role can be sized automatically. The sizes of the reference and of
+            the anomalous role are ignored if these have no classes.
+        test_share: share of the normal images that form the test part if the source has none, in (0, 1), or an
+            automatic size.
         seed: the same seed gives the same split.
 
     Raises:
-        InputError: a size asks for more images than there are, or leaves the normal role or a test role empty.
+        InputError: a size asks for more images than there are, or leaves the normal role or a test role empty; or
+            there are too few groups for automatic sizes.
     """
     try:
         return _drawn(pool, classes, sizes, test_share, seed)
@@ -116,12 +122,15 @@ def _group_counts(pool: Pool, classes: Classes) -> str:
     )
 
 
-def _drawn(pool: Pool, classes: Classes, sizes: dict[str, Size], test_share: float, seed: int) -> Split:
+def _drawn(pool: Pool, classes: Classes, sizes: dict[str, Size], test_share: Share, seed: int) -> Split:
     candidates = np.flatnonzero(pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous]))
     kept, copies = one_of_each(pool.content, candidates, pool.in_test_part)
-    train, test = _parts(pool, kept, classes, test_share, seed)
     groups = pool.group_numbers
-    sizes = sizes if classes.reference else {**sizes, "reference": 0}
+    if any(isinstance(size, Automatic) for size in (test_share, sizes["calibration"])):
+        _require_enough(len(np.unique(groups[kept[np.isin(pool.labels[kept], classes.normal)]])))
+    train, test = _parts(pool, kept, classes, test_share, seed)
+    unasked = {"reference": classes.reference, "test_anomalous": classes.anomalous}
+    sizes = {**sizes, **{role: 0 for role, members in unasked.items() if not members}}
     indices: dict[str, np.ndarray] = {}
     for part, members, roles in (
         (train, classes.normal, ("normal", "calibration")),
@@ -135,12 +144,21 @@ def _drawn(pool: Pool, classes: Classes, sizes: dict[str, Size], test_share: flo
     shares = None if pool.in_test_part is not None else test_share
     needed = {"normal": classes.normal, "test_normal": classes.normal, "test_anomalous": classes.anomalous}
     for role, members in needed.items():
-        if not len(indices[role]):
+        if members and not len(indices[role]):
             raise InputError(_none_left(role, sizes, np.isin(pool.labels[kept], members).sum(), shares))
     return Split({role: indices[role] for role in ROLES}, len(copies), copies, len(kept) - len(train) - len(test))
 
 
-def _none_left(role: str, sizes: dict[str, Size], images: int, test_share: float | None) -> str:
+def _require_enough(groups: int) -> None:
+    if groups < FEWEST:
+        raise InputError(
+            f"{groups} different normal images are too few for dataset.test_share=null and "
+            f"dataset.sizes.calibration=auto, which take at least {FEWEST} images, or groups of images; add some, or "
+            "give numbers, as in dataset.test_share=0.2 dataset.sizes.calibration=0"
+        )
+
+
+def _none_left(role: str, sizes: dict[str, Size], images: int, test_share: Share | None) -> str:
     """Return the line on a role without images: the cause, and what to change.
 
     Args:
@@ -154,13 +172,13 @@ def _none_left(role: str, sizes: dict[str, Size], images: int, test_share: float
     if sizes[role] is not None:
         return f"{line}; raise it, or add images"
     if role == "test_anomalous":
-        return f"{line}; add images of the anomalous classes"
+        return f"{line}; add images of the anomalous classes, or measure without any: dataset.anomalous=[]"
     if role == "normal":
         share = "" if test_share is None else f"dataset.test_share={test_share} and "
         return (
             f"{line}; {share}dataset.sizes.calibration={sizes['calibration']} take the others: lower them or add images"
         )
-    if test_share is None:
+    if test_share is None or isinstance(test_share, Automatic):
         return f"{line}: the test part has no images of the normal classes; move some there"
     enough = next(count for count in range(1, 10**6) if round(test_share * count))
     return f"{line}: dataset.test_share={test_share} takes none from so few; raise it, or add images ({enough} suffice)"
@@ -225,7 +243,7 @@ def head_labels(labels: np.ndarray, classes: Classes) -> np.ndarray:
 
 
 def _parts(
-    pool: Pool, kept: np.ndarray, classes: Classes, test_share: float, seed: int
+    pool: Pool, kept: np.ndarray, classes: Classes, test_share: Share, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the training part and the test part, rising and without a common group."""
     labels, groups = pool.labels, pool.group_numbers
@@ -237,12 +255,26 @@ def _parts(
     drawn = []
     for c in classes.normal:
         images = _shuffled(normal[labels[normal] == c], seed, c, "part", groups)
-        drawn.append(images[: round(test_share * len(images))])
+        drawn.append(images[: _test_count(test_share, images, groups)])
     to_test = np.isin(groups[normal], groups[np.concatenate(drawn)])
     anomalous = _apart(kept[np.isin(labels[kept], classes.anomalous)], groups, normal[~to_test])
     test = np.sort(np.concatenate([normal[to_test], anomalous]))
     seen = kept[np.isin(labels[kept], classes.seen)]
     return _apart(seen, groups, test), test
+
+
+def _test_count(share: Share, shuffled: np.ndarray, groups: np.ndarray) -> int:
+    """Return how many images, from the front of the ``shuffled`` ones of a class, form the test part."""
+    if not isinstance(share, Automatic):
+        return round(share * len(shuffled))
+    return _images_in(share.to_test_on(len(np.unique(groups[shuffled]))), shuffled, groups)
+
+
+def _images_in(count: int, shuffled: np.ndarray, groups: np.ndarray) -> int:
+    """Return how many images make up the first ``count`` groups of ``shuffled``, where a group's stand together."""
+    numbers = groups[shuffled]
+    begins = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])) if len(numbers) else numbers
+    return int(begins[count]) if count < len(begins) else len(numbers)
 
 
 def _apart(images: np.ndarray, groups: np.ndarray, others: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -268,19 +300,35 @@ def _share_out(
     purpose: str = "draw",
 ) -> dict[str, np.ndarray]:
     """Cut the shuffled images of each class into consecutive pieces, one per role, without a common group."""
-    available = np.array([len(images) for images in by_class], dtype=np.int64)
-    counts = _counts(sizes, int(available.sum()))
     shuffled = [_shuffled(images, seed, c, purpose, groups) for images, c in zip(by_class, members, strict=True)]
+    automatic = {
+        role: _automatic_shares(size, shuffled, groups) for role, size in sizes.items() if isinstance(size, Automatic)
+    }
+    plain: dict[str, Plain] = {role: int(share.sum()) for role, share in automatic.items()}
+    plain |= {role: size for role, size in sizes.items() if not isinstance(size, Automatic)}
+    counts = _counts(plain, sum(map(len, by_class)))
     drawn: dict[str, np.ndarray] = {}
     for role, count in counts.items():
-        share = _proportional(count, np.array([len(images) for images in shuffled], dtype=np.int64))
+        share = automatic.get(role, _proportional(count, _lengths(shuffled)))
         pieces = [images[:n] for images, n in zip(shuffled, share, strict=True)]
         drawn[role] = np.sort(np.concatenate([*pieces, np.empty(0, dtype=np.int64)])).astype(np.int64)
         shuffled = [_apart(images[n:], groups, drawn[role]) for images, n in zip(shuffled, share, strict=True)]
     return drawn
 
 
-def _counts(sizes: dict[str, Size], available: int) -> dict[str, int]:
+def _automatic_shares(size: Automatic, shuffled: list[np.ndarray], groups: np.ndarray) -> np.ndarray:
+    """Return how many images, from the front of the shuffled ones of each class, an automatic size takes."""
+    there = np.array([len(np.unique(groups[images])) for images in shuffled], dtype=np.int64)
+    wanted = _proportional(size.to_calibrate_on(int(there.sum())), there)
+    each = zip(wanted.tolist(), shuffled, strict=True)
+    return np.array([_images_in(count, images, groups) for count, images in each], dtype=np.int64)
+
+
+def _lengths(by_class: list[np.ndarray]) -> np.ndarray:
+    return np.array([len(images) for images in by_class], dtype=np.int64)
+
+
+def _counts(sizes: dict[str, Plain], available: int) -> dict[str, int]:
     """Turn counts, fractions and None into counts that fit; None becomes the number of remaining images."""
     open_roles = [role for role, size in sizes.items() if size is None]
     if len(open_roles) > 1:

@@ -302,7 +302,7 @@ def _scan(work: _Work, keep: Keep, prepare: Prepare) -> Scan:
 
 
 def _as_kept(work: _Work) -> Prepare:
-    return lambda image: kept_pixels(image, work.size, work.depth)
+    return lambda image: kept_pixels(image, (work.size, work.size), work.depth)
 
 
 def _keep_in(array: np.ndarray) -> Keep:

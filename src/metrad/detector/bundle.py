@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metrad.detector import targets
 from metrad.errors import InputError, first_line
-from metrad.files import checksums, read_json, require_inside, require_unchanged, sealed, sha256, unsealed
+from metrad.files import checksums, read_arrays, read_json, require_inside, require_unchanged, sealed, sha256, unsealed
 from metrad.renamed import present
 
 RECORD = "detector.json"
@@ -20,7 +22,10 @@ EMBEDDER = "embedder.safetensors"
 HEAD = "head.safetensors"
 CALIBRATION = "calibration.safetensors"
 NORMAL = "normal.json"
+FITTED = "fitted.safetensors"
 FORMAT = 1
+KEY_BYTES = 16  # of the key of an image's content
+PRECISIONS = ("16-mixed", "16-true", "32-true", "64-true", "bf16-mixed", "bf16-true")  # by their names in Lightning
 MOST_CLASSES = 10**7  # of a head; a larger number in a record is a fault
 
 MOST_ITEMS = 500  # of a setting, such as the channels of a network: building one takes time for each
@@ -141,6 +146,21 @@ class Bundle:
             raise InputError(f"{path} does not list the names of the normal images; create it again")
         return names
 
+    @property
+    def fitted_digests(self) -> np.ndarray | None:
+        """Keys of the contents of the images that the detector was fitted on, (K, 16) uint8; None if not recorded.
+
+        Raises:
+            InputError: the file does not hold such keys.
+        """
+        path = self.folder / FITTED
+        if path.name not in self.files:
+            return None
+        keys = read_arrays(path).get("digests", np.empty(0))
+        if keys.ndim != 2 or keys.shape[1] != KEY_BYTES or keys.dtype != np.uint8:
+            raise InputError(f"{path} does not list the keys of images; create it again")
+        return keys
+
 
 def seal(folder: Path, blueprint: Blueprint, *, precision: str, head_size: int, about: Mapping[str, Any]) -> None:
     """Write ``detector.json`` into ``folder``, with the checksum of every file there."""
@@ -175,7 +195,7 @@ def unseal(folder: Path) -> Bundle:
     for name, settings in parts.items():
         _require_settings(name, settings, path)
     size = record.get("head_size")
-    if not isinstance(record.get("precision"), str) or not (size is None or _is_count(size)):
+    if record.get("precision") not in PRECISIONS or not (size is None or _is_count(size)):
         raise InputError(f"{path} does not say the precision and the number of the head's classes; create it again")
     if not isinstance(record.get("about"), dict):
         raise InputError(f"{path} lacks about; create it again")
@@ -194,8 +214,16 @@ def _require_settings(part: str, settings: Any, path: Path) -> None:
         return
     if not isinstance(settings, dict):
         raise InputError(f"{path} holds no settings of the {part}; create it again")
+    if part == "embedder":
+        _require_switches(settings, path)
     if any(len(value) > MOST_ITEMS for value in settings.values() if isinstance(value, list | dict)):
         raise InputError(f"{path} has a setting of the {part} with more than {MOST_ITEMS} items; create it again")
+
+
+def _require_switches(settings: Settings, path: Path) -> None:
+    for name in ("channels_last", "whiten", "test_time_flip"):
+        if not isinstance(settings.get(name, False), bool):
+            raise InputError(f"{path}: embedder.{name} must be true or false, got {str(settings[name])[:40]}")
 
 
 def _is_count(value: Any) -> bool:

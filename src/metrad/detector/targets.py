@@ -33,6 +33,7 @@ class Role:
         exactly: whether only the class ``bases`` itself is meant, and no subclass.
         partial: whether ``_partial_`` may be set; metrad passes further arguments later.
         but: names of classes that are refused because they run code from files.
+        nested: argument that maps names to further parts of this role, which are passed unbuilt; None for no such one.
     """
 
     words: str
@@ -42,6 +43,7 @@ class Role:
     exactly: bool = False
     partial: bool = False
     but: tuple[str, ...] = ()
+    nested: str | None = None
 
     def suits(self, found: Any) -> bool:
         """Return whether ``found`` is a class of this role."""
@@ -87,7 +89,7 @@ def check(key: str, node: Any, role: Role | None, allow: Sequence[str] = ()) -> 
         InputError: a target is not allowed, or a key such as ``_args_`` is set.
     """
     for name, found in named(key, node):
-        own = role if name == key else None
+        own = role_inside(key, name, role)
         located(name, found[TARGET], own, allow)
         if own is not None and own.partial and found.get(PARTIAL, True) is not True:
             raise InputError(
@@ -97,6 +99,15 @@ def check(key: str, node: Any, role: Role | None, allow: Sequence[str] = ()) -> 
         for private in found:
             if re.fullmatch(r"_\w+_", str(private)) and private not in allowed:
                 raise InputError(f"{name}.{private} cannot be set: metrad passes settings by name; leave it out")
+
+
+def role_inside(key: str, name: str, role: Role | None) -> Role | None:
+    """Return the role of the part at the dotted key ``name``, which is the part at ``key`` or inside it.
+
+    The part at ``key`` has the role ``role``. Only parts in its argument ``nested`` have a role too.
+    """
+    inner = "" if role is None or role.nested is None else rf"(\.{role.nested}\.[^.]+)*"
+    return role if re.fullmatch(re.escape(key) + inner, name) else None
 
 
 def build(key: str, node: Mapping[str, Any], role: Role, allow: Sequence[str] = (), **known: Any) -> Any:
@@ -112,12 +123,27 @@ def bound(key: str, node: Mapping[str, Any], role: Role, allow: Sequence[str] = 
 
 
 def _built(key: str, node: Mapping[str, Any], role: Role | None, allow: Sequence[str]) -> "partial[Any]":
-    given = {name: _nested(f"{key}.{name}", value, allow) for name, value in node.items() if not _is_private(name)}
+    nested = None if role is None else role.nested
+    given = {
+        name: _nested(f"{key}.{name}", value, allow, role if name == nested else None)
+        for name, value in node.items()
+        if not _is_private(name)
+    }
     return partial(located(key, node[TARGET], role, allow), **given)
 
 
-def _nested(key: str, value: Any, allow: Sequence[str]) -> Any:
-    """Return ``value`` with each mapping in it that has a ``_target_`` replaced by the part it describes."""
+def _nested(key: str, value: Any, allow: Sequence[str], role: Role | None = None) -> Any:
+    """Return ``value`` with each mapping in it that has a ``_target_`` replaced by the part it describes.
+
+    If there is a ``role``, ``value`` maps names to parts of this role, and these are bound and not built.
+    """
+    if role is not None and isinstance(value, Mapping) and TARGET not in value:
+        return {
+            name: _built(f"{key}.{name}", item, role, allow)
+            if isinstance(item, Mapping) and TARGET in item
+            else _nested(f"{key}.{name}", item, allow)
+            for name, item in value.items()
+        }
     if isinstance(value, Mapping) and TARGET in value:
         made = _built(key, value, None, allow)
         return made if value.get(PARTIAL) else made()

@@ -1,11 +1,13 @@
 """The torch backend: embedder and head of a detector as torch modules."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
@@ -13,10 +15,13 @@ from torch import nn
 from metrad.detector import bundle
 from metrad.detector.bundle import Bundle
 from metrad.errors import InputError, first_line
+from metrad.evaluation.forward import Forward, half_type
 from metrad.files import follow_umask, opened
 from metrad.models.base import Backbone
+from metrad.models.cpu import lean_memory
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head
+from metrad.threads import building_a_model
 
 MOST_PIXELS = 2**14  # height and width of a backbone's input; a larger number in a record is a fault
 M = TypeVar("M", bound=nn.Module)
@@ -40,14 +45,30 @@ class TorchBackend:
     def __init__(self, opened: Bundle, allow: Sequence[str] = ()) -> None:
         self.opened = opened
         self.allow = allow
+        self._building = threading.RLock()  # two threads build neither part twice
 
-    @cached_property
+    @property
     def embedder(self) -> Embedder:
         """The embedder with its trained weights, in evaluation mode.
 
         Raises:
             InputError: the weights do not fit the blueprint.
         """
+        with self._building:
+            return self._embedder
+
+    @property
+    def head(self) -> Head:
+        """The head with its trained weights, in evaluation mode.
+
+        Raises:
+            InputError: the weights do not fit the blueprint.
+        """
+        with self._building:
+            return self._head
+
+    @cached_property
+    def _embedder(self) -> Embedder:
         blueprint = self.opened.blueprint
         settings = {name: value for name, value in blueprint.backbone.items() if name != "weights"}
         given = {"weights": None} if "weights" in blueprint.backbone else {}
@@ -61,12 +82,7 @@ class TorchBackend:
         return _loaded(make, self.opened.folder / bundle.EMBEDDER)
 
     @cached_property
-    def head(self) -> Head:
-        """The head with its trained weights, in evaluation mode.
-
-        Raises:
-            InputError: the weights do not fit the blueprint.
-        """
+    def _head(self) -> Head:
         known = {"in_features": self.embedder.out_features, "num_classes": self.opened.head_size}
 
         def make() -> Head:
@@ -74,6 +90,42 @@ class TorchBackend:
             return head
 
         return _loaded(make, self.opened.folder / bundle.HEAD)
+
+
+def embedding(embedder: Embedder, device: str, precision: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """Return the function from n images, each (height, width, channels) uint8, to embeddings (n, D) float32.
+
+    The images have the same height and width, and 1 or 3 channels each. ``embedder`` is put on ``device``.
+    """
+    place = require_device(device)
+    forward = Forward(embedder.to(place, torch.float32).eval(), place, half_type(precision))
+
+    def embed(images: Sequence[np.ndarray]) -> np.ndarray:
+        embeddings = np.empty((len(images), embedder.out_features), np.float32)
+        channels = np.array([image.shape[2] for image in images])
+        with lean_memory(place):
+            for count in np.unique(channels):
+                rows = np.flatnonzero(channels == count).tolist()
+                embeddings[rows] = forward(torch.from_numpy(np.stack([images[row] for row in rows])))
+        return embeddings
+
+    return embed
+
+
+def require_device(name: str) -> torch.device:
+    """Return the device ``name``.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
+    try:
+        place = torch.device(name)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device={name} cannot be used ({first_line(error)}); choose cpu, or cuda with a GPU"
+        ) from error
+    return place
 
 
 def _embedder(backbone: Backbone, settings: bundle.Settings) -> Embedder:
@@ -106,13 +158,14 @@ def _loaded(make: Callable[[], M], path: Path) -> M:
     try:
         with opened(path) as file:  # a FIFO would never answer
             there = os.fstat(file.fileno()).st_size
-        with torch.device("meta"):
+        with building_a_model(), torch.device("meta"):
             wanted = sum(value.numel() * value.element_size() for value in make().state_dict().values())
         if wanted > there:
             raise InputError(
                 f"{path} is too small for the settings beside it: {wanted:,} bytes wanted, {there:,} there"
             )
-        module = make()
+        with building_a_model():
+            module = make()
         module.load_state_dict(safetensors.torch.load_file(path))
     except InputError:
         raise

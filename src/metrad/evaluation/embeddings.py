@@ -124,9 +124,8 @@ def fit_and_embed(
     embedder.set_whitening(*collectives.same(fitted))  # type: ignore[misc]
     if collectives.rank() > 0:
         return plain
-    with torch.inference_mode():
-        found = {role: embedder.whitened(torch.from_numpy(plain.arrays[role]).to(device)).cpu() for role in roles}
-    arrays = {role: array.numpy() for role, array in found.items()}
+    forward = Forward(embedder, torch.device(device), None)
+    arrays = {role: forward.whitened(plain.arrays[role]) for role in roles}
     return Embedded(arrays, {role: plain.records[role] for role in roles})
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from metrad.data.prepared import ImageRecord
 from metrad.errors import InputError
 from metrad.evaluation.conformal import (
+    DEFAULT_RATES,
     Calibration,
     alarms,
     calibration_groups_needed,
@@ -22,7 +23,7 @@ from metrad.evaluation.conformal import (
 )
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.intervals import bootstrap_intervals, delong_interval, exact_interval, grouped_interval
-from metrad.evaluation.metrics import by_class, summary
+from metrad.evaluation.metrics import by_class, summary, unmeasured
 from metrad.models.heads import Head
 from metrad.scorers import KNN, HeadScorer, Scorer
 
@@ -45,6 +46,16 @@ class Settings:
     level: float = 0.95
     resamples: int = 2000
     confidence: float | None = 0.95
+
+    @property
+    def calibration_steps(self) -> tuple[int, ...]:
+        """Numbers of calibration groups, rising, each of which permits one more threshold.
+
+        They are what each false-alarm rate takes on average and, if they are wanted, with confidence.
+        """
+        rates = DEFAULT_RATES if self.false_alarm_rates is None else self.false_alarm_rates
+        kinds = (None,) if self.confidence is None else (None, self.confidence)
+        return tuple(sorted({calibration_groups_needed(rate, kind) for rate in rates for kind in kinds}))
 
     def rates(self, calibration_groups: int) -> list[float]:
         """Return the false-alarm rates to compute thresholds for.
@@ -91,7 +102,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure how well ``scorer`` separates anomalous from normal test images.
 
-    Thresholds come from the calibration images alone.
+    Thresholds come from the calibration images alone. Without anomalous test images, only the false alarms can be
+    measured: every metric, its interval and the detection rates are None.
 
     Args:
         scorer: fitted here on the normal embeddings, unless ``calibration`` is given.
@@ -120,7 +132,7 @@ def evaluate(
     records = [*embedded.records["test_normal"], *embedded.records["test_anomalous"]]
     per_class = by_class(scores, anomalous, [record.class_name for record in records])
     metrics: dict[str, Any] = {
-        **summary(scores, anomalous),
+        **(summary(scores, anomalous) if anomalous.any() else unmeasured()),
         **({"per_class": per_class} if per_class else {}),
         "intervals": intervals(scores, anomalous, settings, tested),
         "thresholds": [judged(rate, threshold) for rate, threshold in average.items()],
@@ -170,8 +182,13 @@ def _numbers(groups: Groups | None, *roles: str) -> np.ndarray | None:
 def intervals(
     scores: np.ndarray, anomalous: np.ndarray, settings: Settings, groups: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Return the intervals of every metric by stratified bootstrap, and of the AUROC by DeLong's method."""
+    """Return the intervals of every metric by stratified bootstrap, and of the AUROC by DeLong's method.
+
+    Without anomalous images there are none.
+    """
     level, resamples = settings.level, settings.resamples
+    if not anomalous.any():
+        return {"level": level, "auroc_delong": None, "bootstrap": {}}
     bootstrap = bootstrap_intervals(scores, anomalous, level=level, resamples=resamples, groups=groups)
     return {
         "level": settings.level,
@@ -191,6 +208,8 @@ def threshold_metrics(
 ) -> dict[str, Any]:
     """Return a threshold, the false-alarm rate that it promises, and its rates on the test images with their intervals.
 
+    Without anomalous images, the detection rate and its interval are None.
+
     Args:
         rate: the false-alarm rate that the threshold promises.
         threshold: the threshold, above which a score is an alarm.
@@ -202,6 +221,9 @@ def threshold_metrics(
     above = alarms(scores, threshold)
     found: dict[str, Any] = {"false_alarm_rate": rate, "threshold": threshold}
     for name, kind in (("false_alarm", ~anomalous), ("detection", anomalous)):
+        if not kind.any():
+            found |= {f"test_{name}_rate": None, f"test_{name}_interval": None}
+            continue
         found[f"test_{name}_rate"] = float(above[kind].mean())
         found[f"test_{name}_interval"] = list(
             exact_interval(int(above[kind].sum()), int(kind.sum()), level)

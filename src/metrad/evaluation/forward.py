@@ -7,8 +7,9 @@ from torch import Tensor
 from metrad import collectives
 from metrad.data.arrays import Indexable
 from metrad.models.embedder import Embedder
+from metrad.threads import in_blocks, running_a_model
 
-CPU_BATCH = 128  # fastest of 32 to 1,024 for MobileNetV2: larger batches exceed the cache (docs/performance.md)
+CPU_BATCH = 128  # images that are loaded at a time for a CPU
 GPU_BATCHES = (128, 4096)  # the batch whose memory is measured, and the largest batch
 BATCH_SHARE = 0.5  # share of all GPU memory, free or not, so that a repeated run has the same batch size
 
@@ -35,21 +36,37 @@ class Forward:
     def __call__(self, images: Tensor) -> np.ndarray:
         """Return embeddings (N, D) float32 of images (N, height, width, channels) uint8.
 
-        A batch that does not fit into the memory of the GPU is halved.
+        On a CPU the embedding of an image depends neither on the images beside it nor on the number of threads; see
+        ``threads.in_blocks``. A batch that does not fit into the memory of the GPU is halved.
 
         Raises:
             torch.OutOfMemoryError: a single image does not fit.
         """
+        return in_blocks(self._halving, images) if self.device.type == "cpu" else self._halving(images)
+
+    def whitened(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return plain embeddings (N, D) whitened by the embedder, as a forward pass of their images would."""
+
+        def whiten(rows: Tensor) -> np.ndarray:
+            with running_a_model(), torch.inference_mode():
+                found: np.ndarray = self.embedder.whitened(rows.to(self.device)).cpu().numpy()
+            return found
+
+        rows = torch.from_numpy(embeddings)
+        return in_blocks(whiten, rows) if self.device.type == "cpu" else whiten(rows)
+
+    def _halving(self, images: Tensor) -> np.ndarray:
         try:
             return self._once(images)
         except torch.OutOfMemoryError:
             if len(images) == 1:
                 raise
         torch.cuda.empty_cache()
-        return np.concatenate([self(part) for part in images.split(-(-len(images) // 2))])
+        return np.concatenate([self._halving(part) for part in images.split(-(-len(images) // 2))])
 
     def _once(self, images: Tensor) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast(self.device.type, self.half, enabled=self.half is not None):
+        half = torch.autocast(self.device.type, self.half, enabled=self.half is not None)
+        with running_a_model(), torch.inference_mode(), half:
             embeddings: np.ndarray = self.embedder(images.to(self.device, non_blocking=True)).float().cpu().numpy()
         return embeddings
 

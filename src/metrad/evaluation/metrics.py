@@ -252,6 +252,11 @@ def summary(scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
     return {metric.name: metric.of_sample(ranks, target) for metric in METRICS}
 
 
+def unmeasured() -> dict[str, None]:
+    """Return None for every metric by name: what a run has that tests on no anomalous images."""
+    return dict.fromkeys(by_name())
+
+
 def by_class(scores: np.ndarray, anomalous: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return the metrics of each anomalous class against all normal images; empty for a single anomalous class.
 

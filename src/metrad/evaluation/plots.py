@@ -74,8 +74,12 @@ def roc(scores: np.ndarray, anomalous: np.ndarray, auroc: float) -> Figure:
     return figure
 
 
-def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, thresholds: Mapping[float, float]) -> Figure:
+def histogram(
+    scores: np.ndarray, anomalous: np.ndarray, auroc: float | None, thresholds: Mapping[float, float]
+) -> Figure:
     """Draw the scores (N,) of normal and anomalous test images as two histograms over the same bins.
+
+    Without anomalous images, ``auroc`` is None and there is one histogram.
 
     Positive scores that span more than a factor of 30 have a logarithmic axis. ``thresholds``, by false-alarm rate, are
     drawn as lines.
@@ -92,12 +96,15 @@ def histogram(scores: np.ndarray, anomalous: np.ndarray, auroc: float, threshold
         axes.xaxis.set_minor_formatter("")
         label = "anomaly score (logarithmic axis)"
     for group, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
+        if not group.any():
+            continue
         title = f"{name} ({int(group.sum()):,} test images)"
         axes.hist(scores[group], bins=bins.tolist(), histtype="stepfilled", alpha=0.6, color=colour, label=title)
     for style, (rate, threshold) in zip(cycle(("-", "--", ":")), sorted(thresholds.items()), strict=False):
         title = f"threshold for {100 * rate:g} % false alarms"
         axes.axvline(threshold, color="0.3", linestyle=style, linewidth=1, label=title)
-    axes.set(xlabel=label, ylabel="test images", title=f"AUROC {auroc:.3f}")
+    title = "no anomalous test images" if auroc is None else f"AUROC {auroc:.3f}"
+    axes.set(xlabel=label, ylabel="test images", title=title)
     axes.legend(frameon=False)
     return figure
 
@@ -173,14 +180,17 @@ def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> F
     return figure
 
 
-def image_pairs(groups: Mapping[str, Sequence[ImagePair]]) -> Figure:
-    """Draw two groups of pairs, by title: each test image above its nearest normal image."""
+def image_pairs(groups: Mapping[str, Sequence[ImagePair]], upper: str = "test image") -> Figure:
+    """Draw two groups of pairs, by title: each test image above its nearest normal image.
+
+    ``upper`` says what the upper images are.
+    """
     columns = max(len(rows) for rows in groups.values())
     figure = Figure(figsize=(1.5 * columns + 0.6, 8.2))
     # Fixed places, and one pair of axes for each group, take a quarter of the time.
     places = {"left": 0.02, "right": 0.98, "top": 0.9, "bottom": 0.03, "hspace": 0.3}
     for axes, (title, rows) in zip(figure.subplots(2, gridspec_kw=places), groups.items(), strict=True):
-        axes.set_title(f"{title}: test image above, nearest normal training image below", fontsize=11, pad=40)
+        axes.set_title(f"{title}: {upper} above, nearest normal training image below", fontsize=11, pad=40)
         if rows:
             axes.imshow(_mosaic(rows), interpolation="nearest", extent=(0, len(rows), 2, 0))
         for i, pair in enumerate(rows):

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,19 @@ from torch import Tensor, nn
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MIB = 2**20
 
-_open: list[torch.device] = []  # device of the outermost ``lean_memory`` block, if there is one
+
+class _Blocks:
+    """The open ``lean_memory`` blocks of all threads.
+
+    Attributes:
+        lock: held while a block opens or closes.
+        count: number of open blocks.
+        filling: torch's setting before the first one.
+    """
+
+    lock = threading.Lock()
+    count = 0
+    filling = True
 
 
 @contextmanager
@@ -23,27 +36,36 @@ def lean_memory(device: torch.device) -> Iterator[None]:
     A training step frees and allocates some gigabytes. By default glibc returns large blocks to the system at once, and
     the system zeroes every page that it hands out: up to a third of a step of MobileNetV2. torch's deterministic mode
     also fills fresh memory, so that reading uninitialised memory is reproducible; nothing here reads such memory. The
-    memory is returned at the end of the outermost block. Without glibc, only the filling is turned off.
+    memory is returned at the end of the last open block of any thread. Without glibc, only the filling is turned off.
 
     Args:
         device: device of the computation; on any but a CPU the block has no effect.
     """
-    if device.type != "cpu" or _open:
+    if device.type != "cpu":
         yield
         return
     settings: Any = torch.utils.deterministic  # typed as a plain module
-    filling, libc = settings.fill_uninitialized_memory, _glibc()
-    settings.fill_uninitialized_memory = False
-    _set(libc, {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1})
-    _open.append(device)
+    with _Blocks.lock:
+        if not _Blocks.count:
+            _Blocks.filling = settings.fill_uninitialized_memory
+            settings.fill_uninitialized_memory = False
+            _set(_glibc(), {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1})
+        _Blocks.count += 1
     try:
         yield
     finally:
-        _open.clear()
-        settings.fill_uninitialized_memory = filling
-        _set(libc, {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 64 * _MIB})
-        if libc is not None:
-            libc.malloc_trim(0)
+        with _Blocks.lock:
+            _Blocks.count -= 1
+            if not _Blocks.count:
+                settings.fill_uninitialized_memory = _Blocks.filling
+                _give_back(_glibc())
+
+
+def _give_back(libc: Any) -> None:
+    """Restore the defaults of malloc and return the free memory to the system."""
+    _set(libc, {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 64 * _MIB})
+    if libc is not None:
+        libc.malloc_trim(0)
 
 
 def _glibc() -> Any:

@@ -90,7 +90,7 @@ def download_weights(enum: Any) -> dict[str, Tensor]:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise InputError(
             f"backbone.weights=imagenet cannot be downloaded ({first_line(error)}); place {file} in {folder}, "
-            "or give a file with backbone.weights=FILE"
+            "or give a file with backbone.weights=FILE (metrad fit: --weights FILE)"
         ) from error
     return state
 

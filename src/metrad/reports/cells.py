@@ -16,6 +16,7 @@ from PIL import Image
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import roc_curve, summary
+from metrad.runs.contents import is_unmeasured
 from metrad.runs.directory import Run
 
 RATES = np.linspace(0, 1, 201)
@@ -96,7 +97,7 @@ def read(cell: Cell, panels: int) -> Reading:
     Raises:
         InputError: a file cannot be read.
     """
-    tables = [table for table in map(scores_of, cell.runs) if table is not None]
+    tables = [table for table in map(scores_of, cell.runs) if table is not None and table["anomalous"].any()]
     epochs = [table for table in map(history_of, cell.runs) if table is not None]
     median = cell.median
     return Reading(
@@ -127,6 +128,8 @@ def condition_name(row: pd.Series, conditions: Sequence[str]) -> str:
 def scores_of(run: Run) -> pd.DataFrame | None:
     """Return the scores of the test images, with the truth in the column ``anomalous``; None without the file.
 
+    A run without anomalous test images has scores of normal images alone.
+
     Raises:
         InputError: the file cannot be read or does not hold scores.
     """
@@ -135,23 +138,31 @@ def scores_of(run: Run) -> pd.DataFrame | None:
     data = run.read(run.scores)
     try:
         table = _table(data, dtype=str, keep_default_na=False)
-        table["score"] = table["score"].astype(float)
         missing = [name for name in SCORE_COLUMNS if name not in table]
-    except (csv.Error, ValueError, KeyError) as error:
+        if missing:
+            raise InputError(f"{run.scores} has no column {missing[0]}; copy or create it again")
+        table["score"] = table["score"].astype(float)
+        p_values = table["p_value"][table["p_value"] != ""].astype(float)
+    except InputError:
+        raise
+    except (csv.Error, ValueError) as error:
         raise InputError(f"{run.scores} cannot be read as scores ({' '.join(str(error).split())})") from error
-    if missing:
-        raise InputError(f"{run.scores} has no column {missing[0]}")
+    if not p_values.between(0, 1).all():
+        raise InputError(f"{run.scores} has a p-value that is not from 0 to 1; copy or create it again")
     table["anomalous"] = table["role"] == "test_anomalous"
     whole = table["role"].isin(["test_normal", "test_anomalous"]).all() and not table.isna().any(axis=None)
-    if not whole or not np.isfinite(table["score"]).all() or table["anomalous"].nunique() < 2:
-        raise InputError(f"{run.scores} does not hold finite scores of both normal and anomalous images")
-    _require_measured(run, table)
+    metrics = run.figures() or {}
+    kinds = {False} if is_unmeasured(metrics) else {False, True}
+    if not whole or not np.isfinite(table["score"]).all() or set(table["anomalous"]) != kinds:
+        wanted = "both normal and anomalous" if len(kinds) > 1 else "normal"
+        raise InputError(f"{run.scores} does not hold finite scores of {wanted} images")
+    if len(kinds) > 1:
+        _require_measured(run, table, metrics.get("auroc"))
     return table
 
 
-def _require_measured(run: Run, table: pd.DataFrame) -> None:
-    """Raise ``InputError`` unless the metrics of a run are those of its scores, as they are not if one was cut off."""
-    told = (run.figures() or {}).get("auroc")
+def _require_measured(run: Run, table: pd.DataFrame, told: float | None) -> None:
+    """Raise ``InputError`` unless the AUROC of a run is that of its scores, as it is not if one was cut off."""
     found = summary(table["score"].to_numpy(), table["anomalous"].to_numpy())["auroc"]
     if told is not None and abs(found - told) > 1e-6:
         raise InputError(f"{run.scores} has AUROC {found:.6f}, but {run.metrics} says {told:.6f}; one was changed")

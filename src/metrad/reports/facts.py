@@ -40,8 +40,10 @@ def _dataset(run: Run, cfg: DictConfig, choices: Mapping[str, str]) -> Iterator[
     classes = run.saved_split()["classes"] if run.has(run.split) else _plain(cfg, "dataset")
     roles = {role: classes.get(role) for role in ("normal", "anomalous", "reference")}
     named = [f"{role} {_listed(names)}" for role, names in roles.items() if isinstance(names, list) and names]
-    root = _plain(cfg, "dataset.source").get("root")
-    name = " ".join(["dataset", *filter(None, [choices.get("dataset")]), *([f"({root})"] if root else [])])
+    source = _plain(cfg, "dataset.source")
+    place = source.get("path") or source.get("root")
+    said = [choices.get("dataset"), source.get("category"), f"({place})" if place else None]
+    name = " ".join(["dataset", *(str(word) for word in said if word)])
     yield f"{name}: {'; '.join(named)}" if named else name
 
 

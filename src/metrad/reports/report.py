@@ -23,6 +23,7 @@ from metrad.reports.page.html import Fold, Group, Picture, Section, opened, writ
 from metrad.reports.page.sections import by_condition, named, of_pictures, of_runs, of_settings, styles_of, unfinished
 from metrad.reports.page.tables import Table, column, rate, table
 from metrad.runs.config.stored import inert
+from metrad.runs.contents import UNMEASURED, is_unmeasured
 from metrad.runs.directory import Run
 
 MOST_NOTES = 20  # further notes are folded
@@ -69,24 +70,22 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     if not run.status.exists() and any(folder.glob("*/status.json")):
         raise InputError(f"{folder} is a sweep; make its report by: metrad compare {folder}")
     run, path = Run.finished(folder), run.path / "report.html" if path is None else path
-    metrics, cfg = run.measured(), inert(run.load_config())
+    metrics, cfg = run.shown(), inert(run.load_config())
     name, choice, seed = run.path.resolve().name, head_of(cfg), cfg.get("seed")
-    try:
-        seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
-        tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics)]
-        auroc = float(metrics["auroc"])
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
-    row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": seed, "auroc": auroc}
+    seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
+    tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics)]
+    row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": seed, "seconds": seconds}
     runs = pd.DataFrame([row])
     trained = "features as the weights come, no head" if choice == FROZEN else f"head {choice}"
-    facts = [f"{trained}, seed {seed}: AUROC {rate(auroc)} in {seconds:,.0f} s", *facts_of(run, cfg, metrics)]
+    found = UNMEASURED if is_unmeasured(metrics) else f"AUROC {rate(metrics['auroc'])}"
+    facts = [f"{trained}, seed {seed}: {found} in {seconds:,.0f} s", *facts_of(run, cfg, metrics)]
     facts += [] if run.verified else [UNVERIFIED]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
     lines = [*_lacking(metrics), *too_few(metrics, OmegaConf.select(cfg, "evaluation.confidence"))]
-    group = Group(tables=[each for each in tables if each.rows], lines=lines, folds=[_explained(metrics)])
+    folds = [] if is_unmeasured(metrics) else [_explained(metrics)]
+    group = Group(tables=[each for each in tables if each.rows], lines=lines, folds=folds)
     results = Section("results", "Results", text, [group])
-    parts = cells(runs, "head", [], "auroc")
+    parts = cells(runs, "head", [], "seconds")  # every run has seconds
     write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_pictures(run), *of_settings(runs, ["head"])])
     return path
 
@@ -207,18 +206,27 @@ def _all_runs(comparison: Comparison, base: Path) -> Section:
 
 def _metrics_table(metrics: Mapping[str, Any]) -> Table:
     level, bootstrap = float(metrics["intervals"]["level"]), metrics["intervals"]["bootstrap"]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    caption = f"Metrics, with intervals of {100 * level:g} % by bootstrap or DeLong"
+    if is_unmeasured(metrics):
+        return table(caption, pd.DataFrame(rows))
     for name, metric in by_name().items():
         if name in metrics:
             low, high = bootstrap.get(name, (math.nan, math.nan))
             rows.append({"Metric": metric.title, "Value": rate(metrics[name]), "low": low, "high": high})
     low, high = metrics["intervals"]["auroc_delong"]
     rows.insert(1, {"Metric": "AUROC (DeLong)", "Value": rate(metrics["auroc"]), "low": low, "high": high})
-    return table(f"Metrics, with intervals of {100 * level:g} % by bootstrap or DeLong", pd.DataFrame(rows))
+    return table(caption, pd.DataFrame(rows))
 
 
 def _lacking(metrics: Mapping[str, Any]) -> list[str]:
-    """Return a line for each metric that a run lacks because an older version made it."""
+    """Return a line for each metric that a run lacks because an older version made it, or one on why it has none."""
+    if is_unmeasured(metrics):
+        return [
+            "This run has no anomalous test images (dataset.anomalous=[]), so neither AUROC nor another metric can be "
+            "measured, nor how many anomalies a threshold finds. What can be measured is false alarms on normal test "
+            "images, below each threshold's promise or above it."
+        ]
     return [
         f"This run has no {metric.title}: metrics.json has it since metrad {metric.since}."
         for name, metric in by_name().items()
@@ -274,7 +282,9 @@ def _thresholds_table(metrics: Mapping[str, Any]) -> Table:
     return table("Thresholds from the calibration images, and what they did", pd.DataFrame(rows))
 
 
-def _percent(share: float, interval: Sequence[float]) -> str:
+def _percent(share: float | None, interval: Sequence[float] | None) -> str:
+    if share is None or interval is None:
+        return "not measured"
     low, high = interval
     return f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 

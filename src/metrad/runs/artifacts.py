@@ -1,6 +1,5 @@
 """The saved detector and embeddings of a run: no pickle, and a checksum for each file."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ import safetensors
 import safetensors.numpy
 from omegaconf import DictConfig
 
+from metrad.data.decoding import Kept
 from metrad.data.prepared import ImageRecord
+from metrad.data.torchvision_sources import open_source
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.detector.core import Detector
@@ -21,6 +22,7 @@ from metrad.files import (
     follow_umask,
     read_arrays,
     read_rows,
+    remove,
     replacing,
     require_inside,
     require_unchanged,
@@ -30,13 +32,14 @@ from metrad.files import (
     write_rows,
 )
 from metrad.runs.config import stored
-from metrad.runs.config.build import plain
+from metrad.runs.config.build import factory, plain
 from metrad.runs.directory import Run
 from metrad.scorers.base import RECORD as SCORER
 
 CHECKSUMS = "checksums.json"
 ARRAYS = "embeddings.safetensors"
 IMAGES = "images.csv"
+MOST_IMAGES = 10**9
 _COLUMNS = {"role": str, "image": str, "class_name": str, "position": int}
 
 
@@ -67,6 +70,36 @@ def load_detector(run: Run, allow: Sequence[str] = ()) -> Detector:
         opened = _converted(run)
     require_unchanged(run.split, str(opened.about.get("split")))
     return Detector.of(opened, allow)
+
+
+def convert(path: str | Path, folder: str | Path) -> None:
+    """Write the detector of a run from an earlier version into the new folder ``folder``, from which it can score.
+
+    The record of how the images were resized, which it lacks, is made from the run's configuration and its images'
+    source. Which images it was fitted on is not recorded.
+
+    Raises:
+        InputError: the run has not finished, or its files have changed.
+    """
+    run = Run.finished(path)
+    detector = load_detector(run)
+    if detector.kept is None:
+        detector.kept = _kept(run, detector)
+    detector.save(folder)
+
+
+def _kept(run: Run, detector: Detector) -> Kept:
+    """Return how the images of an earlier run were kept."""
+    cfg = stored.inert(run.load_config())
+    cfg.merge_with({"allow_targets": []})
+    source = open_source(factory(cfg, "dataset.source"))
+    limit = cfg.dataset.get("max_megapixels", Kept.max_megapixels)
+    root = None if source.root is None else str(source.root.absolute())
+    if source.pixels is not None:
+        height, width, channels = source.pixels[0].shape
+        return Kept(height, width, channels, as_arrays=True, max_megapixels=limit, root=root)
+    size = source.size or detector.backend.embedder.size
+    return Kept(size, size, max_megapixels=limit, root=root)
 
 
 def _converted(run: Run) -> Bundle:
@@ -112,7 +145,10 @@ def _embedder_settings(run: Run, cfg: DictConfig) -> dict[str, Any]:
 def _precision(run: Run) -> str:
     """Return the precision of a run's embeddings; older runs, which do not record it, used float32."""
     noted = run.read_json(run.environment) if run.has(run.environment) else {}
-    return str(noted.get("precision")) if isinstance(noted, dict) and "speed" in noted else "32-true"
+    found = noted.get("precision") if isinstance(noted, dict) and "speed" in noted else "32-true"
+    if found not in bundle.PRECISIONS:
+        raise InputError(f"{run.environment}: precision is {str(found)[:40]}, which metrad does not know")
+    return str(found)
 
 
 def save_embeddings(run: Run, embedded: Embedded, embedder: str) -> None:
@@ -128,8 +164,7 @@ def save_embeddings(run: Run, embedded: Embedded, embedder: str) -> None:
         follow_umask(partial / ARRAYS)
         write_rows(partial / IMAGES, rows)
         _seal(partial, [ARRAYS, IMAGES], embedder=embedder)
-        if run.embeddings.exists():
-            shutil.rmtree(run.embeddings)
+        remove(run.embeddings)
 
 
 def load_embeddings(run: Run, embedder: str) -> Embedded:
@@ -154,23 +189,34 @@ def load_embeddings(run: Run, embedder: str) -> Embedded:
     records: dict[str, list[ImageRecord]] = {role: [] for role in (*EMBEDDED_ROLES, *arrays)}
     for row in rows:
         records.setdefault(row["role"], []).append(ImageRecord(row["image"], row["class_name"], row["position"]))
-    fault = _fault(arrays, records, run.saved_split()["images"])
+    fault = _fault(arrays, records, run.saved_split()) or _misplaced(records)
     if fault:
         raise InputError(f"{run.embeddings}: {fault}; {again}")
     return Embedded(arrays, records)
 
 
-def _fault(
-    arrays: dict[str, np.ndarray], records: dict[str, list[ImageRecord]], images: dict[str, list[str]]
-) -> str | None:
+def _fault(arrays: dict[str, np.ndarray], records: dict[str, list[ImageRecord]], split: dict[str, Any]) -> str | None:
     """Return in what embeddings differ from the images of the split that they should be of; None if in nothing."""
     for role, listed in records.items():
         array = arrays.get(role, np.empty(0))
         if array.ndim != 2 or array.dtype != np.float32 or array.shape[1] != arrays[EMBEDDED_ROLES[0]].shape[-1]:
             return f"the embeddings of {role} images must be (N, D) float32, got {array.dtype} of shape {array.shape}"
-        if len(array) != len(listed) or [record.image for record in listed] != images.get(role):
+        if len(array) != len(listed) or [record.image for record in listed] != split["images"].get(role):
             return f"{IMAGES} does not list the {role} images of the run's split, one for each embedding"
+        kind = role.removeprefix("test_").replace("calibration", "normal")
+        strangers = {record.class_name for record in listed} - {*split["classes"][kind]}
+        if strangers:
+            return f"{IMAGES} lists {role} images of {min(strangers)!r}, which is no {kind} class of the run's split"
     return None
+
+
+def _misplaced(records: dict[str, list[ImageRecord]]) -> str | None:
+    """Return what is wrong with the positions of the images, which must all differ; None if nothing is."""
+    places = [record.position for listed in records.values() for record in listed]
+    wrong = next((place for place in places if not 0 <= place < MOST_IMAGES), None)
+    if wrong is not None:
+        return f"{IMAGES} lists an image at position {str(wrong)[:40]}"
+    return None if len({*places}) == len(places) else f"{IMAGES} lists two images at one position"
 
 
 def _seal(folder: Path, names: list[str], **others: Any) -> None:

@@ -62,7 +62,10 @@ def _has_finished(run: Run, cfg: DictConfig) -> bool:
         return False
     other = differences(run.asked_config(), cfg)
     if other:
-        raise InputError(f"{run.path} was made with other settings: {'; '.join(other)}; choose another sweep=NAME")
+        raise InputError(
+            f"{run.path} was made with other settings: {'; '.join(other)}; choose another sweep=NAME, or leave out "
+            "hydra.sweep.subdir if it was given"
+        )
     return True
 
 

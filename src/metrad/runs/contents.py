@@ -1,18 +1,24 @@
 """The contents of a run's JSON files: their types and ranges, as far as something reads them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from metrad.data.splits import ROLES
 from metrad.errors import InputError
-from metrad.evaluation.metrics import by_name, is_value
+from metrad.evaluation.metrics import ROUNDING, by_name, is_value
 
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Between = Annotated[float, Field(gt=0, lt=1)]  # a level or rate that says something
+Metric = Annotated[float, Field(ge=0, le=1 + ROUNDING)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 MOST_SECONDS = 1e12
+FALSE_ALARMS = "false_alarms_at_"  # with a rate, the column of the false alarms in tables of runs
+UNMEASURED = "no anomalous test images, so no AUROC"  # stands as the reason in tables of runs
+_AGAIN = "copy or create it again"
 
 
 class _Content(BaseModel):
@@ -21,34 +27,47 @@ class _Content(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-_Shares = Annotated[list[Share], Field(min_length=2, max_length=2)]
-_Ends = Annotated[list[Finite], Field(min_length=2, max_length=2)]
+def _rising(ends: list[float]) -> list[float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"the lower end {ends[0]} of an interval is above its upper end {ends[1]}")
+    return ends
+
+
+_Shares = Annotated[list[Metric], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
 class _Threshold(_Content):
-    false_alarm_rate: Share
+    false_alarm_rate: Between
     threshold: Finite
     test_false_alarm_rate: Share
     test_false_alarm_interval: _Shares
-    test_detection_rate: Share
-    test_detection_interval: _Shares
+    test_detection_rate: Share | None
+    test_detection_interval: _Shares | None
 
 
 class _ConfidentThreshold(_Threshold):
-    confidence: Share
+    confidence: Between
 
 
 class _Intervals(_Content):
-    level: Share
-    auroc_delong: _Ends
-    bootstrap: dict[str, _Ends] = {}
+    level: Between
+    auroc_delong: _Shares | None
+    bootstrap: dict[str, _Shares] = {}
+
+
+class _OfClass(_Content):
+    images: Annotated[int, Field(ge=1, le=10**12)]
 
 
 class _Metrics(_Content):
+    per_class: dict[str, _OfClass] = {}
     intervals: _Intervals | None = None
     thresholds: list[_Threshold] = []
     confident_thresholds: list[_ConfidentThreshold] = []
     sizes: dict[str, Count] = {}
+    groups: dict[str, Count] = {}
+    copies_left_out: Count = 0
+    corrupt_left_out: Count = 0
     split: str | None = None
 
 
@@ -76,20 +95,68 @@ class _Split(_Content):
 def metrics(content: Any, path: Path) -> dict[str, Any]:
     """Return the content of the ``metrics.json`` at ``path`` if it holds metrics.
 
+    They are null if the run has no anomalous test images, and only then.
+
     Raises:
         InputError: it holds no metric, or an entry has a wrong type or range.
     """
     found = _checked(_Metrics, content, path, "no metrics of a run")
-    for name in by_name():
-        value = found.get(name, 0.0)
-        if not is_value(value):
-            raise InputError(f"{path}: {name} must be a number from 0 to 1, got {value!r}"[:400])
+    _require_values(found, path)
+    for name, each in found.get("per_class", {}).items():
+        _require_metrics(each, path, f"per_class.{name}.")
     seconds = found.get("seconds", {})
     if not isinstance(seconds, dict) or not all(map(_is_duration, seconds.values())):
         raise InputError(f"{path}: seconds.total must be a number, got {seconds!r}"[:400])
     if found.keys().isdisjoint(by_name()):
-        raise InputError(f"{path} holds no metrics of a run")
+        raise InputError(f"{path} holds no metrics of a run; {_AGAIN}")
     return found
+
+
+def complete(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of a ``metrics.json`` that has what a report shows; every version of metrad wrote that.
+
+    Raises:
+        InputError: as for ``metrics``, or an entry is missing.
+    """
+    found = metrics(content, path)
+    for name in ("auroc", "intervals", "thresholds", "seconds"):
+        if found.get(name) is None and not (name == "auroc" and name in found):
+            raise InputError(f"{path} lacks {name}; {_AGAIN}")
+    if is_unmeasured(found):
+        return found
+    low, high = found["intervals"]["auroc_delong"]
+    if not low - ROUNDING <= found["auroc"] <= high + ROUNDING:
+        raise InputError(f"{path}: auroc {found['auroc']} lies outside its interval from {low} to {high}; {_AGAIN}")
+    return found
+
+
+def _require_values(found: dict[str, Any], path: Path) -> None:
+    """Raise ``InputError`` unless all that takes anomalous images is there, or all null in a run without any."""
+    entries = [(name, found[name]) for name in by_name() if name in found]
+    measured = not is_unmeasured(found)
+    if measured:
+        _require_metrics(found, path)
+    if found.get("intervals"):
+        entries.append(("intervals.auroc_delong", found["intervals"]["auroc_delong"]))
+    for kind in ("thresholds", "confident_thresholds"):
+        names = ("test_detection_rate", "test_detection_interval")
+        entries += [(f"{kind}.{name}", entry[name]) for entry in found.get(kind, []) for name in names]
+    for name, value in entries:
+        if (value is None) == measured:
+            must = "must not be null" if measured else "must be null, since the run has no anomalous test images"
+            raise InputError(f"{path}: {name} {must}, got {value!r}"[:400])
+
+
+def _require_metrics(found: Mapping[str, Any], path: Path, where: str = "") -> None:
+    for name in by_name():
+        value = found.get(name, 0.0)
+        if not is_value(value):
+            raise InputError(f"{path}: {where}{name} must be a number from 0 to 1, got {value!r}"[:400])
+
+
+def is_unmeasured(found: Mapping[str, Any]) -> bool:
+    """Return whether the content of a ``metrics.json`` is of a run without anomalous test images."""
+    return bool(found.get("sizes", {}).get("test_anomalous") == 0)
 
 
 def _is_duration(value: Any) -> bool:
@@ -124,6 +191,6 @@ def _checked(model: type[_Content], content: Any, path: Path, fault: str) -> dic
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path} holds {fault} ({where + ': ' if where else ''}{first['msg']})") from error
+        raise InputError(f"{path} holds {fault} ({where + ': ' if where else ''}{first['msg']}); {_AGAIN}") from error
     found: dict[str, Any] = content
     return found

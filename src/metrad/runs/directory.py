@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from metrad.detector.located import MODEL, STATUS
 from metrad.errors import DivergedError, HeldError, InputError, WriteError, told_to_stop
 from metrad.files import (
     json_bytes,
@@ -21,6 +22,7 @@ from metrad.files import (
     overwrite_json,
     read_bytes,
     read_json,
+    remove,
     replacing,
     require_inside,
     write_json,
@@ -61,19 +63,20 @@ class Run:
         self.overrides = self.config.with_name("overrides.yaml")
         self.metrics = self.path / "metrics.json"
         self.scores = self.path / "scores.csv"
+        self.unusual = self.path / "unusual.csv"
         self.split = self.path / "split.json"
         self.environment = self.path / "environment.json"
         self.epochs = self.path / "epochs.csv"
         self.study = self.path / "study.csv"
         self.selection = self.path / "selection"
         self.selection_table = self.path / "selection.csv"
-        self.status = self.path / "status.json"
+        self.status = self.path / STATUS
         self.lock = self.path / ".lock"
         self.manifest = self.path / manifest.NAME
         self.log = self.path / "run.log"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
-        self.model = self.path / "model"
+        self.model = self.path / MODEL
         self.embedder = self.model / "embedder.safetensors"
         self.head = self.model / "head.safetensors"
         self.calibration = self.model / "calibration.safetensors"
@@ -90,7 +93,7 @@ class Run:
             InputError: ``path`` is not a run directory, the run has not finished, or its manifest or status changed.
         """
         run = cls(path)
-        if not run.status.is_file() or not run.config.is_file():
+        if not os.path.lexists(run.status) or not os.path.lexists(run.config):
             missing = (
                 "it has no status.json and .hydra/config.yaml" if Path(path).is_dir() else "there is no such folder"
             )
@@ -185,6 +188,10 @@ class Run:
         """
         return contents.metrics(self.read_json(self.metrics), self.metrics)
 
+    def shown(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json`` with all that a report shows; see ``measured``."""
+        return contents.complete(self.read_json(self.metrics), self.metrics)
+
     def figures(self) -> dict[str, Any] | None:
         """Return the content of ``metrics.json``; None if it holds no metrics, as after a crash of the machine."""
         try:
@@ -269,7 +276,7 @@ class Run:
         return made_by_metrad(self.config.with_name("hydra.yaml"))
 
     def clear(self, *, keep_training: bool, keep_selection: bool = False) -> None:
-        """Remove the files of an earlier attempt.
+        """Remove the files of an earlier attempt, links as links.
 
         Args:
             keep_training: keep the checkpoints, the split and the log.
@@ -279,16 +286,15 @@ class Run:
         kept += [self.split] * keep_training
         kept += [self.log] * (keep_training or keep_selection)
         own = (*self._own(), self.status)
-        inside = [part for folder in (self.checkpoints, self.selection) for part in folder.glob(".*.partial*")]
+        folders = [folder for folder in (self.checkpoints, self.selection) if not folder.is_symlink()]
+        inside = [part for folder in folders for part in folder.glob(".*.partial*")]
         beside = [part for path in own for part in self.path.glob(f".{path.name}.*.partial*")]
         for path in (*inside, *beside, *own):
-            if path.is_dir() and path not in kept:
-                shutil.rmtree(path)
-            elif path not in kept:
-                path.unlink(missing_ok=True)
+            if path not in kept:
+                remove(path)
 
     def _own(self) -> tuple[Path, ...]:
-        tables = (self.scores, self.epochs, self.study, self.selection_table)
+        tables = (self.scores, self.unusual, self.epochs, self.study, self.selection_table)
         files = (self.metrics, self.split, self.environment, self.log, self.manifest)
         folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
         return (*folders, self.selection, *tables, *files, *self.pictures.values())
@@ -348,7 +354,7 @@ class Run:
 
     def _seal(self, status: dict[str, Any]) -> None:
         """Write the manifest of a run that is about to get its final ``status``."""
-        tables = (self.scores, self.epochs, self.study, self.selection_table)
+        tables = (self.scores, self.unusual, self.epochs, self.study, self.selection_table)
         files = (self.metrics, self.split, self.environment, *self.pictures.values(), self.model / "detector.json")
         there = [path for path in (*sorted(self.config.parent.glob("*.yaml")), *tables, *files) if path.is_file()]
         manifest.write(self.manifest, there, {self.status.name: json_bytes(status)})

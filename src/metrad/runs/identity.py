@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from metrad.renamed import former, present
-from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
+from metrad.runs.config.catalogue import choice_of
+from metrad.runs.config.schema import LATER, PARTS, WITHOUT_IDENTITY
 from metrad.runs.config.secrets import secrets
 from metrad.runs.naming import short_hash
 
@@ -74,9 +75,31 @@ def differences(one: Any, other: Any) -> list[str]:
     """
     from metrad.runs.config.stored import inert
 
-    a, b = settings(inert(one)), settings(inert(other))
-    keys = [key for key in a | b if a.get(key) != b.get(key)]
-    return [f"{key} is {a.get(key, 'not set')} and not {b.get(key, 'not set')}" for key in keys]
+    found = _differing(settings(inert(one)), settings(inert(other)))
+    return [f"{key} is {a} and not {b}" for key, a, b in found]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return a phrase for each differing entry of two ``shaping``s, such as 'augmentation was none and is flip now'."""
+    return [f"{key} was {a} and is {b} now" for key, a, b in _differing(old, new)]
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield key and both values of each differing setting.
+
+    A part of another class is named once, by its choices, in place of all its settings.
+    """
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    exchanged = {part for part in PARTS if f"{part}._target_" in keys}
+    for part in sorted(exchanged):
+        yield part, choice_of(part, _below(one, part)), choice_of(part, _below(other, part))
+    for key in keys:
+        if not any(f"{key}.".startswith(f"{part}.") for part in exchanged):
+            yield key, one.get(key, "not set"), other.get(key, "not set")
+
+
+def _below(flat: Mapping[str, Any], part: str) -> dict[str, Any]:
+    return {key.removeprefix(f"{part}."): value for key, value in flat.items() if key.startswith(f"{part}.")}
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

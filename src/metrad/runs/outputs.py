@@ -11,6 +11,7 @@ from typing import Any
 from metrad.detector.core import Detector
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.evaluate import Evaluation
+from metrad.evaluation.unusual import most_unusual
 from metrad.files import write_all, write_json
 from metrad.runs import pictures
 from metrad.runs.artifacts import save_detector, save_embeddings
@@ -28,6 +29,7 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> No
         **history(run, epochs.history, study.history if study.wanted else []),
         **(selection(run, selected.rows, selected.figures) if selected else {}),
         **evaluation(run, result, fitted.embedded),
+        **({} if fitted.data.classes.anomalous else unusual(run, fitted)),
     }
     about = {
         "training": epochs.history[-1] if epochs.history else {},
@@ -67,9 +69,29 @@ def selection(run: Run, rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -
     return {run.selection_table: rows, **drawn(run, "selection", pictures.Selection(rows, chosen))}
 
 
+def unusual(run: Run, fitted: Fitted) -> Contents:
+    """Return ``unusual.csv``, the good images of a run without anomalous ones, the most unusual first; and its picture.
+
+    The picture shows the first ones.
+    """
+    found = most_unusual(fitted.embedded, fitted.data.groups)
+    rows = [
+        {
+            "image": one.record.image,
+            "class": one.record.class_name,
+            "role": one.role,
+            "distance": one.distance,
+            "nearest": one.nearest.image,
+        }
+        for one in found
+    ]
+    return {run.unusual: rows, **drawn(run, "unusual", pictures.UnusualImages(found, fitted.data))}
+
+
 def drawn(run: Run, material: pictures.Material, content: Any) -> Contents:
-    """Return every picture of ``material``, drawn from ``content``."""
-    return {run.pictures[one.name]: one.draw(content) for one in pictures.PICTURES if one.material == material}
+    """Return every picture of ``material`` that can be drawn from ``content``."""
+    figures = {run.pictures[one.name]: one.draw(content) for one in pictures.PICTURES if one.material == material}
+    return {path: figure for path, figure in figures.items() if figure is not None}
 
 
 def split_entries(split: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from metrad.evaluation.embeddings import Embedded
     from metrad.evaluation.evaluate import Evaluation
     from metrad.evaluation.plots import ImagePair
+    from metrad.evaluation.unusual import UnusualImage
 
 IMAGES_IN_A_ROW = 8  # number of test images in a row
-Material = Literal["evaluation", "images", "epochs", "study", "selection"]
+Material = Literal["evaluation", "images", "unusual", "epochs", "study", "selection"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,10 @@ class RunPicture:
 
     Attributes:
         name: name of its file, ``NAME.png``, in the directory of the run or in the folder of an evaluation.
-        material: kind of content that it is drawn from: the ``Evaluation``, the ``ScoredImages``, the rows of
-            ``epochs.csv`` or ``study.csv``, or the ``Selection``. A run without this content has no such picture.
-        draw: returns the figure of the content.
+        material: kind of content that it is drawn from: the ``Evaluation``, the ``ScoredImages``, the
+            ``UnusualImages``, the rows of ``epochs.csv`` or ``study.csv``, or the ``Selection``. A run without this
+            content has no such picture.
+        draw: returns the figure of the content; None if the content lacks what it shows, such as anomalous images.
         title: title in the report of a run.
         caption: sentence that says what the picture shows.
         in_report: False if the section "Pictures" of a report omits the file, for example because another section
@@ -37,7 +39,7 @@ class RunPicture:
 
     name: str
     material: Material
-    draw: Callable[[Any], "Figure"]
+    draw: Callable[[Any], "Figure | None"]
     title: str
     caption: str
     in_report: bool = True
@@ -81,9 +83,40 @@ class Selection:
     chosen: Mapping[str, Any]
 
 
-def _roc(result: "Evaluation") -> "Figure":
+@dataclass(frozen=True)
+class UnusualImages:
+    """The good images of a run, the most unusual first, and their pixels."""
+
+    found: "Sequence[UnusualImage]"
+    data: "PreparedData"
+
+    def pairs(self, first: int) -> "list[ImagePair]":
+        """Return the pairs of 8 images from the position ``first``."""
+        import numpy as np
+
+        from metrad.evaluation.plots import ImagePair
+
+        rows, images = self.found[first : first + IMAGES_IN_A_ROW], self.data.image_set.images
+        own = images[np.array([one.record.position for one in rows], dtype=int)]
+        nearest = images[np.array([one.nearest.position for one in rows], dtype=int)]
+        return [
+            ImagePair(
+                above,
+                below,
+                title=f"{one.distance:.3g}\n{one.role}",
+                anomalous=False,
+                name=one.record.image,
+                nearest_name=one.nearest.image,
+            )
+            for one, above, below in zip(rows, own, nearest, strict=True)
+        ]
+
+
+def _roc(result: "Evaluation") -> "Figure | None":
     from metrad.evaluation import plots
 
+    if not result.anomalous.any():
+        return None
     return plots.roc(result.scores, result.anomalous, result.metrics["auroc"])
 
 
@@ -102,9 +135,11 @@ def _neighbours(images: ScoredImages) -> "Figure":
     return plots.image_pairs({title: images.pairs(rows) for title, rows in groups.items()})
 
 
-def _hardest(images: ScoredImages) -> "Figure":
+def _hardest(images: ScoredImages) -> "Figure | None":
     from metrad.evaluation import plots
 
+    if not images.result.anomalous.any():
+        return None
     order, anomalous = images.result.scores.argsort(kind="stable"), images.result.anomalous
     normal = order[~anomalous[order]][::-1]
     groups = {
@@ -112,6 +147,13 @@ def _hardest(images: ScoredImages) -> "Figure":
         "Anomalous ones with the lowest": order[anomalous[order]],
     }
     return plots.image_pairs({title: images.pairs(rows) for title, rows in groups.items()})
+
+
+def _unusual(images: UnusualImages) -> "Figure":
+    from metrad.evaluation import plots
+
+    starts = {"Most unusual good images": 0, "The next": IMAGES_IN_A_ROW}
+    return plots.image_pairs({title: images.pairs(first) for title, first in starts.items()}, upper="good image")
 
 
 def _head(epochs: Sequence[Mapping[str, float]]) -> "Figure":
@@ -164,6 +206,13 @@ PICTURES = (
         title="Hardest images",
         caption="The normal images with the highest and the anomalous ones with the lowest scores, and their nearest.",
         in_report=False,  # the section "Evidence" shows it
+    ),
+    RunPicture(
+        name="unusual",
+        material="unusual",
+        draw=_unusual,
+        title="Most unusual good images",
+        caption="The good images of all roles that are most unlike the others; a good folder may hold defects.",
     ),
     RunPicture(
         name="head",

@@ -22,6 +22,7 @@ NODES = 50_000  # largest number of values in a file
 MOST_IN_A_TEXT = 20  # interpolations; OmegaConf takes long to read many
 GROWTH = 2**22  # largest number of values and characters after all interpolations are resolved
 _FOLLOWED = re.compile(r"(?:[^$]|\$(?!\{)|\$\{[\w.]+\})*")  # every other text stays text: see config/stored.py
+_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")  # YAML 1.1 reads 1:30 as 90
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -43,7 +44,9 @@ def config_of(data: bytes, path: Path) -> DictConfig:
     cfg = yaml_of(data, path)
     if not isinstance(cfg, DictConfig):
         raise InputError(f"{path} holds no configuration")
-    _require_bounded(OmegaConf.to_container(cfg), path)
+    plain: Any = OmegaConf.to_container(cfg)
+    _require_names(plain, path)
+    _require_bounded(plain, path)
     return cfg
 
 
@@ -58,6 +61,11 @@ def yaml_of(data: bytes, path: Path) -> DictConfig | ListConfig:
     except Exception as error:  # errors of YAML, OmegaConf, its grammar and Python's numbers share no base
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())[:300]})") from error
     return content
+
+
+def is_base_60(text: str) -> bool:
+    """Return whether YAML reads ``text``, such as 1:30, as a number in base 60, which nobody means by it."""
+    return bool(_BASE_60.fullmatch(text))
 
 
 def made_by_metrad(path: Path) -> bool:
@@ -75,9 +83,21 @@ def _require_small(text: str, path: Path) -> None:
             raise InputError(f"{path} has an alias (*{event.anchor}), which metrad never writes; create it again")
         if isinstance(event, yaml.ScalarEvent) and event.value.count("${") > MOST_IN_A_TEXT:
             raise InputError(f"{path} has {event.value[:40]!r}, which is no interpolation metrad writes")
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and is_base_60(event.value):
+            raise InputError(f"{path} has {event.value} without quotes, which YAML reads as a number; put it in quotes")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH or nodes > NODES:
             raise InputError(f"{path} nests too deep or holds too many values; create it again")
+
+
+def _require_names(root: dict[Any, Any], path: Path) -> None:
+    """Raise ``InputError`` if a setting, or an argument of a part, is named by a number or the like, as in ``1: x``."""
+    groups = {str(name): node for name, node in root.items() if isinstance(node, dict)}
+    groups |= {f"dataset.{name}": node for name, node in groups.get("dataset", {}).items() if isinstance(node, dict)}
+    for group, node in {"": root, **groups}.items():
+        for name in node:
+            if not isinstance(name, str):
+                raise InputError(f"{path}: {group or 'the configuration'} has a setting {name}; names are text")
 
 
 def _require_bounded(root: Any, path: Path) -> None:

@@ -1,6 +1,6 @@
 """Head scorer: anomaly scores from the class outputs of the trained head, a baseline without an index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
@@ -9,6 +9,7 @@ import numpy as np
 
 from metrad.errors import InputError, MetradError
 from metrad.scorers.base import Scorer, stored
+from metrad.threads import in_blocks, running_a_model
 
 if TYPE_CHECKING:  # the other scorers need no torch
     from torch import Tensor, nn
@@ -110,7 +111,7 @@ class HeadScorer(Scorer):
         first = next(chain(self.head.parameters(), self.head.buffers()), torch.empty(0))
         give = self.head.class_cosines if self.variant == "cosine" else self.head.logits
         with _evaluating(self.head):
-            outputs = give(torch.from_numpy(embeddings).to(first.device)).double()
+            outputs = self._given(give, torch.from_numpy(embeddings).to(first.device))
         numbers = torch.as_tensor(self.normal_classes, device=outputs.device)
         if int(numbers.max()) >= outputs.shape[1] or len(numbers) == outputs.shape[1]:
             raise InputError(
@@ -120,6 +121,19 @@ class HeadScorer(Scorer):
         normal = torch.zeros(outputs.shape[1], dtype=torch.bool, device=outputs.device)
         normal[numbers] = True
         return outputs, normal
+
+    @staticmethod
+    def _given(give: "Callable[[Tensor], Tensor]", embeddings: "Tensor") -> "Tensor":
+        """Return the float64 outputs of the head, on a CPU the same for an embedding alone and among others."""
+        import torch
+
+        def outputs(rows: "Tensor") -> "Tensor":
+            with running_a_model(), torch.inference_mode():  # of the thread that calls it
+                return give(rows).double()
+
+        if embeddings.device.type != "cpu":
+            return outputs(embeddings)
+        return torch.from_numpy(in_blocks(lambda rows: outputs(rows).numpy(), embeddings))
 
     def _state(self) -> dict[str, Any]:
         return {"normal_classes": self.normal_classes_}

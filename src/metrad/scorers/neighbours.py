@@ -94,6 +94,18 @@ class NeighbourScorer(Scorer):
         first: np.ndarray = positions[:, 0]
         return first
 
+    def nearest(self, embeddings: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances and positions (N, count) of the nearest normal embeddings of (N, D), nearest first.
+
+        Raises:
+            NotFittedError: ``fit`` or ``load`` has not been called.
+            InputError: as for ``score``, or ``count`` is below 1 or above the number of normal embeddings.
+        """
+        queries = prepared(self._checked(embeddings, self.fitted_width), self.metric)
+        if not 1 <= count <= self.index_.ntotal:
+            raise InputError(f"count must be from 1 to the {self.index_.ntotal} normal images, got {count}")
+        return search(self.index_, queries, count, self.metric, self._screen(len(queries)))
+
     def _shaping(self) -> dict[str, Any]:
         return {"metric": self.metric}
 

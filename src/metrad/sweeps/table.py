@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name, shown_in
+from metrad.runs.contents import FALSE_ALARMS, UNMEASURED, is_unmeasured
 from metrad.runs.directory import Run
 from metrad.runs.saved import read_yaml
 
@@ -18,8 +19,9 @@ Row = dict[str, Any]
 def collect(folder: str | Path) -> list[Row]:
     """Return a row for each run below ``folder``: its name, state, differing overrides, metrics and error.
 
-    Differing overrides are those that are not the same in all runs. A metric is None if the run did not finish, or was
-    made by an older version that lacks the metric.
+    Differing overrides are those that are not the same in all runs. A metric is None if the run did not finish, was
+    made by an older version that lacks the metric, or has no anomalous test images; ``error`` then says the last. If
+    there is such a run, each row also has the false alarms on normal test images, as ``evaluation_row`` has them.
     """
     runs = [Run(path.parent) for path in sorted(Path(folder).glob("*/status.json"))]
     overrides = [_overrides(run) for run in runs]
@@ -27,43 +29,60 @@ def collect(folder: str | Path) -> list[Row]:
     differing = [key for key in keys if len({one.get(key) for one in overrides}) > 1]
     settings = [{key: own.get(key, "") for key in differing} for own in overrides]
     order = sorted(range(len(runs)), key=lambda i: [_rank(value) for value in settings[i].values()])
-    return [_row(runs[i], settings[i]) for i in order]
+    rows = [_row(runs[i], settings[i]) for i in order]
+    if not any(row["error"] == UNMEASURED for row in rows):
+        return rows
+    alarms = [_false_alarms(_measured(runs[i])) for i in order]
+    rates = dict.fromkeys(name for found in alarms for name in found)
+    return [{**row, **{rate: found.get(rate) for rate in rates}} for row, found in zip(rows, alarms, strict=True)]
 
 
 def summarise(rows: list[Row]) -> list[Row]:
     """Return a row for each setting in ``rows`` of ``collect``: mean and standard deviation of the AUROC over seeds.
 
     ``runs`` is the number of finished runs, from which both are computed, and ``unfinished`` the number of all other
-    runs. The standard deviation of one run is None.
+    runs. The standard deviation of one run is None. A finished run without anomalous test images counts among ``runs``
+    and not for the AUROC; if there is one, the mean of each false-alarm rate on normal test images is added.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     own = ("run", "state", "seed", "error", *by_name())
     for row in rows:
-        groups.setdefault(tuple((key, value) for key, value in row.items() if key not in own), []).append(row)
+        setting = tuple((key, value) for key, value in row.items() if key not in own and not _is_alarm(key))
+        groups.setdefault(setting, []).append(row)
     summary = []
     for setting, members in groups.items():
         aurocs = [row["auroc"] for row in members if row["auroc"] is not None]
+        finished = len(aurocs) + sum(row["error"] == UNMEASURED for row in members)
+        alarms = {f"{key}_mean": _mean([row[key] for row in members]) for key in members[0] if _is_alarm(key)}
         spread = statistics.stdev(aurocs) if len(aurocs) > 1 else None
-        mean = statistics.mean(aurocs) if aurocs else None
-        over_seeds = {"auroc_mean": mean, "auroc_std": spread, "runs": len(aurocs)}
-        summary.append({**dict(setting), **over_seeds, "unfinished": len(members) - len(aurocs)})
+        over_seeds = {"auroc_mean": _mean(aurocs), "auroc_std": spread, **alarms, "runs": finished}
+        summary.append({**dict(setting), **over_seeds, "unfinished": len(members) - finished})
     return summary
+
+
+def _mean(values: list[float | None]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.mean(found) if found else None
+
+
+def _is_alarm(key: str) -> bool:
+    return key.startswith(FALSE_ALARMS)
 
 
 def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> Row:
     """Return a row of the table of evaluations: AUROC with its interval, other metrics, false alarms, seconds.
 
-    ``false_alarms_at_RATE`` is the share of normal test images above the threshold for this false-alarm rate.
+    ``false_alarms_at_RATE`` is the share of normal test images above the threshold for this false-alarm rate. Without
+    anomalous test images, AUROC and the other metrics are None.
     """
-    low, high = metrics["intervals"]["auroc_delong"]
-    alarms = {entry["false_alarm_rate"]: entry["test_false_alarm_rate"] for entry in metrics["thresholds"]}
+    ends = metrics["intervals"]["auroc_delong"]
     return {
         "run": run,
         "changes": " ".join(overrides),
         "auroc": metrics["auroc"],
-        f"interval_{metrics['intervals']['level']:g}": f"{low:.3f} to {high:.3f}",
+        f"interval_{metrics['intervals']['level']:g}": None if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}",
         **{metric.name: metrics[metric.name] for metric in shown_in("evaluations")},
-        **{f"false_alarms_at_{rate:g}": share for rate, share in alarms.items()},
+        **_false_alarms(metrics),
         "seconds": round(sum(metrics["seconds"].values()), 2),
     }
 
@@ -78,9 +97,20 @@ def table_text(rows: list[Row]) -> str:
 
 def _row(run: Run, setting: dict[str, str]) -> Row:
     state = run.state
-    metrics = (run.figures() or {}) if state == "finished" else {}
+    metrics = _measured(run) if state == "finished" else {}
     measured = {name: metrics.get(name) for name in by_name()}
-    return {"run": run.path.name, "state": state, **setting, **measured, "error": run.noted().get("error", "")}
+    error = UNMEASURED if is_unmeasured(metrics) else run.noted().get("error", "")
+    return {"run": run.path.name, "state": state, **setting, **measured, "error": error}
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    """Return the content of ``metrics.json``; empty if it holds no metrics, as before the end of a run."""
+    return run.figures() or {}
+
+
+def _false_alarms(metrics: dict[str, Any]) -> Row:
+    entries = metrics.get("thresholds", [])
+    return {f"{FALSE_ALARMS}{entry['false_alarm_rate']:g}": entry["test_false_alarm_rate"] for entry in entries}
 
 
 def _overrides(run: Run) -> dict[str, str]:

@@ -10,12 +10,14 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -27,7 +29,9 @@ from metrad.training.learner import MetricLearner
 
 log = logging.getLogger(__name__)
 
-MOST_EPOCHS = 10**9
+Changes = Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]]
+
+MOST_EPOCHS, MOST_STEPS = 10**9, 10**15
 _SEAL = re.compile(rb"\nmetrad-sha256 ([0-9a-f]{64})\n\Z")
 _SEAL_BYTES = 80
 _ARCHIVE_END = re.compile(rb"PK\x05\x06.{16}\0\0\Z", re.DOTALL)
@@ -113,6 +117,9 @@ def _faults(checkpoint: Any) -> Iterator[str]:
     optimizers, loops = checkpoint.get("optimizer_states"), checkpoint.get("loops")
     if not isinstance(epoch, int) or not 0 <= epoch <= MOST_EPOCHS:
         yield f"epoch is {str(epoch)[:40]}"
+    steps = checkpoint.get("global_step", 0)
+    if not isinstance(steps, int) or not 0 <= steps <= MOST_STEPS:
+        yield f"global_step is {str(steps)[:40]}"
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         yield "state_dict holds no tensors"
     if not all(value.isfinite().all() for value in weights.values()):
@@ -155,6 +162,9 @@ def _callback_faults(callbacks: Any) -> Iterator[str]:
             yield f"{key} holds no epochs"
         if not isinstance(seconds, float | int) or not 0 <= seconds < math.inf:
             yield f"{key} holds no seconds"
+    spent = callbacks.get(Timer.__qualname__, {}).get("time_elapsed", {})
+    if not isinstance(spent, dict) or not all(isinstance(one, float | int) and one >= 0 for one in spent.values()):
+        yield "Timer holds no seconds"
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ def _images_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def epochs_behind(
-    begun: Begun | None, learner: MetricLearner, data: MetradDataModule, max_epochs: int | None, precision: str
+    begun: Begun | None, learner: MetricLearner, data: MetradDataModule, trainer: pl.Trainer, changes: Changes
 ) -> int:
     """Return the number of finished epochs of a training to continue, 0 for None.
 
@@ -206,12 +216,12 @@ def epochs_behind(
         begun: the training.
         learner: the learner that training would continue with.
         data: the data module that training would continue with.
-        max_epochs: number of epochs to train, those in the checkpoint included.
-        precision: precision that training would continue in, named as in Lightning.
+        trainer: the trainer that training would continue with; its limits include what the checkpoint has.
+        changes: returns a phrase for each difference between the settings of a checkpoint and the learner's.
 
     Raises:
         InputError: training cannot continue from the checkpoint: it is of another model, other settings or other
-            images, or has more than ``max_epochs`` epochs.
+            images, or is past a limit of the trainer, so that nothing would be trained.
     """
     if begun is None:
         return 0
@@ -221,7 +231,7 @@ def epochs_behind(
         log.warning("ckpt_path=%s is unverified: it is from before checkpoints had checksums", path)
     log.debug("%s was written by Lightning %s", path, checkpoint["pytorch-lightning_version"])
     misfit = (
-        _other_settings(checkpoint, learner, precision)
+        _other_settings(checkpoint, learner, str(trainer.precision), changes)
         or _other_model(checkpoint["state_dict"], checkpoint.get("head"), learner)
         or _other_finetuning(checkpoint.get("finetuning"), learner)
         or _other_optimizer(groups, learner)
@@ -235,23 +245,42 @@ def epochs_behind(
             f"ckpt_path={path} was trained on other images, so this run's test images may be among them; "
             "repeat the seed, dataset and sizes that it was made with"
         )
-    if max_epochs is not None and epochs > max_epochs >= 0:
-        raise InputError(
-            f"ckpt_path={path} has finished {epochs} epochs and trainer.max_epochs={max_epochs}; set at least {epochs}"
-        )
+    past = _past_limit(checkpoint, trainer)
+    if past:
+        raise InputError(f"ckpt_path={path} has {past}, or leave ckpt_path out to train anew")
     return epochs
 
 
-def _other_settings(checkpoint: dict[str, Any], learner: MetricLearner, precision: str) -> str | None:
+def _past_limit(checkpoint: dict[str, Any], trainer: pl.Trainer) -> str | None:
+    """Return which limit of ``trainer`` a checkpoint is past, and what to set; None for none.
+
+    A training that ended at a limit is at it and not past it. Time is looked at between steps only, so such a training
+    goes over its time by less than an epoch.
+    """
+    epochs, steps = int(checkpoint["epoch"]) + 1, int(checkpoint.get("global_step", 0))
+    if trainer.max_epochs is not None and epochs > trainer.max_epochs >= 0:
+        return f"finished {epochs} epochs and trainer.max_epochs={trainer.max_epochs}; set at least {epochs}"
+    if steps > trainer.max_steps >= 0:
+        return f"trained {steps} steps and trainer.max_steps={trainer.max_steps}; set at least {steps}"
+    timer = next((each for each in trainer.callbacks if isinstance(each, Timer)), None)  # type: ignore[attr-defined]
+    spent = checkpoint.get("callbacks", {}).get(Timer.__qualname__, {}).get("time_elapsed", {}).get("train", 0.0)
+    left = timer.time_remaining() if timer else None
+    if left is not None and spent * (1 - 1 / epochs) > left:
+        return f"trained for {spent:.0f} seconds and trainer.max_time allows {left:.0f}; set a longer trainer.max_time"
+    return None
+
+
+def _other_settings(checkpoint: dict[str, Any], learner: MetricLearner, precision: str, changes: Changes) -> str | None:
     """Return the settings that differ between a checkpoint and the learner, old and new; None if none are known to."""
     begun = checkpoint.get("precision", precision)
     old = {**checkpoint.get("settings", learner.settings), "trainer.precision": begun}
     new = {**learner.settings, "trainer.precision": precision}
-    changed = sorted(key for key in old | new if old.get(key) != new.get(key))
-    if not changed:
+    found = changes(old, new)
+    if not found:
         return None
-    listed = "; ".join(f"{key} was {old.get(key, 'not set')} and is {new.get(key, 'not set')} now" for key in changed)
-    return f"was trained with other settings: {listed}; set them as they were, or train anew without ckpt_path"
+    return (
+        f"was trained with other settings: {'; '.join(found)}; set them as they were, or train anew without ckpt_path"
+    )
 
 
 def _other_model(state: dict[str, Tensor], head: str | None, learner: MetricLearner) -> str | None:

@@ -114,6 +114,10 @@ class EpochStudy(pl.Callback):
                 found = {**measured, "effective_rank": spread_rank(embedded.arrays["normal"])}
         if found["auroc"] is not None:
             log.info("%s: AUROC %.4f, effective rank %.1f", self.label, found["auroc"], found["effective_rank"])
+        elif not embedded.anomalous.any():
+            log.info(
+                "%s: no anomalous test images, so no AUROC; effective rank %.1f", self.label, found["effective_rank"]
+            )
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,13 +131,15 @@ class EpochStudy(pl.Callback):
 
 
 def _measured(scorer: Scorer, embedded: Embedded) -> dict[str, float | None]:
-    """Return the metrics that a study shows, by a scorer; None for each if the scorer cannot serve the embeddings.
+    """Return the metrics that a study shows, by a scorer; None for each without anomalous test images.
 
-    That case logs a warning, and training continues.
+    They are None too if the scorer cannot serve the embeddings. That case logs a warning, and training continues.
     """
     names = [metric.name for metric in shown_in("study")]
     try:
         scorer.fit(embedded.arrays["normal"], embedded.normal_classes, reference=embedded.reference)
+        if not embedded.anomalous.any():
+            return dict.fromkeys(names)
         found = summary(scorer.score(embedded.test), embedded.anomalous)
     except InputError as error:
         log.warning("no metrics of this epoch: %s", error)

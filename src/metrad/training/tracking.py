@@ -74,8 +74,11 @@ class Tracker:
         return str(self.logger.version) if known else None
 
     def record(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record the final metrics at training step ``step``. If the logger cannot take them, that is only logged."""
-        if self.logger is None:
+        """Record the final metrics at training step ``step``, if there are any.
+
+        If the logger cannot take them, that is only logged.
+        """
+        if self.logger is None or not metrics:
             return
         try:
             if isinstance(self.logger, TensorBoardLogger):  # it shows settings only beside metrics

@@ -73,8 +73,9 @@ def test_options_may_stand_anywhere(argv):
 
 
 def test_options_with_a_value_take_it_wherever_they_stand():
-    given = ["seed=1", "--cfg", "job", "-cd", "own", "--info=config"]
-    assert for_hydra(given) == ["--cfg=job", "--config-dir=own", "--info=config", "seed=1"]
+    for option in (["--cfg", "job"], ["--info=config"]):
+        given = ["seed=1", *option, "-cd", "own"]
+        assert for_hydra(given) == [*sorted(["=".join(option), "--config-dir=own"]), "seed=1"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,11 @@ def test_options_with_a_value_take_it_wherever_they_stand():
         (["batch_size=${image_size"], "a ${ is not closed by }"),
         (["dataset.normal=[7"], "a bracket or quote is not closed"),
         (["~head"], "'~head' removes a part that every run needs; choose another by head=NAME"),
+        (["~head=adacos"], "'~head=adacos' removes a part that every run needs; choose another by head=NAME"),
+        (["~seed"], "'~seed' removes a setting that every run has; set it instead, as in seed=0"),
+        (["~dataset.normal"], "set it instead, as in dataset.normal=VALUE"),
+        (["~evaluation"], "removes settings that every run has; set them, as in evaluation.NAME=VALUE"),
+        (["~dataset.source"], "set them, as in dataset.source.NAME=VALUE"),
         (["-m", "seed=range(1000000000000)"], "seed=range(1000000000000)' makes a sweep of 1,000,000,000,000 runs"),
         (
             ["-m", "seed=range(1000)", "scorer.k=range(1,1000)"],

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
+from metrad.data import decoding
 from metrad.data.arrays import Joined, OnDemand, resize
 from metrad.data.bit_depth import FULL, to_8_bits
 from metrad.data.broken_images import CorruptImageError
-from metrad.data.decoding import Decoded, Reading, decode_file
+from metrad.data.decoding import Decoded, Reading, decode_file, upright
 from metrad.data.duplicates import digest
 from metrad.data.store import scan
 from metrad.errors import InputError
@@ -416,7 +417,7 @@ def test_version_1_reads_what_metrad_0_1_took_so_that_its_runs_can_be_evaluated(
 @pytest.mark.parametrize("size", [1, 8, 33])
 def test_resize_agrees_with_pillows_antialiased_bilinear(shape, size):
     pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    resized = resize(pixels, size)
+    resized = resize(pixels, (size, size))
     assert resized.shape == (size, size, shape[2])
     assert resized.dtype == np.uint8
     for channel in range(shape[2]):
@@ -427,7 +428,7 @@ def test_resize_agrees_with_pillows_antialiased_bilinear(shape, size):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resize_leaves_images_of_the_right_size_alone(channels):
     pixels = np.random.default_rng(2).integers(0, 256, (9, 9, channels), dtype=np.uint8)
-    assert np.array_equal(resize(pixels, 9), pixels)
+    assert np.array_equal(resize(pixels, (9, 9)), pixels)
 
 
 def test_resize_takes_read_only_and_strided_pixels_and_leaves_them_unchanged():
@@ -435,7 +436,7 @@ def test_resize_takes_read_only_and_strided_pixels_and_leaves_them_unchanged():
     view = pixels[::-1, ::2]
     view.flags.writeable = False
     before = pixels.copy()
-    assert np.array_equal(resize(view, 4), resize(view.copy(), 4))
+    assert np.array_equal(resize(view, (4, 4)), resize(view.copy(), (4, 4)))
     assert np.array_equal(pixels, before)
 
 
@@ -524,3 +525,46 @@ def test_joined_arrays_are_not_copied():
     arrays = [np.zeros((3, 2, 2, 1), np.uint8), np.ones((2, 2, 2, 1), np.uint8)]
     joined = Joined(arrays)
     assert np.shares_memory(joined[4], arrays[1])
+
+
+def photograph(mode: str, size: tuple[int, int] = (35, 22)) -> Image.Image:
+    smooth = Image.fromarray(np.random.default_rng(5).integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    return smooth.resize(size, Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"quality": quality, "subsampling": sampling} for quality in (20, 95) for sampling in (0, 1, 2)),
+        *({"progressive": True}, {"restart_marker_rows": 1}, {"exif": oriented_exif(7)}, {"exif": oriented_exif(99)}),
+        {"keep_rgb": True},
+    ],
+    ids="-".join,  # the same in each process that collects them
+)
+def test_a_jpeg_has_the_values_that_pillow_gives_it(mode, settings, tmp_path):
+    if "keep_rgb" in settings and mode != "RGB":
+        pytest.skip("only colour has RGB to keep")
+    for size in ((35, 22), (1, 1), (16, 8)):
+        path = tmp_path / "a.jpg"
+        photograph(mode, size).save(path, **settings)
+        with Image.open(path) as image:
+            expected = np.asarray(upright(image).convert("RGB"))
+        assert np.array_equal(decode_file(path).pixels, expected)
+
+
+def test_a_jpeg_that_torchvision_refuses_is_decoded_or_refused_by_pillow(tmp_path, monkeypatch):
+    path = tmp_path / "a.jpg"
+    photograph("RGB").save(path)
+    expected = decode_file(path)
+
+    def refuse(_):
+        raise RuntimeError
+
+    for decoder in (None, refuse):
+        monkeypatch.setattr(decoding, "_torchvisions_decoder", lambda decoder=decoder: decoder)
+        assert np.array_equal(decode_file(path).pixels, expected.pixels)
+        assert decode_file(path).digest == expected.digest
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="truncated"):
+        decode_file(path)

@@ -83,7 +83,7 @@ def test_groups_do_not_depend_on_the_order_of_the_images(order):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (r"\d+", r"dataset.group=\d+ has no named group; write auto, parent, a column"),
+        (r"\d+", r"dataset.group=\d+ has no named group; write auto, parent, or a pattern"),
         ("part", "dataset.group=part has no named group"),
         ("(", "dataset.group=( is no regular expression"),
         (r"(?P<part>zz)", "dataset.group=(?P<part>zz) matches none of 2 images, such as a/1.png"),
@@ -94,6 +94,12 @@ def test_a_setting_that_groups_nothing_is_refused(wanted, message):
     with pytest.raises(InputError) as refusal:
         numbers(wanted, ["a/1.png", "a/2.png"])
     assert message in str(refusal.value)
+
+
+def test_a_name_that_is_no_column_is_answered_with_the_columns_there():
+    with pytest.raises(InputError) as refusal:
+        numbers("serail", ["a.png"], columns={"serial": ["1"], "day": ["2"]})
+    assert "dataset.group=serail is no column of these images, which have serial, day; write one" in str(refusal.value)
 
 
 @pytest.mark.parametrize(("settings", "key"), [({"gap": 0}, "gap"), ({"size": 1}, "size"), ({"size": -0.1}, "size")])

@@ -45,3 +45,33 @@ def test_parts_taken_for_classes_are_told_from_classes(names):
     with pytest.raises(InputError) as error:
         class_numbers("dataset.normal", ["good"], [*names, "bad"])
     assert "parts of a dataset" not in str(error.value)
+
+
+def test_a_star_stands_for_any_text_unless_a_class_is_called_so():
+    names = ["mnist/0", "mnist/1", "fmnist/0", "a*"]
+    assert class_numbers("dataset.normal", ["mnist/*"], names) == (0, 1)
+    assert class_numbers("dataset.normal", ["*/0", "mnist/1"], names) == (0, 2, 1)
+    assert class_numbers("dataset.normal", "a*", names) == (3,)
+    assert class_numbers("dataset.normal", "*", ["a\nb", "[x]"]) == (0, 1)
+    with pytest.raises(InputError, match=r"dataset\.normal: no class matches 'cifar/\*'; there are mnist/0"):
+        class_numbers("dataset.normal", ["cifar/*"], names)
+    with pytest.raises(InputError, match=r"lists mnist/0 twice"):
+        class_numbers("dataset.normal", ["*/0", "mnist/*"], names)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "meant"),
+    [
+        ("good", ["OK", "crack"], "OK"),
+        ("good", ["crack", "Good"], "Good"),
+        ("normal", ["anomaly", "ok"], "ok"),
+        ("scrach", ["scratch", "dent"], "scratch"),
+        ("good", ["it's OK", "crack"], None),
+        ("good", ["a", "b"], None),
+    ],
+)
+def test_a_class_that_is_not_there_is_answered_with_the_one_that_is_meant(wanted, names, meant):
+    with pytest.raises(InputError) as error:
+        class_numbers("dataset.normal", [wanted], names)
+    asked = f"; did you mean 'dataset.normal=[{meant}]'?" if meant else ""
+    assert str(error.value) == f"dataset.normal: no class {wanted!r}; there are {', '.join(names)}{asked}"

@@ -91,6 +91,55 @@ def test_files_beside_the_class_folders_are_no_class(tmp_path):
     assert by_class(ImageFolder(tmp_path)) == {"c": ["c/a.png"]}
 
 
+def test_images_in_the_root_alone_are_one_class_named_after_the_root(tmp_path):
+    root = put(tmp_path / "parts of May", "b.png", "a.png")
+    (root / "notes").mkdir()
+    (root / "notes/read.txt").write_text("no image")
+    source = ImageFolder(root)
+    assert by_class(source) == {"parts of May": ["a.png", "b.png"]}
+    assert source.in_test_part is None
+    assert [int(source.read(i).pixels[0, 0, 0]) for i in range(2)] == [1, 0]
+
+
+def test_a_flat_root_has_a_name_however_its_path_is_written(tmp_path, monkeypatch):
+    root = put(tmp_path / "good", "a.png")
+    (root / "deep").mkdir()
+    monkeypatch.chdir(root)
+    for path in (".", "deep/..", root, f"{root}/", "../good"):
+        assert ImageFolder(path).classes == ["good"]
+
+
+def test_chosen_folders_alone_are_read_each_as_a_class_of_its_path(tmp_path):
+    root = put(tmp_path, "train/good/1.png", "test/good/2.png", "test/cut/3.png", "loose.png", "train/good/deep/4.png")
+    source = ImageFolder(root, folders=["train/good", "test/cut/"])
+    assert by_class(source) == {
+        "test/cut": ["test/cut/3.png"],
+        "train/good": ["train/good/1.png", "train/good/deep/4.png"],
+    }
+    assert source.in_test_part is None
+
+
+@pytest.mark.parametrize(
+    ("folders", "says"),
+    [
+        (["nowhere"], "nowhere is no folder below"),
+        (["a", "a"], "list each folder once"),
+        (["a", "a/deep"], "list each folder once"),
+        (["../elsewhere"], "must be a path below"),
+        (["/tmp"], "must be a path below"),
+        (["."], "must be a path below"),
+        ([], "lists no folder"),
+        (["empty"], "no images that match .* in empty of"),
+    ],
+)
+def test_folders_that_cannot_be_chosen_are_refused(tmp_path, folders, says):
+    put(tmp_path / "root", "a/1.png", "a/deep/2.png", "loose.png")
+    (tmp_path / "root/empty").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(InputError, match=rf"dataset\.source.*{says}"):
+        ImageFolder(tmp_path / "root", folders=folders)
+
+
 def test_class_folder_without_images_is_no_class(tmp_path):
     put(tmp_path, "c/a.png")
     (tmp_path / "empty").mkdir()
@@ -131,6 +180,50 @@ def test_train_and_test_folders_are_the_parts(tmp_path):
     }
 
 
+@pytest.mark.parametrize("validation", ["val", "valid", "validation", "dev"])
+def test_validation_images_count_to_the_training_part(tmp_path, validation):
+    names = ["train/a/1.png", f"{validation}/a/2.png", f"{validation}/b/3.png", "test/a/4.png"]
+    source = ImageFolder(put(tmp_path, *names))
+    assert dict(zip(source.names, source.in_test_part, strict=True)) == {name: name[:4] == "test" for name in names}
+    assert source.classes == ["a", "b"]
+
+
+def test_train_and_val_without_test_are_no_parts_but_all_of_their_classes(tmp_path):
+    source = ImageFolder(put(tmp_path, "train/good/1.png", "val/good/2.png", "val/crack/3.png"))
+    assert by_class(source) == {"crack": ["val/crack/3.png"], "good": ["train/good/1.png", "val/good/2.png"]}
+    assert source.in_test_part is None
+
+
+def test_the_test_part_can_have_another_name(tmp_path):
+    source = ImageFolder(put(tmp_path, "train/good/1.png", "val/good/2.png", "dev/good/3.png"), test="val")
+    assert dict(zip(source.names, source.in_test_part, strict=True)) == {
+        "dev/good/3.png": False,
+        "train/good/1.png": False,
+        "val/good/2.png": True,
+    }
+
+
+@pytest.mark.parametrize("test", ["train", "nowhere", "val"])
+def test_a_name_that_cannot_be_the_test_part_is_refused(tmp_path, test):
+    put(tmp_path, "train/a/1.png", "test/a/2.png", "val/a/3.png")
+    with pytest.raises(InputError, match=rf"dataset\.source\.test={test} must name the folder of the test part"):
+        ImageFolder(tmp_path, test=test)
+
+
+def test_train_and_val_that_hold_images_themselves_are_classes(tmp_path):
+    assert ImageFolder(put(tmp_path, "train/1.png", "val/2.png")).classes == ["train", "val"]
+
+
+def test_files_called_as_masks_of_images_beside_them_are_read_and_named_once(tmp_path, caplog):
+    put(tmp_path, "c/a.png", "c/a_mask.png", "c/b.png", "c/b-gt.png", "c/x_mask.png", "d/a_mask.png")
+    for _ in range(2):
+        assert len(ImageFolder(tmp_path).names) == 6
+    assert [line[:60] for line in caplog.messages] == [
+        "2 files are called as masks of images beside them, such as " + "/"
+    ]
+    assert ImageFolder(tmp_path, pattern="?.png").names == ["c/a.png", "c/b.png"]
+
+
 @pytest.mark.parametrize("present", ["train", "test"])
 def test_a_train_or_test_folder_alone_is_a_class(tmp_path, present):
     source = ImageFolder(put(tmp_path, f"{present}/1.png", "other/2.png"))
@@ -169,7 +262,7 @@ def test_root_that_is_no_folder_is_an_error_that_names_it(tmp_path, kind):
         ImageFolder(root)
 
 
-@pytest.mark.parametrize("names", [(), ("loose.png",), ("c/a.heic",), ("c/.hidden.png",)])
+@pytest.mark.parametrize("names", [(), (".loose.png",), ("c/a.heic",), ("c/.hidden.png",)])
 def test_no_matching_images_is_an_error_that_names_folder_and_pattern(tmp_path, names):
     put(tmp_path, *names)
     with pytest.raises(InputError, match=rf"\*\.png.*{re.escape(str(tmp_path))}"):

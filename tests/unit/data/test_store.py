@@ -64,7 +64,7 @@ def test_every_place_gives_each_file_decoded_and_resized(root, tmp_path, place):
     images = load(ImageFolder(root), SIZE, places(tmp_path / "cache")[place], skip_corrupt=False)
     files = [decode_file(root / name) for name in images.names]
     assert len(files) == 6
-    assert np.array_equal(pixels(images), np.stack([resize(file.pixels, SIZE) for file in files]))
+    assert np.array_equal(pixels(images), np.stack([resize(file.pixels, (SIZE, SIZE)) for file in files]))
     assert [row.tobytes() for row in images.digests] == [file.digest for file in files]
     assert [images.classes[label] for label in images.pool.labels] == [name.split("/")[0] for name in images.names]
     assert images.on_demand == (place == "on demand") == isinstance(images.images, OnDemand)
@@ -177,7 +177,7 @@ def test_a_changed_file_is_decoded_anew(root, tmp_path, place):
     noise(99).save(root / "a/colour.png")
     images = load(ImageFolder(root), SIZE, storage, skip_corrupt=False)
     changed = images.names.index("a/colour.png")
-    assert np.array_equal(pixels(images)[changed], resize(np.asarray(noise(99)), SIZE))
+    assert np.array_equal(pixels(images)[changed], resize(np.asarray(noise(99)), (SIZE, SIZE)))
     assert images.digests[changed].tobytes() == content_key(np.asarray(noise(99)))
     assert len(entries(tmp_path / "cache")) == (2 if place == "disk" else 0)
 
@@ -235,7 +235,7 @@ def test_what_a_killed_run_left_behind_is_in_nobodys_way(root, tmp_path):
     entry.rename(killed)
     (killed / "images.npy").write_bytes(b"half")
     images = load(ImageFolder(root), SIZE, storage, skip_corrupt=False)
-    assert np.array_equal(pixels(images)[0], resize(decode_file(root / images.names[0]).pixels, SIZE))
+    assert np.array_equal(pixels(images)[0], resize(decode_file(root / images.names[0]).pixels, (SIZE, SIZE)))
 
 
 @pytest.mark.parametrize("place", ["memory", "disk", "on demand"])

@@ -51,7 +51,7 @@ def test_a_batch_without_memory_is_halved_and_the_order_kept(embedder, monkeypat
 
     monkeypatch.setattr(Forward, "_once", short)
     assert np.allclose(whole(IMAGES), expected, atol=1e-6)
-    assert sizes == [10, 5, 3, 2, 5, 3, 2]
+    assert sizes == [16, 8, 4, 2, 2, 4, 2, 2, 8, 4, 2, 2, 4, 2, 2]
 
 
 def test_no_memory_for_one_image_is_an_error(embedder, monkeypatch):
@@ -61,6 +61,33 @@ def test_no_memory_for_one_image_is_an_error(embedder, monkeypatch):
     monkeypatch.setattr(Forward, "_once", never)
     with pytest.raises(torch.OutOfMemoryError):
         Forward(embedder, CPU, None)(IMAGES)
+
+
+@pytest.mark.parametrize("half", [None, torch.bfloat16])
+def test_on_a_cpu_an_embedding_depends_neither_on_other_images_nor_on_threads(half, embedder):
+    forward, before = Forward(embedder, CPU, half), torch.get_num_threads()
+    images = torch.cat([IMAGES, IMAGES.flip(1), IMAGES.flip(2)])
+    whole = forward(images)
+    assert np.array_equal(np.concatenate([forward(image[None]) for image in images]), whole)
+    assert np.array_equal(forward(images.flip(0))[::-1], whole)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert np.array_equal(forward(images), whole)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_plain_embeddings_are_whitened_as_by_a_forward_pass(embedder):
+    torch.manual_seed(0)
+    whitening = Embedder(convnet(channels=[8, 16]), image_size=16, whiten=True).eval()
+    random = np.random.default_rng(0)
+    plain = Forward(whitening, CPU, None)(IMAGES)
+    whitening.set_whitening(random.normal(size=16), random.normal(size=(16, 16)))
+    whitened = Forward(whitening, CPU, None)
+    assert np.array_equal(whitened.whitened(plain), whitened(IMAGES))
+    assert np.array_equal(whitened.whitened(plain[3:4]), whitened(IMAGES[3:4]))
 
 
 @pytest.mark.parametrize(

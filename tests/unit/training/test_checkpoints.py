@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import Timer
 
 from metrad.errors import InputError
 from metrad.models.backbones import convnet
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Softmax
+from metrad.runs.identity import changes
 from metrad.training.checkpoints import Begun, WholeCheckpoints, epochs_behind, read_checkpoint
 from metrad.training.learner import MetricLearner
 
@@ -20,6 +22,11 @@ DATA = SimpleNamespace(state_dict=lambda: {"split": "these", "decoder": 1})
 def made() -> MetricLearner:
     embedder = Embedder(convnet(channels=[4]), image_size=8)
     return MetricLearner(embedder, Softmax(4, 2), lambda groups: torch.optim.SGD(groups, lr=0.1))
+
+
+def trainer(**limits: object) -> SimpleNamespace:
+    unlimited = {"max_epochs": 3, "max_steps": -1, "callbacks": [], "precision": "32-true"}
+    return SimpleNamespace(**unlimited | limits)
 
 
 def saved(path: Path, learner: MetricLearner, **entries: object) -> None:
@@ -82,10 +89,10 @@ def test_training_continues_on_the_same_images_alone(tmp_path, images, goes_on):
     learner, path = made(), tmp_path / "last.ckpt"
     saved(path, learner, MetradDataModule=images)
     if goes_on:
-        assert epochs_behind(Begun.of(path), learner, DATA, 3, "32-true") == 3
+        assert epochs_behind(Begun.of(path), learner, DATA, trainer(), changes) == 3
     else:
         with pytest.raises(InputError, match="was trained on other images"):
-            epochs_behind(Begun.of(path), learner, DATA, 3, "32-true")
+            epochs_behind(Begun.of(path), learner, DATA, trainer(), changes)
 
 
 @pytest.mark.parametrize(
@@ -102,17 +109,38 @@ def test_training_continues_with_the_same_settings_alone(tmp_path, changed, prec
     saved(path, learner, settings={"seed": 1, "batch_size": 64}, precision="32-true")
     learner.settings = {"seed": 1, "batch_size": 64} | changed
     if says is None:
-        assert epochs_behind(Begun.of(path), learner, DATA, 3, precision) == 3
+        assert epochs_behind(Begun.of(path), learner, DATA, trainer(precision=precision), changes) == 3
     else:
         with pytest.raises(InputError, match=f"was trained with other settings: {re.escape(says)}; set them as"):
-            epochs_behind(Begun.of(path), learner, DATA, 3, precision)
+            epochs_behind(Begun.of(path), learner, DATA, trainer(precision=precision), changes)
 
 
 def test_a_checkpoint_that_names_no_settings_is_gone_on_from(tmp_path):
     learner, path = made(), tmp_path / "last.ckpt"
     saved(path, learner)  # as version 0.1 wrote it
     learner.settings = {"seed": 1}
-    assert epochs_behind(Begun.of(path), learner, DATA, 3, "bf16-mixed") == 3
+    assert epochs_behind(Begun.of(path), learner, DATA, trainer(precision="bf16-mixed"), changes) == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({}, None),
+        ({"max_epochs": 2}, "has finished 3 epochs and trainer.max_epochs=2; set at least 3"),
+        ({"max_epochs": -1, "max_steps": 12}, None),
+        ({"max_epochs": -1, "max_steps": 11}, "has trained 12 steps and trainer.max_steps=11; set at least 12"),
+        ({"callbacks": [Timer("00:00:01:00")]}, None),  # the time that it ended at, in its last epoch
+        ({"callbacks": [Timer("00:00:00:30")]}, "has trained for 66 seconds and trainer.max_time allows 30"),
+    ],
+)
+def test_a_checkpoint_past_a_limit_of_training_is_refused_and_does_not_count_as_finished(tmp_path, limits, says):
+    learner, path = made(), tmp_path / "last.ckpt"
+    saved(path, learner, global_step=12, callbacks={"Timer": {"time_elapsed": {"train": 66.0}}})
+    if says is None:
+        assert epochs_behind(Begun.of(path), learner, DATA, trainer(**limits), changes) == 3
+    else:
+        with pytest.raises(InputError, match=re.escape(says)):
+            epochs_behind(Begun.of(path), learner, DATA, trainer(**limits), changes)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ class Head(nn.Module, ABC):
     def __init__(self, in_features: int, num_classes: int) -> None:
         super().__init__()
         if num_classes < self.min_classes:
-            way_out = "choose head=arcface" if num_classes >= Head.min_classes else "train no head: experiment=frozen"
+            frozen = "train no head: experiment=frozen, or experiment=inspect for a folder of good images"
+            way_out = "choose head=arcface" if num_classes >= Head.min_classes else frozen
             raise InputError(
                 f"head {type(self).__name__} needs at least {self.min_classes} classes, reference and normal together, "
                 f"got {num_classes}: {self.why_min_classes}; add classes to dataset.reference, or {way_out}"

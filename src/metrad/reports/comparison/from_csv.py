@@ -1,5 +1,6 @@
 """The runs to compare from a CSV: a user's own metrics, or the ``runs.csv`` of a sweep."""
 
+import io
 import math
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pandas as pd
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import ROUNDING, by_name
+from metrad.files import read_bytes
 from metrad.reports.comparison.input import RunTable, own_columns, require_metric
+from metrad.runs.contents import FALSE_ALARMS, UNMEASURED
 from metrad.runs.directory import STATES
 
 BY_POSITION = (
@@ -48,7 +51,8 @@ def read_csv(file: Path, by: str, metric: str) -> RunTable:
         raise InputError(f"by={by} compares nothing: give a choice such as head")
     paired = "seed" in rows.columns
     below = [name for name in rows.columns if name.startswith(f"{by}.")]
-    conditions = [name for name in rows.columns if name not in (*own_columns(), by, *below)]
+    others = (name for name in rows.columns if name not in (*own_columns(), by, *below))
+    conditions = [name for name in others if not name.startswith(FALSE_ALARMS)]
     _require_groups(file, rows, by, conditions)
     runs = pd.DataFrame({"folder": "", "run": rows.get("run", [f"row {line}" for line in rows.index])}, rows.index)
     runs["state"] = rows.get("state", "finished")
@@ -81,9 +85,10 @@ def _origins(rows: pd.DataFrame) -> list[frozenset[str]]:
 def _read(file: Path) -> pd.DataFrame:
     """Return the cells as text, indexed by the number of the line, with the names of the columns."""
     form = {"header": None, "dtype": str, "keep_default_na": False, "skipinitialspace": True, "skip_blank_lines": False}
+    content = read_bytes(file)
     try:
-        lines = pd.read_csv(file, **form)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        lines = pd.read_csv(io.BytesIO(content), **form)
+    except ValueError as error:  # pandas' own errors are ValueErrors
         raise InputError(f"{file} cannot be read as CSV ({' '.join(str(error).split())}); {ADVICE}") from error
     lines.index += 1
     lines = lines.fillna("").apply(lambda column: _printable(file, column))
@@ -135,7 +140,7 @@ def _require_states(file: Path, states: pd.Series) -> None:
 
 def _require_numbers(file: Path, rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> None:
     finished = runs["state"] == "finished"
-    bad = finished & ~runs[metric].between(0, 1 + ROUNDING)
+    bad = finished & ~runs[metric].between(0, 1 + ROUNDING) & (runs["error"] != UNMEASURED)
     if bad.any():
         line = bad.idxmax()
         raise InputError(f"{file}, line {line}: {metric} must be a number from 0 to 1, got {rows[metric][line]!r}")

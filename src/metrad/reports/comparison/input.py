@@ -20,10 +20,12 @@ from metrad.runs.config.catalogue import folder as conf
 from metrad.runs.config.schema import LATER, WITHOUT_IDENTITY
 from metrad.runs.directory import Run
 from metrad.runs.saved import yaml_of
+from metrad.terminal import printable
 
 IRRELEVANT = (*WITHOUT_IDENTITY, "hydra")
 ABSENT = "none"
 EPOCHS = "trainer.max_epochs"
+_JOINED = "dataset.source.sources."
 FROZEN = "frozen"  # replaces the head of a run without training
 
 
@@ -65,7 +67,7 @@ class _Saved:
 
     @property
     def name(self) -> str:
-        return self.run.path.name
+        return printable(self.run.path.name)
 
     @property
     def frozen(self) -> bool:
@@ -118,6 +120,12 @@ def read_sweep(folder: Path, by: str) -> RunTable:
     finished = [(name, run.run) for name, run in zip(names, placed, strict=True) if run.state == "finished"]
     notes += environment_notes(finished, by)
     notes += _unverified(placed)
+    unmeasured = [run.name for run in placed if contents.is_unmeasured(run.metrics)]
+    if unmeasured:
+        notes.append(
+            f"{len(unmeasured)} runs, such as {unmeasured[0]}, have no anomalous test images (dataset.anomalous=[]), "
+            "so no metric of theirs can be measured or compared; metrad report RUN has the false alarms of each."
+        )
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
     return RunTable(pd.DataFrame(rows), by, conditions, [_origins(run) for run in placed], notes=notes)
@@ -126,10 +134,15 @@ def read_sweep(folder: Path, by: str) -> RunTable:
 def _origins(run: _Saved) -> frozenset[str]:
     """Return the names of a run's images: its source, and the hash of its split if the run finished.
 
-    A source is named by its class and its root alone. Its other settings, such as a size, read the same images.
+    A source is named by its class, its root, table and category, and by the sources it joins. Its other settings, such
+    as a size, read the same images.
     """
-    target, root = (run.settings.get(f"dataset.source.{key}", "") for key in ("_target_", "root"))
-    place = os.path.normpath(root) if root else ""
+    target = run.settings.get("dataset.source._target_", "")
+    files = (run.settings.get(f"dataset.source.{key}") for key in ("root", "path"))
+    named = (run.settings.get(f"dataset.{key}") for key in ("category", "source.category"))
+    joined = (f"{key}={run.settings[key]}" for key in sorted(run.settings) if key.startswith(_JOINED))
+    places = [*(os.path.normpath(path) for path in files if path), *named, *joined]
+    place = " ".join(text for text in places if text and text != "null")
     source = f"source {target} {place}" if target else f"dataset {run.value('dataset')}"
     split = run.metrics.get("split")
     return frozenset([source, f"split {split}"] if isinstance(split, str) else [source])
@@ -158,8 +171,8 @@ def _load(run: Run) -> _Saved:
         choices |= {key: "none" for key in lacking if (conf() / key).is_dir()}  # groups
     elif state == "finished":
         raise InputError(f"{run.path} has no .hydra/config.yaml, so its settings are unknown; move it away")
-    overrides = dict(str(item).lstrip("+").partition("=")[::2] for item in _yaml(run, run.overrides, []))
-    return _Saved(run, state, status.get("error", ""), settings, overrides, choices, metrics)
+    overrides = dict(printable(str(item)).lstrip("+").partition("=")[::2] for item in _yaml(run, run.overrides, []))
+    return _Saved(run, state, printable(status.get("error", "")), settings, overrides, choices, metrics)
 
 
 def choices_of(run: Run) -> dict[str, str]:
@@ -174,7 +187,7 @@ def choices_of(run: Run) -> dict[str, str]:
         node = node.get(key, {})
         if not isinstance(node, dict):
             raise InputError(f"{path} does not hold what Hydra writes there")
-    return {str(key): str(value) for key, value in node.items()}
+    return {str(key): printable(str(value)) for key, value in node.items()}
 
 
 def _yaml(run: Run, path: Path, missing: Any) -> Any:
@@ -197,7 +210,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return printable(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
 
 
 def _below(key: str, parent: str) -> bool:
@@ -272,7 +285,7 @@ def _row(run: _Saved, by: str, name: str, conditions: list[str]) -> dict[str, An
         "folder": str(run.run.path.resolve()),
         "run": run.name,
         "state": run.state,
-        "error": run.error,
+        "error": contents.UNMEASURED if contents.is_unmeasured(run.metrics) else run.error,
         "seed": _number(run.value("seed")),
         **{key: _choice(run, key) for key in conditions},
         by: name,
@@ -286,8 +299,11 @@ def _number(text: str) -> int | str:
 
 
 def _metric(run: _Saved, name: str) -> float:
-    """Return a metric of a finished run; NaN if the version of metrad that made the run lacks the metric."""
-    if name not in run.metrics:
+    """Return a metric of a finished run; NaN if the version of metrad that made the run lacks the metric.
+
+    It is NaN too if the run has no anomalous test images.
+    """
+    if name not in run.metrics or contents.is_unmeasured(run.metrics):
         return math.nan
     value = run.metrics[name]
     if not is_value(value):

@@ -8,6 +8,7 @@ from metrad.evaluation.metrics import by_name
 from metrad.reports.comparison.paired import smallest_mann_whitney_p, smallest_wilcoxon_p
 from metrad.reports.comparison.ranking import smallest_friedman_p
 from metrad.reports.comparison.statistics import ALPHA, Comparison
+from metrad.runs.contents import UNMEASURED
 
 MOST_DIFFERENCES = 12  # number of differences with a note each; of more, only significant ones have a note
 FEW = 10  # runs or pairs; fewer give a warning
@@ -248,6 +249,7 @@ def _of_older_runs(comparison: Comparison) -> Iterator[str]:
     Only runs with a directory count, because a CSV may lack any metric.
     """
     runs = comparison.runs[(comparison.runs["state"] == "finished") & (comparison.runs["folder"] != "")]
+    runs = runs[runs["error"] != UNMEASURED]
     for name, metric in by_name().items():
         lacking = list(runs.loc[runs[name].isna(), "run"])
         if lacking:

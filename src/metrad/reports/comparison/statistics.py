@@ -15,9 +15,14 @@ from metrad.reports.comparison import paired as statistic
 from metrad.reports.comparison.blocks import Cell, Place, block_means, blocks
 from metrad.reports.comparison.input import RunTable, require_metric
 from metrad.reports.comparison.ranking import ranking
+from metrad.runs.contents import UNMEASURED
 
 ALPHA = 0.05
 MANY = 12  # with more conditions, tables and pictures of each condition are folded or left out
+
+
+class NothingMeasuredError(InputError):
+    """No run of a comparison has anomalous test images, so that no metric can be measured."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ def tabulate(table: RunTable, *, baseline: str | None, metric: str, unpaired: bo
     """Return the comparison of ``table``, without notes.
 
     Raises:
+        NothingMeasuredError: no finished run has anomalous test images.
         InputError: the metric or baseline is unknown, there are fewer than two values, two runs have the same place in
             the grid, or no finished run has the metric.
     """
@@ -151,6 +157,12 @@ def _require(table: RunTable, baseline: str | None, metric: str) -> None:
         raise InputError(f"baseline {by}={baseline} is not among the runs; choose one of {', '.join(values)}")
     if not (runs["state"] == "finished").any():
         raise InputError(f"none of the {len(runs)} runs is finished, so there is nothing to compare")
+    finished = runs[runs["state"] == "finished"]
+    if (finished["error"] == UNMEASURED).all():
+        raise NothingMeasuredError(
+            f"none of the {len(finished)} finished runs has anomalous test images (dataset.anomalous=[]), so {metric} "
+            "cannot be measured"
+        )
     if _measured(runs, metric).empty:
         raise InputError(_nowhere(runs, metric))
     twice = runs.duplicated([*table.conditions, by, "seed"], keep=False)
@@ -297,7 +309,8 @@ def _holes(table: RunTable, values: list[str], metric: str) -> Iterator[str]:
         reason = f" ({row['error']})" if row["error"] else ""
         yield f"{row['state']}: {_listed({key: row[key] for key in keys})}{reason}"
     for row in runs[(runs["state"] == "finished") & runs[metric].isna()].to_dict("records"):
-        yield f"no {metric}: {_listed({key: row[key] for key in keys})}"
+        reason = f" ({row['error']})" if row["error"] else ""
+        yield f"no {metric}: {_listed({key: row[key] for key in keys})}{reason}"
     if not table.paired:
         return
     there = {tuple(row) for row in runs[keys].itertuples(index=False)}

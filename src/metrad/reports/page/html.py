@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -16,6 +17,7 @@ from metrad import __version__
 from metrad.files import replacing
 from metrad.reports.page.plots import svg
 from metrad.reports.page.tables import Table
+from metrad.terminal import printable
 
 MOST_ROWS = 60  # largest number of rows of a table that is not folded
 
@@ -83,13 +85,18 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
     Raises:
         WriteError: the file cannot be written.
     """
-    text = render(title, facts, sections)
+    text = printable(render(title, facts, sections))  # names of files and classes may hold control characters
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="replace")
 
 
 def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str:
     """Return the HTML of the page: title, facts and sections."""
+    return render_template("report", title=title, facts=facts, sections=sections)
+
+
+def render_template(name: str, **content: Any) -> str:
+    """Return the HTML of the template ``name`` with its script and styles, and ``content`` escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("metrad.reports.page"),
         autoescape=True,
@@ -101,11 +108,9 @@ def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str
     # matplotlib escapes the text of a figure, so its SVG is safe markup
     environment.filters["inline"] = lambda figure: Markup(svg(figure, f"f{next(numbers)}"))  # noqa: S704
     environment.tests["table"] = lambda content: isinstance(content, Table)
-    script, styles = (_static(environment, name) for name in ("report.js", "report.css"))
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        facts=facts,
-        sections=sections,
+    script, styles = (_static(environment, f"{name}.{kind}") for kind in ("js", "css"))
+    return environment.get_template(f"{name}.html.j2").render(
+        **content,
         script=Markup(script),  # noqa: S704 (a file of the package, like the next one)
         styles=Markup(styles),  # noqa: S704
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

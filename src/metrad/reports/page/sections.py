@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import pandas as pd
 
-from metrad.errors import InputError
 from metrad.evaluation import plots
 from metrad.progress import bar
 from metrad.reports.cells import Cell, Flat, Reading, configuration_of, embedded, environment_of, hardest, read
@@ -16,6 +15,7 @@ from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened
 from metrad.reports.page.tables import Table, settings_tables, table
 from metrad.runs import pictures as run_pictures
+from metrad.runs.contents import is_unmeasured
 from metrad.runs.directory import Run
 
 STUDY = (
@@ -148,10 +148,11 @@ def _scores(name: str, members: list[Reading]) -> Group:
         choice, scores, anomalous = one.cell.choice, one.scores["score"].to_numpy(), one.scores["anomalous"].to_numpy()
         auroc, thresholds = _thresholds(one.median)
         figure = page_plots.smaller(plots.histogram(scores, anomalous, auroc, thresholds))
-        medians = [f"{pd.Series(scores[part]).median():.3g}" for part in (~anomalous, anomalous)]
-        what = f"median {medians[0]} of normal, {medians[1]} of anomalous images"
-        alt = f"{named(f'Histogram of scores, {choice}', name)}: {what}."
-        pictures.append(Picture(alt, f"{choice}, AUROC {auroc:.4f}", figure))
+        kinds = {"normal": ~anomalous, "anomalous": anomalous}
+        medians = [f"{pd.Series(scores[of]).median():.3g} of {kind}" for kind, of in kinds.items() if of.any()]
+        alt = f"{named(f'Histogram of scores, {choice}', name)}: median {', '.join(medians)} images."
+        caption = f"{choice}, no anomalous test images" if auroc is None else f"{choice}, AUROC {auroc:.4f}"
+        pictures.append(Picture(alt, caption, figure))
     return Group(name, pictures=pictures)
 
 
@@ -198,18 +199,19 @@ def _evidence(name: str, members: list[Reading], *, alone: bool) -> Group:
         if one.scores is not None:
             few = hardest(one.scores, run_pictures.IMAGES_IN_A_ROW)
             few = few[["image", "role", "class", "score", "p_value", "nearest"]]
-            tables[f"Hardest images: {choice}"] = table(f"Hardest images of {run}, in the order of the picture", few)
+            caption = f"Hardest images of {run}, in the order of the picture"
+            if not one.scores["anomalous"].any():
+                caption = f"Normal test images of {run} with the highest scores"
+            tables[f"Hardest images: {choice}"] = table(caption, few)
     folds = [] if alone else [Fold(title, content) for title, content in tables.items()]
     return Group(name, pictures=pictures, tables=list(tables.values()) if alone else [], folds=folds)
 
 
-def _thresholds(run: Run) -> tuple[float, dict[float, float]]:
-    metrics = run.measured()
-    try:
-        lines = {float(entry["false_alarm_rate"]): float(entry["threshold"]) for entry in metrics["thresholds"]}
-        return float(metrics["auroc"]), lines
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run.metrics} holds no metrics of a run ({error!r})") from error
+def _thresholds(run: Run) -> tuple[float | None, dict[float, float]]:
+    """Return the AUROC of a run, None without anomalous test images, and its thresholds by false-alarm rate."""
+    metrics = run.shown()
+    lines = {float(entry["false_alarm_rate"]): float(entry["threshold"]) for entry in metrics["thresholds"]}
+    return None if is_unmeasured(metrics) else float(metrics["auroc"]), lines
 
 
 def named(what: str, condition: str) -> str:

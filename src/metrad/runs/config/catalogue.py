@@ -1,7 +1,11 @@
 """The catalogue of the shipped YAML files: their folder and their choices."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from metrad.renamed import present
 
 
 @cache
@@ -19,3 +23,31 @@ def choices() -> dict[str, dict[str, str]]:
         texts = [line[2:] for line in comments if not line.startswith("# @")]
         found.setdefault(path.parent.name, {})[path.stem] = texts[0] if texts else ""
     return found
+
+
+def choice_of(part: str, settings: Mapping[str, Any]) -> str:
+    """Return the name of the shipped choice that the ``settings`` of a part are of; else the name of their class.
+
+    A choice has the same class and, where several choices share it, the same values. No settings are the choice none.
+    """
+    target = present(str(settings.get("_target_", "none")))
+    alike = {name: node for name, node in _contents(part).items() if present(str(node.get("_target_"))) == target}
+    if len(alike) > 1:
+        alike = {name: node for name, node in alike.items() if all(settings.get(key) == node[key] for key in node)}
+    return next(iter(alike)) if len(alike) == 1 else target
+
+
+@cache
+def _contents(group: str) -> dict[str, dict[str, Any]]:
+    """Return the content of each shipped choice of a group."""
+    from omegaconf import OmegaConf
+
+    loaded = {path.stem: OmegaConf.load(path) for path in sorted((folder() / group).glob("*.yaml"))}
+    return {name: dict(OmegaConf.to_container(node)) for name, node in loaded.items()}  # type: ignore[arg-type]
+
+
+def example(key: str) -> Any:
+    """Return a value that a shipped choice gives to the setting ``key`` of a part, such as 10; None for none."""
+    group, _, name = key.partition(".")
+    values = [node[name] for node in _contents(group).values() if name in node]
+    return next((value for value in values if value is not None and "${" not in str(value)), None)

@@ -21,6 +21,7 @@ from metrad.runs.config.explain import explain
 from metrad.runs.config.fields import Rule, shown
 from metrad.runs.config.roles import role_of
 from metrad.runs.config.schema import (
+    OF_TRAINER,
     PARTS,
     RANGES,
     SELECTABLE,
@@ -29,6 +30,7 @@ from metrad.runs.config.schema import (
     Config,
     SweepSettings,
     refusal,
+    such_as,
 )
 from metrad.runs.config.secrets import require_hidden
 from metrad.runs.config.suggestions import suggestion, unknown_key
@@ -60,7 +62,8 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictCon
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
-            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE")
+            hint = "; without images of anomalies, dataset.anomalous=[]" if "dataset.anomalous" in missing else ""
+            raise InputError(f"{', '.join(missing)} must be set, as in: {missing[0]}=VALUE{hint}")
         plain: Any = OmegaConf.create(OmegaConf.to_container(cfg))
         resolved: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(Config), plain), resolve=True)
         Config(**resolved)
@@ -81,15 +84,34 @@ def check(cfg: DictConfig, built: Collection[str] | None = None) -> list[DictCon
             _check_calls(name, node, resolved["allow_targets"])
             if name != "scheduler" or resolved["trainer"].get("max_epochs") != 0:  # T_max=${trainer.max_epochs}, unused
                 _check_ranges(name, node, part.ranges)
+    if built is None:
+        _require_trainer(resolved["trainer"])
     return [] if resolved["selection"] is None else _candidates(cfg, resolved)
 
 
+def _require_trainer(trainer: Mapping[str, Any]) -> None:
+    """Check that no setting of the trainer that every training reads was removed, or left out in a YAML file."""
+    for name, default in OF_TRAINER.items():
+        if name not in trainer:
+            raise InputError(f"trainer.{name} must be set, and is not; set trainer.{name}={default}")
+
+
+def require_here(hydra: Any) -> None:
+    """Raise ``InputError`` if Hydra's configuration ``hydra`` asks for work in the folder of the run."""
+    if hydra.job.chdir:
+        raise InputError(
+            "hydra.job.chdir=true is not supported: paths in settings, such as dataset.source.root, are relative to "
+            "the folder that the command starts in; leave it out"
+        )
+
+
 def check_sweep(cfg: DictConfig) -> None:
-    """Check the settings of a whole sweep, before it begins.
+    """Check the settings of a whole sweep, before it begins; ``cfg`` contains Hydra's.
 
     Raises:
-        InputError: a value has a wrong type; the message names the key.
+        InputError: a value has a wrong type, or Hydra is asked for what it cannot do here; the message names the key.
     """
+    require_here(cfg.hydra)
     given: Any = OmegaConf.to_container(cfg.sweep)
     try:
         SweepSettings(**given)
@@ -148,7 +170,8 @@ def _check_ranges(key: str, node: dict[str, Any], ranges: Mapping[str, Rule]) ->
         return
     for name, rule in ranges.items():
         if name in node and not rule.holds(node[name]):
-            raise InputError(f"{key}.{name} must {rule.must}, got {shown(node[name])}")
+            must = f"{key}.{name} must {rule.must}, got {shown(node[name])}"
+            raise InputError(must + such_as(f"{key}.{name}"))
 
 
 def _check_calls(key: str, node: dict[str, Any], allow: list[str]) -> None:
@@ -156,7 +179,7 @@ def _check_calls(key: str, node: dict[str, Any], allow: list[str]) -> None:
     role = role_of(key)
     targets.check(key, node, role, allow)
     for name, inner in targets.named(key, node):
-        found = targets.located(name, inner["_target_"], role if name == key else None, allow)
+        found = targets.located(name, inner["_target_"], targets.role_inside(key, name, role), allow)
         _check_call(name, inner, found)
 
 
@@ -192,7 +215,7 @@ def _check_type(key: str, value: Any, adapter: Any) -> None:
     except ValidationError as error:
         wanted = "; ".join(dict.fromkeys(_words(item["msg"]) for item in error.errors() if "Tensor" not in item["msg"]))
         wanted += f"; it must {RANGES[key].must}" if key in RANGES else ""
-        raise InputError(f"{key}={shown(value)} has a wrong type or value: {wanted}") from error
+        raise InputError(f"{key}={shown(value)} has a wrong type or value: {wanted}{such_as(key)}") from error
     except PydanticUserError:  # no schema for this annotation: the class checks the value itself
         return
     if not _same_kind(value, read):

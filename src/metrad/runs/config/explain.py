@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from metrad.quoting import argument
 from metrad.runs.config.catalogue import choices, folder
 from metrad.runs.config.fields import shown
-from metrad.runs.config.schema import SETTINGS
+from metrad.runs.config.schema import SETTINGS, such_as
 from metrad.runs.config.suggestions import unknown_choice, unknown_name
 
 
@@ -38,6 +38,9 @@ def explain(error: BaseException, given: Sequence[str] = ()) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         return _in_file(error) + _of_a_value(cause)
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    removed = re.match(r"Could not delete (?:from config\. )?'([^']+)'", text)
+    if removed:
+        return f"~{removed[1]} removes what is not there: the key is unknown or null; leave it out"
     short = re.sub(r" full_key: .*", "", text)  # OmegaConf's own types, and a key that only refers to the setting
     return _of_a_kind(text, given) or short + _interpolated(text, given)
 
@@ -102,7 +105,7 @@ def _of_a_value(error: ValidationError) -> str:
         name = str(error.full_key)
         return f"{name} holds settings and takes no value itself; set one of them, as in {name}.NAME=VALUE"
     text = str(error).splitlines()[0].replace(str(error.value), shown(error.value))
-    return f"{error.full_key}: {text}{hint}"
+    return f"{error.full_key}: {text}{hint}{such_as(str(error.full_key))}"
 
 
 def explain_null(given: Sequence[str]) -> str | None:

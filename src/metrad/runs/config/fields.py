@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 HASHED: Any = object()  # as Key.before: a run without the setting differs from every run with the setting
 
 
+MOST_ITEMS = 500  # of a list of numbers, such as the channels of a network
 _SHOWN = 200  # characters of a refused value that a message repeats
 
 
@@ -109,13 +110,20 @@ def _between(low: float, high: float, excluding: tuple[str, ...]) -> str:
     return f"between {low} and {high}" if lower and upper and not excluding else " and ".join(lower + upper)
 
 
-def each(rule: Rule) -> Rule:
-    """Return the rule that each item of a list satisfies ``rule``."""
+def each(rule: Rule, count: int | None = None) -> Rule:
+    """Return the rule that each item of a list satisfies ``rule``, and that there are ``count`` items.
+
+    Where ``count`` is None, there may be any number up to ``MOST_ITEMS``.
+    """
 
     def holds(given: Any) -> bool:
-        return isinstance(given, list) and all(map(rule.holds, given))
+        if not isinstance(given, list) or not all(map(rule.holds, given)):
+            return False
+        return len(given) <= MOST_ITEMS if count is None else len(given) == count
 
-    return Rule(f"be a list of numbers, each {rule.must.removeprefix('be ')}", holds)
+    kind = f"each {rule.must.removeprefix('be ')}"
+    words = f"numbers, {MOST_ITEMS} or fewer, {kind}" if count is None else f"{count} numbers, {kind}"
+    return Rule(f"be a list of {words}", holds)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,9 +68,9 @@ def _require(key: str, value: Any, needed: float) -> None:
 
 def _needs(settings: dict[str, Any]) -> Iterator[tuple[str, Any, float]]:
     """Yield the settings that take memory by themselves: the key, the value and the fewest bytes."""
-    for key, side in (("image_size", settings["image_size"]), ("dataset.source.size", _part(settings, "size"))):
-        if isinstance(side, int):
-            yield key, side, 2.0 * side**2 * 3 * _FLOAT  # a batch has two images or more
+    side = settings["dataset"]["source"].get("size")
+    if isinstance(side, int):
+        yield "dataset.source.size", side, 2.0 * side**2 * 3 * _FLOAT  # a batch has two images or more
     channels = settings["backbone"].get("channels")
     if isinstance(channels, list) and all(isinstance(width, int) for width in channels):
         weights = sum(9.0 * before * after for before, after in zip([3, *channels], channels, strict=False))
@@ -78,7 +78,3 @@ def _needs(settings: dict[str, Any]) -> Iterator[tuple[str, Any, float]]:
     width = settings["backbone"].get("width")
     if isinstance(width, int | float):
         yield "backbone.width", width, 2.2e6 * float(width) ** 2 * _FLOAT * _COPIES  # of MobileNetV2
-
-
-def _part(settings: dict[str, Any], name: str) -> Any:
-    return settings["dataset"]["source"].get(name)

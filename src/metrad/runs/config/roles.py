@@ -9,10 +9,14 @@ ROLES = {
     "scorer": SCORER,
     "dataset.source": Role(
         "a metrad.data.sources.Source or a dataset of torchvision.datasets",
-        ("metrad.data.sources", "torchvision.datasets"),
+        (
+            *("metrad.data.sources", "metrad.data.layouts", "metrad.data.manifests", "metrad.data.joined_sources"),
+            "torchvision.datasets",
+        ),
         ("metrad.data.sources.Source", "torchvision.datasets.VisionDataset"),
         partial=True,
         but=("LSUN", "LSUNClass"),  # they unpickle a file
+        nested="sources",
     ),
     "augmentation": Role(
         "a torch.nn.Module of metrad.data.augmentation, torchvision.transforms or torch.nn",

@@ -11,9 +11,13 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from metrad.data.sizing import AUTO
 from metrad.errors import InputError
+from metrad.quoting import setting
 from metrad.runs.config import ranges
-from metrad.runs.config.fields import HASHED, Key, Part, Rule, one_of, settings, shown
+from metrad.runs.config.catalogue import example
+from metrad.runs.config.fields import HASHED, Key, Part, Rule, one_of, settings, shown, within
+from metrad.runs.config.suggestions import suggestion
 from metrad.training import finetuning as training
 
 _MISSING: Any = "???"  # OmegaConf's mark of a value that the user must set
@@ -35,19 +39,20 @@ def _is_depth(value: Any) -> bool:
 
 
 def _is_pattern(value: Any) -> bool:
-    if not isinstance(value, dict) or not isinstance(value.get("pattern"), str):
-        return False
-    gap, size = value.get("gap", 1), value.get("size")
-    numbers = isinstance(gap, int) and not isinstance(gap, bool) and (size is None or isinstance(size, float))
-    return numbers and value.keys() <= {"pattern", "gap", "size"}
+    return isinstance(value, dict)  # ``Dataset`` checks what is in it
 
 
 def _are_rates(value: Any) -> bool:
     return value is None or (
         isinstance(value, list)
+        and len(value) <= _MOST_RATES
         and all(isinstance(rate, int | float) and 0 < rate < 1 for rate in value)
         and len(set(value)) == len(value)
     )
+
+
+def _is_calibration_size(value: Any) -> bool:
+    return value == AUTO if isinstance(value, str) else _is_size(value)
 
 
 def _is_size(value: Any) -> bool:
@@ -56,9 +61,17 @@ def _is_size(value: Any) -> bool:
 
 _CLASSES = Rule("list class names or numbers", lambda value: value is None or _are_classes(value))
 _HELD_OUT = Rule("be null, a count of at least 1, or a list of class names or numbers", _can_be_held_out)
-_RATES = Rule("be a list of different rates above 0 and below 1, such as [0.01,0.05], or null", _are_rates)
-_CHOICES = Rule("be a list of at least one choice, such as [{}]", bool)
+_MOST_RATES, _MOST_CHOICES = 100, 1000
+_RATES = Rule(
+    f"be a list of different rates above 0 and below 1, such as [0.01,0.05] (at most {_MOST_RATES}), or null",
+    _are_rates,
+)
+_CHOICES = Rule(
+    f"be a list of at least one choice, such as [{{}}], and {_MOST_CHOICES} or fewer",
+    lambda value: 1 <= len(value) <= _MOST_CHOICES,
+)
 _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
+_CALIBRATION_SIZE = Rule("be a count of at least 0, a share between 0 and 1, auto, or null", _is_calibration_size)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
 _GROUP = Rule(
     "be auto, parent, a column, a pattern with named groups, {pattern: …, gap: …, size: …}, or null",
@@ -99,6 +112,24 @@ class Paths:
     """folder of the data; the environment variable METRAD_DATA sets it too"""
 
 
+# The rule for each setting of a pattern with settings of its own.
+_OF_PATTERN = {
+    "pattern": Rule("be a regular expression with a named group", lambda value: isinstance(value, str)),
+    "gap": within(1, whole=True),
+    "size": within(0, 1, excluding=("high",), null=True),
+}
+
+
+def _require_pattern(group: dict[Any, Any]) -> None:
+    """Check the settings of the mapping ``dataset.group``; ``groups.Pattern`` reads the expression itself."""
+    for name in group:
+        if name not in _OF_PATTERN:
+            raise InputError(f"unknown configuration key dataset.group.{name}; {suggestion(str(name), _OF_PATTERN)}")
+    for name, rule in _OF_PATTERN.items():
+        if not rule.holds(group.get(name)) and (name in group or name == "pattern"):
+            raise InputError(f"dataset.group.{name} must {rule.must}, got {shown(group.get(name))}")
+
+
 @_closed
 class Sizes:
     """The number of images of each role: a count, a share between 0 and 1, or null for all remaining images."""
@@ -107,8 +138,8 @@ class Sizes:
     """number of reference images: a count, a share such as 0.1, or null for all remaining images"""
     normal: Annotated[int | float | None, _SIZE] = None
     """number of normal training images, in the same form"""
-    calibration: Annotated[int | float | None, _SIZE] = 0.1
-    """number of normal images that thresholds are computed from, in the same form"""
+    calibration: Annotated[int | float | str | None, _CALIBRATION_SIZE] = 0.1
+    """number of normal images that thresholds are computed from, in the same form; auto: from the number of groups"""
     test_normal: Annotated[int | float | None, _SIZE] = None
     """number of normal test images, in the same form"""
     test_anomalous: Annotated[int | float | None, _SIZE] = None
@@ -120,15 +151,17 @@ class Dataset:
     """The source of the images, the roles of its classes, and the storage of decoded images."""
 
     source: Annotated[dict[str, Any], Part(ranges=ranges.SOURCE)] = _MISSING
+    category: Annotated[str | None, Key(since="0.2", before=None)] = None
+    """the category of dataset=mvtec or dataset=visa, such as screw; null for datasets without categories"""
     normal: Annotated[Any, _CLASSES] = _MISSING
     """normal classes, by name or number; null for all remaining classes"""
     anomalous: Annotated[Any, _CLASSES] = _MISSING
-    """anomalous classes, in the same form"""
+    """anomalous classes, in the same form; [] if there are no images of anomalies"""
     reference: Annotated[Any, _CLASSES] = None
     """reference classes, neither normal nor anomalous, which the head learns to classify; in the same form"""
     sizes: Sizes = field(default_factory=Sizes)
-    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """share of the normal images that become test images if the source has no test part"""
+    test_share: Annotated[float | None, Field(gt=0, lt=1)] = 0.2
+    """share of the normal images that become test images if the source has no test part; null: a fifth of the groups"""
     rotations: Annotated[Any, _FLAG] = False
     """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
     group: Annotated[Any, _GROUP, Key(since="0.2", before=None)] = None
@@ -145,6 +178,21 @@ class Dataset:
     """largest size of decoded images, in GiB, to keep in a file; larger data are decoded each time"""
     workers: Annotated[int, Field(ge=0), _ASIDE] = 2
     """number of processes that decode images if these are decoded each time"""
+
+    @model_validator(mode="after")
+    def _category_is_read(self) -> Self:
+        if self.category is not None and "category" not in self.source:
+            raise InputError(
+                f"dataset.category={self.category}: this dataset has no categories, as dataset=mvtec and dataset=visa "
+                "have; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _group_is_readable(self) -> Self:
+        if isinstance(self.group, dict):
+            _require_pattern(self.group)
+        return self
 
     @model_validator(mode="after")
     def _one_role_may_be_open(self) -> Self:
@@ -232,7 +280,7 @@ class Config:
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """seed of the split, the order of the images and the initial weights"""
-    image_size: Annotated[int | None, Field(ge=1), _CHOSEN] = 96
+    image_size: Annotated[int | None, Field(ge=1, le=4096), _CHOSEN] = 96
     """height and width of the images that the backbone gets, in pixels; null for the size of its weights"""
     batch_size: Annotated[int, Field(ge=2), _CHOSEN] = 128
     """number of images in a training step"""
@@ -270,6 +318,9 @@ class Config:
     logger: Annotated[dict[str, Any], Part(None, ("save_dir",), True, ranges.LOGGER), _ASIDE] = _MISSING
 
 
+# What every training reads of the trainer, with the values of conf/trainer/default.yaml. Without max_epochs Lightning
+# would train 1000.
+OF_TRAINER = {"max_epochs": 10, "precision": "auto", "accelerator": "auto", "devices": 1, "enable_progress_bar": "auto"}
 SETTINGS = dict(settings(Config))
 PARTS = {key: setting.part for key, setting in SETTINGS.items() if setting.part}
 SELECTABLE = sorted(key for key, setting in SETTINGS.items() if setting.key.selectable)
@@ -289,4 +340,12 @@ def refusal(error: ValidationError, group: str = "") -> str:
     if first["type"] == "finite_number":
         must = f"be finite: {must.removeprefix('be ')}"
     given = shown(first["input"])
-    return f"{key} must {must}, got {given}" if must else f"{key}={given}: {first['msg']}"
+    return (f"{key} must {must}, got {given}" if must else f"{key}={given}: {first['msg']}") + such_as(key)
+
+
+def such_as(key: str) -> str:
+    """Return the end of a line on a wrong value of ``key``: what to type; empty if no value suits everyone."""
+    found = SETTINGS.get(key)
+    content = found.default if found and not found.part and found.default is not None else example(key)
+    suits = "${" not in str(content) and "{" not in str(content) and content != _MISSING
+    return f"; write, for example, {setting(key, content)}" if content is not None and suits else ""

@@ -6,7 +6,7 @@ variable, as it does by default. References to other settings, such as ``${train
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +21,7 @@ from metrad.runs.config.schema import Paths
 
 log = logging.getLogger(__name__)
 
-_DATA, _ROOT = "paths.data", "dataset.source.root"
+_DATA, _SOURCE = "paths.data", "dataset.source"
 _USED = ("scorer", "dataset", "evaluation", "image_size", "whiten")  # by an evaluation
 _REFERENCES = re.compile(r"(?:[^$]|\$(?!\{)|\$\{[\w.]+\})*")  # a text whose interpolations all refer to settings
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\w+(,[^${}\\]*)?\}")
@@ -80,10 +80,27 @@ def confined(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     plain = cast("dict[str, Any]", OmegaConf.to_container(cfg))
     source, typed = plain["dataset"]["source"], {item.partition("=")[0] for item in overrides}
     own = plain.get("paths", {}).get("data", Paths.data) == Paths.data or _DATA in typed
-    if source.get("download") and not (_ROOT in typed or (own and source.get("root") == "${paths.data}")):
-        log.warning("nothing is downloaded to a folder that the run directory names; to download, set %s=FOLDER", _ROOT)
-        source["download"] = False
+
+    def theirs(key: str, root: Any) -> bool:
+        return key in typed or (own and root == "${paths.data}")
+
+    _without_downloads(source, _SOURCE, theirs)
     return OmegaConf.create(plain)
+
+
+def _without_downloads(node: Any, key: str, theirs: Callable[[str, Any], bool]) -> None:
+    """Set ``download`` to false in each part of ``node``, at the dotted ``key``, whose root is not the user's."""
+    if isinstance(node, list):
+        for i, item in enumerate(node):
+            _without_downloads(item, f"{key}[{i}]", theirs)
+    if not isinstance(node, dict):
+        return
+    root = f"{key}.root"
+    if node.get("download") and not theirs(root, node.get("root")):
+        log.warning("nothing is downloaded to a folder that the run directory names; to download, set %s=FOLDER", root)
+        node["download"] = False
+    for name, item in node.items():
+        _without_downloads(item, f"{key}.{name}", theirs)
 
 
 def _check_targets(resolved: dict[str, Any]) -> None:

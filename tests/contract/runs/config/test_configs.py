@@ -17,6 +17,9 @@ ALL = [(group, name) for group, names in catalogue.choices().items() for name in
 MANDATORY = {
     ("backbone", "torchvision"): ["backbone.name=mobilenet_v3_small"],
     ("dataset", "image_folder"): ["dataset.source.root=here", "dataset.normal=[a]", "dataset.anomalous=[b]"],
+    ("dataset", "manifest"): ["dataset.source.path=here.csv", "dataset.normal=[a]", "dataset.anomalous=[b]"],
+    ("dataset", "good_folder"): ["dataset.source.root=here", "dataset.normal=[here]"],
+    ("experiment", "inspect"): ["dataset.source.root=here", "dataset.normal=[here]"],
 }
 OPTIONAL_PACKAGES = {("logger", "wandb"): "wandb", ("logger", "mlflow"): "mlflow"}
 NEEDS_A_GPU = {("trainer", "gpu")}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import xml.etree.ElementTree as ET
 
@@ -508,8 +509,13 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     file.write_bytes(b"\xff\xfe\x00\x80,\n\x81")
     with pytest.raises(InputError, match="cannot be read as CSV"):
         compare_csv(file)
-    with pytest.raises(InputError, match="cannot be read as CSV"):
+    with pytest.raises(InputError, match=r"none\.csv is missing; copy or create it again"):
         compare_csv(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="it is a folder, not a file"):
+        compare_csv(tmp_path)
+    os.mkfifo(tmp_path / "fifo.csv")
+    with pytest.raises(InputError, match="it is a FIFO, not a file"):
+        compare_csv(tmp_path / "fifo.csv")
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(5, "cannot be below 0.0625"), (6, "nor after Holm's correction")])

@@ -21,7 +21,13 @@ ABOVE, BELOW = math.nextafter(1, 2), math.nextafter(1, 0)
         (within(1, whole=True), "be a whole number of at least 1", [1, 10**30], [0, 1.0, math.inf]),
         (within(1, null=True), "be at least 1, or null", [None, 1], [BELOW, math.nan]),
         (within(high=0), "be at most 0", [0, -1e300], [5e-324, -math.inf, math.nan]),
-        (each(within(0, 1)), "be a list of numbers, each between 0 and 1", [[], [0, 1]], [[0, ABOVE], [-1, 0]]),
+        (
+            each(within(0, 1)),
+            "be a list of numbers, 500 or fewer, each between 0 and 1",
+            [[], [0, 1], [0] * 500],
+            [[0, ABOVE], [-1, 0], [0] * 501],
+        ),
+        (each(within(0, 1), 2), "be a list of 2 numbers, each between 0 and 1", [[0, 1]], [[], [0], [0, 1, 0], 0]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

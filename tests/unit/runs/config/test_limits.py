@@ -6,7 +6,6 @@ from metrad.errors import InputError
 from metrad.runs.config import limits
 
 SETTINGS = {
-    "image_size": 96,
     "backbone": {"width": 1.0, "channels": [32, 64]},
     "dataset": {"workers": 2, "source": {"size": None}},
     "trainer": {"devices": 1},
@@ -21,7 +20,7 @@ def _a_machine_of_8_gb_and_16_cores(monkeypatch):
 
 def test_ordinary_settings_are_held():
     limits.require_held(SETTINGS, on_cpu=True)
-    limits.require_held({**SETTINGS, "image_size": 18_000}, on_cpu=True)  # 2 images of 3.9 GB
+    limits.require_held({**SETTINGS, "dataset": {"workers": 2, "source": {"size": 18_000}}}, on_cpu=True)  # 2 of 3.9 GB
     limits.require_centres({"sub_centers": 16}, 1280, 100)
     limits.require_centres({}, 1280, 100)
 
@@ -29,7 +28,10 @@ def test_ordinary_settings_are_held():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image_size": 19_000}, "image_size=19000 takes at least 9 GB of memory, and this machine has 8 GB"),
+        (
+            {"dataset": {"workers": 2, "source": {"size": 19_000}}},
+            "dataset.source.size=19000 takes at least 9 GB of memory, and this machine has 8 GB",
+        ),
         (
             {"dataset": {"workers": 2, "source": {"size": 10**6}}},
             "dataset.source.size=1000000 takes at least 24,000 GB",

@@ -1,0 +1,268 @@
+"""A detector from a folder of good images, without a configuration of the user's own: ``metrad fit``.
+
+It is a run of ``experiment=inspect``: the settings are written as the arguments of ``train.py`` and go through the same
+training, so that both make the same run.
+"""
+
+import logging
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metrad.app import hydra_seam
+from metrad.app.arguments import for_hydra
+from metrad.app.train import train
+from metrad.data.good_folder import GoodFolder, absolute, find_good
+from metrad.data.groups import PARENT
+from metrad.detector.core import Detector
+from metrad.errors import InputError
+from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
+from metrad.files import replacing
+from metrad.quoting import argument, value
+from metrad.runs.config import checks
+from metrad.runs.config.home import expand_home
+from metrad.runs.directory import Run
+from metrad.runs.naming import folder_name
+
+log = logging.getLogger(__name__)
+
+LISTED = 4  # folders that are not used, named in the summary
+SIZE = 224  # height and width of images in pixels that ImageNet weights are made for
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a detector is made from.
+
+    Attributes:
+        good: folder of good images, as ``find_good`` searches it.
+        reference: folders of known images of other kinds; a score then also says how near an image is to these.
+        weights: file of the backbone's weights; None for ImageNet weights, which are downloaded once.
+        pattern: shell pattern of image files; None for the usual endings.
+        group: which images show one part, as the setting ``dataset.group``; None if each image is alone.
+        size: height and width in pixels that images are scaled to.
+        confidence: probability with which confident thresholds keep their rate.
+        seed: seed of the choice of images for each role.
+    """
+
+    good: str | Path
+    reference: Sequence[str | Path] = ()
+    weights: str | Path | None = None
+    pattern: str | None = None
+    group: str | None = None
+    size: int = SIZE
+    confidence: float = 0.95
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished run, the folder of its good images, and the content of its ``metrics.json``."""
+
+    run: Run
+    good: GoodFolder
+    wanted: Wanted
+    metrics: Mapping[str, Any]
+
+
+def fit(  # noqa: PLR0913 - each is a choice that the command has too
+    good: str | Path,
+    reference: str | Path | Sequence[str | Path] | None = None,
+    *,
+    weights: str | Path | None = None,
+    pattern: str | None = None,
+    group: str | None = None,
+    size: int = SIZE,
+    confidence: float = 0.95,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> Detector:
+    """Return a detector made from a folder of good images.
+
+    A fifth of the images, or of their groups, is kept to test on, and as many as the thresholds take to calibrate on.
+    Nothing is trained: the features are those of the weights as they come.
+
+    Args:
+        good: folder of good images: flat, with a subfolder ``good`` or ``ok``, or with ``train/good``.
+        reference: folders of known images of other kinds; a score then also says how near an image is to these.
+        weights: file of MobileNetV2 weights; None for ImageNet weights, which are downloaded once.
+        pattern: shell pattern of image files, such as ``*.jpg``; None for the usual endings.
+        group: which images show one part: ``parent`` for a folder a part, ``auto``, or a regular expression over the
+            path with a named group; None if each image is alone.
+        size: height and width in pixels that images are scaled to.
+        confidence: probability with which confident thresholds keep their rate.
+        seed: seed of the choice of images for each role.
+        out: directory to keep the run in, for ``metrad report`` and the like; None to keep the detector alone.
+
+    Raises:
+        InputError: a folder or file cannot be used, there are too few images, or ``out`` exists.
+    """
+    folders = [reference] if isinstance(reference, str | Path) else list(reference or ())
+    wanted = Wanted(good, folders, weights, pattern, group, size, confidence, seed)
+    if out is not None:
+        return Detector.load(make(wanted, Path(out)).run.path)
+    with tempfile.TemporaryDirectory(prefix="metrad-") as folder:
+        detector = Detector.load(make(wanted, Path(folder, "run")).run.path)
+        _ = detector.scorer, detector.backend.embedder, detector.backend.head  # the files are gone afterwards
+        return detector
+
+
+def make(wanted: Wanted, out: Path) -> Made:
+    """Make a run in the directory ``out``, all or nothing.
+
+    Raises:
+        InputError: a folder or file cannot be used, there are too few images, or ``out`` exists.
+    """
+    if os.path.lexists(out):
+        raise InputError(f"--out={out} is there already; choose another folder")
+    good = find_good(wanted.good, wanted.pattern, all_good=wanted.group == PARENT)
+    given = arguments(wanted, good)
+    log.info("the same by configuration: %s", shlex.join(["python", "train.py", *given]))
+    checks.register()
+    cfg, hydra = hydra_seam.compose(for_hydra(given))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as partial:
+        metrics = train(expand_home(cfg), Run(partial), hydra)
+    return Made(Run(out), good, wanted, metrics)
+
+
+def default_out(wanted: Wanted) -> Path:
+    """Return a new directory for a run, named by the time, the good folder and the seed."""
+    name = folder_name([f"good={absolute(wanted.good).name}", f"seed={wanted.seed}"])
+    return Path("outputs", f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}-{name}")
+
+
+def arguments(wanted: Wanted, good: GoodFolder) -> list[str]:
+    """Return the arguments of ``train.py`` that make the same run.
+
+    Raises:
+        InputError: a reference folder does not exist, or ``wanted.group`` cannot be read.
+    """
+    reference = [_folder("--reference", path) for path in wanted.reference]
+    root = Path(os.path.commonpath([path.parent for path in (good.path, *reference)]))
+    names = [path.relative_to(root).as_posix() for path in (good.path, *reference)]
+    settings: dict[str, Any] = {
+        "dataset.source.root": str(root),
+        "dataset.source.folders": names,
+        "dataset.normal": names[:1],
+    }
+    if reference:
+        settings |= {"dataset.reference": names[1:], "scorer": "contrast", "scorer.k": 1}
+    chosen: dict[str, tuple[Any, Any]] = {
+        "dataset.source.pattern": (wanted.pattern, None),
+        "backbone.weights": (wanted.weights and str(absolute(wanted.weights)), None),
+        "image_size": (wanted.size, SIZE),
+        "evaluation.confidence": (wanted.confidence, 0.95),
+        "seed": (wanted.seed, 0),
+    }
+    settings |= {key: given for key, (given, default) in chosen.items() if given != default}
+    group = [] if wanted.group is None else [f"dataset.group={_group(wanted.group)}"]
+    return ["experiment=inspect", *(f"{key}={value(content)}" for key, content in settings.items()), *group]
+
+
+def _folder(option: str, path: str | Path) -> Path:
+    folder = absolute(path)
+    if not folder.is_dir():
+        raise InputError(f"{option} {path} is no folder; give a folder of images")
+    return folder
+
+
+def _group(text: str) -> str:
+    """Return ``dataset.group`` as Hydra reads it; ``text`` is a pattern, a word, or a YAML mapping in braces."""
+    if not text.startswith("{"):
+        return value(text)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"--group {text} cannot be read; write a pattern, or {{pattern: 'PATTERN', gap: 1, size: 0.1}}"
+        ) from error
+    return "{" + ", ".join(f"{key}: {value(each)}" for key, each in content.items()) + "}"
+
+
+def summary(made: Made) -> list[str]:
+    """Return what was chosen and found, in five lines."""
+    return [_taken(made), _fitted(made), _promised(made), _realised(made), _next(made)]
+
+
+def _taken(made: Made) -> str:
+    unused = made.good.unused
+    named = ", ".join(f"{name} ({count:,} images)" for name, count in list(unused.items())[:LISTED])
+    more = f" and {len(unused) - LISTED} more folders" if len(unused) > LISTED else ""
+    reference = f"; reference: {', '.join(map(str, made.wanted.reference))}" if made.wanted.reference else ""
+    return f"good images: {made.good.path}{reference}" + (f"; not used: {named}{more}" if unused else "")
+
+
+def _fitted(made: Made) -> str:
+    scorer = "the nearest good image"
+    if made.wanted.reference:
+        scorer += ", less half of that to the nearest reference image"
+    roles = {"normal": "compared with", "calibration": "calibrated on", "test_normal": "tested on"}
+    counted = ", ".join(f"{word} {_count(made, role)}" for role, word in roles.items())
+    size = made.wanted.size
+    return f"features as the weights come, at {size} pixels, no training; score: distance to {scorer}; {counted}"
+
+
+def _count(made: Made, role: str) -> str:
+    images, groups = made.metrics["sizes"][role], made.metrics.get("groups")
+    return f"{images:,} images" if groups is None else f"{images:,} images in {groups[role]:,} groups"
+
+
+def _promised(made: Made) -> str:
+    """Return the thresholds with the rates that they promise, and what the others take."""
+    counted, groups = "images", made.metrics.get("groups")
+    there = made.metrics["sizes"]["calibration"]
+    if groups is not None:
+        counted, there = "groups", groups["calibration"]
+    parts, missing = [], []
+    asked = made.wanted.confidence
+    kinds = (("thresholds", None, "on average"), ("confident_thresholds", asked, f"with confidence {asked:g}"))
+    for kind, probability, how in kinds:
+        found = {entry["false_alarm_rate"]: entry["threshold"] for entry in made.metrics[kind]}
+        parts += [f"{100 * rate:g} % {how} above {threshold:.4g}" for rate, threshold in sorted(found.items())]
+        needs = {rate: calibration_groups_needed(rate, probability) for rate in DEFAULT_RATES if rate not in found}
+        missing += [f"{100 * rate:g} % {how} takes {needed}" for rate, needed in sorted(needs.items())]
+    if not parts:
+        parts = [f"{100 / (there + 1):.2g} % on average at least (metrad predict --rate {_least(there):g})"]
+    lacking = f"; of {there} calibration {counted}, {', '.join(missing)}" if missing else ""
+    return f"false alarms promised: {', '.join(parts)}{lacking}"
+
+
+def _least(groups: int) -> float:
+    """Return the smallest rate, in whole thousandths, that so many calibration groups can promise."""
+    return next(rate / 1000 for rate in range(1, 1000) if calibration_groups_needed(rate / 1000) <= groups)
+
+
+def _realised(made: Made) -> str:
+    """Return the false alarms of each threshold on the images kept for testing, with their intervals."""
+    found = [
+        f"{100 * entry['test_false_alarm_rate']:.1f} % ({_ends(entry['test_false_alarm_interval'])}) where "
+        f"{100 * entry['false_alarm_rate']:g} %{_how(entry)} is promised"
+        for entry in [*made.metrics["thresholds"], *made.metrics["confident_thresholds"]]
+    ]
+    level, tested = made.metrics["intervals"]["level"], _count(made, "test_normal")
+    measured = ", ".join(found) if found else "not measured, for want of a threshold"
+    return f"false alarms on the {tested} kept for testing, with intervals of {100 * level:g} %: {measured}"
+
+
+def _ends(interval: Sequence[float]) -> str:
+    return " to ".join(f"{100 * end:.1f}" for end in interval)
+
+
+def _how(entry: Mapping[str, Any]) -> str:
+    return f" with confidence {entry['confidence']:g}" if "confidence" in entry else ""
+
+
+def _next(made: Made) -> str:
+    run, picture = made.run.path, made.run.pictures["unusual"]
+    return (
+        f"run: {run}; look first at {picture}, since a good folder may hold defects; then: "
+        f"metrad predict {argument(run)} IMAGES"
+    )
