@@ -1,21 +1,18 @@
 """How many good parts a promised false-alarm rate takes, before any is photographed, and which rates parts allow.
 
-A part is a group of images: all photographs of one part count once. Three equal shares are planned. Calibration parts
-decide the thresholds. As many test parts measure the rate: if none of n parts is an alarm, the one-sided interval of
-the rate ends at the smallest rate that n calibration parts allow with that confidence. The index has no theory that
-says how many parts it needs. Its size decides which defects are found and not the rate, and is at least
-``LEAST_INDEX``.
+A part is a group of images: all photographs of one part count once. Parts are shared out as ``metrad fit`` does it
+(``data/sizing.py``). Calibration parts decide the thresholds, test parts measure the rate. The index has no theory that
+says how many parts it needs: its size decides which defects are found, and not the rate.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
+from metrad.data.sizing import FEWEST, Automatic
 from metrad.errors import InputError
 from metrad.evaluation.conformal import calibration_groups_needed
-
-LEAST_INDEX = 30  # parts
-SHARES = 3  # calibration, test, index
-SETTINGS = "dataset.test_share=0.333 dataset.sizes.calibration=0.5"  # of what is not tested on, half
 
 
 @dataclass(frozen=True)
@@ -52,22 +49,39 @@ def needed(rate: float, confidence: float | None = None) -> Needed:
     require_share("--rate", rate, 0.05)
     if confidence is not None:
         require_share("--confidence", confidence, 0.95)
-    calibration = calibration_groups_needed(rate, confidence)
-    return Needed(rate, confidence, calibration, calibration, max(calibration, LEAST_INDEX))
+    step = calibration_groups_needed(rate, confidence)
+    # two thirds of the four fifths that are not tested on are calibrated on, rounded down
+    least = max(FEWEST, 15 * step // 8 - 8)
+    parts = next(parts for parts in count(least) if shares(parts, [step]).calibration >= step)
+    found = shares(parts, [step])
+    return Needed(rate, confidence, found.calibration, found.test, found.index)
 
 
-def calibration_share(parts: int) -> int:
-    """Return how many of so many good parts are left for calibration, as many again being tested on.
+@dataclass(frozen=True)
+class Shares:
+    """Numbers of good parts for calibration, for testing and for the index."""
+
+    calibration: int
+    test: int
+    index: int
+
+
+def shares(parts: int, steps: Sequence[int]) -> Shares:
+    """Return how ``metrad fit`` shares out so many good parts.
+
+    Args:
+        parts: number of good parts.
+        steps: numbers of calibration parts that the wanted thresholds take.
 
     Raises:
-        InputError: none is left.
+        InputError: there are too few parts.
     """
-    left = min(parts // SHARES, (parts - LEAST_INDEX) // 2)
-    if left < 1:
-        raise InputError(
-            f"--parts must be at least {LEAST_INDEX + 2}, {LEAST_INDEX} of them for the index, got {parts}"
-        )
-    return left
+    if parts < FEWEST:
+        raise InputError(f"--parts must be at least {FEWEST}, got {parts}")
+    rule = Automatic(tuple(sorted(steps)))
+    test = rule.to_test_on(parts)
+    calibration = rule.to_calibrate_on(parts - test)
+    return Shares(calibration, test, parts - test - calibration)
 
 
 def smallest_rate(calibration: int, confidence: float | None = None) -> float:
@@ -102,33 +116,28 @@ def plan(rates: list[float], confidence: float, parts: int | None) -> str:
         for one in rows
     ]
     if parts is None:
-        return "\n".join([*lines, _explained(confidence)])
-    left = calibration_share(parts)
+        return "\n".join([*lines, _explained()])
+    steps = [calibration_groups_needed(one.rate, one.confidence) for one in rows]
+    share = shares(parts, steps)
     lines += [
         "",
-        f"{parts:,} good parts leave {left:,} for calibration, {left:,} for testing, {parts - 2 * left:,} for",
+        f"{parts:,} good parts: {share.calibration:,} for calibration, {share.test:,} for testing, {share.index:,} for "
+        "the index. The smallest false-alarm rates that can be promised:",
     ]
-    lines[-1] += " the index. The smallest false-alarm rates that can be promised:"
-    lines += [f"  {_kind(kind):<22} {_percent(_up(smallest_rate(left, kind)))}" for kind in (None, confidence)]
-    for one in rows:
-        answer = "can" if one.calibration <= left else "cannot"
-        lacking = "" if answer == "can" else f"; {_enough(one):,} parts can"
-        lines.append(f"  {_percent(one.rate)} {_kind(one.confidence)}: {answer} be promised{lacking}")
-    return "\n".join([*lines, _explained(confidence)])
+    lines += [
+        f"  {_kind(kind):<22} {_percent(_up(smallest_rate(share.calibration, kind)))}" for kind in (None, confidence)
+    ]
+    for one, step in zip(rows, steps, strict=True):
+        answer = "can be promised" if step <= share.calibration else f"cannot be promised; {one.parts:,} parts can"
+        lines.append(f"  {_percent(one.rate)} {_kind(one.confidence)}: {answer}")
+    return "\n".join([*lines, _explained()])
 
 
-def _explained(confidence: float) -> str:
-    return f"""
+def _explained() -> str:
+    return """
 on average: the mean over calibration sets is at most the rate; about half of the sets do worse.
 with a confidence: that share of calibration sets keeps the rate, for the share of parts with any alarm.
-test: as many again. No alarm among them confirms, with confidence {confidence:g}, the rate of a row with a confidence,
-and {-math.log1p(-confidence):.1f} times the rate of a row on average.
-index: no theory; as many again, at least {LEAST_INDEX}. Settings for these shares: {SETTINGS}"""
-
-
-def _enough(one: Needed) -> int:
-    """Return the smallest number of good parts whose calibration share is enough."""
-    return max(SHARES * one.calibration, 2 * one.calibration + LEAST_INDEX)
+index: no theory says how many it takes; at least half as many as for calibration are left. metrad fit shares out so."""
 
 
 def _up(rate: float) -> float:

@@ -8,7 +8,7 @@ from scipy import stats
 from metrad.errors import InputError
 from metrad.evaluation.conformal import calibration_groups_needed
 from metrad.evaluation.intervals import exact_interval
-from metrad.evaluation.planning import LEAST_INDEX, calibration_share, needed, plan, smallest_rate
+from metrad.evaluation.planning import needed, plan, shares, smallest_rate
 
 quick = settings(deadline=None, database=None, derandomize=True, max_examples=60)
 rates = st.integers(2, 900).map(lambda thousandths: thousandths / 1000)
@@ -60,37 +60,39 @@ def test_the_smallest_rate_on_average_takes_just_these_parts(parts):
 
 
 @quick
-@given(st.integers(32, 10_000))
-def test_parts_are_shared_out_without_remainder(parts):
-    left = calibration_share(parts)
-    assert left >= 1
-    assert parts - 2 * left >= max(LEAST_INDEX, left)
-    assert parts - 2 * (left + 1) < max(LEAST_INDEX, left + 1)
+@given(st.integers(10, 10_000), st.lists(st.integers(1, 600), max_size=4))
+def test_parts_are_shared_out_without_remainder(parts, steps):
+    share = shares(parts, steps)
+    assert min(share.calibration, share.test, share.index) >= 1
+    assert share.calibration + share.test + share.index == parts
+    assert share.index >= share.calibration // 2
 
 
 @quick
 @given(rates, confidences)
-def test_the_parts_of_a_plan_leave_enough_for_its_calibration(rate, confidence):
+def test_the_parts_of_a_plan_are_the_fewest_that_leave_enough_for_its_calibration(rate, confidence):
     for one in (needed(rate), needed(rate, confidence)):
-        assert calibration_share(one.parts) >= one.calibration
+        step = calibration_groups_needed(rate, one.confidence)
+        assert one.calibration >= step
+        assert one.parts == 10 or shares(one.parts - 1, [step]).calibration < step
 
 
 def test_a_plan_names_both_kinds_of_thresholds():
     said = plan([0.01], 0.95, None)
     assert [line.split() for line in said.splitlines()[2:4]] == [
-        ["1", "%", "on", "average", "99", "99", "99", "297"],
-        ["1", "%", "with", "confidence", "0.95", "299", "299", "299", "897"],
+        ["1", "%", "on", "average", "99", "37", "50", "186"],
+        ["1", "%", "with", "confidence", "0.95", "299", "112", "150", "561"],
     ]
     assert "can be promised" not in said
 
 
 def test_a_plan_for_so_many_parts_says_which_rates_they_allow():
     said = plan([0.01, 0.05], 0.95, 300)
-    assert "300 good parts leave 100 for calibration, 100 for testing, 100 for the index" in said
-    assert "on average             0.991 %" in said
-    assert "with confidence 0.95   2.96 %" in said
+    assert "300 good parts: 99 for calibration, 60 for testing, 141 for the index" in said
+    assert "on average             1 %" in said
+    assert "with confidence 0.95   2.99 %" in said
     assert "1 % on average: can be promised" in said
-    assert "1 % with confidence 0.95: cannot be promised; 897 parts can" in said
+    assert "1 % with confidence 0.95: cannot be promised; 561 parts can" in said
     assert "5 % with confidence 0.95: can be promised" in said
 
 
@@ -101,8 +103,8 @@ def test_a_plan_for_so_many_parts_says_which_rates_they_allow():
         (([5.0], 0.95, None), r"--rate must lie between 0 and 1, .* got 5"),
         (([float("nan")], 0.95, None), r"--rate must lie between 0 and 1, .* got nan"),
         (([0.05], 1.0, None), r"--confidence must lie between 0 and 1, .* got 1"),
-        (([0.05], 0.95, 31), r"--parts must be at least 32, 30 of them for the index, got 31"),
-        (([0.05], 0.95, -5), r"--parts must be at least 32, .* got -5"),
+        (([0.05], 0.95, 9), r"--parts must be at least 10, got 9"),
+        (([0.05], 0.95, -5), r"--parts must be at least 10, got -5"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_by_its_option(arguments, words):
