@@ -23,7 +23,7 @@ def coverage(calibration, rate):
 @quick
 @given(rates, confidences)
 def test_the_parts_for_a_confidence_are_the_fewest_by_the_beta_distribution(rate, confidence):
-    count = needed(rate, confidence).calibration
+    count = calibration_groups_needed(rate, confidence)
     assert coverage(count, rate) >= confidence - 1e-12
     assert count == 1 or coverage(count - 1, rate) < confidence
 
@@ -31,7 +31,7 @@ def test_the_parts_for_a_confidence_are_the_fewest_by_the_beta_distribution(rate
 @quick
 @given(rates)
 def test_the_parts_for_a_mean_are_the_fewest_by_the_beta_distribution(rate):
-    count = needed(rate).calibration
+    count = calibration_groups_needed(rate)
     assert stats.beta.mean(1, count) <= rate + 1e-12
     assert count == 1 or stats.beta.mean(1, count - 1) > rate
 
