@@ -99,7 +99,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("dataset.normal", [1.5], "dataset.normal must list class names or numbers, got [1.5]"),
         ("dataset.anomalous", [True], "dataset.anomalous"),
         ("dataset.category", "screw", "dataset.category=screw: this dataset has no categories"),
-        ("dataset.group", 7, "dataset.group must be parent, a column, a pattern"),
+        ("dataset.group", 7, "dataset.group must be auto, parent, a column, a pattern"),
         ("dataset.group", {"pattern": "(?P<a>x)", "gaps": 2}, "dataset.group.gaps; did you mean gap? allowed: gap, p"),
         ("dataset.group", {"gap": 2}, "dataset.group.pattern must be a regular expression with a named group, got"),
         (
