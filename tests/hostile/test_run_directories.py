@@ -190,7 +190,9 @@ def test_a_resolver_in_what_is_used_is_refused_and_not_called(text, key, run):
     assert SECRET not in line
 
 
-@pytest.mark.parametrize("key", ["seed", "logger.name", "trainer.max_epochs"])
+@pytest.mark.parametrize(
+    "key", ["logger.name", *(pytest.param(key, marks=pytest.mark.long) for key in ("seed", "trainer.max_epochs"))]
+)
 def test_a_resolver_in_what_is_not_used_stays_text(key, run):
     crafted(run, key, RESOLVERS[0])
     folder, metrics = evaluate_run(run.path, ["scorer=lof"])

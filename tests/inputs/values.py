@@ -105,7 +105,7 @@ RIGHT = {
     "dataset.sizes.test_anomalous": ("10", "0.5"),
     "dataset.test_share": ("0.1", "0.6", "null"),
     "dataset.on_corrupt": ("error", "skip"),
-    "dataset.group": ("null",),
+    "dataset.group": ("null", "auto"),
     "dataset.range": ("8", "16", "auto"),
     "dataset.max_megapixels": ("0.001", "1000"),
     "dataset.disk_limit_gib": ("0", "0.5"),

@@ -581,7 +581,6 @@ def test_home_is_found_in_the_users_own_yaml(image_folders, digits, tmp_path, mo
 LAYOUTS = [
     ({"good": 2, "bad": 3}, "dataset.test_share=0.2 takes none from so few; raise it, or add images (3 suffice)"),
     ({"good": 1, "bad": 3}, "leaves none of 1 images for this role"),
-    ({"train/good": 3, "val/good": 2, "val/bad": 2}, "metrad knows the parts train and test"),
     ({"train": 3, "test": 3}, "train and test of"),
     ({"train/good": 3, "test": 3}, "the class folders of test have no images that match"),
 ]

@@ -37,6 +37,11 @@ INSTALLED = "from metrad.app.cli import main; main()"
         (INSTALLED, ["evaluate", "--help"], "RUN/evaluations"),
         (INSTALLED, ["fit", "--help"], "good images"),
         (INSTALLED, ["compare", "--help"], "auroc, area under the ROC curve"),
+        (
+            INSTALLED,
+            ["plan", "--rate", "0.01", "--parts=500"],
+            "1 % with confidence 0.95: cannot be promised; 897 parts can",
+        ),
         (INSTALLED, ["predict", "--help"], "--fail-on-anomaly"),
         (INSTALLED, ["--version"], metadata.version("metrad")),
         (AS_A_MODULE, ["compare", "--help"], "auroc, area under the ROC curve"),
@@ -53,6 +58,14 @@ def test_manuals_and_configuration_answer_at_once_and_without_torch(start, argum
     assert says in answer.stdout
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5  # 0.3 s on an idle machine
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_that_cannot_be_is_refused_in_one_line(refused):
+    refused("plan", "--rate=5", words=("--rate must lie between 0 and 1", "such as 0.05"))
+    refused("plan", "--confidence=95", words=("--confidence must lie between 0 and 1", "such as 0.95"))
+    refused("plan", "--parts=12", words=("--parts must be at least 32", "got 12"))
+    refused("plan", "--rate=often", words=("--rate", "valid number"))
+    refused("plan", "0.01", words=("0.01",))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], []])

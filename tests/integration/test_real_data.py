@@ -99,5 +99,12 @@ def test_magnetic_tiles_need_no_code_of_their_own(train, small):
     assert split["head_classes"] == ["MT_Blowhole", "MT_Break", "MT_Free"]
     assert split["classes"]["anomalous"] == ["MT_Crack", "MT_Fray", "MT_Uneven"]
     assert {Path(name).suffix for name in names} == {".jpg"}
-    assert len(names) == len(set(names)) == of_the_roles - metrics["copies_left_out"]
+    left_out = metrics["copies_left_out"] + split["left_out_for_groups"]
+    assert of_the_roles - left_out - 10 <= len(names) == len(set(names)) <= of_the_roles - left_out  # ends of groups
     assert {row["class"] for row in rows(run.scores)} == {"MT_Free", "MT_Crack", "MT_Fray", "MT_Uneven"}
+    groups = {role: set(numbers) for role, numbers in split["groups"].items()}
+    training = groups["reference"] | groups["normal"]
+    test = groups["test_normal"] | groups["test_anomalous"]
+    assert not training & test
+    assert not groups["calibration"] & (training | test)
+    assert metrics["groups"]["calibration"] >= 19  # what a threshold for 5 % takes

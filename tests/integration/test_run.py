@@ -59,6 +59,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         "model/embedder.safetensors",
         "model/head.safetensors",
         "model/index.faiss",
+        "model/fitted.safetensors",
         "model/normal.json",
         "model/scorer.json",
         "model/scorer.safetensors",
@@ -93,7 +94,7 @@ def test_the_environment_names_versions_device_and_commit(finished_run):
 def test_the_pictures_show_something(finished_run):
     from PIL import Image
 
-    for path in (path for name, path in finished_run.pictures.items() if name not in ("study", "selection")):
+    for path in (path for name, path in finished_run.pictures.items() if name not in ("study", "selection", "unusual")):
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("L"))
         assert min(pixels.shape) >= 200

@@ -202,6 +202,7 @@ def the_run(folder: Path) -> Run:
     return Run(path.parent)
 
 
+@pytest.mark.long
 def test_a_choice_that_was_interrupted_goes_on_with_the_class_it_was_at(chosen, metrad, tmp_path, folds, monkeypatch):
     with monkeypatch.context() as patched:
         interrupt(patched, select, "_fold", at=3)
@@ -257,6 +258,7 @@ def test_a_run_killed_while_it_chooses_goes_on(chosen, metrad, tmp_path, folds):
     assert_same(the_run(tmp_path), chosen)
 
 
+@pytest.mark.long
 def test_a_sweep_skips_runs_that_chose(metrad, digits, tmp_path, folds):
     sweep = ["train", "-m", *digits, *CHOOSING, "selection.classes=[3]", "trainer.max_epochs=1", "sweep=x"]
     first = metrad(*sweep, "seed=0,1")
@@ -269,6 +271,7 @@ def test_a_sweep_skips_runs_that_chose(metrad, digits, tmp_path, folds):
     assert len(list(tmp_path.glob("multirun/x/*/status.json"))) == 3
 
 
+@pytest.mark.long
 def test_a_choice_is_compared_with_none_evaluated_and_reported(metrad, digits, tmp_path):
     few = "dataset.reference=[0,1,2]"
     sweep = ["train", "-m", *digits, few, "selection=none,pseudo_anomaly", "seed=0,1", "sweep=x"]

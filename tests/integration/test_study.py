@@ -42,7 +42,9 @@ def streaming(small, image_folders, tmp_path):
     return [*small, *data, "dataset.memory_limit_gib=0", "dataset.disk_limit_gib=0", "batch_size=8"]
 
 
-@pytest.mark.parametrize("kind", ["stateful", "dropping", "streaming"])
+@pytest.mark.parametrize(
+    "kind", ["stateful", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("dropping", "streaming"))]
+)
 def test_a_run_is_the_same_with_a_study_as_without(kind, request, train, comparable):
     overrides = request.getfixturevalue(kind)
     without, studied = train(*overrides, name="without"), train(*overrides, ON, name="with")
@@ -74,6 +76,7 @@ def test_it_notes_each_epoch_as_an_evaluation_finds_it(train, stateful, pictures
         assert np.asarray(picture.convert("L")).std() > 5
 
 
+@pytest.mark.long
 def test_the_time_it_takes_is_a_phase_and_not_part_of_the_total(train, stateful, monkeypatch):
     measured = epoch_study._measured
     monkeypatch.setattr(epoch_study, "_measured", lambda *given: epoch_study.time.sleep(2) or measured(*given))

@@ -32,6 +32,7 @@ Examples:
   python train.py dataset=fmnist --cfg job              show the whole configuration and stop
   metrad fit GOOD --out RUN                             a detector from a folder of good images
   metrad evaluate RUN scorer.k=5                        score a finished run again
+  metrad plan --rate 0.01 --confidence 0.95             how many good parts that promise takes
   metrad compare multirun/TIME --baseline arcface       differences between the runs of a sweep, with tests
   metrad report RUN                                     one HTML file of a finished run
   metrad predict RUN photos --html batch.html           verdicts on new images, and a page to look at them
@@ -161,6 +162,27 @@ def _evaluate_command(
             raise SystemExit(FAILED_RUNS)
 
     reporting_errors(job)
+
+
+@app.command("plan")
+def _plan_command(
+    rate: Annotated[
+        list[float] | None, typer.Option(help="False-alarm rate to promise; may be given several times. [0.01, 0.05]")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Probability that a threshold keeps its rate.")] = 0.95,
+    parts: Annotated[
+        int | None, typer.Option(help="Number of good parts there will be; adds which rates they allow.")
+    ] = None,
+) -> None:
+    """Say how many good parts a promised false-alarm rate takes, before any is photographed."""
+
+    def job() -> str:
+        from metrad.evaluation.conformal import DEFAULT_RATES
+        from metrad.evaluation.planning import plan
+
+        return plan(rate or list(DEFAULT_RATES), confidence, parts)
+
+    typer.echo(printable(reporting_errors(job)))
 
 
 @app.command("fit")

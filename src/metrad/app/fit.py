@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -34,9 +35,17 @@ log = logging.getLogger(__name__)
 
 
 def prepare(parts: Parts) -> PreparedData:
-    """Return the run's data, read and split."""
+    """Return the run's data, read and split.
+
+    A training that goes on, and whose groups were found by ``dataset.group=auto``, takes the split that it began with
+    from ``split.json`` beside its checkpoints. So it does not depend on finding the same groups again.
+    """
     data = parts.make_data(parts.image_size or parts.make_embedder().size)
-    data.draw()
+    begun = Run(Path(parts.begun.path).absolute().parent.parent) if parts.begun else None
+    if begun is not None and data.finds_groups and begun.split.is_file():
+        data.restore_split(begun.saved_split())
+    else:
+        data.draw()
     return data
 
 
@@ -60,6 +69,7 @@ def check_data(parts: Parts, data: PreparedData) -> None:
 def log_data(parts: Parts, data: PreparedData) -> None:
     """Log how many images there are, which thresholds they are too few for, and which were left out."""
     log_counts(data)
+    log_found(data)
     counted = "images" if data.groups is None else "groups"
     log_thresholds(parts.settings, _calibration_groups(data), counted=counted)
     log_range(data)
@@ -189,6 +199,19 @@ def log_counts(data: PreparedData) -> None:
         held = ", ".join(f"{len(np.unique(found)):,} {role}" for role, found in data.groups.items())
         left_out = data.split.left_out_for_groups
         log.info("groups: %s%s", held, f"; left out {left_out:,} images of groups on another side" if left_out else "")
+
+
+def log_found(data: PreparedData) -> None:
+    """Log the groups that ``dataset.group=auto`` found, or that it would find in images without groups."""
+    for line in data.found:
+        log.info("dataset.group=auto: %s", line)
+    unnamed = data.unnamed_groups()
+    if unnamed:
+        log.warning(
+            "images seem to show one part several times: %s. Set dataset.group=auto, or a pattern that says "
+            "which belong together; else new parts give more false alarms than promised (docs/scoring.md, Groups)",
+            unnamed,
+        )
 
 
 def log_left_out(data: PreparedData) -> None:

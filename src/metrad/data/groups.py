@@ -54,8 +54,8 @@ class Pattern:
             raise InputError(f"dataset.group={self.pattern} is no regular expression ({error})") from error
         if not names:
             raise InputError(
-                f"dataset.group={self.pattern} has no named group; write {PARENT}, or a "
-                r"pattern such as '(?P<part>\d+)_\d+'"
+                f"dataset.group={self.pattern} has no named group; write auto, {PARENT}, or "
+                r"a pattern such as '(?P<part>\d+)_\d+'"
             )
         if self.gap < 1:
             raise InputError(f"dataset.group.gap must be at least 1, got {self.gap}")
@@ -74,6 +74,7 @@ def group_numbers(
 
     Args:
         wanted: ``parent`` for the folder of an image, the name of a column, a pattern, or None for a group an image.
+            ``auto`` is not known here, since it needs the images: see ``found_groups``.
         names: path of each image below the root of the dataset, with ``/``, or another name.
         columns: further texts of each image by the name of the column, from a manifest.
         size_of: returns the width and height of the image at a position; called only for a pattern with ``size``.

@@ -96,15 +96,13 @@ def _stands_for(item: str, wanted: _Wanted, matching: _Wanted, *, strict: bool) 
     elif _PATTERN.search(item):
         yield from _matching(item, wanted, matching)
     else:
-        raise InputError(
-            f"IMAGES: no file or folder {argument(item)}; give files, folders, patterns, or - for names on stdin"
-        )
+        raise InputError(f"no file or folder {argument(item)}; give files, folders, or patterns such as 'line/*.png'")
 
 
 def _matching(pattern: str, wanted: _Wanted, matching: _Wanted) -> Iterator[str]:
     matches = sorted(glob.iglob(pattern, recursive=True), key=natural)  # noqa: PTH207 - may be absolute
     if not matches:
-        raise InputError(f"IMAGES: nothing matches {argument(pattern)}; ** stands for folders at any depth")
+        raise InputError(f"nothing matches {argument(pattern)}; ** stands for folders at any depth")
     for path in matches:
         if os.path.isdir(path):  # noqa: PTH112
             yield from _below(path, wanted)

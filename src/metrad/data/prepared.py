@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from metrad import collectives
 from metrad.data.batches import Batch, ImageBatches, ResidentBatches
 from metrad.data.bit_depth import FULL, depth_of
 from metrad.data.broken_images import names_left_out
 from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Kept, Reading
+from metrad.data.duplicates import digest, one_of_each
+from metrad.data.found_groups import AUTO, Found, find, look_at
 from metrad.data.groups import OWN_GROUP, group_numbers
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
@@ -20,6 +23,10 @@ from metrad.data.splits import draw as draw_split
 from metrad.data.store import ChooseDepth, ImageSet, Storage, load
 from metrad.data.torchvision_sources import open_source
 from metrad.errors import InputError
+
+LOOKED_AT, LOOKED_AT_ON_DEMAND = 2000, 200  # images that a run without groups looks for them in
+WORTH_A_WORD = 0.02  # share of images in groups from which it says so
+_found: dict[bytes, Found] = {}  # the last ones, for the folds of a selection and the runs of a sweep
 
 
 class PreparedData:
@@ -39,6 +46,7 @@ class PreparedData:
         classes: the classes of each role; set by ``draw`` or ``restore_split``.
         split: the images of each role; set by ``draw`` or ``restore_split``.
         turns: number of rotations, in steps of 90 degrees, that an epoch trains each image in; 1 for no rotation.
+        found: what ``dataset.group=auto`` found, in words; empty for other settings and for a restored split.
     """
 
     image_set: ImageSet
@@ -64,6 +72,7 @@ class PreparedData:
         self.skip_corrupt = skip_corrupt
         self.reading = reading or Reading()
         self._groups: dict[str, np.ndarray] = {}
+        self.found: list[str] = []
         self.turns = 4 if roles.rotations else 1
 
     def draw(self) -> None:
@@ -89,6 +98,7 @@ class PreparedData:
             self.roles = replace(self.roles, group=OWN_GROUP)
         self._names = source.classes
         self._image_names, self._columns, self._size_of = source.names, source.columns, source.size_of
+        self._named = source.named
         self._as_arrays, self._root, self._patterns = source.pixels is not None, source.root, source.patterns
         self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
         self.image_set = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt, depth=depth)
@@ -103,14 +113,61 @@ class PreparedData:
         return hold_out(split, pool, self.classes, held_out, share=share, seed=self.seed)
 
     def _depth_of_training_images(self, pool: Pool, peaks: np.ndarray) -> int:
-        return depth_of(peaks[_train_indices(self._drawn(self._grouped(pool))[0])])
+        # Groups are found in pixels, which depend on the depth. So the depth is that of a split without them.
+        grouped = pool if self.finds_groups else self._grouped(pool)
+        return depth_of(peaks[_train_indices(self._drawn(grouped)[0])])
+
+    @property
+    def finds_groups(self) -> bool:
+        """Whether groups are found by names and likeness, and not read from names or a column."""
+        return self.roles.group == AUTO
 
     def _grouped(self, pool: Pool) -> Pool:
         """Return ``pool`` with the groups that ``roles.group`` asks for."""
         if self.roles.group is None:
             return pool
+        if self.finds_groups:
+            kept = self._different(pool)
+            found = collectives.same(self._find(kept))  # ranks on other machines may round otherwise
+            self.found = found.lines([self._image_names[i] for i in kept])
+            alone = np.arange(len(pool.labels)) + len(kept)
+            alone[kept] = found.numbers
+            return replace(pool, groups=alone)
         numbers = group_numbers(self.roles.group, self._image_names, columns=self._columns, size_of=self._size_of)
         return replace(pool, groups=numbers)
+
+    def _different(self, pool: Pool) -> np.ndarray:
+        """Return the positions, rising, of the usable images of the run's classes, one of each content."""
+        members = [*self.classes.seen, *self.classes.anomalous]
+        candidates = np.flatnonzero(pool.usable & np.isin(pool.labels, members))
+        return one_of_each(pool.content, candidates, pool.in_test_part)[0]
+
+    def _find(self, positions: np.ndarray) -> Found:
+        images = self.image_set
+        labels, names = images.pool.labels, self._image_names
+        key = digest(repr((names, self.image_size)).encode() + images.digests[positions].tobytes())
+        if key not in _found:
+            _found.clear()
+            seen = look_at(images.images, positions, names=names, labels=labels, size_of=self._size_of)
+            _found[key] = find(seen)
+        return _found[key]
+
+    def unnamed_groups(self) -> str:
+        """Return in words the groups that ``dataset.group=auto`` would find, if images of files have no groups yet.
+
+        Few images are looked at, those of the normal classes first, so that it takes little time. The words are empty
+        if fewer than a share ``WORTH_A_WORD`` of the images have a group.
+        """
+        if self.roles.group is not None or not self._named:
+            return ""
+        pool = self.image_set.pool
+        kept = self._different(pool)
+        normal_first = kept[np.argsort(~np.isin(pool.labels[kept], self.classes.normal), kind="stable")]
+        few = np.sort(normal_first[: LOOKED_AT_ON_DEMAND if self.image_set.on_demand else LOOKED_AT])
+        found = self._find(few)
+        if found.grouped < WORTH_A_WORD * len(few):
+            return ""
+        return found.lines([self._image_names[i] for i in few])[0]
 
     @property
     def train_indices(self) -> np.ndarray:

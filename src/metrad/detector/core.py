@@ -195,7 +195,7 @@ class Detector:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         kept = self._require_kept()
-        found = given(images, scoring.reading_of(self.decoding, kept))
+        found = given(images, scoring.reading_of(self.decoding, kept), kept.patterns)
         return self._judged_all(scoring.batches(found, self.decoding, kept, batch_size))
 
     def explain(self, image: "Images", *, count: int = 5) -> Explanation:
@@ -212,7 +212,7 @@ class Detector:
         from metrad.detector.images import given
 
         kept = self._require_kept()
-        found = list(islice(given(image, scoring.reading_of(self.decoding, kept)), 2))
+        found = list(islice(given(image, scoring.reading_of(self.decoding, kept), kept.patterns), 2))
         if len(found) != 1:
             raise InputError("explain takes one image; for several, call it for each")
         one = scoring.prepared(found[0], self.decoding, kept)

@@ -2,11 +2,11 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,7 @@ from PIL import Image
 from metrad.data.broken_images import CorruptImageError
 from metrad.data.decoding import Decoded, Reading, decode_file, decode_image
 from metrad.data.duplicates import content_key
-from metrad.data.sources import IMAGE_ENDINGS
+from metrad.data.listing import image_files
 from metrad.errors import InputError, first_line
 
 Images = Any  # a path, a folder, a pattern, a PIL image, an array, or an iterable of these
@@ -39,21 +39,28 @@ class Given:
     path: Path | None = None
 
 
-def given(images: Images, reading: Reading) -> Iterator[Given]:
+class _Asked(NamedTuple):
+    """How the images of one call are read, and the numbers of those that are no files."""
+
+    reading: Reading
+    patterns: Sequence[str] | None
+    numbers: "count[int]"
+
+
+def given(images: Images, reading: Reading, patterns: Sequence[str] | None = None) -> Iterator[Given]:
     """Yield the images one after another; an iterator is read no further than needed.
 
     Args:
         images: a path, a folder, a pattern, a PIL image, an array, or an iterable of these.
         reading: how files are read.
+        patterns: shell patterns that the name of an image in a folder matches; None for the usual endings of images.
 
     Raises:
         InputError: ``images`` itself is of another kind, or a folder or a pattern without images. Inside a list or an
             iterator, that is an image whose ``read`` raises the error.
     """
-    numbers = count()
-    if _is_several(images):
-        return _each(images, reading, numbers)
-    return _one(images, reading, numbers)
+    asked = _Asked(reading, patterns, count())
+    return _each(images, asked) if _is_several(images) else _one(images, asked)
 
 
 def _is_several(images: Images) -> bool:
@@ -61,15 +68,15 @@ def _is_several(images: Images) -> bool:
     return isinstance(images, Iterable) and not single and not hasattr(images, "__array__")
 
 
-def _each(images: Iterable[Images], reading: Reading, numbers: "count[int]") -> Iterator[Given]:
+def _each(images: Iterable[Images], asked: _Asked) -> Iterator[Given]:
     for item in images:
         if _is_several(item):
-            yield from _each(item, reading, numbers)
+            yield from _each(item, asked)
             continue
         try:
-            found = _one(item, reading, numbers)
+            found = _one(item, asked)
         except InputError as error:
-            name = str(item) if isinstance(item, str | os.PathLike) else str(next(numbers))
+            name = str(item) if isinstance(item, str | os.PathLike) else str(next(asked.numbers))
             yield Given(name, _raising(error))
         else:
             yield from found
@@ -82,18 +89,18 @@ def _raising(error: InputError) -> Callable[[], Decoded]:
     return read
 
 
-def _one(item: Images, reading: Reading, numbers: "count[int]") -> Iterator[Given]:
+def _one(item: Images, asked: _Asked) -> Iterator[Given]:
     """Return the images that one path, array or PIL image stands for.
 
     Raises:
         InputError: ``item`` is of another kind, or a folder or a pattern without images.
     """
     if isinstance(item, str | os.PathLike):
-        return (_file(path, reading) for path in _paths(os.fspath(item)))
+        return (_file(path, asked.reading) for path in _paths(os.fspath(item), asked.patterns))
     if isinstance(item, Image.Image):
-        return iter([Given(str(next(numbers)), lambda: _from_pil(item, reading))])
+        return iter([Given(str(next(asked.numbers)), lambda: _from_pil(item, asked.reading))])
     if isinstance(item, np.ndarray):
-        return _arrays(item, reading, numbers)
+        return _arrays(item, asked.reading, asked.numbers)
     kind = f"{type(item).__module__}.{type(item).__qualname__}".removeprefix("builtins.")
     advice = "; give its numpy array with the channels last" if hasattr(item, "__array__") else ""
     raise InputError(f"images must be {ACCEPTED}, got {kind}{advice}")
@@ -104,38 +111,11 @@ def _file(path: str, reading: Reading) -> Given:
     return Given(name, lambda: decode_file(Path(path), reading), Path(path))
 
 
-def _paths(text: str) -> list[str]:
-    """Return the image files of a path, a folder or a pattern, sorted; a path that leads nowhere stays itself."""
-    if os.path.isdir(text):  # noqa: PTH112 - Path would drop a leading ./ from the names
-        found = _inside(text)
-        if not found:
-            raise InputError(f"{text} holds no images that end in {', '.join(IMAGE_ENDINGS)}; name the files instead")
-        return found
-    if not os.path.lexists(text) and glob.has_magic(text):
-        matched = sorted(glob.iglob(text, recursive=True))  # noqa: PTH207 - as above
-        found = [path for one in matched for path in (_inside(one) if os.path.isdir(one) else [one])]  # noqa: PTH112
-        if not found:
-            raise InputError(f"{text} matches no image; put the pattern in quotes and check its folder")
-        return list(dict.fromkeys(found))  # ** matches a folder and its files
+def _paths(text: str, patterns: Sequence[str] | None) -> list[str]:
+    """Return the image files of a path, a folder or a pattern; a path that leads nowhere stays itself."""
+    if os.path.isdir(text) or (not os.path.lexists(text) and glob.has_magic(text)):  # noqa: PTH112 - keeps a leading ./
+        return image_files([text], patterns=patterns).paths
     return [text]
-
-
-def _inside(folder: str) -> list[str]:
-    """Return the image files in a folder and the folders below it, sorted; hidden ones are left out."""
-    found, seen, endings = [], set(), tuple(f".{ending}" for ending in IMAGE_ENDINGS)
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
-        real = os.path.realpath(parent)
-        if real in seen:  # a link back to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if name[0] != "."]
-        found += [os.path.join(parent, name) for name in files if name[0] != "." and name.lower().endswith(endings)]  # noqa: PTH118
-    return sorted(found, key=lambda path: path.replace(os.sep, "\0"))
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise InputError(f"the folder {error.filename} cannot be read ({error.strerror}); make it readable") from error
 
 
 def _arrays(array: np.ndarray, reading: Reading, numbers: "count[int]") -> Iterator[Given]:

@@ -5,17 +5,18 @@ group number of each calibration image, and count groups instead of images. With
 its own.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from scipy import stats
 
 from metrad.errors import InputError
 
 DEFAULT_RATES = (0.01, 0.05)  # false-alarm rates
+EXACT_COUNT = 10_000  # largest count of groups that is computed in fractions
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def confident_threshold(
     Source:
         Wilks 1941, Annals of Mathematical Statistics 12(1); Vovk 2012, arXiv 1209.2673.
     """
+    from scipy import stats  # takes half a second to import, which ``metrad plan`` does not need
+
     largest = np.sort(largest_by_group(calibration_scores, groups))
     needed = calibration_groups_needed(false_alarm_rate, confidence)
     if len(largest) < needed:
@@ -152,7 +155,12 @@ def calibration_groups_needed(false_alarm_rate: float, confidence: float | None 
         return math.ceil(1 / exact) - 1
     if not 0 < confidence < 1:
         raise InputError(f"confidence must lie between 0 and 1, ends excluded, got {confidence}")
-    return math.ceil(math.log1p(-confidence) / math.log1p(-float(exact)))
+    estimate = math.ceil(math.log1p(-confidence) / math.log1p(-float(exact)))
+    if estimate > EXACT_COUNT:
+        return estimate
+    # for round rates and confidences, such as 0.5 and 0.75, the logarithms' ratio is whole but for rounding
+    missed = 1 - _simple(confidence)
+    return next(count for count in itertools.count(max(1, estimate - 1)) if (1 - exact) ** count <= missed)
 
 
 def require_calibration(groups: int, false_alarm_rate: float, counted: str = "images") -> None:
@@ -242,16 +250,20 @@ def _group_numbers(groups: np.ndarray, count: int) -> np.ndarray:
 
 
 def _exact_rate(false_alarm_rate: float) -> Fraction:
-    """Return the fraction that the user meant: 1/20 for 0.05, and 1/3 for 0.3333333333333333.
-
-    At most one fraction with a denominator of up to ten million rounds to a given float.
-    """
     if not 0 < false_alarm_rate < 1:
         raise InputError(
             f"evaluation.false_alarm_rates must lie between 0 and 1, ends excluded, got {false_alarm_rate}"
         )
-    simple = Fraction(float(false_alarm_rate)).limit_denominator(10**7)
-    return simple if float(simple) == false_alarm_rate else Fraction(repr(float(false_alarm_rate)))
+    return _simple(false_alarm_rate)
+
+
+def _simple(value: float) -> Fraction:
+    """Return the fraction that the user meant: 1/20 for 0.05, and 1/3 for 0.3333333333333333.
+
+    At most one fraction with a denominator of up to ten million rounds to a given float.
+    """
+    simple = Fraction(float(value)).limit_denominator(10**7)
+    return simple if float(simple) == value else Fraction(repr(float(value)))
 
 
 def _finite_vector(values: np.ndarray, name: str) -> np.ndarray:

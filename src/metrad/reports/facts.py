@@ -21,7 +21,7 @@ def head_of(cfg: DictConfig) -> str:
 
 
 def facts_of(run: Run, cfg: DictConfig, metrics: Mapping[str, Any]) -> list[str]:
-    """Return lines on the dataset of ``run``, its classes, its numbers of images, its backbone and its scorer.
+    """Return lines on the dataset of ``run``, its classes, its numbers of images and groups, its backbone and scorer.
 
     Raises:
         InputError: a file of the run cannot be read.
@@ -30,6 +30,7 @@ def facts_of(run: Run, cfg: DictConfig, metrics: Mapping[str, Any]) -> list[str]
     return [
         *_dataset(run, cfg, choices),
         *_counts(metrics.get("sizes")),
+        *_counts(metrics.get("groups"), "groups"),
         *_part("backbone", cfg, choices),
         *_part("scorer", cfg, choices),
     ]
@@ -51,15 +52,15 @@ def _listed(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:NAMED])) + more
 
 
-def _counts(sizes: Any) -> Iterator[str]:
-    """Yield the numbers of images of each role."""
+def _counts(sizes: Any, counted: str = "images") -> Iterator[str]:
+    """Yield the numbers of images of each role, or of their groups."""
     if not isinstance(sizes, dict):
         return
     trained, tested = (
         ", ".join(f"{sizes[role]:,} {role.removeprefix('test_')}" for role in roles if isinstance(sizes.get(role), int))
         for roles in (TRAINED, TESTED)
     )
-    yield f"images: {trained}; tested on {tested}"
+    yield f"{counted}: {trained}; tested on {tested}"
 
 
 def _part(group: str, cfg: DictConfig, choices: Mapping[str, str]) -> Iterator[str]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
 
 from metrad.errors import InputError
+from metrad.evaluation.conformal import calibration_groups_needed
 from metrad.evaluation.metrics import by_name
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
@@ -79,8 +81,9 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     facts = [f"{trained}, seed {seed}: {found} in {seconds:,.0f} s", *facts_of(run, cfg, metrics)]
     facts += [] if run.verified else [UNVERIFIED]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
+    lines = [*_lacking(metrics), *too_few(metrics, OmegaConf.select(cfg, "evaluation.confidence"))]
     folds = [] if is_unmeasured(metrics) else [_explained(metrics)]
-    group = Group(tables=[each for each in tables if each.rows], lines=_lacking(metrics), folds=folds)
+    group = Group(tables=[each for each in tables if each.rows], lines=lines, folds=folds)
     results = Section("results", "Results", text, [group])
     parts = cells(runs, "head", [], "seconds")  # every run has seconds
     write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_pictures(run), *of_settings(runs, ["head"])])
@@ -231,6 +234,20 @@ def _lacking(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def too_few(metrics: Mapping[str, Any], confidence: Any) -> list[str]:
+    """Return a line on the rates that have a threshold on average, but too few calibration parts for the confidence."""
+    if "confident_thresholds" not in metrics or not isinstance(confidence, float):
+        return []
+    there = {entry["false_alarm_rate"] for entry in metrics["confident_thresholds"]}
+    rates = [entry["false_alarm_rate"] for entry in metrics["thresholds"] if entry["false_alarm_rate"] not in there]
+    counts, counted = (metrics["groups"], "groups") if "groups" in metrics else (metrics["sizes"], "images")
+    return [
+        f"No threshold for {100 * rate:g} % with confidence {confidence:g}: it takes "
+        f"{calibration_groups_needed(rate, confidence)} calibration {counted}, and there are {counts['calibration']}."
+        for rate in rates
+    ]
+
+
 def _explained(metrics: Mapping[str, Any]) -> Fold:
     lines = []
     for metric in (metric for name, metric in by_name().items() if name in metrics):
@@ -253,7 +270,7 @@ def _thresholds_table(metrics: Mapping[str, Any]) -> Table:
     rows = [
         {
             "False alarms asked for, %": 100 * entry["false_alarm_rate"],
-            "Confidence": entry.get("confidence", "on average"),
+            "Kept": f"with confidence {entry['confidence']:g}" if "confidence" in entry else "on average",
             "Threshold": f"{entry['threshold']:.4g}",
             "False alarms on test images, %": _percent(
                 entry["test_false_alarm_rate"], entry["test_false_alarm_interval"]

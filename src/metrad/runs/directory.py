@@ -279,10 +279,11 @@ class Run:
         """Remove the files of an earlier attempt, links as links.
 
         Args:
-            keep_training: keep the checkpoints and the log.
+            keep_training: keep the checkpoints, the split and the log.
             keep_selection: keep the results of the selection and the log.
         """
         kept = [self.checkpoints] * keep_training + [self.selection] * keep_selection
+        kept += [self.split] * keep_training
         kept += [self.log] * (keep_training or keep_selection)
         own = (*self._own(), self.status)
         folders = [folder for folder in (self.checkpoints, self.selection) if not folder.is_symlink()]

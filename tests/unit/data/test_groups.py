@@ -83,7 +83,7 @@ def test_groups_do_not_depend_on_the_order_of_the_images(order):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (r"\d+", r"dataset.group=\d+ has no named group; write parent, or a pattern"),
+        (r"\d+", r"dataset.group=\d+ has no named group; write auto, parent, or a pattern"),
         ("part", "dataset.group=part has no named group"),
         ("(", "dataset.group=( is no regular expression"),
         (r"(?P<part>zz)", "dataset.group=(?P<part>zz) matches none of 2 images, such as a/1.png"),

@@ -576,3 +576,51 @@ def test_one_image_a_class_leaves_nothing_to_test_and_says_so(tmp_path):
         Image.new("RGB", (4, 4), (NAMES.index(name), 0, 0)).save(tmp_path / name / "only.png")
     with pytest.raises(InputError, match=r"dataset\.sizes\.(test_normal|calibration)"):
         folder(tmp_path)
+
+
+def found_by_itself(source, **settings):
+    return module(source, replace(roles("cat", "dog", ["elk"]), group="auto"), **settings)
+
+
+def test_groups_are_found_in_images_of_16_bits_and_their_range_is_that_of_the_training_images(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog", "elk"):
+        for i in range(12):
+            path = tmp_path / "deep" / name / f"{i:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 4096, (8, 8), dtype=np.uint16)).save(path)
+    data = found_by_itself(partial(ImageFolder, tmp_path / "deep"))
+    assert data.image_set.depth == 12
+    assert data.found == ["36 images have no near copies and no series of running numbers among them"]
+    assert all(len(numbers) == len(data.split.indices[role]) for role, numbers in data.groups.items())
+
+
+def test_a_restored_split_has_the_found_groups_and_looks_for_none(root, monkeypatch):
+    first = found_by_itself(partial(ImageFolder, root))
+    description = json.loads(json.dumps(first.describe_split()))
+    monkeypatch.setattr("metrad.data.prepared.find", None)
+    again = PreparedData(
+        partial(ImageFolder, root), first.roles, Storage(2**30, 0, Path("unused")), seed=0, image_size=8
+    )
+    again.restore_split(description)
+    assert {role: numbers.tolist() for role, numbers in again.groups.items()} == description["groups"]
+    assert again.describe_split() == description
+
+
+def test_images_without_names_or_with_groups_are_not_searched_for_unnamed_groups(root, monkeypatch):
+    monkeypatch.setattr("metrad.data.prepared.find", None)
+    assert numbered().unnamed_groups() == ""
+    grouped = module(partial(ImageFolder, root), replace(roles("cat", "dog", ["elk"]), group=r"(?P<part>\d+)"))
+    assert grouped.unnamed_groups() == ""
+
+
+def test_images_of_noise_are_said_to_have_no_unnamed_groups(root):
+    assert folder(root).unnamed_groups() == ""
+
+
+def test_copies_and_images_without_a_role_are_not_searched_for_groups(root):
+    (root / "cat" / "99.png").write_bytes((root / "cat" / "00.png").read_bytes())
+    (root / "fox").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "fox" / "0.png")
+    data = found_by_itself(partial(ImageFolder, root))
+    assert data.found[0].startswith("36 images")

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from metrad.data.splits import ROLES, Classes, Pool, draw, hold_out
 from metrad.errors import InputError
-from tests.helpers.splits import ALL, chosen_classes, pools, seeds
+from tests.helpers.splits import ALL, chosen_classes, seeds
 
-quick = settings(deadline=None, database=None, max_examples=80, derandomize=True)
+quick = settings(deadline=None, database=None, max_examples=60, derandomize=True)
+thorough = settings(deadline=None, database=None, max_examples=2000)
 SIDES = (("reference", "normal"), ("calibration",), ("test_normal", "test_anomalous"))
 
 sizes_asked = st.fixed_dictionaries(
@@ -25,13 +26,24 @@ sizes_asked = st.fixed_dictionaries(
 )
 
 
-@st.composite
-def grouped_pools(draw_value):
-    """Pools whose groups run across classes and parts, from a few large ones to nearly single images."""
-    pool = draw_value(pools())
-    most = draw_value(st.sampled_from([5, 20, len(pool.labels)]))
-    numbers = draw_value(st.lists(st.integers(0, most), min_size=len(pool.labels), max_size=len(pool.labels)))
-    return replace(pool, groups=np.array(numbers))
+def grouped_pool(seed):
+    """A pool as ``pools`` makes, whose groups run across classes and parts: a few large ones to nearly single images.
+
+    It is made of a number alone, since to have hypothesis draw each image takes a hundred times as long.
+    """
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(6), generator.integers(12, 25, 6))
+    count = len(labels)
+    order, in_test = generator.permutation(count), np.arange(count) % 2 > 0  # each class has images in both parts
+    content = np.arange(count)
+    copies = generator.integers(0, count, (generator.integers(0, 16), 2))
+    content[copies[:, 0]] = content[copies[:, 1]]
+    most = generator.choice([5, 20, 60, count])
+    groups, usable = generator.integers(0, most + 1, count), generator.random(count) > 0.02
+    return Pool(labels[order], content, usable, in_test[order] if generator.random() < 0.5 else None, groups)
+
+
+grouped_pools = st.builds(grouped_pool, st.integers(0, 2**32 - 1))
 
 
 def drawn(pool, classes, sizes, seed):
@@ -54,15 +66,11 @@ def apart(split, pool):
     return not (training & calibration or training & test or calibration & test)
 
 
-@quick
-@given(grouped_pools(), chosen_classes(), sizes_asked, seeds)
-def test_no_group_stands_on_two_sides(pool, classes, sizes, seed):
+def check_split(pool, classes, sizes, seed):
     assert apart(drawn(pool, classes, sizes, seed), pool)
 
 
-@quick
-@given(grouped_pools(), chosen_classes(), sizes_asked, seeds, st.floats(0.1, 0.9))
-def test_no_group_stands_on_two_sides_of_a_fold_of_a_selection(pool, classes, sizes, seed, share):
+def check_folds(pool, classes, sizes, seed, share):
     split = drawn(pool, classes, sizes, seed)
     for held_out in classes.reference:
         try:
@@ -78,8 +86,35 @@ def test_no_group_stands_on_two_sides_of_a_fold_of_a_selection(pool, classes, si
 
 
 @quick
-@given(pools(), chosen_classes(), sizes_asked, seeds)
+@given(grouped_pools, chosen_classes(), sizes_asked, seeds)
+def test_no_group_stands_on_two_sides(pool, classes, sizes, seed):
+    check_split(pool, classes, sizes, seed)
+
+
+@quick
+@given(grouped_pools, chosen_classes(), sizes_asked, seeds, st.floats(0.1, 0.9))
+def test_no_group_stands_on_two_sides_of_a_fold_of_a_selection(pool, classes, sizes, seed, share):
+    check_folds(pool, classes, sizes, seed, share)
+
+
+@pytest.mark.long
+@thorough
+@given(grouped_pools, chosen_classes(), sizes_asked, seeds)
+def test_no_group_stands_on_two_sides_in_many_draws(pool, classes, sizes, seed):
+    check_split(pool, classes, sizes, seed)
+
+
+@pytest.mark.long
+@thorough
+@given(grouped_pools, chosen_classes(), sizes_asked, seeds, st.floats(0.1, 0.9))
+def test_no_group_stands_on_two_sides_of_many_folds(pool, classes, sizes, seed, share):
+    check_folds(pool, classes, sizes, seed, share)
+
+
+@quick
+@given(grouped_pools, chosen_classes(), sizes_asked, seeds)
 def test_single_images_as_groups_change_nothing(pool, classes, sizes, seed):
+    pool = replace(pool, groups=None)
     alone = replace(pool, groups=np.random.default_rng(0).permutation(len(pool.labels)) * 7)
     one, other = (draw(p, classes, sizes, test_share=0.5, seed=seed) for p in (pool, alone))
     assert all((one.indices[role] == other.indices[role]).all() for role in ROLES)
@@ -87,7 +122,7 @@ def test_single_images_as_groups_change_nothing(pool, classes, sizes, seed):
 
 
 @quick
-@given(grouped_pools(), chosen_classes(), sizes_asked, seeds)
+@given(grouped_pools, chosen_classes(), sizes_asked, seeds)
 def test_a_role_never_gets_more_images_than_its_size(pool, classes, sizes, seed):
     split = drawn(pool, classes, sizes, seed)
     for role, size in sizes.items():

@@ -33,8 +33,8 @@ def some_images(tmp_path, monkeypatch):
 
 
 def test_a_folder_stands_for_the_images_below_it_in_order_and_not_for_hidden_ones(folder):
-    assert names("parts") == ["parts/a/x/deep.jpg", "parts/b/10.PNG", "parts/b/2.png"]
-    assert names(folder / "b") == [str(folder / "b/10.PNG"), str(folder / "b/2.png")]
+    assert names("parts") == ["parts/a/x/deep.jpg", "parts/b/2.png", "parts/b/10.PNG"]
+    assert names(folder / "b") == [str(folder / "b/2.png"), str(folder / "b/10.PNG")]
 
 
 def test_a_folder_that_links_to_itself_is_read_once(folder):
@@ -45,8 +45,8 @@ def test_a_folder_that_links_to_itself_is_read_once(folder):
 def test_a_pattern_stands_for_the_files_and_folders_that_match_it(folder):
     assert names("parts/b/*.png") == ["parts/b/2.png"]
     assert names("parts/**/*.jpg") == ["parts/a/x/deep.jpg"]
-    assert names("parts/*") == ["parts/a/x/deep.jpg", "parts/b/10.PNG", "parts/b/2.png", "parts/notes.txt"]
-    assert names("parts/**") == ["parts/a/x/deep.jpg", "parts/b/10.PNG", "parts/b/2.png", "parts/notes.txt"]
+    assert names("parts/*") == ["parts/a/x/deep.jpg", "parts/b/2.png", "parts/b/10.PNG"]
+    assert names("parts/**") == ["parts/a/x/deep.jpg", "parts/b/2.png", "parts/b/10.PNG"]
 
 
 def test_a_file_with_the_signs_of_a_pattern_in_its_name_is_a_file(folder):
@@ -92,7 +92,7 @@ def test_what_is_no_image_is_refused_at_once_and_by_row_in_a_list(wrong, words):
 def test_a_folder_or_pattern_without_images_is_refused_at_once_and_by_row_in_a_list(wrong, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"holds no images|matches no image"):
+    with pytest.raises(InputError, match=r"no images in|nothing matches"):
         given(wrong, READING)
     assert names([wrong]) == [wrong]
 

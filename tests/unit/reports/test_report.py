@@ -221,7 +221,8 @@ def test_an_error_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
 
 def test_the_templates_are_part_of_the_package():
     folder = resources.files("metrad.reports.page") / "templates"
-    assert {each.name for each in folder.iterdir()} == {"report.html.j2", "report.css", "report.js"}
+    names = {f"{page}.{kind}" for page in ("report", "batch") for kind in ("html.j2", "css", "js")}
+    assert {each.name for each in folder.iterdir()} == names
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 0), (3, 1), (5, 2)])

@@ -135,10 +135,11 @@ def test_clearing_keeps_what_training_goes_on_from(tmp_path):
     run = make(tmp_path / "x", "interrupted")
     run.checkpoints.mkdir()
     parts = [folder / f".{name}.7.partial" for folder, name in ((run.path, "roc.png"), (run.checkpoints, "last.ckpt"))]
-    for path in (run.last_checkpoint, run.log, run.metrics, run.pictures["roc"], run.path / "mine.txt", *parts):
+    others = (run.metrics, run.pictures["roc"], run.path / "mine.txt", *parts)
+    for path in (run.last_checkpoint, run.split, run.log, *others):
         path.touch()
     run.clear(keep_training=True)
-    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "mine.txt", "run.log"]
+    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "mine.txt", "run.log", "split.json"]
     assert list(run.checkpoints.iterdir()) == [run.last_checkpoint]
     run.clear(keep_training=False)
     assert [path.name for path in run.path.iterdir()] == ["mine.txt"]

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from metrad import progress
 from metrad.app.build import build_trainer
 from metrad.app.pace import Pace
+from metrad.app.train import expected_warnings
 from metrad.runs.directory import Run
 from metrad.sweeps import batch, view
 from metrad.sweeps.plan import Ended, Job, Sweep
@@ -153,7 +154,7 @@ def test_everything_prints_to_the_terminal_again_after_an_error(runs):
 @pytest.mark.parametrize("asked", ["auto", "true"])
 def test_training_shows_no_bar_inside_a_sweep(asked, tmp_path):
     cfg = composed("experiment=demo", f"trainer.enable_progress_bar={asked}", "logger=none")
-    with terminal():
+    with terminal(), expected_warnings():  # as where a trainer is built: Lightning warns where there is an srun
         shown = [build_trainer(cfg, Run(tmp_path), PACE).progress_bar_callback]
         with progress.hidden():
             shown.append(build_trainer(cfg, Run(tmp_path), PACE).progress_bar_callback)

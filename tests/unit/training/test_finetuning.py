@@ -235,7 +235,10 @@ def layers_by_hooks(module, layers, images):
     [
         ("resnet18", ["bn1", "layer3.0.bn1", "layer3.1.bn2"]),
         ("vgg11", ["16", "18"]),
-        ("densenet121", ["features.denseblock4.denselayer16.norm1", "features.norm5", "classifier"]),
+        pytest.param(
+            *("densenet121", ["features.denseblock4.denselayer16.norm1", "features.norm5", "classifier"]),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_joined_layers_are_those_before_an_activation_in_place(name, layers, training):
@@ -250,7 +253,7 @@ def test_joined_layers_are_those_before_an_activation_in_place(name, layers, tra
         torch.testing.assert_close(joined(images), torch.cat(expected, 1))
 
 
-@pytest.mark.parametrize("size", [64, 96])
+@pytest.mark.parametrize("size", [64, pytest.param(96, marks=pytest.mark.long)])
 def test_joined_layers_average_channels_last_maps_over_the_image(size):
     layers = ["features.1", "features.3.0.attn", "features.5"]
     plain = torchvision_model("swin_t", weights=None).module.eval()
@@ -264,7 +267,10 @@ def test_joined_layers_average_channels_last_maps_over_the_image(size):
     torch.testing.assert_close(vectors, torch.cat(expected, 1))
 
 
-@pytest.mark.parametrize("name", ["swin_t", "mobilenet_v3_small", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["mobilenet_v3_small", *(pytest.param(name, marks=pytest.mark.long) for name in ("swin_t", "convnext_tiny"))],
+)
 def test_the_width_of_joined_layers_is_the_same_for_all_image_sizes(name):
     backbone = torchvision_model(name, weights=None, layers=["features.3", "features.5"])
     widths = {Embedder(backbone, image_size=size).eval()(IMAGES).shape[1] for size in (64, 96, 128)}

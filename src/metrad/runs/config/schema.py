@@ -74,7 +74,7 @@ _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_s
 _CALIBRATION_SIZE = Rule("be a count of at least 0, a share between 0 and 1, auto, or null", _is_calibration_size)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
 _GROUP = Rule(
-    "be parent, a column, a pattern with named groups, {pattern: …, gap: …, size: …}, or null",
+    "be auto, parent, a column, a pattern with named groups, {pattern: …, gap: …, size: …}, or null",
     lambda value: value is None or isinstance(value, str) or _is_pattern(value),
 )
 _SWITCH = one_of("auto", True, False)
@@ -165,7 +165,7 @@ class Dataset:
     rotations: Annotated[Any, _FLAG] = False
     """whether the head also learns to classify rotations by 0, 90, 180 and 270 degrees"""
     group: Annotated[Any, _GROUP, Key(since="0.2", before=None)] = None
-    """which images show one part and stay on one side of the split; null: each image is alone"""
+    """which images show one part and stay on one side of the split; auto: as names and likeness say; null: none"""
     on_corrupt: Annotated[str, one_of("error", "skip")] = "error"
     """what to do with an image that cannot be decoded: end with an error, or skip it"""
     range: Annotated[Any, _BITS, Key(since="0.2", before="auto")] = "auto"

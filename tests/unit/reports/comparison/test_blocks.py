@@ -180,7 +180,9 @@ def at_most(shuffles):
     return 0.05 + 3 * np.sqrt(0.05 * 0.95 / shuffles)
 
 
-@pytest.mark.parametrize(("heads", "datasets"), [(3, 1), (3, 4), (2, 7)])
+@pytest.mark.parametrize(
+    ("heads", "datasets"), [(3, 1), *(pytest.param(*each, marks=pytest.mark.long) for each in ((3, 4), (2, 7)))]
+)
 def test_shuffled_heads_differ_no_more_often_than_a_test_over_conditions_allows(heads, datasets, monkeypatch):
     share, _ = shown(monkeypatch, 40, heads=heads, datasets=datasets, settings=3, seeds=1)
     assert share <= at_most(40)

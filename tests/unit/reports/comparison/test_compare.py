@@ -634,6 +634,7 @@ def test_runs_without_an_environment_are_counted(sweep):
     assert any("1 of 4 finished runs have no environment.json" in note for note in compare(sweep.path).notes)
 
 
+@pytest.mark.long
 def test_many_values_and_conditions_give_pictures_that_can_be_saved(tmp_path):
     generator = np.random.default_rng(0)
     rows = [f"h{h},d{d},{s},{generator.uniform():.3f}" for h in range(8) for d in range(42) for s in range(2)]

@@ -99,7 +99,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("dataset.normal", [1.5], "dataset.normal must list class names or numbers, got [1.5]"),
         ("dataset.anomalous", [True], "dataset.anomalous"),
         ("dataset.category", "screw", "dataset.category=screw: this dataset has no categories"),
-        ("dataset.group", 7, "dataset.group must be parent, a column, a pattern"),
+        ("dataset.group", 7, "dataset.group must be auto, parent, a column, a pattern"),
         ("dataset.group", {"pattern": "(?P<a>x)", "gaps": 2}, "dataset.group.gaps; did you mean gap? allowed: gap, p"),
         ("dataset.group", {"gap": 2}, "dataset.group.pattern must be a regular expression with a named group, got"),
         (
@@ -125,7 +125,7 @@ def test_a_mandatory_value_is_asked_for_by_name(choice, key):
         ("evaluation.level", float("nan"), "evaluation.level must be finite: above 0 and below 1, got nan"),
         ("evaluation.resamples", 99, "evaluation.resamples must be between 100 and 1000000, got 99"),
         ("evaluation.false_alarm_rates", [0.1, 2], "evaluation.false_alarm_rates must be a list of different rates"),
-        ("evaluation.false_alarm_rates", [0.1, 2], "0 and below 1, such as [0.01,0.05], or null, got [0.1, 2]"),
+        ("evaluation.false_alarm_rates", [0.1, 2], "[0.01,0.05] (at most 100), or null, got [0.1, 2]"),
         ("evaluation.false_alarm_rates", [0.1, 0.1], "must be a list of different rates above 0 and below 1"),
         ("finetuning.layer_decay", 1.5, "finetuning.layer_decay must be between 0 and 1, got 1.5"),
         ("finetuning.distillation", float("inf"), "finetuning.distillation must be finite: at least 0, got inf"),

@@ -28,6 +28,7 @@ CONF = ROOT / "conf"
 # Settings without others below them and without a class to build.
 SINGLE = {key: setting for key, setting in SETTINGS.items() if not setting.group and key not in PARTS}
 OWN = {key: setting for key, setting in SINGLE.items() if key.partition(".")[0] not in PARTS}
+TILES = ["finetuning.ema=0.9", "whiten=true", "backbone=resnet18", "test_time_flip=true"]
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +144,12 @@ def test_the_identities_of_the_article_s_runs_are_what_they_were(archive):
             "6a2557e53e318236705d34616f37ff6c",
         ),
         (
-            ["dataset=magnetic_tile", "finetuning.ema=0.9", "whiten=true", "backbone=resnet18", "test_time_flip=true"],
+            # without groups, since the dataset says its groups now: earlier runs had the photographs of a tile on both
+            # sides of their split, so a run by tile is another run, and theirs is this one
+            ["dataset=magnetic_tile", "dataset.group=null", *TILES],
             "a1fdc3539dcd1242178a36790ff74d3d",
         ),
+        (["dataset=magnetic_tile", *TILES], "aea99623d2a695d29cc36dc103db9e95"),
         (
             ["experiment=demo", "dataset.test_share=1", "scheduler=cosine", "trainer=ddp"],
             "193d6d6137b1ca6087262b33a74a1b4e",
