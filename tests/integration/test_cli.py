@@ -40,7 +40,7 @@ INSTALLED = "from metrad.app.cli import main; main()"
         (
             INSTALLED,
             ["plan", "--rate", "0.01", "--parts=500"],
-            "1 % with confidence 0.95: cannot be promised; 897 parts can",
+            "1 % with confidence 0.95: cannot be promised; 561 parts can",
         ),
         (INSTALLED, ["predict", "--help"], "--fail-on-anomaly"),
         (INSTALLED, ["--version"], metadata.version("metrad")),
@@ -63,7 +63,7 @@ def test_manuals_and_configuration_answer_at_once_and_without_torch(start, argum
 def test_a_plan_that_cannot_be_is_refused_in_one_line(refused):
     refused("plan", "--rate=5", words=("--rate must lie between 0 and 1", "such as 0.05"))
     refused("plan", "--confidence=95", words=("--confidence must lie between 0 and 1", "such as 0.95"))
-    refused("plan", "--parts=12", words=("--parts must be at least 32", "got 12"))
+    refused("plan", "--parts=9", words=("--parts must be at least 10", "got 9"))
     refused("plan", "--rate=often", words=("--rate", "valid number"))
     refused("plan", "0.01", words=("0.01",))
 

@@ -136,7 +136,7 @@ def on_two_ranks(once) -> Callable[[str], Run]:
     def make(folder: Path) -> None:
         half = Run(folder / "half")
         exact = {
-            "curricularface": EQUAL["curricularface"],
+            **EQUAL,
             "augmented": AUGMENTED,
             "again": AUGMENTED,
             "apart": [*UNEVEN, "trainer.sync_batchnorm=false"],
@@ -144,25 +144,15 @@ def on_two_ranks(once) -> Callable[[str], Run]:
             "resumed": [*GOING_ON, "trainer.max_epochs=2", f"ckpt_path={half.last_checkpoint}"],
             "chosen": CHOOSING,
         }
-        inexact = {"whitened": [*DIGITS, *WHITENED], "held": [*DIGITS, *HELD]}
-        train_on_two_ranks(folder, {name: [*DIGITS, *EXACT, *each] for name, each in exact.items()} | inexact)
+        runs = {name: [*DIGITS, *EXACT, *overrides] for name, overrides in exact.items()}
+        with isolated(folder):
+            train_on_two_ranks(folder, runs | {"whitened": [*DIGITS, *WHITENED], "held": [*DIGITS, *HELD]})
 
-    def make_the_first(folder: Path) -> None:
-        train_on_two_ranks(folder, {"adacos_dynamic": [*DIGITS, *EXACT, *EQUAL["adacos_dynamic"]]})
-
-    def found(name: str) -> Run:
-        key, of = ("first-of-two-ranks", make_the_first) if name == "adacos_dynamic" else ("two-ranks", make)
-
-        def alone(folder: Path) -> None:
-            with isolated(folder):
-                of(folder)
-
-        return Run.finished(once(key, alone) / name)
-
-    return found
+    return lambda name: Run.finished(once("two-ranks", make) / name)
 
 
-@pytest.mark.parametrize("name", ["adacos_dynamic", pytest.param("curricularface", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", EQUAL)
 def test_two_ranks_equal_one_process(name, on_two_ranks, train):
     one, two = train(*DIGITS, *EXACT, *EQUAL[name]), on_two_ranks(name)
     assert (ranks_of(one), ranks_of(two)) == (1, 2)

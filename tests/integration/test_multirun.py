@@ -48,10 +48,10 @@ def test_a_run_of_a_sweep_equals_the_same_run_alone(sweep, finished_run, compara
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["dataset.normal=[seven],[7]"], "no class 'seven'"),
+        pytest.param(["dataset.normal=[seven],[7]"], "no class 'seven'", marks=pytest.mark.long),
         (["scorer.k=500,1"], "scorer.k=500 is larger than the index"),
         (["optimizer.lr=1e30,1e-3"], "became NaN or infinite at step 1"),
-        (["optimizer.lr=-1,1e-3"], "-1"),
+        pytest.param(["optimizer.lr=-1,1e-3"], "-1", marks=pytest.mark.long),
     ],
     ids=["refused at once", "refused by the data", "diverged", "refused by the optimiser"],
 )

@@ -246,6 +246,7 @@ def test_augmentation_takes_no_part_in_embedding(train, digits):
     np.testing.assert_allclose(kept, embeddings(trained, names), atol=1e-5)
 
 
+@pytest.mark.long
 def test_resuming_repeats_where_images_are_streamed(train, small, comparable, image_folders, tmp_path):
     root = image_folders(tmp_path / "images")
     data = ["dataset=image_folder", f"dataset.source.root={root}", "dataset.normal=[a]", "dataset.anomalous=[b]"]

@@ -225,6 +225,7 @@ def test_a_choice_that_was_interrupted_goes_on_with_the_class_it_was_at(chosen, 
     assert seconds["select"] < seconds["total"]
 
 
+@pytest.mark.long
 def test_a_run_interrupted_after_its_choice_chooses_nothing_again(chosen, metrad, tmp_path, folds, monkeypatch):
     with monkeypatch.context() as patched:
         interrupt(patched, sys.modules["metrad.app.fit"], "fit_and_embed", at=1)

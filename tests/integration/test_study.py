@@ -127,6 +127,7 @@ def test_embeddings_that_cannot_be_scored_end_no_training(caplog):
     assert "too few" in caplog.text
 
 
+@pytest.mark.long
 def test_it_makes_no_other_run_of_it(train, digits, metrad, tmp_path):
     sweep = ["train", "-m", *digits, "sweep=one"]
     assert metrad(*sweep).code == 0

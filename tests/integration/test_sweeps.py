@@ -323,8 +323,8 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(sweep, swept
     ("file", "content"),
     [
         ("metrics.json", '{"auroc": "x"}'),
-        ("metrics.json", None),
-        ("status.json", '{"state": "well"}'),
+        pytest.param("metrics.json", None, marks=LONG),
+        pytest.param("status.json", '{"state": "well"}', marks=LONG),
     ],
 )
 def test_a_run_whose_figures_are_lost_is_made_again(file, content, sweep, swept):
@@ -337,7 +337,7 @@ def test_a_run_whose_figures_are_lost_is_made_again(file, content, sweep, swept)
     assert (swept / "runs.csv").read_bytes() == table
 
 
-@pytest.mark.parametrize("size", [0, 3000], ids=["empty", "cut off"])
+@pytest.mark.parametrize("size", [pytest.param(0, marks=LONG), 3000], ids=["empty", "cut off"])
 def test_a_run_whose_checkpoint_is_broken_begins_anew(size, sweep, swept):
     table = (swept / "runs.csv").read_bytes()
     run = next(iter(runs_of(swept).values()))

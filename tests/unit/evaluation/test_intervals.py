@@ -184,7 +184,7 @@ def test_each_resample_keeps_the_number_of_images_and_draws_them_all_alike():
     np.testing.assert_allclose(counts.var(axis=0), [0.8, 0, 0, 0.8, 1.2], atol=0.05)
 
 
-@pytest.mark.parametrize("decimals", [0, 12])
+@pytest.mark.parametrize("decimals", [pytest.param(0, marks=pytest.mark.long), 12])
 def test_the_bootstrap_equals_its_twin_resample_for_resample(decimals):
     scores, truth = binormal(37, 21, decimals=decimals)
     intervals = bootstrap_intervals(scores, truth, level=0.9, resamples=200, seed=3)

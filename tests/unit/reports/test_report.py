@@ -379,6 +379,7 @@ def test_names_with_dollars_are_no_formulas(tmp_path):
     assert "$a_b$ and a name that is far" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_more_heads_than_colours(tmp_path):
     heads = tuple(f"head {number}" for number in range(9))
     write_report(sweep(tmp_path, heads=heads, datasets=("digits",), seeds=(0, 1)), tmp_path / "report.html")
