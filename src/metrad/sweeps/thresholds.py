@@ -11,7 +11,6 @@ from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.runs.config.stored import inert
 from metrad.runs.directory import Run
 
-
 RATE = max(DEFAULT_RATES)  # the one that takes the fewest images
 
 
@@ -21,9 +20,9 @@ def lacking(runs: Sequence[Run]) -> str:
     Runs that ask for rates of their own have a threshold for each.
     """
     takes = calibration_groups_needed(RATE)
-    counted = [(run, *_calibration(metrics)) for run in runs if (metrics := run.figures())]
-    few = [(_size(run), count, noun) for run, count, noun in counted if count < takes]
-    short = [each for each in few if each[0] is not None]
+    measured = [(run, run.figures() or {}) for run in runs]
+    few = [(_size(run), *_calibration(metrics)) for run, metrics in measured if metrics.get("thresholds") == []]
+    short = [(size, count, noun) for size, count, noun in few if size is not None and count < takes]
     if not short:
         return ""
     sizes, counts, noun = {size for size, *_ in short}, sorted({count for _, count, _ in short}), short[0][2]
