@@ -136,7 +136,7 @@ def test_few_images_work_and_say_the_rate_they_can_promise_and_where_the_run_is(
     assert (result.code, result.err) == (0, "")
     assert "promised: 14 % on average at least (metrad predict --rate 0.143)" in result.out
     assert "not measured, for want of a threshold" in result.out
-    assert "which takes 19 calibration images and not 7; 36 good images in all, 24 more than there are" in result.out
+    assert "which takes 19 calibration images and not 6; 36 good images in all, 24 more than there are" in result.out
     (folder,) = Path("outputs").iterdir()
     assert f"run: {folder};" in result.out
     assert re.fullmatch(r"\d{4}-.*-good=few-seed=0", folder.name)
@@ -163,10 +163,9 @@ def test_a_fit_without_groups_that_there_seem_to_be_promises_only_for_the_same_p
         Image.fromarray(picture[..., 0]).save(tmp_path / f"good/{number:04}.png")
     result = fit("good", "--out", "run")
     assert "180 images are 60 groups" in result.out
-    assert (
-        "false alarms promised for images of the same parts; not for new parts, see the warning: --group auto: 5 %"
-        in (result.out)
-    )
+    (promised,) = [line for line in result.out.splitlines() if line.startswith("false alarms promised")]
+    to = "promised for images of the same parts; not for new parts, see the warning: --group auto: 5 % on average"
+    assert to in promised
     assert metrad.Detector.load("run").ungrouped_views == UngroupedViews(180, 60)
 
 

@@ -34,5 +34,5 @@ def test_a_record_is_read_as_it_was_written_and_may_be_missing():
     ids=str,
 )
 def test_a_damaged_record_is_refused_with_its_place(entry):
-    with pytest.raises(InputError, match="^detector"):
+    with pytest.raises(InputError, match=r"^detector"):
         UngroupedViews.of(entry, "detector.json: the entry ungrouped_views")
