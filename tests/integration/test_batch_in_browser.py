@@ -51,7 +51,7 @@ def batch(tmp_path_factory):
     rows = [image(number) for number in range(COUNT)]
     page = Page(folder / "a batch.html", Images(Reading(), folder), {row.image: str(one) for row in rows})
     page.add(rows)
-    page.finish(f"The batch {EVIL}", ["3,000 images", EVIL])
+    page.finish(f"The batch {EVIL}", ["3,000 images"], [EVIL])
     page.close()
     return page.path
 

@@ -12,9 +12,11 @@ from PIL import Image
 from torchvision.models import mobilenet_v2
 
 import metrad
+from metrad.data.ungrouped import UngroupedViews
 from metrad.files import read_json
 from metrad.runs.directory import Run
 from tests.helpers.commands import isolated, trained
+from tests.helpers.parts import photographs
 from tests.helpers.runs import rows
 
 SIZE = 32
@@ -68,9 +70,10 @@ def test_a_folder_of_good_parts_becomes_a_run_that_the_other_commands_take(fit, 
     assert "not used: crack (5 images)" in taken
     assert "compared with 13 images, calibrated on 19 images, tested on 8 images" in fitted
     assert re.search(
-        r"promised: 5 % on average above [\d.e-]+; of 19 calibration images, 1 % on average takes", promised
+        r"promised: 5 % on average above [\d.e-]+; of the 40 good images, 1 % on average takes 186", promised
     )
-    assert "5 % with confidence 0.95 takes 59" in promised
+    assert "5 % with confidence 0.95 takes 111" in promised
+    assert "no threshold for" not in result.out  # 1 % takes more images, and 5 % is there
     assert "on the 8 images kept for testing, with intervals of 95 %" in realised
     assert re.search(r": [\d.]+ % \([\d.]+ to [\d.]+\) where 5 % is promised$", realised)
     assert "unusual.png" in way_on
@@ -133,9 +136,37 @@ def test_few_images_work_and_say_the_rate_they_can_promise_and_where_the_run_is(
     assert (result.code, result.err) == (0, "")
     assert "promised: 14 % on average at least (metrad predict --rate 0.143)" in result.out
     assert "not measured, for want of a threshold" in result.out
+    assert "which takes 19 calibration images and not 6; 36 good images in all, 24 more than there are" in result.out
     (folder,) = Path("outputs").iterdir()
     assert f"run: {folder};" in result.out
     assert re.fullmatch(r"\d{4}-.*-good=few-seed=0", folder.name)
+
+
+def test_the_sizes_follow_from_the_rates_that_are_asked_for(fit, refused, weights, parts):
+    result = fit(parts, "--rate", "0.2", "--rate", "0.1", "--confidence", "0.9", "--out", "run")
+    assert (result.code, result.err) == (0, "")
+    assert "calibrated on 21 images" not in result.out
+    assert "calibrated on 11 images" in result.out  # 0.2 with confidence 0.9 takes 11, and 0.1 with it 22 of 21
+    assert "promised: 10 % on average above" in result.out
+    assert "20 % with confidence 0.9 above" in result.out
+    assert "of the 40 good images, 10 % with confidence 0.9 takes" in result.out
+    line = refused(
+        "fit", parts, "--weights", weights, "--rate", "0.01", words=("a false-alarm rate of 0.01 takes more",)
+    )
+    assert "186 good images in all, 146 more than there are (metrad plan --rate 0.01)" in line
+
+
+def test_a_fit_without_groups_that_there_seem_to_be_promises_only_for_the_same_parts(fit, tmp_path):
+    pixels, _ = photographs(60, 3)
+    (tmp_path / "good").mkdir()
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture[..., 0]).save(tmp_path / f"good/{number:04}.png")
+    result = fit("good", "--out", "run")
+    assert "180 images are 60 groups" in result.out
+    (promised,) = [line for line in result.out.splitlines() if line.startswith("false alarms promised")]
+    to = "promised for images of the same parts; not for new parts, see the warning: --group auto: 5 % on average"
+    assert to in promised
+    assert metrad.Detector.load("run").ungrouped_views == UngroupedViews(180, 60)
 
 
 def test_too_few_images_are_refused_with_the_number(refused, tmp_path, weights):

@@ -11,6 +11,8 @@ from PIL import Image
 from metrad.app.evaluate import evaluate_run
 from metrad.app.train import train as make
 from metrad.data import prepared
+from metrad.data.ungrouped import UngroupedViews
+from metrad.detector.core import Detector
 from metrad.files import read_json
 from metrad.reports.report import write_run_report
 from metrad.runs.directory import Run
@@ -131,6 +133,7 @@ def test_groups_that_are_found_keep_parts_on_one_side_and_are_logged(found, tmp_
     assert_apart(run)
     assert "dataset.group=auto: 228 images are 76 groups, such as " in caplog.text
     assert "seem to show one part several times" not in caplog.text
+    assert Detector.load(run.path).ungrouped_views is None
     metrics = read_json(run.metrics)
     assert metrics["groups"]["calibration"] == -(-metrics["sizes"]["calibration"] // 3)
 
@@ -144,6 +147,8 @@ def test_a_run_without_groups_says_what_auto_would_find(found, tmp_path, caplog)
     assert "dataset.group=auto" in line
     assert "\n" not in line
     assert "groups" not in read_json(run.split)
+    assert "--group auto" in line
+    assert Detector.load(run.path).ungrouped_views == UngroupedViews(228, 76)
 
 
 def never(*arguments, **settings):

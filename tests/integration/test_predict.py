@@ -17,6 +17,7 @@ from PIL import Image
 
 from metrad.app import predict as predicting
 from metrad.data.decoding import Kept, decode_file
+from metrad.data.ungrouped import UngroupedViews
 from metrad.detector.core import Detector
 from metrad.evaluation.conformal import Calibration
 from metrad.files import read_json
@@ -89,7 +90,7 @@ def test_each_image_is_a_row_with_the_stated_columns_and_messages_stay_out_of_th
     first, good, known = answer.err.splitlines()
     assert first.startswith("24 images scored in ")
     assert first.endswith(f" images/s), 0 errors, {flagged} of 24 flagged at rate 0.05")
-    assert good.startswith("of 21 good images about 1.05 would be flagged (at most ")
+    assert good.startswith("of 21 good images about 1.05 would be flagged, and with probability 0.95 no more than ")
     assert known == "the detector was fitted on 3 of these images: their scores say nothing about new ones"
 
 
@@ -330,7 +331,7 @@ def test_a_part_is_judged_by_its_images_where_the_calibration_has_parts(metrad, 
     assert [(row["group"], row["images"]) for row in table] == [("part0", "12"), ("part1", "12")]
     assert Path(table[1]["worst"]).name == "23.png"
     assert table[1]["verdict"] == "anomalous"
-    assert "of 2 parts flagged at rate 0.05; of 2 good parts about 0.1 would be flagged (at most " in answer.err
+    assert "of 2 parts flagged at rate 0.05; of 2 good parts about 0.1 would be flagged, and with " in answer.err
     assert metrad("predict", grouped, batch, "--group", "parent", "--out", "t.csv").code == 0
     assert {row["group"] for row in rows(Path("t.csv").read_text())} == {"part0", "part1"}
     assert rows(Path("t-groups.csv").read_text()) == table
@@ -339,6 +340,35 @@ def test_a_part_is_judged_by_its_images_where_the_calibration_has_parts(metrad, 
         "predict", single, batch, "--group", "parent", words=("parts have up to 12 images", "largest of several scores")
     )
     assert metrad("predict", single, batch, "--group", r"(?P<part>\d+)\.png").code == 0
+
+
+def test_running_numbers_name_parts_as_in_a_fit_and_the_page_shows_them(metrad, refused, saved, batch):
+    grouped = saved("grouped", groups=12, calibration=360)
+    group = r"{pattern: '(?P<number>\d+)\.png', gap: 1, size: 0.1}"
+    answer = metrad("predict", grouped, batch / "part0", batch / "part1/23.png", "--group", group, "--html", "p.html")
+    table = rows(answer.out)
+    assert [(row["group"], row["images"]) for row in table][-1] == ("part0/22.png", "2")
+    assert len(table) == 12
+    data, text = shown("p.html"), Path("p.html").read_text()
+    assert [name for name, _ in data["parts"]] == [row["group"] for row in table]
+    assert [data["verdicts"][verdict] for _, verdict in data["parts"]] == [row["verdict"] for row in table]
+    assert [data["parts"][row[8]][0] for row in data["images"]][-2:] == ["part0/22.png"] * 2
+    top = text.partition("<details>")[0]
+    assert "of 12 parts flagged at rate 0.05; of 12 good parts about 0.6 would be flagged" in top
+    refused("predict", grouped, batch, "--group", "{gap: 3}", words=("--group: pattern must be",))
+    refused("predict", grouped, batch, "--group", "auto", words=("--group auto is for metrad fit alone",))
+
+
+def test_a_detector_fitted_without_groups_that_there_seem_to_be_promises_nothing_for_new_parts(metrad, saved, batch):
+    run = saved()
+    detector = Detector.load(run)
+    assert detector.ungrouped_views is None
+    detector.ungrouped_views = UngroupedViews(300, 62)
+    detector.save("ungrouped")
+    answer = metrad("predict", "ungrouped", batch, "--html", "p.html")
+    assert "fitted without groups, and 300 images seem to show 62 parts" in answer.err
+    assert "good images" not in answer.err
+    assert "300 images seem to show 62 parts" in Path("p.html").read_text().partition("<details>")[0]
 
 
 def test_the_page_and_the_pictures_show_the_nearest_good_image_where_it_is(metrad, saved, batch, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from metrad.data.decoding import Decoding
+from metrad.data.ungrouped import UngroupedViews
 from metrad.detector import bundle
 from metrad.detector.bundle import TABLES, Blueprint, build_part, own_parts, same_part
 from metrad.detector.core import Detector
@@ -99,6 +100,25 @@ def changed(folder, **entries):
     """Write the record of a bundle anew with ``entries``, as somebody would who knows the checksum's formula."""
     record = unsealed(folder / bundle.RECORD)
     (folder / bundle.RECORD).write_text(sealed({**record, **entries}), encoding="utf-8")
+
+
+def test_what_a_fit_without_groups_warned_of_is_kept_and_read_strictly(folder):
+    detector, _, _ = trained()
+    detector.save(folder)
+    assert Detector.load(folder).ungrouped_views is None
+    assert "ungrouped_views" not in unsealed(folder / bundle.RECORD)["about"]
+    detector.ungrouped_views = UngroupedViews(300, 62)
+    detector.save(folder.with_name("other"))
+    again = Detector.load(folder.with_name("other"))
+    assert again.ungrouped_views == UngroupedViews(300, 62)
+    again.save(folder.with_name("third"))
+    path = folder.with_name("third") / bundle.RECORD
+    record = unsealed(path)
+    assert record["about"]["ungrouped_views"] == {"images": 300, "groups": 62}
+    record["about"]["ungrouped_views"] = {"images": 3, "groups": 62}
+    path.write_text(sealed(record))
+    with pytest.raises(InputError, match=r"^detector\.json: the entry ungrouped_views has numbers out of range"):
+        Detector.load(path.parent)
 
 
 def test_a_later_format_is_refused(folder):

@@ -198,7 +198,17 @@ def test_where_it_cannot_be_written_is_told(tmp_path):
 
 def test_a_sweep_is_sent_to_compare(tmp_path):
     finished_run(tmp_path / "run")
-    with pytest.raises(InputError, match="metrad compare"):
+    (tmp_path / "multirun.yaml").touch()
+    with pytest.raises(InputError, match="is a sweep; make its report by: metrad compare "):
+        write_run_report(tmp_path)
+
+
+def test_a_folder_of_runs_that_is_no_sweep_asks_for_one_of_them(tmp_path):
+    finished_run(tmp_path / "one run")
+    with pytest.raises(InputError, match=r"holds a run; name one, as in: metrad report '.*/one run'"):
+        write_run_report(tmp_path)
+    finished_run(tmp_path / "two")
+    with pytest.raises(InputError, match=r"holds 2 runs; name one, as in: metrad report .*/two;"):
         write_run_report(tmp_path)
 
 

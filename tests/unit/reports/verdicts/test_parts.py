@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from metrad.data.groups import Pattern
 from metrad.errors import InputError
 from metrad.evaluation.conformal import Calibration, conformal_threshold
 from metrad.reports.verdicts.parts import Parts, PartScores, calibration_of_parts, require_views
@@ -25,6 +26,15 @@ def test_the_parent_folder_or_the_named_groups_of_a_pattern_name_a_part():
     assert parts(r"(?P<x>a)?", ["b1", "b2"]).names == ["b1"]
     assert parts("parent").name_of("a/7_side.png") == "a"
     assert parts("parent").most_views == 2
+
+
+def test_a_pattern_of_running_numbers_has_its_gap_and_size_as_in_a_fit():
+    names = ["num_10.png", "num_30.png", "num_200.png"]
+    assert parts(Pattern(r"num_(?P<number>\d+)", gap=60), names).names == ["num_10.png", "num_200.png"]
+    assert len(parts(Pattern(r"num_(?P<number>\d+)"), names).names) == 3
+    sizes = [(10, 10), (20, 10), (10, 10)]
+    alike = Parts.by(Pattern(r"num_(?P<number>\d+)", gap=300, size=0.1), names, names, lambda place: sizes[place])
+    assert [alike.of[name] for name in names] == [0, 1, 0]
 
 
 def test_parts_with_the_same_name_are_told_apart():

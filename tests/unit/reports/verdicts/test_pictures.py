@@ -1,6 +1,7 @@
 """Pictures of verdicts, the places that they go to, and folders a verdict."""
 
 import os
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_pictures_keep_the_folders_of_the_images_and_skip_those_that_are_broken(
     pictures.add([Row(str(source / "p/a.png"), np.nan, np.nan, "error")])
     pictures.close()
     made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
-    assert made[:2] == ["p/a.jpg.jpg", "p/a.png.jpg"]
+    assert made[:2] == ["p/a.jpg", "p/a.png.jpg"]
     assert len(made) == 3
     assert "p/bad.png has no picture" in caplog.text
     with Image.open(tmp_path / "out" / made[0]) as picture:
@@ -95,9 +96,20 @@ def test_places_stay_below_the_folder_and_apart():
     assert common == str(Path("a").absolute())
     assert below("a/c/d/1.png", common) == "c/d/1.png"
     long = ["x" * 250 + end for end in ("1", "2")]
-    assert len({picture_place(f"p/{name}") for name in long}) == 2
-    assert all(len(os.fsencode(Path(picture_place("ä" * 127)).name)) < 250 for name in long)
-    assert picture_place("p/a.png") == "p/a.png"
+    assert len({picture_place(f"p/{name}", ".jpg") for name in long}) == 2
+    assert len(os.fsencode(Path(picture_place("ä" * 127, ".jpg")).name)) < 250
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_an_image_with_the_ending_of_its_picture_has_its_name_and_no_two_share_one(ending):
+    assert picture_place(f"p/a{ending}", ending) == f"p/a{ending}"
+    assert picture_place(f"p/A{ending.upper()}", ending) == f"p/A{ending.upper()}"
+    assert picture_place("p/a.tif", ending) == f"p/a.tif{ending}"
+    stems = ["a", "a.b", "a.jpg", "a.png"]
+    names = [
+        stem + "".join(more) for stem in stems for n in range(4) for more in product([".jpg", ".png", ".x"], repeat=n)
+    ]
+    assert len({picture_place(name, ending) for name in names}) == len(set(names))
 
 
 @pytest.mark.parametrize("copies", [False, True])
