@@ -16,7 +16,7 @@ from PIL import Image
 from metrad.data.broken_images import CorruptImageError
 from metrad.errors import InputError
 from metrad.files import replacing
-from metrad.reports.page.html import render_template
+from metrad.reports.page.rendering import render_template
 from metrad.reports.verdicts.images import Images, bounded
 from metrad.reports.verdicts.places import key_of
 from metrad.reports.verdicts.rows import ERROR, VERDICTS, Row
@@ -56,7 +56,8 @@ class Page:
         Raises:
             WriteError: the file cannot be written.
         """
-        text = render_template("batch", title=title, facts=facts, data=self._data(), count=len(self.rows))
+        content = {"title": title, "facts": facts, "data": self._data(), "count": len(self.rows)}
+        text = render_template("batch", content)
         with replacing(self.path) as partial:
             partial.write_text(text, encoding="utf-8", errors="replace")
 
