@@ -37,22 +37,10 @@ for arguments in json.loads(sys.argv[1]):
 # Arguments behind ``metrad predict detector batch``; the detector has 30 calibration images.
 OPTIONS = (
     *("--rate 5", "--confidence 1", "--rate 0.01", "--rate 0.05 --confidence 0.95", "--device cuda --rate 0.01"),
-    *(
-        "--out t.parquet --rate 0.01",
-        "--out t.txt",
-        "--out nowhere/t.csv",
-        "--out there.csv",
-        "--out there.csv --resume",
-    ),
-    *("--resume", "--copy", "--good nowhere", "--html t.csv", "--html there.html", "--sort batch", "--pictures batch"),
-    *(
-        "--pattern *.tif",
-        "--group (x",
-        "--group (?P<part>y)",
-        "--group parent",
-        "--group auto",
-        "--device cuda --group (x",
-    ),
+    *("--out t.parquet --rate 0.01", "--out t.txt", "--out nowhere/t.csv", "--out there.csv"),
+    *("--out there.csv --resume", "--resume", "--copy", "--good nowhere", "--html t.csv", "--html there.html"),
+    *("--sort batch", "--pictures batch", "--pattern *.tif", "--device cuda --group (x"),
+    *("--group (x", "--group (?P<part>y)", "--group parent", "--group auto"),
 )
 OTHERS = (
     *("predict nowhere batch", "predict batch batch", "predict there.csv batch", "predict detector nowhere.png"),
