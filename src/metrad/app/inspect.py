@@ -16,7 +16,6 @@ from typing import Any
 
 from metrad.app import group_option, hydra_seam
 from metrad.app.arguments import for_hydra
-from metrad.app.train import train
 from metrad.data.good_folder import GoodFolder, absolute, find_good
 from metrad.data.groups import PARENT
 from metrad.data.ungrouped import UngroupedViews
@@ -133,6 +132,8 @@ def make(wanted: Wanted, out: Path) -> Made:
     log.info("the same by configuration: %s", shlex.join(["python", "train.py", *given]))
     checks.register()
     cfg, hydra = hydra_seam.compose(for_hydra(given))
+    from metrad.app.train import train  # imports torch and Lightning, which a refusal above does not need
+
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         metrics = train(expand_home(cfg), Run(partial), hydra)
@@ -149,7 +150,7 @@ def arguments(wanted: Wanted, good: GoodFolder) -> list[str]:
     """Return the arguments of ``train.py`` that make the same run.
 
     Raises:
-        InputError: a reference folder does not exist, or ``wanted.group`` cannot be read.
+        InputError: a reference folder or the file of weights does not exist, or ``wanted.group`` cannot be read.
     """
     reference = [_folder("--reference", path) for path in wanted.reference]
     root = Path(os.path.commonpath([path.parent for path in (good.path, *reference)]))
@@ -163,7 +164,7 @@ def arguments(wanted: Wanted, good: GoodFolder) -> list[str]:
         settings |= {"dataset.reference": names[1:], "scorer": "contrast", "scorer.k": 1}
     chosen: dict[str, tuple[Any, Any]] = {
         "dataset.source.pattern": (wanted.pattern, None),
-        "backbone.weights": (wanted.weights and str(absolute(wanted.weights)), None),
+        "backbone.weights": (wanted.weights and str(_weights(wanted.weights)), None),
         "image_size": (wanted.size, SIZE),
         "evaluation.confidence": (wanted.confidence, 0.95),
         "evaluation.false_alarm_rates": (list(wanted.rates), []),
@@ -179,6 +180,13 @@ def _folder(option: str, path: str | Path) -> Path:
     if not folder.is_dir():
         raise InputError(f"{option} {path} is no folder; give a folder of images")
     return folder
+
+
+def _weights(path: str | Path) -> Path:
+    file = absolute(path)
+    if not file.is_file():
+        raise InputError(f"--weights {path}: no such file; give a file of MobileNetV2 weights, or leave --weights out")
+    return file
 
 
 def _group(text: str) -> str:

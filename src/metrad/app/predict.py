@@ -135,7 +135,7 @@ def predict(request: Request, streamed: Iterable[str] = ()) -> Tally:
             been read then, and nothing has been written.
     """
     _require_usable(request)
-    detector = Detector.load(request.run, device=request.device)
+    detector = Detector.load(request.run)  # its device is set later: checking that takes torch, and refusals do not
     promise = replace(_promise(detector.calibration, request), ungrouped=detector.ungrouped_views)
     paths = _listed(request, detector, streamed)
     return _Call(
@@ -199,6 +199,7 @@ class _Call:
     def run(self) -> Tally:
         """Score the images that have no row yet, and complete all that was asked for."""
         kept = self._kept()
+        self.detector.use_device(self.request.device)
         rows = self._rows([name for name in self.batch.paths if name not in kept])
         with ExitStack() as stack:
             sinks = self._sinks()

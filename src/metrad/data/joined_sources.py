@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from metrad.data.arrays import Joined
 from metrad.data.decoding import Decoded, Reading
+from metrad.data.joined_arrays import Joined
 from metrad.data.sources import Source, kept_size
 from metrad.data.torchvision_sources import open_source
 from metrad.errors import InputError

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from metrad.data.arrays import Joined
 from metrad.data.decoding import Decoded, Reading, decode_file, size_in_header
 from metrad.data.duplicates import digest
+from metrad.data.joined_arrays import Joined
 from metrad.errors import InputError
 from metrad.quoting import argument, setting
 

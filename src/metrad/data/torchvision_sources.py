@@ -12,9 +12,9 @@ from filelock import FileLock
 from PIL import EpsImagePlugin, Image
 from torchvision.datasets import VisionDataset
 
-from metrad.data.arrays import Joined
 from metrad.data.broken_images import corrupt_image
 from metrad.data.decoding import Decoded, decode_image, own_limit
+from metrad.data.joined_arrays import Joined
 from metrad.data.sources import Source
 from metrad.errors import InputError, first_line
 

@@ -20,6 +20,7 @@ from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.detector.explanation import Explanation, Neighbour
 from metrad.detector.located import bundle_folder
+from metrad.detector.saved_backend import SavedBackend
 from metrad.detector.verdicts import Threshold, Verdicts, threshold
 from metrad.errors import InputError, first_line
 from metrad.evaluation.conformal import (
@@ -139,6 +140,8 @@ class Detector:
     def load(cls, path: str | Path, *, device: str = "cpu", allow: Sequence[str] = ()) -> Self:
         """Load a detector after checking each of its files against its checksum.
 
+        Its model is built at the first use, so that a detector whose thresholds are asked for takes no torch.
+
         Args:
             path: the folder of a finished run, its folder ``model``, or a folder written by ``save``.
             device: device to embed images on, such as ``cpu`` or ``cuda``.
@@ -148,19 +151,13 @@ class Detector:
             InputError: there is no detector, a file is missing or has changed, or there is no such device.
         """
         detector = cls.of(bundle.unseal(bundle_folder(path)), allow)
-        if device != "cpu":
-            from metrad.detector.torch_backend import require_device
-
-            require_device(device)
-        detector.device = device
+        detector.use_device(device)
         return detector
 
     @classmethod
     def of(cls, opened: Bundle, allow: Sequence[str] = ()) -> Self:
         """Return the detector of an opened bundle; ``allow`` is as for ``load``."""
-        from metrad.detector.torch_backend import TorchBackend
-
-        backend = TorchBackend(opened, allow)
+        backend = SavedBackend(opened, allow)
         return cls(
             opened.blueprint,
             backend,
@@ -170,6 +167,20 @@ class Detector:
             precision=opened.precision,
             loaded_from=opened,
         )
+
+    def use_device(self, device: str) -> None:
+        """Embed images on ``device``, such as ``cpu`` or ``cuda``, from now on.
+
+        Raises:
+            InputError: there is no such device.
+        """
+        if device != "cpu":  # which is always there
+            from metrad.detector.torch_backend import require_device
+
+            require_device(device)
+        with self._building:
+            self.device = device
+            self.__dict__.pop("_embedding", None)
 
     def score(self, images: "Images", *, batch_size: int = BATCH) -> Verdicts:
         """Return the verdicts on images, one row an image in the order given.
@@ -195,12 +206,12 @@ class Detector:
         verdicts, so ``batch_size=1`` suits images that come one at a time. The arguments and errors are those of
         ``score``.
         """
-        from metrad.detector import scoring
-        from metrad.detector.images import given
-
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         kept = self._require_kept()
+        from metrad.detector import scoring  # imports torch, here and not in the threads that decode
+        from metrad.detector.images import given
+
         found = given(images, scoring.reading_of(self.decoding, kept), kept.patterns)
         return self._judged_all(scoring.batches(found, self.decoding, kept, batch_size))
 

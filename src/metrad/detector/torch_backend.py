@@ -1,9 +1,7 @@
 """The torch backend: embedder and head of a detector as torch modules."""
 
 import os
-import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -34,62 +32,47 @@ class TrainedBackend(NamedTuple):
     head: Head
 
 
-class TorchBackend:
-    """Builds embedder and head from a bundle, each at its first use.
+def load_embedder(saved: Bundle, allow: Sequence[str]) -> Embedder:
+    """Return the embedder of a bundle with its trained weights, in evaluation mode.
 
     Args:
-        opened: the bundle.
+        saved: the bundle.
         allow: packages, such as ``mine``, whose classes may be built besides metrad's own.
+
+    Raises:
+        InputError: the weights do not fit the blueprint.
     """
+    blueprint = saved.blueprint
+    settings = {name: value for name, value in blueprint.backbone.items() if name != "weights"}
+    given = {"weights": None} if "weights" in blueprint.backbone else {}
 
-    def __init__(self, opened: Bundle, allow: Sequence[str] = ()) -> None:
-        self.opened = opened
-        self.allow = allow
-        self._building = threading.RLock()  # two threads build neither part twice
+    def make() -> Embedder:
+        backbone = bundle.build_part("backbone", settings, allow, **given)
+        if not isinstance(backbone, Backbone):
+            raise InputError(f"{settings['_target_']} makes a {type(backbone).__name__}, not a backbone")
+        return _embedder(backbone, blueprint.embedder)
 
-    @property
-    def embedder(self) -> Embedder:
-        """The embedder with its trained weights, in evaluation mode.
+    return _loaded(make, saved.folder / bundle.EMBEDDER)
 
-        Raises:
-            InputError: the weights do not fit the blueprint.
-        """
-        with self._building:
-            return self._embedder
 
-    @property
-    def head(self) -> Head:
-        """The head with its trained weights, in evaluation mode.
+def load_head(saved: Bundle, allow: Sequence[str], in_features: int) -> Head:
+    """Return the head of a bundle with its trained weights, in evaluation mode.
 
-        Raises:
-            InputError: the weights do not fit the blueprint.
-        """
-        with self._building:
-            return self._head
+    Args:
+        saved: the bundle.
+        allow: as for ``load_embedder``.
+        in_features: width of the embeddings.
 
-    @cached_property
-    def _embedder(self) -> Embedder:
-        blueprint = self.opened.blueprint
-        settings = {name: value for name, value in blueprint.backbone.items() if name != "weights"}
-        given = {"weights": None} if "weights" in blueprint.backbone else {}
+    Raises:
+        InputError: the weights do not fit the blueprint.
+    """
+    known = {"in_features": in_features, "num_classes": saved.head_size}
 
-        def make() -> Embedder:
-            backbone = bundle.build_part("backbone", settings, self.allow, **given)
-            if not isinstance(backbone, Backbone):
-                raise InputError(f"{settings['_target_']} makes a {type(backbone).__name__}, not a backbone")
-            return _embedder(backbone, blueprint.embedder)
+    def make() -> Head:
+        head: Head = bundle.build_part("head", saved.blueprint.head, allow, **known)
+        return head
 
-        return _loaded(make, self.opened.folder / bundle.EMBEDDER)
-
-    @cached_property
-    def _head(self) -> Head:
-        known = {"in_features": self.embedder.out_features, "num_classes": self.opened.head_size}
-
-        def make() -> Head:
-            head: Head = bundle.build_part("head", self.opened.blueprint.head, self.allow, **known)
-            return head
-
-        return _loaded(make, self.opened.folder / bundle.HEAD)
+    return _loaded(make, saved.folder / bundle.HEAD)
 
 
 def embedding(embedder: Embedder, device: str, precision: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:

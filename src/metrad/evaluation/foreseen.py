@@ -1,7 +1,6 @@
 """Foreseen false alarms: how many of so many good parts a calibrated threshold will flag."""
 
 import numpy as np
-from scipy import stats
 
 from metrad.evaluation.conformal import alarms
 
@@ -22,5 +21,7 @@ def most_false_alarms(calibration: np.ndarray, threshold: float, count: int, pro
     Source:
         Vovk 2012, arXiv 1209.2673, for the distribution of the rate given the calibration set.
     """
+    from scipy import stats  # takes half a second to import, which a refused command does not need
+
     above = int(alarms(calibration, threshold).sum())
     return int(stats.betabinom.ppf(probability, count, above + 1, len(calibration) - above))

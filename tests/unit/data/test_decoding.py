@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
 from metrad.data import decoding
-from metrad.data.arrays import Joined, OnDemand, resize
+from metrad.data.arrays import OnDemand, resize
 from metrad.data.bit_depth import FULL, to_8_bits
 from metrad.data.broken_images import CorruptImageError
 from metrad.data.decoding import Decoded, Reading, decode_file, upright
 from metrad.data.duplicates import digest
+from metrad.data.joined_arrays import Joined
 from metrad.data.store import scan
 from metrad.errors import InputError
 from tests.helpers.image_files import png, tiff

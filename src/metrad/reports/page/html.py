@@ -1,21 +1,16 @@
 """The page of a report: headings, pictures and tables in one self-contained HTML file."""
 
-import base64
-import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from metrad import __version__
 from metrad.files import replacing
 from metrad.reports.page.plots import svg
+from metrad.reports.page.rendering import render_template
 from metrad.reports.page.tables import Table
 from metrad.terminal import printable
 
@@ -92,32 +87,8 @@ def write_page(path: Path, title: str, facts: Sequence[str], sections: Sequence[
 
 def render(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str:
     """Return the HTML of the page: title, facts and sections."""
-    return render_template("report", title=title, facts=facts, sections=sections)
-
-
-def render_template(name: str, **content: Any) -> str:
-    """Return the HTML of the template ``name`` with its script and styles, and ``content`` escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("metrad.reports.page"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     numbers = itertools.count(1)
     # matplotlib escapes the text of a figure, so its SVG is safe markup
-    environment.filters["inline"] = lambda figure: Markup(svg(figure, f"f{next(numbers)}"))  # noqa: S704
-    environment.tests["table"] = lambda content: isinstance(content, Table)
-    script, styles = (_static(environment, f"{name}.{kind}") for kind in ("js", "css"))
-    return environment.get_template(f"{name}.html.j2").render(
-        **content,
-        script=Markup(script),  # noqa: S704 (a file of the package, like the next one)
-        styles=Markup(styles),  # noqa: S704
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        made=f"metrad {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-    )
-
-
-def _static(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+    filters = {"inline": lambda figure: Markup(svg(figure, f"f{next(numbers)}"))}  # noqa: S704
+    tests = {"table": lambda content: isinstance(content, Table)}
+    return render_template("report", {"title": title, "facts": facts, "sections": sections}, filters, tests)

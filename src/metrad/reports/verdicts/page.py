@@ -16,7 +16,7 @@ from PIL import Image
 from metrad.data.broken_images import CorruptImageError
 from metrad.errors import InputError
 from metrad.files import replacing
-from metrad.reports.page.html import render_template
+from metrad.reports.page.rendering import render_template
 from metrad.reports.verdicts.images import Images, bounded
 from metrad.reports.verdicts.places import key_of
 from metrad.reports.verdicts.rows import ERROR, VERDICTS, Cells, Row
@@ -65,7 +65,8 @@ class Page:
             WriteError: the file cannot be written.
         """
         data, count = self._data(parts or ()), len(self.rows)
-        text = render_template("batch", title=title, heads=heads, facts=facts, data=data, count=count)
+        content = {"title": title, "heads": heads, "facts": facts, "data": data, "count": count}
+        text = render_template("batch", content)
         with replacing(self.path) as partial:
             partial.write_text(text, encoding="utf-8", errors="replace")
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
 from metrad.data.broken_images import CorruptImageError
@@ -129,4 +128,6 @@ def _text(words: str, width: int, size: int, ink: str, ground: str) -> Image.Ima
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """Return matplotlib's DejaVu Sans, which has Latin, Greek, Cyrillic and Arabic letters."""
+    import matplotlib as mpl  # only a call that makes pictures takes it
+
     return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), size)

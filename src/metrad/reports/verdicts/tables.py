@@ -6,6 +6,7 @@ file beside it, and the Parquet file is made of them when the last image is scor
 
 import csv
 import importlib
+import importlib.util
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,8 +130,8 @@ def columns(*, grouped: bool) -> tuple[str, ...]:
 
 def require_kind(path: Path) -> None:
     """Raise ``InputError`` if the ending of a table is unknown, or the package that writes it is not installed."""
-    if kind_of(path) == PARQUET:
-        _arrow()
+    if kind_of(path) == PARQUET and importlib.util.find_spec("pyarrow") is None:  # it is imported to write the table
+        raise _no_arrow()
 
 
 def kind_of(path: Path) -> str:
@@ -244,10 +245,14 @@ def _arrow() -> Any:
         importlib.import_module("pyarrow.parquet")
         return importlib.import_module("pyarrow")
     except ImportError as error:
-        raise InputError(
-            f"{PARQUET} files need the package pyarrow: pip install 'metrad[parquet]', or give --out a file that ends "
-            f"with {CSV} or {JSONL}"
-        ) from error
+        raise _no_arrow() from error
+
+
+def _no_arrow() -> InputError:
+    return InputError(
+        f"{PARQUET} files need the package pyarrow: pip install 'metrad[parquet]', or give --out a file that ends "
+        f"with {CSV} or {JSONL}"
+    )
 
 
 def _write_parquet(path: Path, rows: Iterator[Row], *, grouped: bool) -> None:
