@@ -164,7 +164,7 @@ class Detector:
             loaded_from=opened,
         )
 
-    def score(self, images: "Images", *, batch_size: int = BATCH) -> Verdicts:
+    def score(self, images: "Images", *, batch_size: int = BATCH, bits: int | None = None) -> Verdicts:
         """Return the verdicts on images, one row an image in the order given.
 
         An image that cannot be read is a row with its error. A file and the array of its pixels have the same score, to
@@ -172,16 +172,21 @@ class Detector:
 
         Args:
             images: a path, a folder with all images below it, a pattern such as ``parts/*.jpg``, a PIL image, an array
-                (H, W), (H, W, C) or (N, H, W, C) of uint8 or uint16 with C of 1, 3 or 4, or a list or an iterator of
-                these.
+                (H, W), (H, W, C) or (N, H, W, C) of uint8 or uint16 with C of 1 (grey), 3 (RGB) or 4 (RGBA, uint8
+                only), or a list or an iterator of these. OpenCV gives BGR; turn it with ``image[..., ::-1]``.
+                Transparent pixels are laid over white.
             batch_size: images decoded and scored together; bounds the memory.
+            bits: bits of the range of images of more than 8 bits, 8 to 16: with 12, values from 0 to 4095 become 0 to
+                255, and larger ones 255. None for the range of the images that the detector was fitted on. If those had
+                8 bits, an array of uint16 needs ``bits``, and a file of 16 bits has 65535 as white.
 
         Raises:
             InputError: ``images`` is of another kind or stands for no image, or the detector is too old to score.
+                Inside a list or an iterator, what is of another kind is a row with its error instead.
         """
-        return Verdicts.joined(list(self.stream(images, batch_size=batch_size)), self.calibration)
+        return Verdicts.joined(list(self.stream(images, batch_size=batch_size, bits=bits)), self.calibration)
 
-    def stream(self, images: "Images", *, batch_size: int = BATCH) -> Iterator[Verdicts]:
+    def stream(self, images: "Images", *, batch_size: int = BATCH, bits: int | None = None) -> Iterator[Verdicts]:
         """Yield the verdicts on images batch by batch, in memory that does not grow with the number of images.
 
         Threads decode the next batches while the model works. An iterator is read at most three batches ahead of the
@@ -193,16 +198,17 @@ class Detector:
 
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        kept = self._require_kept()
-        found = given(images, scoring.reading_of(self.decoding, kept), kept.patterns)
-        return self._judged_all(scoring.batches(found, self.decoding, kept, batch_size))
+        kept, decoding = self._require_kept(), scoring.scaled_by(bits, self.decoding)
+        found = given(images, scoring.reading_of(decoding, kept), kept.patterns)
+        return self._judged_all(scoring.batches(found, decoding, kept, batch_size))
 
-    def explain(self, image: "Images", *, count: int = 5) -> Explanation:
+    def explain(self, image: "Images", *, count: int = 5, bits: int | None = None) -> Explanation:
         """Return the score of one image and its nearest normal images.
 
         Args:
             image: a path, a PIL image or an array of one image.
             count: number of normal images; at most as many as there are.
+            bits: as for ``score``.
 
         Raises:
             InputError: the image cannot be read, or there are several.
@@ -210,11 +216,11 @@ class Detector:
         from metrad.detector import scoring
         from metrad.detector.images import given
 
-        kept = self._require_kept()
-        found = list(islice(given(image, scoring.reading_of(self.decoding, kept), kept.patterns), 2))
+        kept, decoding = self._require_kept(), scoring.scaled_by(bits, self.decoding)
+        found = list(islice(given(image, scoring.reading_of(decoding, kept), kept.patterns), 2))
         if len(found) != 1:
             raise InputError("explain takes one image; for several, call it for each")
-        one = scoring.prepared(found[0], self.decoding, kept)
+        one = scoring.prepared(found[0], decoding, kept)
         if one.error:
             raise InputError(f"{one.name} {one.error}")
         embedding = self._embed([one])
