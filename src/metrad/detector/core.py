@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import numpy as np
 import safetensors.numpy
@@ -54,9 +54,17 @@ class Backend(Protocol):
 
 
 class Detector:
-    """An embedder, a fitted scorer, the calibration scores, and the names of the normal images.
+    """Scores images by how unlike normal images they are: ``Detector.load(path)`` or ``metrad.fit(folder)`` gives one.
 
-    Several threads may use one detector, or several, at once; the scores do not depend on it.
+    ``score`` and ``stream`` give the verdicts on images, and ``explain`` the nearest normal images of one.
+    ``threshold`` and ``thresholds`` give the scores above which an image is an alarm. ``save`` writes a copy that
+    ``load`` reads.
+
+    Several threads may use one detector, or several, at once; the scores do not depend on it. It cannot be pickled, and
+    once it has scored, a forked process cannot use it: load it in each process.
+
+    It consists of an embedder, a fitted scorer, the calibration scores, and the names of the normal images. The
+    arguments below are for those who build one of such parts.
 
     Args:
         blueprint: settings of the parts.
@@ -73,6 +81,7 @@ class Detector:
         fitted_digests: keys of the contents of the reference, normal and calibration images, (K, 16) uint8; None for
             an older detector, which does not record them.
         device: device that images are embedded on, such as ``cpu`` or ``cuda``.
+        summary: what ``metrad.fit`` chose and found, in lines; empty for a detector that was loaded.
     """
 
     def __init__(
@@ -97,8 +106,37 @@ class Detector:
         self.fitted_digests = loaded_from.fitted_digests if loaded_from else None
         self.loaded_from = loaded_from
         self.device = "cpu"
+        self.summary: tuple[str, ...] = ()
         self._make_scorer = make_scorer
+        self._used_in: int | None = None  # the process that has embedded images
         self._building = threading.RLock()  # two threads build neither the scorer nor the embedder twice
+
+    def __repr__(self) -> str:
+        scorer = self.blueprint.scorer or {"_target_": "unknown"}
+        of = f"{str(self._folder)!r}, " if self._folder else ""
+        thresholds = ", ".join(f"{name}: {one.value:.4g}" for name, one in self.thresholds.items()) or "none"
+        return (
+            f"Detector({of}scorer {str(scorer['_target_']).rpartition('.')[2]}, "
+            f"{len(self.normal_images):,} normal and {len(self.calibration.scores):,} calibration images, "
+            f"thresholds {thresholds})"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied.
+
+        Raises:
+            InputError: always.
+        """
+        how = "save it with detector.save(FOLDER) and " if self._folder is None else ""
+        raise InputError(
+            f"a Detector cannot be pickled or copied; threads may share it, and for other processes {how}load it in each "
+            f"with Detector.load({'FOLDER' if self._folder is None else repr(str(self._folder))})"
+        )
+
+    @property
+    def _folder(self) -> Path | None:
+        """Folder that the detector was loaded from; None after training, and if the folder is gone."""
+        return self.loaded_from.folder if self.loaded_from and self.loaded_from.folder.is_dir() else None
 
     @property
     def scorer(self) -> Scorer:
@@ -316,6 +354,11 @@ class Detector:
 
     def _embed(self, images: "Sequence[Prepared]") -> np.ndarray:
         """Return the embeddings (n, D) of n images that have no error."""
+        if self._used_in is not None and self._used_in != os.getpid():
+            raise InputError(
+                "this detector has scored in the process that this one was forked from, whose threads are not here; "
+                "load it in each process with Detector.load"
+            )
         with self._building:
             embed = self._embedding
         return embed([one.pixels for one in images if one.pixels is not None])
@@ -324,6 +367,7 @@ class Detector:
     def _embedding(self) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
         from metrad.detector.torch_backend import embedding
 
+        self._used_in = os.getpid()
         return embedding(self.backend.embedder, self.device, self.precision)
 
     def _verdicts(self, batch: "Sequence[Prepared]", embeddings: np.ndarray) -> Verdicts:

@@ -1,5 +1,6 @@
 """A detector's verdicts: the same for an image however it is given, in order, with a row for what is broken."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,9 +106,10 @@ def test_a_broken_image_is_a_row_with_its_error_and_the_rest_is_scored(detector,
 
 
 def test_no_images_give_no_rows(detector):
-    verdicts = detector.score([])
-    assert len(verdicts) == 0
-    assert verdicts.anomalous().shape == (0,)
+    for nothing in ([], iter(()), np.zeros((0, SIZE, SIZE, 3), np.uint8), [[]]):
+        verdicts = detector.score(nothing)
+        assert len(verdicts) == 0
+        assert verdicts.anomalous().shape == (0,)
     assert list(verdicts.to_pandas().columns) == ["image", "score", "p_value", "nearest", "known", "error"]
 
 
@@ -261,6 +263,19 @@ def test_explain_gives_the_nearest_normal_images_with_their_distances(detector):
         detector.explain(noise(2))
     with pytest.raises(InputError, match=r"gone\.png cannot be read as an image"):
         detector.explain("gone.png")
+
+
+def test_after_a_fork_a_detector_that_has_scored_says_to_load_it_anew(detector, monkeypatch):
+    detector.score(noise(1))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    for ask in (detector.score, detector.explain):
+        with pytest.raises(InputError, match=r"load it in each process with Detector\.load"):
+            ask(noise(1))
+
+
+def test_before_it_has_scored_a_detector_goes_through_a_fork(detector, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert len(detector.score(noise(1))) == 1
 
 
 def test_a_batch_size_below_one_is_refused(detector):
