@@ -127,10 +127,12 @@ class Detector:
         Raises:
             InputError: always.
         """
-        how = "save it with detector.save(FOLDER) and " if self._folder is None else ""
+        how, folder = "", repr(str(self._folder))
+        if self._folder is None:
+            how, folder = "save it with detector.save(FOLDER) and ", "FOLDER"
         raise InputError(
-            f"a Detector cannot be pickled or copied; threads may share it, and for other processes {how}load it in each "
-            f"with Detector.load({'FOLDER' if self._folder is None else repr(str(self._folder))})"
+            f"a Detector cannot be pickled or copied; threads may share it, and for other processes {how}"
+            f"load it in each with Detector.load({folder})"
         )
 
     @property

@@ -123,10 +123,10 @@ def _told(found: Sequence[Prepared]) -> bool:
     if 0 < largest < 1 << DOUBTFUL:
         log.warning(
             "the first images of more than 8 bits have values up to %d. They are scored with %d as white, since the "
-            "detector was fitted on images of 8 bits; if they are dark for that, score them from Python with bits, "
-            "such as bits=%d",
+            "detector was fitted on images of 8 bits; if that is too much, say so: metrad predict --bits %d, or "
+            "bits=%d in Python",
             largest,
             (1 << FULL) - 1,
-            usual_depth(largest),
+            *[usual_depth(largest)] * 2,
         )
     return largest > 0
