@@ -1,4 +1,8 @@
-"""Metric-learning anomaly detection."""
+"""Metric-learning anomaly detection.
+
+``metrad.fit(folder)`` makes a ``Detector`` from good images, ``Detector.load(path)`` loads one, and
+``detector.score(images)`` returns ``Verdicts``. What cannot be used is an ``InputError``.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -9,13 +13,15 @@ if TYPE_CHECKING:
     from metrad.app.inspect import fit
     from metrad.detector.core import Detector
     from metrad.detector.verdicts import Verdicts
+    from metrad.errors import InputError
 
 __version__ = "0.2.0"
-__all__ = ["Detector", "Verdicts", "__version__", "fit"]
+__all__ = ["Detector", "InputError", "Verdicts", "__version__", "fit"]
 
 # Public name → module. It is imported at the first use of the name, so that ``import metrad`` needs no torch.
 _PUBLIC = {
     "Detector": "metrad.detector.core",
+    "InputError": "metrad.errors",
     "Verdicts": "metrad.detector.verdicts",
     "fit": "metrad.app.inspect",
 }

@@ -203,11 +203,17 @@ def test_reference_folders_count_against_an_image(fit, parts, tmp_path):
     assert read_json(run.metrics)["sizes"]["reference"] == 11
 
 
-def test_python_makes_a_detector_and_keeps_no_files(parts, weights, tmp_path, monkeypatch):
+def test_python_makes_a_detector_and_keeps_no_files(parts, weights, tmp_path, monkeypatch, caplog, capfd):
+    caplog.set_level("INFO", logger="metrad")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     detector = metrad.fit(parts, weights=weights, size=SIZE)
     assert list(tmp_path.iterdir()) == []
+    assert caplog.messages[-5:] == list(detector.summary)
+    assert "calibrated on 19 images, tested on 8 images" in detector.summary[1]
+    assert "give out=DIR to keep it" in detector.summary[-1]
+    assert "it/s" not in "".join(capfd.readouterr())
+    assert repr(detector).startswith("Detector(scorer ")
     (threshold,) = detector.thresholds.values()
     few = sorted((parts / "good").iterdir())[:6]
     scores = detector.score(few).scores

@@ -149,6 +149,21 @@ def test_a_broken_image_is_a_row_with_its_error_and_does_not_stop_the_rest(metra
     assert "8 images could not be scored, the first: " in answer.err
 
 
+def test_the_range_of_deep_images_can_be_said_and_is_warned_of_where_it_is_in_doubt(metrad, saved, tmp_path):
+    run, grey = saved(), noise(5, 6, (SIZE, SIZE))
+    for bits in (8, 12):
+        folder = tmp_path / f"bits{bits}"
+        folder.mkdir()
+        for i, image in enumerate(grey):
+            deep = np.round(image / 255 * 4095).astype(np.uint16)
+            Image.fromarray(image if bits == 8 else deep).save(folder / f"{i}.png")
+    expected = [row["score"] for row in rows(metrad("predict", run, tmp_path / "bits8").out)]
+    said = metrad("predict", run, tmp_path / "bits12", "--bits", 12)
+    assert [row["score"] for row in rows(said.out)] == expected
+    assert "more than 8 bits" not in said.err
+    assert "say so: metrad predict --bits 12" in metrad("predict", run, tmp_path / "bits12").err
+
+
 def test_names_are_input(metrad, saved, tmp_path):
     names = [
         'a\nb,"c".png',
@@ -241,12 +256,13 @@ def test_a_rate_that_cannot_be_promised_is_refused_before_an_image_is_read(
         (("--good", "nowhere"), ("--good: no folder nowhere",)),
         (("--group", "(x"), ("--group=(x is no regular expression",)),
         (("--device", "abacus"), ("abacus",)),
+        (("--bits", "99"), ("bits must be a whole number from 8 to 16, got 99",)),
         (("--sort", "batch"), ("--sort: batch exists",)),
         (("--pictures", "batch"), ("--pictures: batch exists",)),
     ],
 )
 def test_options_that_cannot_be_used_are_refused_in_one_line(refused, saved, batch, options, words):
-    run = saved() if options[0] in ("--group", "--device") else "never looked at"
+    run = saved() if options[0] in ("--group", "--device", "--bits") else "never looked at"
     refused("predict", run, batch, *options, words=words)
 
 
@@ -265,8 +281,8 @@ class _Stopped:
     def __init__(self, monkeypatch, batches):
         stream = Detector.stream
 
-        def stopping(detector, images, *, batch_size):
-            for number, verdicts in enumerate(stream(detector, images, batch_size=batch_size)):
+        def stopping(detector, images, **options):
+            for number, verdicts in enumerate(stream(detector, images, **options)):
                 if number == batches:
                     raise KeyboardInterrupt
                 yield verdicts

@@ -85,10 +85,49 @@ assert not wrong, wrong
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
+USER = """
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import metrad
+from metrad import Detector, InputError, Verdicts
+from metrad.detector.images import Images
+
+
+def score(images: Images) -> Verdicts | None:
+    try:
+        return Detector.load("tiles").score(images, bits=12)
+    except InputError:
+        return None
+
+
+score("a.png")
+score(Path("a.png"))
+score(np.zeros((2, 4, 4, 3), np.uint8))
+score([np.zeros((4, 4)), "a.png", [Image.new("L", (4, 4))]])
+score(Image.new("L", (4, 4)) for _ in range(3))
+detector: Detector = metrad.fit("good", out="tiles")
+first: Images = ["a.png", Path("b.png")]
+{more}
+"""
+
+
+@pytest.mark.long
+def test_in_a_project_of_a_user_the_types_hold_under_mypy(tmp_path):
+    for more, words in (("", "Success"), ("score(7)", 'incompatible type "int"'), ("score([7])", "incompatible type")):
+        (tmp_path / "user.py").write_text(USER.replace("{more}", more))
+        command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "user.py"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert words in answer.stdout, answer.stdout
+
+
 def test_names_that_the_package_does_not_have_are_refused():
     import metrad
 
-    assert {"Detector", "Verdicts", "__version__"} <= set(dir(metrad))
+    assert {"Detector", "InputError", "Verdicts", "__version__"} <= set(dir(metrad))
+    assert metrad.InputError is InputError
     with pytest.raises(AttributeError, match="no attribute 'Detectors'"):
         metrad.Detectors  # noqa: B018
     with pytest.raises(InputError, match="there is no such folder"):

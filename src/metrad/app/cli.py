@@ -346,6 +346,10 @@ def _predict_command(  # noqa: PLR0913 - each parameter is an option of the comm
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the table of --out.")] = False,
     device: Annotated[str, typer.Option(help="Device to embed images on, such as cpu or cuda.")] = "cpu",
+    bits: Annotated[
+        int | None,
+        typer.Option(help="Of images of more than 8 bits: 12 if white is 4095. As in the fit if not given."),
+    ] = None,
 ) -> None:
     """Say of each image whether it is anomalous: one row an image, with its score and its nearest good image.
 

@@ -90,7 +90,8 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
     """Return a detector made from a folder of good images.
 
     A fifth of the images, or of their groups, is kept to test on, and as many as the thresholds take to calibrate on.
-    Nothing is trained: the features are those of the weights as they come.
+    Nothing is trained: the features are those of the weights as they come. What was chosen and found is logged in five
+    lines by the logger ``metrad`` and kept as ``detector.summary``; ``logging.basicConfig(level="INFO")`` prints it.
 
     Args:
         good: folder of good images: flat, with a subfolder ``good`` or ``ok``, or with ``train/good``.
@@ -112,11 +113,31 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
     rates = [rate] if isinstance(rate, int | float) else list(rate or ())
     wanted = Wanted(good, folders, weights, pattern, group, size, confidence, seed, rates)
     if out is not None:
-        return Detector.load(make(wanted, Path(out)).run.path)
+        return _told(make(wanted, Path(out)), kept=True)
     with tempfile.TemporaryDirectory(prefix="metrad-") as folder:
-        detector = Detector.load(make(wanted, Path(folder, "run")).run.path)
+        detector = _told(make(wanted, Path(folder, "run")), kept=False)
         _ = detector.scorer, detector.backend.embedder, detector.backend.head  # the files are gone afterwards
         return detector
+
+
+def _told(made: Made, *, kept: bool) -> Detector:
+    """Return the detector of a finished run, with its summary, which is logged.
+
+    Args:
+        made: the run.
+        kept: whether its directory stays.
+    """
+    lines = summary(made)
+    if not kept:
+        lines[-1] = (
+            "the run is not kept; give out=DIR to keep it, and look first at its unusual.png, since a good folder may "
+            "hold defects"
+        )
+    detector = Detector.load(made.run.path)
+    detector.summary = tuple(lines)
+    for line in lines:
+        log.info("%s", line)
+    return detector
 
 
 def make(wanted: Wanted, out: Path) -> Made:

@@ -66,6 +66,7 @@ class Request:
         group: which images show one part, as for ``group_option.read``; None for a part an image.
         resume: go on with the rows of ``out``.
         device: device to embed images on, such as ``cpu`` or ``cuda``.
+        bits: bits of the range of images of more than 8 bits; None as for ``Detector.score``.
     """
 
     run: Path
@@ -82,6 +83,7 @@ class Request:
     group: str | None = None
     resume: bool = False
     device: str = "cpu"
+    bits: int | None = None
 
     @property
     def folders(self) -> list[Path]:
@@ -226,6 +228,7 @@ class _Call:
             "confidence": self.promise.confidence,
             "threshold": self.promise.threshold,
             "group": self.request.group,
+            "bits": self.request.bits,
             "columns": list(tables.columns(grouped=self.parts is not None)),
         }
 
@@ -256,7 +259,7 @@ class _Call:
     def _sinks(self) -> list[Sink]:
         """Return what takes the rows besides the table."""
         request, paths, common = self.request, self.batch.paths, self.batch.common
-        images = Images.of(self.detector, request.good)
+        images = Images.of(self.detector, request.good, request.bits)
         sinks: list[Sink] = []
         if request.pictures:
             sinks.append(Pictures(request.pictures, images, paths, common))
@@ -287,7 +290,7 @@ class _Call:
         """
         missing = {name for name in names if not os.path.lexists(self.batch.paths[name])}
         there = (self.batch.paths[name] for name in names if name not in missing)
-        batches = self.detector.stream(there, batch_size=_BATCH)
+        batches = self.detector.stream(there, batch_size=_BATCH, bits=self.request.bits)
         scored = (row for verdicts in batches for row in self._of(verdicts))
         rows = self._in_order(names, missing, scored)
         if self.request.out is None and self.parts is None and sys.stdout.isatty():

@@ -59,8 +59,8 @@ class Decoding:
 
     Attributes:
         decoder: version of the decoder.
-        range: bits of the range that images of more than 8 bits were scaled by; None if there were none, which leaves
-            16 for images to come.
+        range: bits of the range that images of more than 8 bits were scaled by; None if there were none. Files to come
+            of more than 8 bits are then scaled by 16, and arrays are refused unless the caller says their bits.
     """
 
     decoder: int = 1

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 import numpy as np
 import safetensors.numpy
@@ -58,9 +58,17 @@ class Backend(Protocol):
 
 
 class Detector:
-    """An embedder, a fitted scorer, the calibration scores, and the names of the normal images.
+    """Scores images by how unlike normal images they are: ``Detector.load(path)`` or ``metrad.fit(folder)`` gives one.
 
-    Several threads may use one detector, or several, at once; the scores do not depend on it.
+    ``score`` and ``stream`` give the verdicts on images, and ``explain`` the nearest normal images of one.
+    ``threshold`` and ``thresholds`` give the scores above which an image is an alarm. ``save`` writes a copy that
+    ``load`` reads.
+
+    Several threads may use one detector, or several, at once; the scores do not depend on it. It cannot be pickled, and
+    once it has scored, a forked process cannot use it: load it in each process.
+
+    It consists of an embedder, a fitted scorer, the calibration scores, and the names of the normal images. The
+    arguments below are for those who build one of such parts.
 
     Args:
         blueprint: settings of the parts.
@@ -80,6 +88,7 @@ class Detector:
             do not hold for new parts; None if they have groups or seem to show one part each, and for an older
             detector.
         device: device that images are embedded on, such as ``cpu`` or ``cuda``.
+        summary: what ``metrad.fit`` chose and found, in lines; empty for a detector that was loaded.
     """
 
     def __init__(
@@ -105,8 +114,39 @@ class Detector:
         self.ungrouped_views = UngroupedViews.of(about.get(_UNGROUPED), f"{bundle.RECORD}: the entry {_UNGROUPED}")
         self.loaded_from = loaded_from
         self.device = "cpu"
+        self.summary: tuple[str, ...] = ()
         self._make_scorer = make_scorer
+        self._used_in: int | None = None  # the process that has embedded images
         self._building = threading.RLock()  # two threads build neither the scorer nor the embedder twice
+
+    def __repr__(self) -> str:
+        scorer = self.blueprint.scorer or {"_target_": "unknown"}
+        of = f"{str(self._folder)!r}, " if self._folder else ""
+        thresholds = ", ".join(f"{name}: {one.value:.4g}" for name, one in self.thresholds.items()) or "none"
+        return (
+            f"Detector({of}scorer {str(scorer['_target_']).rpartition('.')[2]}, "
+            f"{len(self.normal_images):,} normal and {len(self.calibration.scores):,} calibration images, "
+            f"thresholds {thresholds})"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied.
+
+        Raises:
+            InputError: always.
+        """
+        how, folder = "", repr(str(self._folder))
+        if self._folder is None:
+            how, folder = "save it with detector.save(FOLDER) and ", "FOLDER"
+        raise InputError(
+            f"a Detector cannot be pickled or copied; threads may share it, and for other processes {how}"
+            f"load it in each with Detector.load({folder})"
+        )
+
+    @property
+    def _folder(self) -> Path | None:
+        """Folder that the detector was loaded from; None after training, and if the folder is gone."""
+        return self.loaded_from.folder if self.loaded_from and self.loaded_from.folder.is_dir() else None
 
     @property
     def scorer(self) -> Scorer:
@@ -182,7 +222,7 @@ class Detector:
             self.device = device
             self.__dict__.pop("_embedding", None)
 
-    def score(self, images: "Images", *, batch_size: int = BATCH) -> Verdicts:
+    def score(self, images: "Images", *, batch_size: int = BATCH, bits: int | None = None) -> Verdicts:
         """Return the verdicts on images, one row an image in the order given.
 
         An image that cannot be read is a row with its error. A file and the array of its pixels have the same score, to
@@ -190,16 +230,21 @@ class Detector:
 
         Args:
             images: a path, a folder with all images below it, a pattern such as ``parts/*.jpg``, a PIL image, an array
-                (H, W), (H, W, C) or (N, H, W, C) of uint8 or uint16 with C of 1, 3 or 4, or a list or an iterator of
-                these.
+                (H, W), (H, W, C) or (N, H, W, C) of uint8 or uint16 with C of 1 (grey), 3 (RGB) or 4 (RGBA, uint8
+                only), or a list or an iterator of these. OpenCV gives BGR; turn it with ``image[..., ::-1]``.
+                Transparent pixels are laid over white.
             batch_size: images decoded and scored together; bounds the memory.
+            bits: bits of the range of images of more than 8 bits, 8 to 16: with 12, values from 0 to 4095 become 0 to
+                255, and larger ones 255. None for the range of the images that the detector was fitted on. If those had
+                8 bits, an array of uint16 needs ``bits``, and a file of 16 bits has 65535 as white.
 
         Raises:
             InputError: ``images`` is of another kind or stands for no image, or the detector is too old to score.
+                Inside a list or an iterator, what is of another kind is a row with its error instead.
         """
-        return Verdicts.joined(list(self.stream(images, batch_size=batch_size)), self.calibration)
+        return Verdicts.joined(list(self.stream(images, batch_size=batch_size, bits=bits)), self.calibration)
 
-    def stream(self, images: "Images", *, batch_size: int = BATCH) -> Iterator[Verdicts]:
+    def stream(self, images: "Images", *, batch_size: int = BATCH, bits: int | None = None) -> Iterator[Verdicts]:
         """Yield the verdicts on images batch by batch, in memory that does not grow with the number of images.
 
         Threads decode the next batches while the model works. An iterator is read at most three batches ahead of the
@@ -212,15 +257,17 @@ class Detector:
         from metrad.detector import scoring  # imports torch, here and not in the threads that decode
         from metrad.detector.images import given
 
-        found = given(images, scoring.reading_of(self.decoding, kept), kept.patterns)
-        return self._judged_all(scoring.batches(found, self.decoding, kept, batch_size))
+        decoding = scoring.scaled_by(bits, self.decoding)
+        found = given(images, scoring.reading_of(decoding, kept), kept.patterns)
+        return self._judged_all(scoring.batches(found, decoding, kept, batch_size))
 
-    def explain(self, image: "Images", *, count: int = 5) -> Explanation:
+    def explain(self, image: "Images", *, count: int = 5, bits: int | None = None) -> Explanation:
         """Return the score of one image and its nearest normal images.
 
         Args:
             image: a path, a PIL image or an array of one image.
             count: number of normal images; at most as many as there are.
+            bits: as for ``score``.
 
         Raises:
             InputError: the image cannot be read, or there are several.
@@ -228,11 +275,11 @@ class Detector:
         from metrad.detector import scoring
         from metrad.detector.images import given
 
-        kept = self._require_kept()
-        found = list(islice(given(image, scoring.reading_of(self.decoding, kept), kept.patterns), 2))
+        kept, decoding = self._require_kept(), scoring.scaled_by(bits, self.decoding)
+        found = list(islice(given(image, scoring.reading_of(decoding, kept), kept.patterns), 2))
         if len(found) != 1:
             raise InputError("explain takes one image; for several, call it for each")
-        one = scoring.prepared(found[0], self.decoding, kept)
+        one = scoring.prepared(found[0], decoding, kept)
         if one.error:
             raise InputError(f"{one.name} {one.error}")
         embedding = self._embed([one])
@@ -339,6 +386,11 @@ class Detector:
 
     def _embed(self, images: "Sequence[Prepared]") -> np.ndarray:
         """Return the embeddings (n, D) of n images that have no error."""
+        if self._used_in is not None and self._used_in != os.getpid():
+            raise InputError(
+                "this detector has scored in the process that this one was forked from, whose threads are not here; "
+                "load it in each process with Detector.load"
+            )
         with self._building:
             embed = self._embedding
         return embed([one.pixels for one in images if one.pixels is not None])
@@ -347,6 +399,7 @@ class Detector:
     def _embedding(self) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
         from metrad.detector.torch_backend import embedding
 
+        self._used_in = os.getpid()
         return embedding(self.backend.embedder, self.device, self.precision)
 
     def _verdicts(self, batch: "Sequence[Prepared]", embeddings: np.ndarray) -> Verdicts:

@@ -47,6 +47,11 @@ class Verdicts:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        failed = sum(map(bool, self.errors))
+        known = f"{len(self.calibration.scores):,} calibration images"
+        return f"Verdicts({len(self):,} images, {failed:,} with errors, {known})"
+
     def anomalous(self, rate: float = 0.05, confidence: float | None = None) -> np.ndarray:
         """Return whether each image is an alarm, (N,) booleans; False where there is an error.
 

@@ -1,6 +1,9 @@
 """A detector saved and loaded: the same scores, nothing changed unnoticed, and no class that metrad does not know."""
 
+import copy
 import json
+import os
+import pickle
 
 import numpy as np
 import pytest
@@ -175,3 +178,51 @@ def test_every_class_of_a_shipped_yaml_can_be_built_from_a_bundle(kind):
     module, _ = TABLES[kind]
     assert targets
     assert {target.removeprefix(f"{module}.") for target in targets} <= own_parts(kind).keys()
+
+
+def test_it_is_described_in_one_line(folder):
+    detector, *_ = trained()
+    words = "Detector(scorer KNN, 20 normal and 10 calibration images, thresholds none)"
+    assert repr(detector) == words
+    detector.save(folder)
+    assert repr(Detector.load(folder)) == words.replace("(scorer", f"({str(folder)!r}, scorer")
+    detector.calibration = Calibration(np.linspace(0, 1, 19))
+    assert repr(detector).endswith("19 calibration images, thresholds rate 0.05: 1)")
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_refuses_to_be_pickled_and_says_to_load_it_in_each_process(way, folder):
+    detector, *_ = trained()
+    with pytest.raises(InputError, match=r"save it with detector\.save\(FOLDER\) and load it in each"):
+        way(detector)
+    detector.save(folder)
+    with pytest.raises(InputError, match=rf"^a Detector cannot be pickled .* Detector\.load\('{folder}'\)$"):
+        way(Detector.load(folder))
+
+
+@pytest.mark.parametrize(
+    "name", ["detector.json", "embedder.safetensors", "head.safetensors", "calibration.safetensors", "normal.json"]
+)
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_link_a_pipe_or_a_folder_in_place_of_a_file_is_refused(kind, name, folder, tmp_path):
+    trained()[0].save(folder)
+    (folder / name).rename(tmp_path / name)
+    if kind == "link":
+        (folder / name).symlink_to(tmp_path / name)
+    elif kind == "fifo":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).mkdir()
+    with pytest.raises(InputError, match=name):
+        Detector.load(folder)
+
+
+@pytest.mark.parametrize(("old", "new"), [('"k": 2', '"k": 3'), ('"precision"', '"precisian"'), ("{", "[")])
+def test_an_edited_record_is_refused(old, new, folder):
+    trained()[0].save(folder)
+    path = folder / bundle.RECORD
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=r"detector\.json"):
+        Detector.load(folder)

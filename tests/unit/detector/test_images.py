@@ -13,6 +13,7 @@ from metrad.errors import InputError
 from tests.helpers.detectors import noise
 
 READING = Reading()
+DEEP = Reading(depth=16)
 
 
 def names(images):
@@ -68,11 +69,24 @@ def test_arrays_are_one_image_or_several(shape, count):
     ("wrong", "words"),
     [
         (np.zeros((4, 4), np.float32), "must be uint8 or uint16, got float32"),
-        (np.zeros((4, 4), bool), "must be uint8 or uint16, got bool"),
-        (np.zeros((5, 4, 2), np.uint8), r"C of 1, 3 or 4, got \(5, 4, 2\)"),
-        (np.zeros((3, 5, 6), np.uint8), r"grey images are \(N, H, W, 1\)"),
+        (np.zeros((4, 4), bool), r"got bool; .* give array\.astype\('uint8'\) \* 255"),
+        (np.zeros((4, 4), np.int64), r"got int64; if its values lie from 0 to 255, give array\.astype\('uint8'\)$"),
+        (np.zeros((4, 4), np.uint32), r"got uint32; if its values lie from 0 to 255"),
+        (np.array(["a.png"]), r"give a list: array\.tolist\(\)"),
+        (Image.new("F", (4, 4)), "mode F has floating-point pixels without a fixed range"),
+        (np.zeros((4, 4), np.uint16), "array of uint16 has more than 8 bits, .* such as bits=12"),
+        (np.zeros((4, 4), ">u2"), "array of uint16 has more than 8 bits"),
+        (Image.new("I", (4, 4)), "PIL image of the mode I has more than 8 bits, .* such as bits=12"),
+        (Image.new("I;16", (4, 4)), "PIL image of the mode I;16 has more than 8 bits"),
+        (np.zeros((5, 4, 2), np.uint8), r"C of 1, 3 or 4, got \(5, 4, 2\); it has 2 channels$"),
+        (np.zeros((2, 5, 4, 2), np.uint8), r"got \(2, 5, 4, 2\); it has 2 channels$"),
+        (np.zeros((7, 5, 6), np.uint8), r"; grey images are \(N, H, W, 1\): give array\[\.\.\., None\]$"),
+        (np.zeros((3, 5, 6), np.uint8), r"transpose\(1, 2, 0\); grey images are \(N, H, W, 1\)"),
+        (np.zeros((2, 3, 5, 6), np.uint8), r"channels come first give array\.transpose\(0, 2, 3, 1\)$"),
         (np.zeros((5,), np.uint8), r"got \(5,\)"),
-        (np.zeros((0, 4, 3), np.uint8), r"got \(0, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\) has no pixels; no images are \[\] or \(0, H, W, C\)"),
+        (np.array([]), r"shape \(0,\) has no pixels"),
+        (np.zeros((2, 0, 4, 3), np.uint8), r"shape \(2, 0, 4, 3\) have no pixels"),
         (torch.zeros(4, 4, 3), "got torch.Tensor; give its numpy array with the channels last"),
         (b"a.png", "got bytes"),
         ({"a.png": 1}, "got dict"),
@@ -119,7 +133,7 @@ def test_a_file_its_array_and_its_pil_image_are_the_same_image(shape, dtype, tmp
     pixels = pixels * 200 if dtype == np.uint16 else pixels
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    (array,), (image,), (file,) = (given(one, READING) for one in (pixels, Image.open(path), path))
+    (array,), (image,), (file,) = (given(one, DEEP) for one in (pixels, Image.open(path), path))
     expected = decode_file(path)
     for one in (array.read(), image.read(), file.read()):
         assert one.digest == expected.digest
@@ -133,3 +147,16 @@ def test_a_pil_image_comes_upright(tmp_path):
     image, file = (next(given(one, READING)).read() for one in (Image.open(tmp_path / "a.jpg"), tmp_path / "a.jpg"))
     assert image.pixels.shape == (4, 8, 3)
     assert np.array_equal(image.pixels, file.pixels)
+
+
+def test_an_array_of_the_other_byte_order_is_the_same_image():
+    pixels = noise(2, 3, (5, 4, 3)).astype(np.uint16) * 200
+    for one, other in zip(given(pixels, DEEP), given(pixels.astype(">u2"), DEEP), strict=True):
+        assert one.read().digest == other.read().digest
+        assert other.read().pixels.dtype == np.uint16
+        assert np.array_equal(one.read().pixels, other.read().pixels)
+
+
+def test_four_channels_of_16_bits_are_refused():
+    with pytest.raises(InputError, match="uint16 must have 1 or 3 channels, got 4"):
+        given(np.zeros((5, 4, 4), np.uint16), DEEP)

@@ -24,6 +24,14 @@ def test_it_is_found_in_a_run_in_its_model_folder_and_in_a_bundle(tmp_path):
     assert np.array_equal(Detector.load(str(run)).score(noise(3, 1)).scores, expected)
 
 
+def test_a_folder_that_was_moved_loads_and_scores_the_same(tmp_path):
+    small_detector().save(tmp_path / "here")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "here").rename(tmp_path / "elsewhere/there")
+    expected = small_detector().score(noise(3, 1)).scores
+    assert np.array_equal(Detector.load(tmp_path / "elsewhere/there").score(noise(3, 1)).scores, expected)
+
+
 @pytest.mark.parametrize("state", ["running", "interrupted", "failed"])
 def test_the_detector_of_an_unfinished_run_is_refused(state, tmp_path):
     run = as_run(tmp_path / "run", state)

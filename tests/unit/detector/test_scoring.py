@@ -1,5 +1,6 @@
 """A detector's verdicts: the same for an image however it is given, in order, with a row for what is broken."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,9 +106,10 @@ def test_a_broken_image_is_a_row_with_its_error_and_the_rest_is_scored(detector,
 
 
 def test_no_images_give_no_rows(detector):
-    verdicts = detector.score([])
-    assert len(verdicts) == 0
-    assert verdicts.anomalous().shape == (0,)
+    for nothing in ([], iter(()), np.zeros((0, SIZE, SIZE, 3), np.uint8), [[]]):
+        verdicts = detector.score(nothing)
+        assert len(verdicts) == 0
+        assert verdicts.anomalous().shape == (0,)
     assert list(verdicts.to_pandas().columns) == ["image", "score", "p_value", "nearest", "known", "error"]
 
 
@@ -192,6 +194,66 @@ def test_deep_images_are_scaled_by_the_range_of_the_training_images():
     assert np.array_equal(detector.score(deep).scores, detector.score(images).scores)
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_the_caller_says_the_depth_of_arrays_where_the_detector_was_fitted_on_8_bits(bits, detector, tmp_path):
+    images = noise(3, 6)
+    expected = detector.score(images)
+    deep = np.round(images / 255 * (2**bits - 1)).astype(np.uint16)
+    grey = [image[..., 0] for image in deep]
+    for form in (deep, list(deep), deep.astype(">u2")):
+        assert np.array_equal(detector.score(form, bits=bits).scores, expected.scores)
+    for i, image in enumerate(grey):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    of_grey = detector.score([image[..., 0] for image in images]).scores
+    pil = [Image.fromarray(image.astype(np.int32), "I") for image in grey]
+    for form in (grey, pil, tmp_path):
+        assert np.array_equal(detector.score(form, bits=bits).scores, of_grey)
+    assert detector.explain(deep[0], bits=bits).score == expected.scores[0]
+    assert next(detector.stream(deep, bits=bits)).scores[2] == expected.scores[2]
+
+
+def test_without_a_depth_deep_arrays_are_an_error_and_never_a_score(detector):
+    deep = noise(2, 6).astype(np.uint16)
+    with pytest.raises(InputError, match="bits=12"):
+        detector.score(deep)
+    with pytest.raises(InputError, match="bits=12"):
+        detector.explain(deep[0])
+    verdicts = detector.score([deep[0], noise(1, 6)[0], Image.fromarray(deep[1, ..., 0].astype(np.int32), "I")])
+    assert [bool(error) for error in verdicts.errors] == np.isnan(verdicts.scores).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("bits", [7, 17, 12.0, True, "12"])
+def test_bits_outside_8_to_16_are_refused(bits, detector):
+    with pytest.raises(InputError, match="bits must be a whole number from 8 to 16"):
+        detector.score(noise(1), bits=bits)
+
+
+def test_a_detector_of_the_first_decoder_knows_16_bits_alone():
+    detector = small_detector()
+    detector.decoding = Decoding(1)
+    deep = noise(1, 6).astype(np.uint16) * 257
+    assert detector.score(deep, bits=16).scores[0] == detector.score(noise(1, 6)).scores[0]
+    with pytest.raises(InputError, match="scales images by 16 bits, got bits=12"):
+        detector.score(deep, bits=12)
+
+
+@pytest.mark.parametrize(("top", "warned"), [(4095, True), (4096, False), (65535, False)])
+def test_files_of_16_bits_whose_values_leave_their_range_in_doubt_are_warned_of_once(
+    top, warned, detector, tmp_path, caplog
+):
+    grey = noise(6, 6, (SIZE, SIZE)).astype(np.uint16)
+    grey[:, 0, 0] = top
+    for i, image in enumerate(grey):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    detector.score([noise(1)[0], tmp_path], batch_size=2)
+    assert [f"values up to {top}. They are scored with 65535 as white" in text for text in caplog.messages] == (
+        [True] if warned else []
+    )
+    caplog.clear()
+    detector.score(tmp_path, bits=16)
+    assert caplog.messages == []
+
+
 def test_a_scorer_without_neighbours_names_none():
     detector = small_detector(scorer=Centre())
     verdicts = detector.score(noise(2, 1))
@@ -213,6 +275,19 @@ def test_explain_gives_the_nearest_normal_images_with_their_distances(detector):
         detector.explain(noise(2))
     with pytest.raises(InputError, match=r"gone\.png cannot be read as an image"):
         detector.explain("gone.png")
+
+
+def test_after_a_fork_a_detector_that_has_scored_says_to_load_it_anew(detector, monkeypatch):
+    detector.score(noise(1))
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    for ask in (detector.score, detector.explain):
+        with pytest.raises(InputError, match=r"load it in each process with Detector\.load"):
+            ask(noise(1))
+
+
+def test_before_it_has_scored_a_detector_goes_through_a_fork(detector, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert len(detector.score(noise(1))) == 1
 
 
 def test_a_batch_size_below_one_is_refused(detector):

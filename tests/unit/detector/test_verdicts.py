@@ -73,3 +73,8 @@ def test_a_table_has_a_row_for_each_image():
     assert table["image"].tolist() == ["0", "gone.png"]
     assert np.array_equal(table["score"], verdicts.scores, equal_nan=True)
     assert table["error"].tolist() == verdicts.errors
+
+
+def test_verdicts_are_described_in_one_line():
+    verdicts = small_detector().score([*noise(3, 1), "gone.png"])
+    assert repr(verdicts) == "Verdicts(4 images, 1 with errors, 30 calibration images)"

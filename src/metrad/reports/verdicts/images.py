@@ -19,17 +19,21 @@ class Images:
         reading: how files are read.
         good: folder that the names of the good images are relative to; None if it is unknown.
         keys: keys of the contents of the images that the detector was fitted on; None if they are unknown.
+        bits: bits of the range of images that are no good ones, if they have more than 8; None for that of ``reading``.
     """
 
-    def __init__(self, reading: Reading, good: Path | None, keys: frozenset[bytes] | None = None) -> None:
-        self.reading, self.good, self.keys = reading, good, keys
+    def __init__(
+        self, reading: Reading, good: Path | None, keys: frozenset[bytes] | None = None, bits: int | None = None
+    ) -> None:
+        self.reading, self.good, self.keys, self.bits = reading, good, keys, bits
 
     @classmethod
-    def of(cls, detector: Detector, good: Path | None = None) -> Self:
+    def of(cls, detector: Detector, good: Path | None = None, bits: int | None = None) -> Self:
         """Return the reader of a detector's images; ``good`` is the folder of the good ones, if it was moved."""
         most = detector.kept.max_megapixels if detector.kept else Reading.max_megapixels
         keys = None if detector.fitted_digests is None else frozenset(map(bytes, detector.fitted_digests))
-        return cls(Reading(detector.decoding.decoder, most, detector.decoding.range), good or detector.root, keys)
+        reading = Reading(detector.decoding.decoder, most, detector.decoding.range)
+        return cls(reading, good or detector.root, keys, bits)
 
     def read(self, path: str | Path) -> Image.Image:
         """Return the image at ``path`` as upright 8-bit RGB.
@@ -37,7 +41,7 @@ class Images:
         Raises:
             CorruptImageError: it cannot be read.
         """
-        return self._seen(decode_file(Path(path), self.reading))
+        return _seen(decode_file(Path(path), self.reading), self.bits or self.reading.depth)
 
     def read_good(self, name: str) -> Image.Image | None:
         """Return the good image ``name``; None if it is not on this disk, or another image is there now.
@@ -52,11 +56,12 @@ class Images:
             decoded = decode_file(self.good / relative, self.reading)
         except CorruptImageError:
             return None
-        return self._seen(decoded) if self.keys is None or decoded.digest in self.keys else None
+        return _seen(decoded, self.reading.depth) if self.keys is None or decoded.digest in self.keys else None
 
-    def _seen(self, decoded: Decoded) -> Image.Image:
-        pixels = to_8_bits(decoded.pixels, self.reading.depth or FULL, white_is_zero=decoded.white_is_zero)
-        return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
+
+def _seen(decoded: Decoded, depth: int | None) -> Image.Image:
+    pixels = to_8_bits(decoded.pixels, depth or FULL, white_is_zero=decoded.white_is_zero)
+    return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
 
 
 def bounded(image: Image.Image, side: int) -> Image.Image:

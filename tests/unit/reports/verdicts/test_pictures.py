@@ -69,7 +69,8 @@ def test_no_file_is_shown_as_a_good_image_but_one_that_the_detector_was_fitted_o
 
 def test_images_of_16_bits_are_shown_over_the_range_of_the_detector(tmp_path):
     Image.fromarray(np.full((4, 4), 2048, np.uint16)).save(tmp_path / "deep.png")
-    assert Images(Reading(depth=12), None).read(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
+    for images in (Images(Reading(depth=12), None), Images(Reading(), None, bits=12)):
+        assert images.read(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_pictures_keep_the_folders_of_the_images_and_skip_those_that_are_broken(images, tmp_path, caplog):
