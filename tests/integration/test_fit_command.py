@@ -83,7 +83,7 @@ def test_a_folder_of_good_parts_becomes_a_run_that_the_other_commands_take(fit, 
 
 def test_the_run_is_the_one_of_the_configuration_that_is_told(fit, parts, tmp_path):
     result = fit(parts, "--seed", "3", "--confidence", "0.9", "--out", "tiles")
-    (told,) = re.findall(r"the same by configuration: python train\.py (.*)", result.out)
+    (told,) = re.findall(r"the same by configuration: metrad train (.*)", result.out)
     other = trained(tmp_path / "other", *shlex.split(told))
     run = Run.finished("tiles")
     assert run.noted()["identity"] == other.noted()["identity"]

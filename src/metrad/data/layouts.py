@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from metrad.data.good_folder import is_good
+from metrad.data.good_folder import MASKS, is_good
 from metrad.data.sources import (
     VALIDATION_PARTS,
     FileSource,
@@ -24,7 +24,6 @@ from metrad.errors import InputError
 from metrad.quoting import setting
 
 _TESTS = ("test", "test_public")  # the second in MVTec AD 2, whose private test images have no labels
-_MASKS = "ground_truth"
 _CLOSE = 0.7  # likeness of names, from 0 to 1, from which one is taken for a slip in typing the other
 _DOWNLOAD = (
     "metrad does not download MVTec AD, MVTec AD 2 or MVTec LOCO AD; get it from MVTec, and unpack it so that "
@@ -61,7 +60,7 @@ class MVTec(FileSource):
             image
             for part, in_test in parts
             for kind in class_folders(part)
-            if kind.name != _MASKS
+            if kind.name != MASKS
             for image in walk.images(readable(kind.name), kind, in_test=in_test)
         )
         self.left_out = walk.left_out_by_ending
@@ -76,17 +75,17 @@ class MVTec(FileSource):
         if masks:
             raise InputError(
                 f"dataset.source.root: {masks[0]} is called as the mask of an image beside it; move it and "
-                f"{len(masks) - 1} more to {self.folder / _MASKS}, where MVTec's layout has masks"
+                f"{len(masks) - 1} more to {self.folder / MASKS}, where MVTec's layout has masks"
             )
         self.fill(found, names_below(self.root, found), has_parts=any(image.in_test for image in found))
-        known = {stem: path for part in (self.folder, *testing) for stem, path in _masks(part / _MASKS)}
+        known = {stem: path for part in (self.folder, *testing) for stem, path in _masks(part / MASKS)}
         masks_of = [known.get((image.class_name, Path(image.path).stem)) for image in found]
         self.columns = {"mask": ["" if mask is None else _below(self.root, mask) for mask in masks_of]}
 
 
 def _log_masks_in_test(folder: Path) -> None:
     """Log that a folder of masks inside the test part, where only AD 2 has it, is no kind of defect."""
-    masks = folder / _TESTS[0] / _MASKS
+    masks = folder / _TESTS[0] / MASKS
     if masks.is_dir():
         log_once(logging.INFO, f"{masks} holds masks and was not read as a kind of defect")
 

@@ -283,7 +283,9 @@ def test_a_question_without_an_answer_is_refused(sweep, options, named):
 def test_only_what_can_be_compared_by_is_advised(sweep):
     for experiment, epochs in (("demo", 10), ("tuning", 3)):
         sweep.add([f"experiment={experiment}", "seed=0"], 0.9, config={"trainer.max_epochs": epochs})
-    with pytest.raises(InputError, match=r"by=experiment is no setting .* what differs is trainer.max_epochs$"):
+    with pytest.raises(
+        InputError, match=r"by=experiment is no setting .* what differs is trainer.max_epochs, as in: .*"
+    ):
         compare(sweep.path, by="experiment")
     assert compare(sweep.path, by="trainer.max_epochs").pairs["pairs"].tolist() == [1]
 
