@@ -1,7 +1,7 @@
 """A detector from a folder of good images, without a configuration of the user's own: ``metrad fit``.
 
-It is a run of ``experiment=inspect``: the settings are written as the arguments of ``metrad train`` and go through the same
-training, so that both make the same run.
+It is a run of ``experiment=inspect``: the settings are written as the arguments of ``metrad train`` and go through the
+same training, so that both make the same run.
 """
 
 import logging
@@ -194,7 +194,7 @@ def summary(made: Made) -> list[str]:
 
 def _taken(made: Made) -> str:
     unused = made.good.unused
-    named = ", ".join(f"{name} ({count:,} images)" for name, count in list(unused.items())[:LISTED])
+    named = ", ".join(f"{name} ({count:,} image{'s'[: count != 1]})" for name, count in list(unused.items())[:LISTED])
     left = len(unused) - LISTED
     more = f" and {left} more folder{'s'[: left > 1]}" if left > 0 else ""
     reference = f"; reference: {', '.join(map(str, made.wanted.reference))}" if made.wanted.reference else ""

@@ -236,7 +236,8 @@ def _values_compared(runs: list[_Saved], by: str, folder: Path) -> list[str]:
         names.append(" ".join([choice, *(f"{key.removeprefix(f'{by}.')}={run.settings[key]}" for key in varied)]))
     if len(set(names)) < 2:
         raise InputError(
-            f"by={by} has one value here, {names[0]}; a comparison takes two; what differs is {_differing(runs, folder)}"
+            f"by={by} has one value here, {names[0]}; a comparison takes two; what differs is "
+            f"{_differing(runs, folder)}"
         )
     return names
 
