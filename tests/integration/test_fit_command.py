@@ -43,8 +43,11 @@ def photograph(folder: Path, count: int, seed: int = 0, grey: int = 120) -> Path
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory):
-    """Good parts beside another kind."""
+    """Good parts beside another kind, and folders that are never read."""
     root = tmp_path_factory.mktemp("parts")
+    for name in ("a1", "a2", "a3", "dent"):
+        (root / name).mkdir()
+        (root / name / "1.png").touch()
     photograph(root / "good", 40)
     photograph(root / "crack", 5, seed=1, grey=60)
     return root
@@ -61,9 +64,6 @@ def fit(metrad, weights):
 
 
 def test_a_folder_of_good_parts_becomes_a_run_that_the_other_commands_take(fit, metrad, parts, tmp_path):
-    for name in ("a1", "a2", "a3", "dent"):
-        (parts / name).mkdir()
-        (parts / name / "1.png").touch()
     result = fit(parts, "--out", "tiles")
     assert (result.code, result.err) == (0, "")
     *_, taken, fitted, promised, realised, way_on = result.out.splitlines()
