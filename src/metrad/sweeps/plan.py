@@ -120,8 +120,8 @@ def require_runs(overrides: Sequence[Sequence[str]]) -> None:
     """
     if not overrides:
         raise InputError(
-            "the values of this sweep stand for no run, as where glob(…) fits no choice; python train.py --help lists "
-            "the choices"
+            "the values of this sweep stand for no run, as where glob(…) fits no choice; metrad train --help lists the "
+            "choices"
         )
 
 
