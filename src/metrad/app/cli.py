@@ -72,6 +72,7 @@ def main() -> None:
             raise
         command = f"metrad {arguments[0]}" if arguments and arguments[0] in _commands() else "metrad"
         line = _lacking(error, command) or " ".join(error.format_message().split())
+        line = line if line.endswith((".", "?", "!")) else f"{line}."
         typer.echo(printable(f"error: {line} {command} --help lists what it takes"), err=True)
         raise SystemExit(BAD_INPUT) from None
 
@@ -201,10 +202,15 @@ def _fit_command(  # noqa: PLR0913 - each is an option
     group: Annotated[
         str | None,
         typer.Option(
-            help="Which images show one part: parent (a folder a part), auto, or a pattern with named groups."
+            help="Which images show one part: parent (a folder a part), auto, a pattern with named groups such as "
+            "'(?P<part>\\w+)_\\d+', or for running numbers \"{pattern: 'num_(?P<number>\\d+)', gap: 60}\"."
         ),
     ] = None,
     size: Annotated[int, typer.Option(help="Height and width that images are scaled to, in pixels.")] = 224,
+    rate: Annotated[
+        list[float] | None,
+        typer.Option(help="False-alarm rate to promise; may be given several times. [0.01, 0.05]", show_default=False),
+    ] = None,
     confidence: Annotated[
         float, typer.Option(help="Probability with which confident thresholds keep their rate.")
     ] = 0.95,
@@ -222,7 +228,7 @@ def _fit_command(  # noqa: PLR0913 - each is an option
     def job() -> str:
         from metrad.app import inspect
 
-        wanted = inspect.Wanted(good, reference or (), weights, pattern, group, size, confidence, seed)
+        wanted = inspect.Wanted(good, reference or (), weights, pattern, group, size, confidence, seed, rate or ())
         return "\n".join(inspect.summary(inspect.make(wanted, out or inspect.default_out(wanted))))
 
     typer.echo(printable(reporting_errors(job)))
@@ -329,7 +335,11 @@ def _predict_command(  # noqa: PLR0913 - each parameter is an option of the comm
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option(help="A verdict a part: parent, or a pattern such as '(?P<part>\\w+)_\\d+'.", show_default=False),
+        typer.Option(
+            help="A verdict a part: parent, a pattern such as '(?P<part>\\w+)_\\d+', or for running numbers "
+            "\"{pattern: 'num_(?P<number>\\d+)', gap: 60}\".",
+            show_default=False,
+        ),
     ] = None,
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 3 if anything is flagged.")

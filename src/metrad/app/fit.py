@@ -12,11 +12,13 @@ from metrad.app.build import Parts
 from metrad.app.pace import Pace, choose_pace
 from metrad.data.broken_images import names_left_out
 from metrad.data.prepared import PreparedData
+from metrad.data.sizing import Automatic
 from metrad.data.sources import listed
 from metrad.errors import InputError, TrainingError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.evaluate import Settings
+from metrad.evaluation.planning import needed
 from metrad.files import write_all, write_json
 from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
@@ -63,15 +65,23 @@ def check_data(parts: Parts, data: PreparedData) -> None:
             "scorer=head takes a head that was trained on other classes than the normal ones, but dataset.reference "
             "names none; choose scorer=knn"
         )
-    parts.settings.rates(_calibration_groups(data))
+    _require_rates(parts.settings, data)
+
+
+def _require_rates(settings: Settings, data: PreparedData) -> None:
+    """Raise ``InputError`` if there are too few calibration groups for a rate that was asked for."""
+    there = _calibration_groups(data)
+    for rate in settings.false_alarm_rates or () if _is_automatic(data) else ():
+        if calibration_groups_needed(rate) > there:
+            raise InputError(f"a false-alarm rate of {rate:g} takes more good {_counted(data)}: {_more(rate, data)}")
+    settings.rates(there)
 
 
 def log_data(parts: Parts, data: PreparedData) -> None:
     """Log how many images there are, which thresholds they are too few for, and which were left out."""
     log_counts(data)
     log_found(data)
-    counted = "images" if data.groups is None else "groups"
-    log_thresholds(parts.settings, _calibration_groups(data), counted=counted)
+    log_thresholds(parts.settings, data)
     log_range(data)
     log_left_out(data)
 
@@ -80,6 +90,29 @@ def _calibration_groups(data: PreparedData) -> int:
     """Return the number of calibration images, or of their groups if images have groups."""
     found = data.split.indices["calibration"] if data.groups is None else np.unique(data.groups["calibration"])
     return len(found)
+
+
+def _counted(data: PreparedData) -> str:
+    return "images" if data.groups is None else "groups"
+
+
+def _is_automatic(data: PreparedData) -> bool:
+    """Return whether the number of calibration images follows from the number of good ones."""
+    return isinstance(data.roles.sizes["calibration"], Automatic)
+
+
+def _more(rate: float, data: PreparedData) -> str:
+    """Return in words what a false-alarm rate takes that there are too few calibration groups for."""
+    counted, takes = _counted(data), calibration_groups_needed(rate)
+    if not _is_automatic(data):
+        return f"set dataset.sizes.calibration={takes}" if counted == "images" else "raise dataset.sizes.calibration"
+    if not isinstance(data.roles.test_share, Automatic):
+        return f"add good {counted}"
+    roles = ("normal", "calibration", "test_normal")
+    found = data.split.indices if data.groups is None else data.groups
+    there = sum(len(found[role] if data.groups is None else np.unique(found[role])) for role in roles)
+    whole = needed(rate).parts
+    return f"{whole:,} good {counted} in all, {whole - there:,} more than there are (metrad plan --rate {rate:g})"
 
 
 def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:
@@ -173,21 +206,20 @@ def _log_reach(learner: MetricLearner, *, spoken: bool) -> None:
             log.warning("%s; see docs/heads.md", line)
 
 
-def log_thresholds(settings: Settings, calibration_groups: int, counted: str = "images") -> None:
-    """Log for which default false-alarm rates there are too few calibration images or groups, as ``counted`` says."""
+def log_thresholds(settings: Settings, data: PreparedData) -> None:
+    """Log for which default false-alarm rates there are too few calibration images or groups.
+
+    An automatic size takes what it can. So only the largest rate is then worth a line.
+    """
     if settings.false_alarm_rates is not None:
         return
-    for rate in DEFAULT_RATES:
-        needed = calibration_groups_needed(rate)
-        if needed > calibration_groups:
+    there = _calibration_groups(data)
+    for rate in (max(DEFAULT_RATES),) if _is_automatic(data) else DEFAULT_RATES:
+        takes = calibration_groups_needed(rate)
+        if takes > there:
             log.info(
-                "no threshold for %g %% false alarms, which takes %d calibration %s and not %d; "
-                "%s dataset.sizes.calibration%s",
-                100 * rate,
-                needed,
-                counted,
-                calibration_groups,
-                *(("set", f"={needed}") if counted == "images" else ("raise", "")),
+                "no threshold for %g %% false alarms, which takes %d calibration %s and not %d; %s",
+                *(100 * rate, takes, _counted(data), there, _more(rate, data)),
             )
 
 
@@ -208,8 +240,9 @@ def log_found(data: PreparedData) -> None:
     unnamed = data.unnamed_groups()
     if unnamed:
         log.warning(
-            "images seem to show one part several times: %s. Set dataset.group=auto, or a pattern that says "
-            "which belong together; else new parts give more false alarms than promised (docs/scoring.md, Groups)",
+            "images seem to show one part several times: %s. Set dataset.group=auto (metrad fit: --group auto), "
+            "or a pattern that says which belong together; else "
+            "new parts give more false alarms than promised (docs/scoring.md, Groups)",
             unnamed,
         )
 

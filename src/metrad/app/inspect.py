@@ -14,16 +14,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from metrad.app import hydra_seam
+from metrad.app import group_option, hydra_seam
 from metrad.app.arguments import for_hydra
 from metrad.app.train import train
 from metrad.data.good_folder import GoodFolder, absolute, find_good
 from metrad.data.groups import PARENT
+from metrad.data.ungrouped import UngroupedViews
 from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
+from metrad.evaluation.planning import needed
 from metrad.files import replacing
 from metrad.quoting import argument, value
 from metrad.runs.config import checks
@@ -50,6 +50,7 @@ class Wanted:
         size: height and width in pixels that images are scaled to.
         confidence: probability with which confident thresholds keep their rate.
         seed: seed of the choice of images for each role.
+        rates: false-alarm rates to compute thresholds for; empty for 0.01 and 0.05, each if the images suffice for it.
     """
 
     good: str | Path
@@ -60,16 +61,18 @@ class Wanted:
     size: int = SIZE
     confidence: float = 0.95
     seed: int = 0
+    rates: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class Made:
-    """A finished run, the folder of its good images, and the content of its ``metrics.json``."""
+    """A finished run, the folder of its good images, the content of ``metrics.json``, and what its warning found."""
 
     run: Run
     good: GoodFolder
     wanted: Wanted
     metrics: Mapping[str, Any]
+    ungrouped: UngroupedViews | None = None
 
 
 def fit(  # noqa: PLR0913 - each is a choice that the command has too
@@ -80,6 +83,7 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
     pattern: str | None = None,
     group: str | None = None,
     size: int = SIZE,
+    rate: float | Sequence[float] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     out: str | Path | None = None,
@@ -97,6 +101,7 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
         group: which images show one part: ``parent`` for a folder a part, ``auto``, or a regular expression over the
             path with a named group; None if each image is alone.
         size: height and width in pixels that images are scaled to.
+        rate: false-alarm rates to compute thresholds for; None for 0.01 and 0.05, each if the images suffice for it.
         confidence: probability with which confident thresholds keep their rate.
         seed: seed of the choice of images for each role.
         out: directory to keep the run in, for ``metrad report`` and the like; None to keep the detector alone.
@@ -105,7 +110,8 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
         InputError: a folder or file cannot be used, there are too few images, or ``out`` exists.
     """
     folders = [reference] if isinstance(reference, str | Path) else list(reference or ())
-    wanted = Wanted(good, folders, weights, pattern, group, size, confidence, seed)
+    rates = [rate] if isinstance(rate, int | float) else list(rate or ())
+    wanted = Wanted(good, folders, weights, pattern, group, size, confidence, seed, rates)
     if out is not None:
         return Detector.load(make(wanted, Path(out)).run.path)
     with tempfile.TemporaryDirectory(prefix="metrad-") as folder:
@@ -130,7 +136,7 @@ def make(wanted: Wanted, out: Path) -> Made:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         metrics = train(expand_home(cfg), Run(partial), hydra)
-    return Made(Run(out), good, wanted, metrics)
+    return Made(Run(out), good, wanted, metrics, Detector.load(out).ungrouped_views)
 
 
 def default_out(wanted: Wanted) -> Path:
@@ -160,6 +166,7 @@ def arguments(wanted: Wanted, good: GoodFolder) -> list[str]:
         "backbone.weights": (wanted.weights and str(absolute(wanted.weights)), None),
         "image_size": (wanted.size, SIZE),
         "evaluation.confidence": (wanted.confidence, 0.95),
+        "evaluation.false_alarm_rates": (list(wanted.rates), []),
         "seed": (wanted.seed, 0),
     }
     settings |= {key: given for key, (given, default) in chosen.items() if given != default}
@@ -175,15 +182,10 @@ def _folder(option: str, path: str | Path) -> Path:
 
 
 def _group(text: str) -> str:
-    """Return ``dataset.group`` as Hydra reads it; ``text`` is a pattern, a word, or a YAML mapping in braces."""
-    if not text.startswith("{"):
-        return value(text)
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"--group {text} cannot be read; write a pattern, or {{pattern: 'PATTERN', gap: 1, size: 0.1}}"
-        ) from error
+    """Return ``dataset.group`` as Hydra reads it; ``text`` is as for ``group_option.read``."""
+    content = group_option.read(text)
+    if isinstance(content, str):
+        return value(content)
     return "{" + ", ".join(f"{key}: {value(each)}" for key, each in content.items()) + "}"
 
 
@@ -217,7 +219,7 @@ def _count(made: Made, role: str) -> str:
 
 
 def _promised(made: Made) -> str:
-    """Return the thresholds with the rates that they promise, and what the others take."""
+    """Return the thresholds with the rates that they promise, to which parts, and what the others take."""
     counted, groups = "images", made.metrics.get("groups")
     there = made.metrics["sizes"]["calibration"]
     if groups is not None:
@@ -228,12 +230,19 @@ def _promised(made: Made) -> str:
     for kind, probability, how in kinds:
         found = {entry["false_alarm_rate"]: entry["threshold"] for entry in made.metrics[kind]}
         parts += [f"{100 * rate:g} % {how} above {threshold:.4g}" for rate, threshold in sorted(found.items())]
-        needs = {rate: calibration_groups_needed(rate, probability) for rate in DEFAULT_RATES if rate not in found}
-        missing += [f"{100 * rate:g} % {how} takes {needed}" for rate, needed in sorted(needs.items())]
+        lacking = sorted(set(made.wanted.rates or DEFAULT_RATES) - found.keys())
+        missing += [f"{100 * rate:g} % {how} takes {needed(rate, probability).parts:,}" for rate in lacking]
     if not parts:
         parts = [f"{100 / (there + 1):.2g} % on average at least (metrad predict --rate {_least(there):g})"]
-    lacking = f"; of {there} calibration {counted}, {', '.join(missing)}" if missing else ""
-    return f"false alarms promised: {', '.join(parts)}{lacking}"
+    takes = f"; of the {_all_normal(made):,} good {counted}, {', '.join(missing)}" if missing else ""
+    same = " for images of the same parts; not for new parts, see the warning: --group auto"
+    return f"false alarms promised{same if made.ungrouped else ''}: {', '.join(parts)}{takes}"
+
+
+def _all_normal(made: Made) -> int:
+    """Return the number of good images, or of their groups."""
+    counts = made.metrics.get("groups") or made.metrics["sizes"]
+    return sum(counts[role] for role in ("normal", "calibration", "test_normal"))
 
 
 def _least(groups: int) -> float:
@@ -242,13 +251,17 @@ def _least(groups: int) -> float:
 
 
 def _realised(made: Made) -> str:
-    """Return the false alarms of each threshold on the images kept for testing, with their intervals."""
+    """Return the false alarms of each threshold on the images kept for testing, with their intervals.
+
+    Without groups these may show the parts that the detector was fitted on.
+    """
     found = [
         f"{100 * entry['test_false_alarm_rate']:.1f} % ({_ends(entry['test_false_alarm_interval'])}) where "
         f"{100 * entry['false_alarm_rate']:g} %{_how(entry)} is promised"
         for entry in [*made.metrics["thresholds"], *made.metrics["confident_thresholds"]]
     ]
     level, tested = made.metrics["intervals"]["level"], _count(made, "test_normal")
+    tested += " (of the same parts)" if made.ungrouped else ""
     measured = ", ".join(found) if found else "not measured, for want of a threshold"
     return f"false alarms on the {tested} kept for testing, with intervals of {100 * level:g} %: {measured}"
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -17,13 +17,17 @@ from typing import Protocol
 
 import numpy as np
 
+from metrad.app import group_option
+from metrad.data.decoding import Reading, size_in_header
+from metrad.data.found_groups import AUTO
 from metrad.data.listing import image_files
 from metrad.data.sources import listed
 from metrad.detector.core import Detector
-from metrad.detector.verdicts import Verdicts, threshold
+from metrad.detector.verdicts import Verdicts, takes_good_parts, threshold
 from metrad.errors import INTERRUPTED, InputError
 from metrad.evaluation.conformal import Calibration, alarms, calibration_groups_needed, largest_by_group
 from metrad.progress import bar
+from metrad.quoting import argument
 from metrad.reports.verdicts import page, resume, tables
 from metrad.reports.verdicts.images import Images
 from metrad.reports.verdicts.parts import Parts, PartScores, calibration_of_parts, require_views
@@ -59,7 +63,7 @@ class Request:
         copy: sort copies and not links.
         html: file for the page of the batch; None for none.
         good: folder of the good images, if it is not where it was; None if it is.
-        group: which images show one part; None for a part an image.
+        group: which images show one part, as for ``group_option.read``; None for a part an image.
         resume: go on with the rows of ``out``.
         device: device to embed images on, such as ``cpu`` or ``cuda``.
     """
@@ -132,7 +136,7 @@ def predict(request: Request, streamed: Iterable[str] = ()) -> Tally:
     """
     _require_usable(request)
     detector = Detector.load(request.run, device=request.device)
-    promise = _promise(detector.calibration, request)
+    promise = replace(_promise(detector.calibration, request), ungrouped=detector.ungrouped_views)
     paths = _listed(request, detector, streamed)
     return _Call(
         request, detector, promise, Batch({readable(path): path for path in paths}, common_folder(paths))
@@ -162,10 +166,16 @@ class Batch:
     paths: dict[str, str]
     common: str
 
-    def parts(self, wanted: str) -> Parts:
-        """Return the parts of the images; ``wanted`` is as for ``Parts.by``."""
-        relative = [readable(below(path, self.common)).replace(os.sep, "/") for path in self.paths.values()]
-        return Parts.by(wanted, list(self.paths), relative)
+    def parts(self, group: str, reading: Reading) -> Parts:
+        """Return the parts of the images; ``group`` is as in ``Request``, ``reading`` how files are read."""
+        paths = list(self.paths.values())
+        relative = [readable(below(path, self.common)).replace(os.sep, "/") for path in paths]
+        return Parts.by(
+            group_option.pattern(group),
+            list(self.paths),
+            relative,
+            size_of=lambda position: size_in_header(Path(paths[position]), reading),
+        )
 
 
 class _Call:
@@ -175,7 +185,7 @@ class _Call:
         self.request, self.detector, self.promise, self.batch = request, detector, promise, batch
         self.tally = Tally()
         self.page: page.Page | None = None
-        self.parts = None if request.group is None else batch.parts(request.group)
+        self.parts = None if request.group is None else batch.parts(request.group, Images.of(detector).reading)
         self.of_parts: Promise | None = None
         self.part_scores: PartScores | None = None
         if self.parts is not None:
@@ -323,8 +333,8 @@ class _Call:
 
     def _finish(self) -> None:
         """Write the verdicts on parts, the page and the last lines."""
-        if self.part_scores:
-            rows = self.part_scores.rows()
+        rows = self.part_scores.rows() if self.part_scores else None
+        if rows is not None:
             self.tally.add_parts(rows)
             if self.request.out:
                 tables.write_cells(of_parts(self.request.out), rows)
@@ -332,8 +342,12 @@ class _Call:
                 tables.show_cells(rows, sys.stdout)
         lines = self.tally.lines(self.promise, self.of_parts)
         if self.page:
-            about = f"detector {self.request.run}; a score above {self.promise.threshold:.4g} is flagged"
-            self.page.finish(f"{self.tally.images:,} images by {self.request.run.absolute().name}", [*lines, about])
+            title = f"{self.tally.images:,} images by {self.request.run.absolute().name}"
+            heads = self.tally.heads(self.promise, self.of_parts)
+            about = f"detector {self.request.run}; an image is flagged above a score of {self.promise.threshold:.4g}"
+            if self.of_parts:
+                about += f", a part above {self.of_parts.threshold:.4g}"
+            self.page.finish(title, heads, [*(line for line in lines if line not in heads), about], rows)
         for line in lines:
             log.info("%s", line)
 
@@ -352,6 +366,7 @@ def _require_usable(request: Request) -> None:
         raise InputError("--resume needs --out FILE, the table to go on with")
     if request.copy and request.sort is None:
         raise InputError("--copy needs --sort DIR, the folder that copies go into")
+    _require_group(request.group)
     if request.good is not None and not request.good.is_dir():
         raise InputError(f"--good: no folder {request.good}")
     for option, path in (("--out", request.out), ("--html", request.html)):
@@ -371,6 +386,17 @@ def _require_usable(request: Request) -> None:
             require_fresh(option, path, resume=request.resume)
 
 
+def _require_group(group: str | None) -> None:
+    """Raise ``InputError`` if the value of ``--group`` cannot be read, or asks to find groups."""
+    if group == AUTO:
+        raise InputError(
+            "--group auto is for metrad fit alone: metrad predict finds no groups, since one wrong part would change a "
+            rf"verdict; write parent, a pattern such as '(?P<part>\w+)_\d+', or {argument(group_option.FORM)}"
+        )
+    if group is not None:
+        group_option.pattern(group)
+
+
 def _promise(calibration: Calibration, request: Request) -> Promise:
     """Return the threshold that was asked for, and what it promises.
 
@@ -384,16 +410,15 @@ def _promise(calibration: Calibration, request: Request) -> Promise:
         kept = "" if request.confidence is None else f" with --confidence {request.confidence:g}"
         raise InputError(
             f"--rate {request.rate:g}{kept} needs {needed} calibration {counted}, and the detector of {request.run} "
-            f"has {groups}; {_possible(groups, request.confidence)}"
+            f"has {groups}; {_possible(groups, request)}"
         )
     sizes = np.ones(1) if calibration.groups is None else np.unique(calibration.groups, return_counts=True)[1]
     value = threshold(calibration, request.rate, request.confidence)
     return Promise(request.rate, request.confidence, value, calibration.scores if sizes.max() == 1 else None)
 
 
-def _possible(groups: int, confidence: float | None) -> str:
-    """Return in words which rates ``groups`` calibration groups suffice for."""
-    rates = [rate for rate in _SIMPLE_RATES if calibration_groups_needed(rate, confidence) <= groups]
-    if not rates:
-        return "fit it with more good images, such as dataset.sizes.calibration=100"
-    return f"--rate {rates[0]:g} can be promised, or fit it with more calibration images"
+def _possible(groups: int, request: Request) -> str:
+    """Return in words which rate ``groups`` calibration groups suffice for, and what the rate asked for takes."""
+    takes = takes_good_parts(request.rate, request.confidence)
+    rates = [rate for rate in _SIMPLE_RATES if calibration_groups_needed(rate, request.confidence) <= groups]
+    return f"--rate {rates[0]:g} can be promised, or {takes}" if rates else takes

@@ -72,6 +72,7 @@ def _report_sweep(sweep: Any) -> bool:
     """
     from metrad.files import write_rows
     from metrad.sweeps.table import collect, summarise, table_text
+    from metrad.sweeps.thresholds import lacking
 
     assert sweep.folder is not None
     rows, kept = collect(sweep.folder), True
@@ -83,7 +84,9 @@ def _report_sweep(sweep: Any) -> bool:
         except OSError as error:  # for example, the disk is full
             typer.echo(f"error: {one_line(error)}", err=True)
             kept = False
-    left = sweep.unfinished()
+    missing, left = lacking(sweep.runs), sweep.unfinished()
+    if missing:
+        log.info("%s", missing)
     if left:
         listed = ", ".join(f"{count} {state}" for state, count in left.items())
         way_on = "the same command with sweep=%s continues them"

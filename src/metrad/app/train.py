@@ -162,4 +162,5 @@ def evaluate(parts: Parts, fitted: Fitted, run: Run) -> tuple[Detector, Evaluati
         precision=fitted.precision,
     )
     detector.decoding, detector.kept, detector.fitted_digests = data.decoding, data.kept, data.fitted_digests
+    detector.ungrouped_views = data.ungrouped_views
     return detector, result

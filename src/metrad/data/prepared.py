@@ -22,6 +22,7 @@ from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
 from metrad.data.store import ChooseDepth, ImageSet, Storage, load
 from metrad.data.torchvision_sources import open_source
+from metrad.data.ungrouped import UngroupedViews
 from metrad.errors import InputError
 
 LOOKED_AT, LOOKED_AT_ON_DEMAND = 2000, 200  # images that a run without groups looks for them in
@@ -158,16 +159,26 @@ class PreparedData:
         Few images are looked at, those of the normal classes first, so that it takes little time. The words are empty
         if fewer than a share ``WORTH_A_WORD`` of the images have a group.
         """
+        looked = self._unnamed
+        return "" if looked is None else looked[1].lines([self._image_names[i] for i in looked[0]])[0]
+
+    @property
+    def ungrouped_views(self) -> UngroupedViews | None:
+        """The numbers of ``unnamed_groups``; None where its words are empty."""
+        looked = self._unnamed
+        return None if looked is None else UngroupedViews(len(looked[0]), int(looked[1].numbers.max()) + 1)
+
+    @property
+    def _unnamed(self) -> tuple[np.ndarray, Found] | None:
+        """The positions of the images looked at, and their groups, if these are worth a word."""
         if self.roles.group is not None or not self._named:
-            return ""
+            return None
         pool = self.image_set.pool
         kept = self._different(pool)
         normal_first = kept[np.argsort(~np.isin(pool.labels[kept], self.classes.normal), kind="stable")]
         few = np.sort(normal_first[: LOOKED_AT_ON_DEMAND if self.image_set.on_demand else LOOKED_AT])
         found = self._find(few)
-        if found.grouped < WORTH_A_WORD * len(few):
-            return ""
-        return found.lines([self._image_names[i] for i in few])[0]
+        return None if found.grouped < WORTH_A_WORD * len(few) else (few, found)
 
     @property
     def train_indices(self) -> np.ndarray:

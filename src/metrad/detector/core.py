@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from metrad.data.decoding import DECODER_VERSION, Decoding, Kept
+from metrad.data.ungrouped import UngroupedViews
 from metrad.detector import bundle
 from metrad.detector.bundle import Blueprint, Bundle
 from metrad.detector.explanation import Explanation, Neighbour
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # importing this file must not import torch
 
 BATCH = 64  # images decoded and scored together
 CONFIDENCE = 0.95  # of the default thresholds
+_UNGROUPED = "ungrouped_views"  # entry of the record
 MOST_PIXELS = 2**14  # height and width of a kept image; a larger number in a record is a fault
 
 
@@ -72,6 +74,9 @@ class Detector:
         kept: how the images were kept after decoding, which images to come must share; None for an older detector.
         fitted_digests: keys of the contents of the reference, normal and calibration images, (K, 16) uint8; None for
             an older detector, which does not record them.
+        ungrouped_views: a record that images without groups seem to show one part several times, so that thresholds
+            do not hold for new parts; None if they have groups or seem to show one part each, and for an older
+            detector.
         device: device that images are embedded on, such as ``cpu`` or ``cuda``.
     """
 
@@ -95,6 +100,7 @@ class Detector:
         self.decoding = Decoding(**about.get("decoding", {})) if loaded_from else Decoding(DECODER_VERSION)
         self.kept = _kept(about)
         self.fitted_digests = loaded_from.fitted_digests if loaded_from else None
+        self.ungrouped_views = UngroupedViews.of(about.get(_UNGROUPED), f"{bundle.RECORD}: the entry {_UNGROUPED}")
         self.loaded_from = loaded_from
         self.device = "cpu"
         self._make_scorer = make_scorer
@@ -292,6 +298,8 @@ class Detector:
         entries = {**before, "decoding": asdict(self.decoding), **about}
         if self.kept is not None:
             entries["kept"] = asdict(self.kept)
+        if self.ungrouped_views is not None:
+            entries[_UNGROUPED] = asdict(self.ungrouped_views)
         size = self.backend.head.num_classes
         bundle.seal(folder, self.blueprint, precision=self.precision, head_size=size, about=entries)
 

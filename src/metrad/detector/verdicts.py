@@ -15,6 +15,7 @@ from metrad.evaluation.conformal import (
     conformal_threshold,
     largest_by_group,
 )
+from metrad.evaluation.planning import needed
 
 if TYPE_CHECKING:  # pandas takes half a second to import
     import pandas as pd
@@ -117,14 +118,21 @@ def threshold(calibration: Calibration, rate: float, confidence: float | None = 
         if value is not None and not 0 < value < 1:
             raise InputError(f"{name} must lie between 0 and 1, ends excluded, got {value}")
     scores, groups = calibration.scores, calibration.groups
-    there, needed = len(largest_by_group(scores, groups)), calibration_groups_needed(rate, confidence)
-    if there < needed:
+    there, takes = len(largest_by_group(scores, groups)), calibration_groups_needed(rate, confidence)
+    if there < takes:
         counted = "images" if groups is None else "groups of images"
         kept = "" if confidence is None else f" with confidence {confidence:g}"
         raise InputError(
-            f"a false-alarm rate of {rate:g}{kept} takes {needed} calibration {counted}, and this detector has "
-            f"{there}; ask a higher rate, or fit the detector with more calibration images"
+            f"a false-alarm rate of {rate:g}{kept} takes {takes} calibration {counted}, and this detector has "
+            f"{there}; ask a higher rate, or {takes_good_parts(rate, confidence)}"
         )
     if confidence is None:
         return conformal_threshold(scores, rate, groups)
     return confident_threshold(scores, rate, confidence, groups)
+
+
+def takes_good_parts(rate: float, confidence: float | None) -> str:
+    """Return in words how many good parts ``metrad fit`` needs for a threshold; the arguments are as for it."""
+    asked = "" if confidence is None else f" --confidence {confidence:g}"
+    parts = needed(rate, confidence).parts
+    return f"fit the detector with at least {parts:,} good parts (metrad plan --rate {rate:g}{asked})"

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from metrad.errors import InputError
 from metrad.evaluation.conformal import calibration_groups_needed
 from metrad.evaluation.metrics import by_name
+from metrad.quoting import argument
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.input import FROZEN
@@ -67,8 +68,15 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
         InputError: ``folder`` is no finished run, one of its files cannot be read, or the report cannot be written.
     """
     run = Run(folder)
-    if not run.status.exists() and any(folder.glob("*/status.json")):
-        raise InputError(f"{folder} is a sweep; make its report by: metrad compare {folder}")
+    inside = [] if run.status.exists() else sorted(path.parent for path in folder.glob("*/status.json"))
+    if inside and (folder / "multirun.yaml").exists():
+        raise InputError(f"{folder} is a sweep; make its report by: metrad compare {argument(folder)}")
+    if inside:
+        held = "a run" if len(inside) == 1 else f"{len(inside):,} runs"
+        raise InputError(
+            f"{folder} holds {held}; name one, as in: metrad report {argument(inside[-1])}; "
+            f"or compare them: metrad compare {argument(folder)}"
+        )
     run, path = Run.finished(folder), run.path / "report.html" if path is None else path
     metrics, cfg = run.shown(), inert(run.load_config())
     name, choice, seed = run.path.resolve().name, head_of(cfg), cfg.get("seed")

@@ -19,7 +19,7 @@ from metrad.files import replacing
 from metrad.reports.page.html import render_template
 from metrad.reports.verdicts.images import Images, bounded
 from metrad.reports.verdicts.places import key_of
-from metrad.reports.verdicts.rows import ERROR, VERDICTS, Row
+from metrad.reports.verdicts.rows import ERROR, VERDICTS, Cells, Row
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +50,22 @@ class Page:
         self.good |= zip(names, self.pool.map(self._good_pictures, names), strict=True)
         list(self.pool.map(self._own_pictures, [row.image for row in rows if row.verdict != ERROR]))
 
-    def finish(self, title: str, facts: Sequence[str]) -> None:
-        """Write the page with its title and the lines ``facts``, all or nothing.
+    def finish(
+        self, title: str, heads: Sequence[str], facts: Sequence[str] = (), parts: Sequence[Cells] | None = None
+    ) -> None:
+        """Write the page, all or nothing.
+
+        Args:
+            title: its title.
+            heads: lines at the top.
+            facts: further lines, which are folded.
+            parts: rows of the verdicts on parts, as ``PartScores.rows`` gives them; None without groups.
 
         Raises:
             WriteError: the file cannot be written.
         """
-        text = render_template("batch", title=title, facts=facts, data=self._data(), count=len(self.rows))
+        data, count = self._data(parts or ()), len(self.rows)
+        text = render_template("batch", title=title, heads=heads, facts=facts, data=data, count=count)
         with replacing(self.path) as partial:
             partial.write_text(text, encoding="utf-8", errors="replace")
 
@@ -88,14 +97,16 @@ class Page:
                 image.save(partial, quality=_QUALITY[side])
         return True
 
-    def _data(self) -> str:
+    def _data(self, parts: Sequence[Cells]) -> str:
         """Return the verdicts as JSON that may stand in a script element: no name in it can end the element."""
+        places = {part["group"]: place for place, part in enumerate(parts)}
         nearest = {name: number for number, name in enumerate(self.good)}
         content = {
             "folder": quote(folder(self.path).name),
             "sides": [TILE, LARGE],
             "verdicts": VERDICTS,
             "good": [[name, good_key(name) if there else None] for name, there in self.good.items()],
+            "parts": [[part["group"], VERDICTS.index(part["verdict"])] for part in parts],
             "images": [
                 [
                     row.image.replace(os.sep, "/"),
@@ -104,8 +115,9 @@ class Page:
                     VERDICTS.index(row.verdict),
                     nearest.get(row.nearest, -1),
                     int(row.fitted_on),
-                    row.error or row.group,
+                    row.error,
                     key_of(row.image),
+                    places.get(row.group, -1),
                 ]
                 for row in self.rows
             ],

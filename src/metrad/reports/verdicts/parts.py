@@ -2,13 +2,13 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from metrad.data.groups import NUMBER, PARENT, VIEW, group_numbers
+from metrad.data.groups import NUMBER, PARENT, VIEW, Pattern, Size, group_numbers
 from metrad.errors import InputError
 from metrad.evaluation.conformal import Calibration, alarms, conformal_p_values, largest_by_group
 from metrad.reports.verdicts.rows import ANOMALOUS, ERROR, NORMAL, Cells
@@ -29,19 +29,27 @@ class Parts:
     of: Mapping[str, int]
 
     @classmethod
-    def by(cls, wanted: str, images: Sequence[str], below: Sequence[str]) -> "Parts":
+    def by(
+        cls,
+        wanted: str | Pattern,
+        images: Sequence[str],
+        below: Sequence[str],
+        size_of: Callable[[int], Size] = lambda position: (0, 0),
+    ) -> "Parts":
         """Return the parts of images.
 
         Args:
-            wanted: ``parent`` for the folder of an image, or a regular expression over its path with named groups.
+            wanted: ``parent`` for the folder of an image, a regular expression over its path with named groups, or a
+                pattern with settings.
             images: name of each image, (N,).
             below: path of each image below the folder that all are in, with ``/``, (N,).
+            size_of: returns the width and height of the image at a position; called only for a pattern with ``size``.
 
         Raises:
             InputError: the expression cannot be used, or no image matches it.
         """
         try:
-            numbers = group_numbers(wanted, below, columns={}, size_of=lambda position: (0, 0))
+            numbers = group_numbers(wanted, below, columns={}, size_of=size_of)
         except InputError as error:
             raise InputError(str(error).replace("dataset.group", OPTION)) from error
         count = int(numbers.max(initial=-1)) + 1
@@ -136,11 +144,11 @@ class PartScores:
         }
 
 
-def _title(wanted: str, name: str) -> str:
+def _title(wanted: str | Pattern, name: str) -> str:
     """Return the name of the part whose first image is ``name``."""
     if wanted == PARENT:
         return str(PurePosixPath(name).parent)
-    match = re.search(wanted, name)
+    match = re.search(wanted if isinstance(wanted, str) else wanted.pattern, name)
     texts = match.groupdict() if match else {}
     said = [text for key, text in texts.items() if key not in (NUMBER, VIEW) and text]
     return "/".join(said) or name

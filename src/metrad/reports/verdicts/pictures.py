@@ -63,7 +63,7 @@ class Pictures:
             log.warning("--pictures: %s has no picture (%s)", row.image, error)
             return
         large = max(picture.size) > _MOST_JPEG
-        target = self.folder / (picture_place(below(source, self.common)) + (".png" if large else ".jpg"))
+        target = self.folder / picture_place(below(source, self.common), ".png" if large else ".jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as partial:
             picture.save(partial, compress_level=1, quality=92, subsampling=0)  # of PNG; of JPEG

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from metrad.data.sources import IMAGE_ENDINGS
 from metrad.errors import InputError
 
 _LONGEST = 200  # bytes of a file name that leave room for endings and a temporary name; file systems allow 255
@@ -23,16 +24,28 @@ def below(path: str, folder: str) -> str:
     return os.path.relpath(os.path.abspath(path), folder)  # noqa: PTH100
 
 
-def picture_place(relative: str) -> str:
-    """Return the path, without an ending, of the picture of the image at ``relative``; its own ending is kept.
+def picture_place(relative: str, ending: str) -> str:
+    """Return the path of the picture of the image at ``relative``, whose file ends with ``ending``, such as ``.jpg``.
 
-    Names that are too long for a further ending are cut, and a digest keeps them apart.
+    An image with this ending has a picture of its name. Other images keep their own ending before it: ``x.png`` has
+    ``x.png.jpg``, and ``x.png.jpg`` has ``x.png.jpg.jpg``. So no two images share a place. Names that are too long for
+    a further ending are cut, and a digest keeps them apart.
     """
     folder, name = os.path.split(relative)
     data = os.fsencode(name)
+    stem, own = os.path.splitext(name)  # noqa: PTH122
     if len(data) > _LONGEST:
-        name = f"{os.fsdecode(data[: _LONGEST - 20]).encode('utf-8', 'ignore').decode()}-{key_of(name)}"
+        name = f"{os.fsdecode(data[: _LONGEST - 20]).encode('utf-8', 'ignore').decode()}-{key_of(name)}{ending}"
+    elif not _is_image(name):
+        name += 2 * ending
+    elif own.lower() != ending or _is_image(stem):
+        name += ending
     return os.path.join(folder, name)  # noqa: PTH118
+
+
+def _is_image(name: str) -> bool:
+    """Return whether ``name`` has an ending of images."""
+    return os.path.splitext(name)[1].lower().removeprefix(".") in IMAGE_ENDINGS  # noqa: PTH122
 
 
 def key_of(name: str) -> str:

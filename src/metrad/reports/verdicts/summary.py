@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from metrad.data.ungrouped import UngroupedViews
 from metrad.evaluation.foreseen import most_false_alarms
 from metrad.reports.verdicts.rows import ANOMALOUS, ERROR, Cells, Row
 
@@ -21,12 +22,15 @@ class Promise:
         threshold: a score above it is flagged.
         independent: calibration scores of parts that are independent of each other, (G,); None if several scores are of
             one part, so that the number of false alarms has no known distribution.
+        ungrouped: the detector's images that seem to show one part several times without being grouped; the promise
+            then does not hold for new parts. None if there are none.
     """
 
     rate: float
     confidence: float | None
     threshold: float
     independent: np.ndarray | None
+    ungrouped: UngroupedViews | None = None
 
     @property
     def words(self) -> str:
@@ -35,15 +39,27 @@ class Promise:
 
     def foreseen(self, count: int, kind: str) -> str:
         """Return in words how many of ``count`` good images or parts would be flagged."""
-        bound = "about" if self.confidence is None else "at most about"
-        expected = self.rate * count
+        good, expected = _of(count, f"good {kind}"), self.rate * count
         shown = f"{expected:,.0f}" if expected >= 100 else f"{expected:.3g}"
-        text = f"of {_of(count, f'good {kind}')} {bound} {shown} would be flagged"
+        about = f"about {shown} would be flagged"
         if self.independent is None:
-            return text
+            return f"of {good} {'' if self.confidence is None else 'at most '}{about}"
         probability = self.confidence or PROBABILITY
         most = most_false_alarms(self.independent, self.threshold, count, probability)
-        return f"{text} (at most {most:,} with probability {probability:g})"
+        if self.confidence is not None:
+            return f"of {good} no more than {most:,} would be flagged with probability {probability:g}"
+        return f"of {good} {about}, and with probability {probability:g} no more than {most:,}"
+
+    @property
+    def caution(self) -> str:
+        """Why the promise does not hold for new parts, in words; empty if it does."""
+        if self.ungrouped is None:
+            return ""
+        return (
+            f"the detector was fitted without groups, and {self.ungrouped.words}: {self.words} is promised for new "
+            "images of the same parts, and new parts give more false alarms; fit it with --group auto (train.py: "
+            "dataset.group=auto)"
+        )
 
 
 @dataclass
@@ -100,15 +116,8 @@ class Tally:
         new = self.images - self.kept
         kept = f" ({self.kept:,} kept from before)" if self.kept else ""
         speed = f"{self.seconds:.1f} s ({new / max(self.seconds, 1e-9):.1f} images/s)"
-        counted = f"{_of(self.errors, 'errors')}, {self.flagged:,} of {self.images:,} flagged at {promise.words}"
-        unseen = self.images - self.errors - self.fitted_on
-        lines = [f"{_of(new, 'images')} scored in {speed}{kept}, {counted}"]
-        if unseen and of_parts is None:
-            lines.append(promise.foreseen(unseen, "images"))
-        if of_parts is not None:
-            judged = sum(self.parts.values()) - self.parts.get(ERROR, 0)
-            flagged = f"{self.parts.get(ANOMALOUS, 0):,} of {_of(judged, 'parts')} flagged at {of_parts.words}"
-            lines.append(f"{flagged}; {of_parts.foreseen(judged, 'parts')}" if judged else flagged)
+        counted = f"{_of(self.errors, 'errors')}, {self._flagged(promise)}"
+        lines = [f"{_of(new, 'images')} scored in {speed}{kept}, {counted}", *self._judged(promise, of_parts)]
         if self.fitted_on:
             lines.append(
                 f"the detector was fitted on {self.fitted_on:,} of these images: their scores say nothing about "
@@ -117,6 +126,26 @@ class Tally:
         if self.first_error:
             lines.append(f"{_of(self.errors, 'images')} could not be scored, the first: {self.first_error}")
         return lines
+
+    def heads(self, promise: Promise, of_parts: Promise | None = None) -> list[str]:
+        """Return the lines at the top of a page: what is flagged, and what would be of good images or parts."""
+        judged = self._judged(promise, of_parts)
+        return judged if of_parts is not None else [self._flagged(promise), *judged]
+
+    def _flagged(self, promise: Promise) -> str:
+        return f"{self.flagged:,} of {self.images:,} flagged at {promise.words}"
+
+    def _judged(self, promise: Promise, of_parts: Promise | None) -> list[str]:
+        """Return the lines on parts, and on what would be flagged of good images or parts."""
+        caution = [promise.caution] if promise.caution else []
+        if of_parts is None:
+            unseen = self.images - self.errors - self.fitted_on
+            return caution or ([promise.foreseen(unseen, "images")] if unseen else [])
+        judged = sum(self.parts.values()) - self.parts.get(ERROR, 0)
+        flagged = f"{self.parts.get(ANOMALOUS, 0):,} of {_of(judged, 'parts')} flagged at {of_parts.words}"
+        if judged and not caution:
+            return [f"{flagged}; {of_parts.foreseen(judged, 'parts')}"]
+        return [flagged, *caution]
 
 
 def _of(count: int, what: str) -> str:

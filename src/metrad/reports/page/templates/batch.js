@@ -1,20 +1,32 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const [NAME, SCORE, P, VERDICT, GOOD, FITTED, WORDS, KEY] = [0, 1, 2, 3, 4, 5, 6, 7];
+const [NAME, SCORE, P, VERDICT, GOOD, FITTED, WORDS, KEY, PART] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 const all = data.images;
 const element = (id) => document.getElementById(id);
 const [tiles, dialog, order, show, place, search] =
   ["tiles", "large", "order", "show", "place", "name"].map(element);
 const verdict = (image) => data.verdicts[image[VERDICT]];
+const grouped = data.parts.length > 0;
+const ofPart = (image) => (image[PART] < 0 ? null : data.verdicts[data.parts[image[PART]][1]]); // the verdict on its part
 // control characters and marks that change the direction of writing would hide what a name is
 const plain = (text) => text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
   (each) => "\\u" + each.charCodeAt(0).toString(16).padStart(4, "0"));
 const url = (key, side) => `${data.folder}/${key}-${data.sides[side]}.jpg`;
 
+function saidOfPart(image) {
+  const found = ofPart(image);
+  const words = { anomalous: "flagged", normal: "not flagged", error: "error" };
+  return found === null ? "" : `part ${plain(data.parts[image[PART]][0])}: ${words[found]}`;
+}
+
 const kinds = {
   all: ["all images", () => true],
   anomalous: ["flagged as anomalous", (image) => verdict(image) === "anomalous"],
   normal: ["not flagged", (image) => verdict(image) === "normal"],
+  ...(grouped && {
+    part: ["of flagged parts", (image) => ofPart(image) === "anomalous"],
+    whole: ["of parts not flagged", (image) => ofPart(image) === "normal"],
+  }),
   error: ["errors", (image) => verdict(image) === "error"],
   fitted: ["fitted on", (image) => image[FITTED] === 1],
   unseen: ["not fitted on", (image) => image[FITTED] === 0 && verdict(image) !== "error"],
@@ -78,7 +90,7 @@ function layOut() {
   const before = columns;
   columns = Math.max(2, Math.floor(room / 190));
   width = room / columns;
-  height = Math.round(width) + 52;
+  height = Math.round(width) + (grouped ? 68 : 52);
   tiles.style.height = `${Math.ceil(shown.length / columns) * height}px`;
   if (columns !== before) clear();
   for (const [number, cell] of drawn) put(cell, number);
@@ -141,7 +153,7 @@ function made(number) {
   tile.title = plain(image[NAME]);
   const frame = make("span", "frame");
   if (image[SCORE] === null) {
-    frame.textContent = "cannot be scored";
+    frame.textContent = `cannot be scored: ${plain(image[WORDS])}`;
   } else {
     const picture = make("img");
     picture.alt = "";
@@ -151,7 +163,9 @@ function made(number) {
     frame.append(picture);
   }
   const words = make("span", "words");
-  words.append(make("span", "said", said(image)), make("span", "", plain(image[NAME].split("/").pop())));
+  words.append(make("span", "said", said(image)));
+  if (grouped) words.append(make("span", `part ${ofPart(image) ?? ""}`, saidOfPart(image)));
+  words.append(make("span", "", plain(image[NAME].split("/").pop())));
   tile.append(frame, words);
   tile.addEventListener("click", () => { go(number, false); enlarge(); });
   tile.addEventListener("focus", () => { go(number, false); });
@@ -196,9 +210,9 @@ function enlarge() {
   line.className = verdict(image);
   const failed = image[SCORE] === null;
   const fitted = image[FITTED] ? "; the detector was fitted on this image, so its score says nothing" : "";
-  const part = !failed && image[WORDS] ? `; part ${plain(image[WORDS])}` : "";
+  const part = grouped ? `; ${saidOfPart(image)}` : "";
   const p = image[P] === null ? "" : `, p-value ${image[P]}`;
-  line.replaceChildren(make("b", "", verdict(image)), failed ? ` ${plain(image[WORDS])}` : ` score ${image[SCORE]}${p}${part}${fitted}`);
+  line.replaceChildren(make("b", "", verdict(image)), failed ? ` ${plain(image[WORDS])}${part}` : ` score ${image[SCORE]}${p}${part}${fitted}`);
   const [name, key] = image[GOOD] < 0 ? ["", null] : data.good[image[GOOD]];
   const missing = key === null ? "; its file is not on this disk, --good DIR says where good images are" : "";
   element("good-name").textContent = name ? `Nearest good image: ${plain(name)}${missing}` : "The nearest good image is unknown";
