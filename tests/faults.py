@@ -491,8 +491,8 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 ("runs/test_directory",),
             ),
             "a secret in the status": (
-                "hide(reason, formatter.secrets), **diverged",
-                "reason, **diverged",
+                "hide(reason, formatter.secrets), **marks",
+                "reason, **marks",
                 ("config/test_secrets",),
             ),
         },

@@ -31,8 +31,8 @@ INSTALLED = "from metrad.app.cli import main; main()"
     [
         (TRAIN_PY, ["--help"], "Usage: python train.py"),
         (TRAIN_PY, ["-h", "head=nope"], "Usage: python train.py"),
-        (INSTALLED, [], "Usage: python train.py"),
-        (INSTALLED, ["--help"], "Usage: python train.py"),
+        (INSTALLED, [], "metrad train --help lists every choice and setting."),
+        (INSTALLED, ["--help"], "metrad fit GOOD --out RUN"),
         (INSTALLED, ["train", "--help"], "Usage: python train.py"),
         (INSTALLED, ["evaluate", "--help"], "RUN/evaluations"),
         (INSTALLED, ["fit", "--help"], "good images"),
@@ -68,9 +68,18 @@ def test_a_plan_that_cannot_be_is_refused_in_one_line(refused):
     refused("plan", "0.01", words=("0.01",))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], []])
-def test_the_manual_lists_every_group_and_choice_with_what_it_is(arguments, metrad):
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_the_page_of_all_commands_has_examples_and_leaves_the_choices_to_train(arguments, metrad):
     said = metrad(*arguments).out
+    assert "Examples:" in said
+    assert "metrad train --help lists every choice" in said
+    assert "subcenter_arcface" not in said
+    assert [name for name in ("train", "fit", "predict", "compare") if f" {name} " not in said] == []
+    assert len(said.splitlines()) < 50
+
+
+def test_the_manual_lists_every_group_and_choice_with_what_it_is(metrad):
+    said = metrad("train", "--help").out
     listed: dict[str, dict[str, str]] = {}
     for line in said.splitlines():
         if line.endswith("=") and " " not in line:

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override, QuotedString
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMAND = re.compile(r"train\.py((?:'[^']*'|[^'\n])*)")  # a line, or more where quotes are open
+COMMAND = re.compile(r"(?:train\.py|metrad train)((?:'[^']*'|[^'\n])*)")  # a line, or more where quotes are open
 NOTE = re.compile(r"\s{2,}[^\s'\[{]|\s#\s")  # what stands behind a command and says what it is for
 
 

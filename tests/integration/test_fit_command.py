@@ -45,8 +45,11 @@ def photograph(folder: Path, count: int, seed: int = 0, grey: int = 120) -> Path
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory):
-    """Good parts beside another kind."""
+    """Good parts beside another kind, and folders that are never read."""
     root = tmp_path_factory.mktemp("parts")
+    for name in ("a1", "a2", "a3", "dent"):
+        (root / name).mkdir()
+        (root / name / "1.png").touch()
     photograph(root / "good", 40)
     photograph(root / "crack", 5, seed=1, grey=60)
     return root
@@ -67,7 +70,7 @@ def test_a_folder_of_good_parts_becomes_a_run_that_the_other_commands_take(fit, 
     assert (result.code, result.err) == (0, "")
     *_, taken, fitted, promised, realised, way_on = result.out.splitlines()
     assert f"good images: {parts / 'good'}" in taken
-    assert "not used: crack (5 images)" in taken
+    assert taken.endswith("not used: a1 (1 image), a2 (1 image), a3 (1 image), crack (5 images) and 1 more folder")
     assert "compared with 13 images, calibrated on 19 images, tested on 8 images" in fitted
     assert re.search(
         r"promised: 5 % on average above [\d.e-]+; of the 40 good images, 1 % on average takes 186", promised
@@ -86,7 +89,7 @@ def test_a_folder_of_good_parts_becomes_a_run_that_the_other_commands_take(fit, 
 
 def test_the_run_is_the_one_of_the_configuration_that_is_told(fit, parts, tmp_path):
     result = fit(parts, "--seed", "3", "--confidence", "0.9", "--out", "tiles")
-    (told,) = re.findall(r"the same by configuration: python train\.py (.*)", result.out)
+    (told,) = re.findall(r"the same by configuration: metrad train (.*)", result.out)
     other = trained(tmp_path / "other", *shlex.split(told))
     run = Run.finished("tiles")
     assert run.noted()["identity"] == other.noted()["identity"]

@@ -121,3 +121,23 @@ def test_a_sweep_over_categories_counts_each_as_images_of_its_own(metrad, tmp_pa
     assert table.conditions == ["dataset", "dataset.category"]
     places = list(table.runs[table.conditions].itertuples(index=False, name=None))
     assert len(set(blocks(places, table.origins).values())) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        ("auto", ["takes 19 calibration images and not 16; 29 good images beside those tested on, 5 more than there"]),
+        (
+            "0.1",
+            [
+                "takes 19 calibration images and not 2; set dataset.sizes.calibration=19",
+                "takes 99 calibration images and not 2; 149 good images beside those tested on, 125 more than there",
+            ],
+        ),
+    ],
+)
+def test_a_category_with_too_few_good_images_says_how_many_more_a_threshold_takes(train, tmp_path, size, says):
+    mvtec(tmp_path / "mvtec", {"screw": ["crack"]})
+    settings = ["dataset.category=screw", f"paths.data={tmp_path}", f"dataset.sizes.calibration={size}"]
+    run = train("dataset=mvtec", *settings, "dataset.test_share=null", *FROZEN)
+    assert [words for words in says if words not in run.log.read_text()] == []

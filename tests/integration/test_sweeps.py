@@ -302,7 +302,8 @@ def test_a_sweep_whose_table_cannot_be_written_says_so(sweep, tmp_path):
     assert result.code == 1
     assert "runs.csv cannot be written: Is a directory; " in result.err
     assert sorted(run.state for run in runs.values()) == ["failed", "finished"]
-    assert "not finished: 1 of 2 runs (1 failed)" in result.out
+    assert "not finished: 1 of 2 runs (1 failed); each was refused for what its line says; after" in result.out
+    assert "continues them" not in result.out
 
 
 def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(sweep, swept):

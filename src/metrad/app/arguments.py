@@ -249,4 +249,4 @@ def _unknown_option(word: str) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; python train.py --help lists choices and settings")
+        raise InputError(f"{message}; metrad train --help lists choices and settings")

@@ -116,7 +116,7 @@ def _require_command(arguments: list[str]) -> None:
 @app.callback(invoke_without_command=True, add_help_option=False)
 def _root(
     context: typer.Context,
-    show_help: Annotated[bool, typer.Option("--help", "-h", help="Show this manual.")] = False,
+    show_help: Annotated[bool, typer.Option("--help", "-h", help="Show this page.")] = False,
     show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     """Find anomalous images, trained on labelled images of other classes and on no anomalies."""
@@ -126,7 +126,7 @@ def _root(
         typer.echo(__version__)
         raise typer.Exit
     if show_help or context.invoked_subcommand is None:
-        typer.echo(context.get_help() + "\n\n" + manual())
+        typer.echo(f"{context.get_help()}\n\n{_EXAMPLES}\nmetrad train --help lists every choice and setting.")
         raise typer.Exit
 
 

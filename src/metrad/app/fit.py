@@ -18,7 +18,7 @@ from metrad.errors import InputError, TrainingError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.evaluate import Settings
-from metrad.evaluation.planning import needed
+from metrad.evaluation.planning import needed, needed_beside_test
 from metrad.files import write_all, write_json
 from metrad.models.embedder import Embedder
 from metrad.runs.directory import Run
@@ -104,15 +104,17 @@ def _is_automatic(data: PreparedData) -> bool:
 def _more(rate: float, data: PreparedData) -> str:
     """Return in words what a false-alarm rate takes that there are too few calibration groups for."""
     counted, takes = _counted(data), calibration_groups_needed(rate)
-    if not _is_automatic(data):
-        return f"set dataset.sizes.calibration={takes}" if counted == "images" else "raise dataset.sizes.calibration"
-    if not isinstance(data.roles.test_share, Automatic):
-        return f"add good {counted}"
-    roles = ("normal", "calibration", "test_normal")
     found = data.split.indices if data.groups is None else data.groups
-    there = sum(len(found[role] if data.groups is None else np.unique(found[role])) for role in roles)
-    whole = needed(rate).parts
-    return f"{whole:,} good {counted} in all, {whole - there:,} more than there are (metrad plan --rate {rate:g})"
+    normal, calibration, tested = (len(np.unique(found[role])) for role in ("normal", "calibration", "test_normal"))
+    untested = normal + calibration
+    if not _is_automatic(data) and (takes < untested or data.roles.sizes["normal"] is not None):
+        return f"set dataset.sizes.calibration={takes}" if counted == "images" else "raise dataset.sizes.calibration"
+    if isinstance(data.roles.test_share, Automatic) and data.image_set.pool.in_test_part is None:
+        whole = needed(rate).parts
+        missing = whole - untested - tested
+        return f"{whole:,} good {counted} in all, {missing:,} more than there are (metrad plan --rate {rate:g})"
+    whole = needed_beside_test(takes)
+    return f"{whole:,} good {counted} beside those tested on, {whole - untested:,} more than there are"
 
 
 def fit(parts: Parts, run: Run, tracker: Tracker | None = None) -> Fitted:

@@ -1,7 +1,7 @@
 """A detector from a folder of good images, without a configuration of the user's own: ``metrad fit``.
 
-It is a run of ``experiment=inspect``: the settings are written as the arguments of ``train.py`` and go through the same
-training, so that both make the same run.
+It is a run of ``experiment=inspect``: the settings are written as the arguments of ``metrad train`` and go through the
+same training, so that both make the same run.
 """
 
 import logging
@@ -150,7 +150,7 @@ def make(wanted: Wanted, out: Path) -> Made:
         raise InputError(f"--out={out} is there already; choose another folder")
     good = find_good(wanted.good, wanted.pattern, all_good=wanted.group == PARENT)
     given = arguments(wanted, good)
-    log.info("the same by configuration: %s", shlex.join(["python", "train.py", *given]))
+    log.info("the same by configuration: %s", shlex.join(["metrad", "train", *given]))
     checks.register()
     cfg, hydra = hydra_seam.compose(for_hydra(given))
     from metrad.app.train import train  # imports torch and Lightning, which a refusal above does not need
@@ -225,8 +225,9 @@ def summary(made: Made) -> list[str]:
 
 def _taken(made: Made) -> str:
     unused = made.good.unused
-    named = ", ".join(f"{name} ({count:,} images)" for name, count in list(unused.items())[:LISTED])
-    more = f" and {len(unused) - LISTED} more folders" if len(unused) > LISTED else ""
+    named = ", ".join(f"{name} ({count:,} image{'s'[: count != 1]})" for name, count in list(unused.items())[:LISTED])
+    left = len(unused) - LISTED
+    more = f" and {left} more folder{'s'[: left > 1]}" if left > 0 else ""
     reference = f"; reference: {', '.join(map(str, made.wanted.reference))}" if made.wanted.reference else ""
     return f"good images: {made.good.path}{reference}" + (f"; not used: {named}{more}" if unused else "")
 

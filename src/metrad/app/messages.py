@@ -158,7 +158,14 @@ def summary(metrics: dict[str, Any]) -> str:
     intervals = {"auroc": f" ({low:.3f} to {high:.3f})"}
     there = [each for each in shown_in("summary") if each.name in metrics]
     listed = [f"{each.phrase} {metrics[each.name]:.4f}{intervals.get(each.name, '')}" for each in there]
-    return f"{', '.join(listed)}, {seconds:.0f} s"
+    return f"{', '.join([*listed, *_worst_kind(metrics)])}, {seconds:.0f} s"
+
+
+def _worst_kind(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the anomalous class with the lowest AUROC in words; nothing if there are not several."""
+    found = {name: entry["auroc"] for name, entry in metrics.get("per_class", {}).items() if "auroc" in entry}
+    worst = min(found, key=lambda name: found[name], default=None)
+    return [] if worst is None else [f"worst of {len(found)} kinds: {worst} with AUROC {found[worst]:.4f}"]
 
 
 def log_thresholds(metrics: dict[str, Any]) -> None:

@@ -89,9 +89,11 @@ def _report_sweep(sweep: Any) -> bool:
         log.info("%s", missing)
     if left:
         listed = ", ".join(f"{count} {state}" for state, count in left.items())
+        way_on = "the same command with sweep=%s continues them"
+        if sweep.all_refused():
+            way_on = "each was refused for what its line says; after mending that, sweep=%s skips the finished runs"
         log.info(
-            "not finished: %d of %d runs (%s); the same command with sweep=%s continues them",
-            *(left.total(), len(sweep.runs), listed, sweep.folder.name),
+            f"not finished: %d of %d runs (%s); {way_on}", left.total(), len(sweep.runs), listed, sweep.folder.name
         )
     return kept
 

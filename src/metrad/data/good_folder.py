@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +17,7 @@ GOOD_NAMES = frozenset(
 )
 TRAINING = "train"  # the part of the data whose good images are taken if a test part has some too
 HERE = "."
+MASKS = "ground_truth"  # the folder of masks in MVTec's layout
 LISTED = 8  # folders that a message names
 
 
@@ -57,16 +58,17 @@ def find_good(path: str | Path, pattern: str | Sequence[str] | None = None, *, a
     if not folder.is_dir():
         what = "is a file; give the folder it lies in" if folder.exists() else "is no folder"
         raise InputError(f"{path} {what}")
-    counts = _counts(folder, pattern)
+    paths = ImageFolder(folder.parent, pattern=pattern, folders=[folder.name]).paths
+    counts, pictures = _counts(folder, paths), _counts(folder, [path for path in paths if not _is_mask(folder, path)])
     named = [name for name in counts if is_good(PurePosixPath(name).name)]
     trained = [name for name in named if PurePosixPath(name).parts[0].lower() == TRAINING]
     if len(trained) == 1:
         named = trained
     if len(named) == 1 and not is_good(folder.name):
-        return GoodFolder(folder / named[0], {name: count for name, count in counts.items() if name != named[0]})
+        return GoodFolder(folder / named[0], {name: count for name, count in pictures.items() if name != named[0]})
     if all_good or len(counts) == 1 or (is_good(folder.name) and not named):
         return GoodFolder(folder)
-    raise InputError(_ambiguous(path, counts, named))
+    raise InputError(_ambiguous(path, pictures if len(pictures) > 1 else counts, named))
 
 
 def is_good(name: str) -> bool:
@@ -74,11 +76,16 @@ def is_good(name: str) -> bool:
     return re.sub(r"[^a-z]", "", name.lower()) in GOOD_NAMES
 
 
-def _counts(folder: Path, pattern: str | Sequence[str] | None) -> Counter[str]:
+def _is_mask(folder: Path, path: str) -> bool:
+    """Return whether a file is a mask by its name, such as ``000_mask.png``, or lies in a folder ``ground_truth``."""
+    below = Path(path).relative_to(folder)
+    return MASKS in below.parts[:-1] or below.stem.lower().endswith("_mask")
+
+
+def _counts(folder: Path, paths: Iterable[str]) -> Counter[str]:
     """Return the number of images by folder: ``HERE``, each subfolder, and each subfolder of ``train`` and ``test``."""
-    source = ImageFolder(folder.parent, pattern=pattern, folders=[folder.name])
     counts: Counter[str] = Counter()
-    for path in source.paths:
+    for path in paths:
         parts = Path(path).relative_to(folder).parts[:-1]
         split = bool(parts) and parts[0].lower() in (TRAINING, "test")
         counts["/".join(parts[: 2 if split else 1]) or HERE] += 1

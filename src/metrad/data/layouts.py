@@ -1,10 +1,11 @@
 """The layout of MVTec AD, in which a dataset is a folder of categories, each with parts, kinds of defects and masks."""
 
 import difflib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from metrad.data.good_folder import is_good
+from metrad.data.good_folder import MASKS, is_good
 from metrad.data.sources import (
     VALIDATION_PARTS,
     FileSource,
@@ -13,6 +14,7 @@ from metrad.data.sources import (
     in_order,
     kept_size,
     listed,
+    log_once,
     masks_among,
     names_below,
     readable,
@@ -22,7 +24,7 @@ from metrad.errors import InputError
 from metrad.quoting import setting
 
 _TESTS = ("test", "test_public")  # the second in MVTec AD 2, whose private test images have no labels
-_MASKS = "ground_truth"
+_CLOSE = 0.7  # likeness of names, from 0 to 1, from which one is taken for a slip in typing the other
 _DOWNLOAD = (
     "metrad does not download MVTec AD, MVTec AD 2 or MVTec LOCO AD; get it from MVTec, and unpack it so that "
     "there is {}, or set dataset.source.root to its folder"
@@ -58,10 +60,11 @@ class MVTec(FileSource):
             image
             for part, in_test in parts
             for kind in class_folders(part)
-            if kind.name != _MASKS
+            if kind.name != MASKS
             for image in walk.images(readable(kind.name), kind, in_test=in_test)
         )
         self.left_out = walk.left_out_by_ending
+        _log_masks_in_test(self.folder)
         if not any(not image.in_test for image in found):
             others = f"; there are {listed(self.left_out)}" if self.left_out else ""
             raise InputError(
@@ -72,12 +75,19 @@ class MVTec(FileSource):
         if masks:
             raise InputError(
                 f"dataset.source.root: {masks[0]} is called as the mask of an image beside it; move it and "
-                f"{len(masks) - 1} more to {self.folder / _MASKS}, where MVTec's layout has masks"
+                f"{len(masks) - 1} more to {self.folder / MASKS}, where MVTec's layout has masks"
             )
         self.fill(found, names_below(self.root, found), has_parts=any(image.in_test for image in found))
-        known = {stem: path for part in (self.folder, *testing) for stem, path in _masks(part / _MASKS)}
+        known = {stem: path for part in (self.folder, *testing) for stem, path in _masks(part / MASKS)}
         masks_of = [known.get((image.class_name, Path(image.path).stem)) for image in found]
         self.columns = {"mask": ["" if mask is None else _below(self.root, mask) for mask in masks_of]}
+
+
+def _log_masks_in_test(folder: Path) -> None:
+    """Log that a folder of masks inside the test part, where only AD 2 has it, is no kind of defect."""
+    masks = folder / _TESTS[0] / MASKS
+    if masks.is_dir():
+        log_once(logging.INFO, f"{masks} holds masks and was not read as a kind of defect")
 
 
 def _below(root: Path, path: Path) -> str:
@@ -100,6 +110,7 @@ def _category_folder(root: Path, category: str | None) -> Path:
     if not root.is_dir():
         example = root.absolute() / (category or "screw") / "train" / "good"
         raise InputError(f"dataset.source.root: no folder {root.absolute()}; {_DOWNLOAD.format(example)}")
+    _require_training(root, category)
     if _is_category(root):
         if category is None:
             return root
@@ -116,6 +127,18 @@ def _category_folder(root: Path, category: str | None) -> Path:
 
 def _is_category(folder: Path) -> bool:
     return (folder / "train").is_dir()
+
+
+def _require_training(root: Path, category: str | None) -> None:
+    """Raise ``InputError`` if the folder of ``category``, or ``root`` without one, has test images and no ``train``."""
+    folders = [root] if category is None else [folder for folder in class_folders(root) if folder.name == category]
+    for folder in folders:
+        tests = [name for name in _TESTS if (folder / name).is_dir()]
+        if tests and not _is_category(folder):
+            raise InputError(
+                f"dataset.source.root: {folder} has no train/good beside its folder {tests[0]}; put the good images to "
+                f"train on into {folder.absolute() / 'train' / 'good'}"
+            )
 
 
 def _where_categories_are(root: Path) -> str:
@@ -144,6 +167,6 @@ def chosen_category(category: str | None, categories: Sequence[str]) -> str:
         example = setting("dataset.category", categories[0])
         raise InputError(f"dataset.category must be set, as in {example}; {there}; -m sweeps over several")
     by_lower = {name.lower(): name for name in categories}
-    close = difflib.get_close_matches(category.lower(), by_lower, n=1)
+    close = difflib.get_close_matches(category.lower(), by_lower, n=1, cutoff=_CLOSE)
     meant = f"did you mean {setting('dataset.category', by_lower[close[0]])}? " if close else ""
     raise InputError(f"dataset.category={category} is no category here; {meant}{there}")

@@ -188,7 +188,7 @@ class ImageFolder(FileSource):
             self._warn_of_masks(masks_among(image.path for image in found))
         if has_parts and (self.root / "ground_truth").is_dir():
             root = setting("dataset.source.root", str(self.root))
-            _log_once(logging.INFO, f"the folder ground_truth is of MVTec AD, which dataset=mvtec {root} reads as well")
+            log_once(logging.INFO, f"the folder ground_truth is of MVTec AD, which dataset=mvtec {root} reads as well")
         self.fill(found, names_below(self.root, found), has_parts=has_parts)
 
     def _require_images(
@@ -218,7 +218,7 @@ class ImageFolder(FileSource):
 
     def _warn_of_masks(self, masks: Sequence[str]) -> None:
         if masks:
-            _log_once(
+            log_once(
                 logging.WARNING,
                 f"{len(masks):,} files are called as masks of images beside them, such as {masks[0]}, and are read as "
                 f"images: move them out of {argument(self.root)}, or set dataset.source.pattern to the images' names",
@@ -305,7 +305,7 @@ def masks_among(paths: Iterable[str]) -> list[str]:
 
 
 @cache
-def _log_once(level: int, line: str) -> None:
+def log_once(level: int, line: str) -> None:
     """Log ``line`` once a process: the folds of a selection and the runs of a sweep read the same folder."""
     log.log(level, "%s", line)
 

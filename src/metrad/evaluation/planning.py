@@ -57,6 +57,12 @@ def needed(rate: float, confidence: float | None = None) -> Needed:
     return Needed(rate, confidence, found.calibration, found.test, found.index)
 
 
+def needed_beside_test(step: int) -> int:
+    """Return the fewest good parts, without those tested on, of which at least ``step`` are calibrated on."""
+    rule = Automatic((step,))
+    return next(parts for parts in count(step) if rule.to_calibrate_on(parts) >= step)
+
+
 @dataclass(frozen=True)
 class Shares:
     """Numbers of good parts for calibration, for testing and for the index."""

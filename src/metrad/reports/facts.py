@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metrad.reports.cells import flat
 from metrad.reports.comparison.input import FROZEN, choices_of
+from metrad.runs.config.stored import followed
 from metrad.runs.directory import Run
 
 NAMED = 10  # largest number of classes of a role that are named
@@ -43,7 +44,7 @@ def _dataset(run: Run, cfg: DictConfig, choices: Mapping[str, str]) -> Iterator[
     source = _plain(cfg, "dataset.source")
     place = source.get("path") or source.get("root")
     said = [choices.get("dataset"), source.get("category"), f"({place})" if place else None]
-    name = " ".join(["dataset", *(str(word) for word in said if word)])
+    name = " ".join(["dataset", *(str(word) for word in said if word and "${" not in str(word))])
     yield f"{name}: {'; '.join(named)}" if named else name
 
 
@@ -74,8 +75,9 @@ def _part(group: str, cfg: DictConfig, choices: Mapping[str, str]) -> Iterator[s
 
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:
-    """Return the settings below ``key`` with their interpolations as text; empty without any."""
-    node: Any = OmegaConf.to_container(cfg, resolve=False)
+    """Return the settings below ``key`` with references to plain settings followed; empty without any."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=False)
+    node = settings
     for name in key.split("."):
         node = node.get(name) if isinstance(node, dict) else None
-    return dict(node) if isinstance(node, dict) else {}
+    return dict(followed(settings, node, key)) if isinstance(node, dict) else {}

@@ -35,6 +35,7 @@ from metrad.terminal import Formatter, hide
 
 STATES = ("running", "interrupted", "failed", "finished")
 PROMISED = "manifest"  # entry of status.json: the run has a manifest
+REFUSED = "refused"  # entry of status.json: the run failed before training, for its settings or images
 
 
 class _RunLog(logging.FileHandler):
@@ -327,8 +328,10 @@ class Run:
             refused = refusable and not keep_refused and not self.checkpoints.exists()
             stopped = told_to_stop(error)
             reason = stopped[0] if stopped else str(error) or type(error).__name__
-            diverged = {"diverged": True} if isinstance(error, DivergedError) else {}
-            self._end("interrupted" if stopped else "failed", hide(reason, formatter.secrets), **diverged)
+            marks = {"diverged": True} if isinstance(error, DivergedError) else {}
+            if isinstance(error, InputError) and not self.checkpoints.exists():
+                marks[REFUSED] = True
+            self._end("interrupted" if stopped else "failed", hide(reason, formatter.secrets), **marks)
             raise
         finally:
             logger.removeHandler(handler)

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metrad import progress
 from metrad.errors import InputError
-from metrad.runs.directory import Run
+from metrad.runs.directory import REFUSED, Run
 from metrad.runs.identity import identity
 from metrad.runs.saved import made_by_metrad
 
@@ -68,6 +68,10 @@ class Sweep:
         """Return the number of runs that did not finish, by state."""
         return Counter(state for run in self.runs if (state := run.state) != "finished")
 
+    def all_refused(self) -> bool:
+        """Return whether every run that did not finish was refused for its settings or images before training."""
+        return all(run.noted().get(REFUSED) for run in self.runs if run.state != "finished")
+
     def forget_unstarted(self) -> None:
         """Remove the files that Hydra wrote for the sweep if none of its runs started.
 
@@ -116,8 +120,8 @@ def require_runs(overrides: Sequence[Sequence[str]]) -> None:
     """
     if not overrides:
         raise InputError(
-            "the values of this sweep stand for no run, as where glob(…) fits no choice; python train.py --help lists "
-            "the choices"
+            "the values of this sweep stand for no run, as where glob(…) fits no choice; metrad train --help lists the "
+            "choices"
         )
 
 

@@ -27,8 +27,9 @@ def put(root: Path, *names: str) -> Path:
         (
             ["train/good/a.png", "test/good/b.png", "test/hole/c.png", "ground_truth/hole/c_mask.png"],
             "train/good",
-            {"test/good": 1, "test/hole": 1, "ground_truth": 1},
+            {"test/good": 1, "test/hole": 1},
         ),
+        (["good/a.png", "crack/b.png", "crack/b_mask.png", "GT/b_MASK.png"], "good", {"crack": 1}),
         (["good/train.png", "good/day/b.png"], "good", {}),
     ],
 )
@@ -51,6 +52,11 @@ def test_everything_in_a_folder_that_is_called_good_is_good(tmp_path, name):
         (["1.png", "a/2.png"], ["itself (1)", "a (1)", "metrad fit {}/a"]),
         (["good/1.png", "ok/2.png", "x/3.png"], ["2 of them are called good", "metrad fit {}/good"]),
         (["train/1.png", "test/2.png"], ["train (1)", "metrad fit {} --group parent"]),
+        (
+            [*(f"{name}/train/good/1.png" for name in "ab"), "a/test/x/1.png", "a/ground_truth/x/1.png"],
+            ["a (2), b (1)", "metrad fit {}/a"],
+        ),
+        (["1.png", "ground_truth/1_mask.png"], ["itself (1), ground_truth (1)"]),
     ],
 )
 def test_a_folder_that_does_not_say_which_are_good_is_refused_with_commands(tmp_path, names, says):

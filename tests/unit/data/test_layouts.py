@@ -139,6 +139,7 @@ def test_categories_have_identities_of_their_own_and_masks_do_not_change_them(ro
         ("scew", r"dataset\.category=scew is no category here; did you mean dataset\.category=screw\? there are bott"),
         ("SCREW", r"did you mean dataset\.category=screw\?"),
         ("nut", r"dataset\.category=nut is no category here; there are bottle, screw"),
+        ("sewer", r"dataset\.category=sewer is no category here; there are bottle, screw"),
         ("screw/train", "is no category here"),
         ("..", "is no category here"),
         ("", "is no category here"),
@@ -166,6 +167,22 @@ def test_a_root_one_level_too_low_or_too_high_is_named_with_the_right_one(root):
         MVTec(root.parent, "screw")
     with pytest.raises(InputError, match="has no category; a category is a folder with train/good"):
         MVTec(root / "screw/train/good", "screw")
+
+
+@pytest.mark.parametrize("test", ["test", "test_public"])
+def test_a_category_without_a_training_folder_is_told_so(root, test):
+    put_images(root, numbered(f"nut/{test}/good", 2))
+    for folder, category in ((root, "nut"), (root / "nut", None)):
+        with pytest.raises(InputError, match=rf"{root}/nut has no train/good beside its folder {test}; put .*"):
+            MVTec(folder, category)
+
+
+def test_masks_inside_the_test_part_are_told_to_be_no_kind(root, caplog):
+    caplog.set_level("INFO")
+    put_images(root, numbered("screw/test/ground_truth/thread_side", 2))
+    assert "ground_truth" not in MVTec(root, "screw").classes
+    line = f"{root}/screw/test/ground_truth holds masks and was not read as a kind of defect"
+    assert [said for said in caplog.messages if "ground_truth" in said] == [line]
 
 
 def test_a_folder_of_classes_is_told_from_categories(tmp_path):

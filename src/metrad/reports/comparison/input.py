@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import by_name, is_value
+from metrad.quoting import argument
 from metrad.renamed import former
 from metrad.reports.comparison.environments import environment_notes
 from metrad.runs import contents
@@ -106,9 +107,9 @@ def read_sweep(folder: Path, by: str) -> RunTable:
         raise InputError(f"{folder} holds no runs; give the folder of a sweep, such as multirun/TIME")
     having = [run for run in placed if any(_below(key, by) for key in run.settings)]
     if not having:
-        raise InputError(f"by={by} is no setting of these runs; what differs is {_differing(placed)}")
+        raise InputError(f"by={by} is no setting of these runs; what differs is {_differing(placed, folder)}")
     without, placed = len(placed) - len(having), having
-    names = _values_compared(placed, by)
+    names = _values_compared(placed, by, folder)
     conditions = _conditions(placed, by, names)
     rows = [_row(run, by, name, conditions) for run, name in zip(placed, names, strict=True)]
     _refuse_unlike(placed, rows, by, conditions)
@@ -221,7 +222,7 @@ def _irrelevant(key: str) -> bool:
     return key.startswith("hydra/") or any(_below(key, parent) for parent in IRRELEVANT)
 
 
-def _values_compared(runs: list[_Saved], by: str) -> list[str]:
+def _values_compared(runs: list[_Saved], by: str, folder: Path) -> list[str]:
     """Return the name of the compared value of each run: the choice, and the settings of it that differ."""
     choices = [_choice(run, by) for run in runs]
     names = []
@@ -235,7 +236,8 @@ def _values_compared(runs: list[_Saved], by: str) -> list[str]:
         names.append(" ".join([choice, *(f"{key.removeprefix(f'{by}.')}={run.settings[key]}" for key in varied)]))
     if len(set(names)) < 2:
         raise InputError(
-            f"by={by} has one value here, {names[0]}; a comparison takes two; what differs is {_differing(runs)}"
+            f"by={by} has one value here, {names[0]}; a comparison takes two; what differs is "
+            f"{_differing(runs, folder)}"
         )
     return names
 
@@ -248,8 +250,8 @@ def _choice(run: _Saved, group: str) -> str:
     return name if name != ABSENT else run.settings.get(f"{group}._target_", ABSENT).rpartition(".")[2]
 
 
-def _differing(runs: list[_Saved]) -> str:
-    """Return the keys that runs can be compared by: swept settings (experiment is none), or else choices."""
+def _differing(runs: list[_Saved], folder: Path) -> str:
+    """Return the keys that runs can be compared by, and a command: swept settings (not experiment), or else choices."""
     for kind in ("overrides", "choices", "settings"):
         keys = dict.fromkeys(
             key for run in runs for key in getattr(run, kind) if key != "seed" and not _irrelevant(key)
@@ -257,7 +259,8 @@ def _differing(runs: list[_Saved]) -> str:
         held = [key for key in keys if any(_below(setting, key) for run in runs for setting in run.settings)]
         differing = [key for key in held if len({run.value(key) for run in runs}) > 1]
         if differing:
-            return ", ".join(differing)
+            command = ["metrad", "compare", argument(folder), "--by", argument(differing[0])]
+            return f"{', '.join(differing)}, as in: {' '.join(command)}"
     return "nothing but the seed"
 
 

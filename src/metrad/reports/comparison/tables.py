@@ -13,18 +13,20 @@ from matplotlib.figure import Figure
 from metrad.errors import InputError
 from metrad.files import replacing, writing
 from metrad.reports.cells import cells, studies_of
+from metrad.reports.comparison.kinds import kinds
 from metrad.reports.comparison.latex import NEEDED, latex_tables
 from metrad.reports.comparison.notes import ONE_POOL
 from metrad.reports.comparison.plots import pictures, study
 from metrad.reports.comparison.statistics import Comparison
 
 FORMATS = ("svg", "png")
-LONG = ("summary", "pairs")  # tables that are folded, or left to the files, if there are many conditions
+LONG = ("summary", "pairs", "kinds")  # tables that are folded, or left to the files, if there are many conditions
 _CAPTIONS = {
     "conditions": "Mean {metric} over runs: a row a condition, a column a {by}",
     "summary": "{metric} of each {by} over its runs; low and high end Student's 95 % interval for the mean",
     "pairs": "Differences in {metric}, {by} minus against, with 95 % bootstrap intervals; p by {test}, p_holm "
     "corrected for all rows, effect: rank-biserial correlation, detectable: what would have shown 4 times in 5",
+    "kinds": "Mean {metric} of each kind of anomaly against all normal test images, over runs; the worst kind first",
     "overall": "Mean ranks over all {units}, 1 being the best",
 }
 
@@ -60,7 +62,7 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     parts, drawn = tables(comparison), pictures(comparison) | _studies(comparison)
     texts = {
         "comparison.csv": _csv(parts),
-        "comparison.md": _markdown(comparison, parts, list(drawn)),
+        "comparison.md": _markdown(comparison, parts | _kinds(comparison), list(drawn)),
         "comparison.tex": _latex(comparison, parts),
     }
     files = [*(out / name for name in texts), *(out / f"{name}.{form}" for name in drawn for form in FORMATS)]
@@ -82,6 +84,12 @@ def _studies(comparison: Comparison) -> dict[str, Figure]:
         if tables:
             panels.setdefault(cell.condition, {})[cell.choice] = tables
     return {"study": study(panels)} if panels else {}
+
+
+def _kinds(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return the table of kinds of anomalies, by name; empty if no run has several."""
+    frame = kinds(comparison)
+    return {"kinds": frame} if len(frame) else {}
 
 
 def _csv(parts: dict[str, pd.DataFrame]) -> str:
@@ -112,8 +120,9 @@ def _with_means(comparison: Comparison) -> pd.DataFrame:
 
 def report(comparison: Comparison) -> str:
     """Return tables, holes and notes as a text for the terminal."""
-    long = LONG if comparison.many else ()
-    shown = {name: frame for name, frame in tables(comparison).items() if name not in long}
+    parts = tables(comparison)
+    long = [name for name in LONG if comparison.many and name in parts]
+    shown = {name: frame for name, frame in parts.items() if name not in long}
     blocks = [formatted(frame).to_string(index=False) for frame in shown.values()]
     blocks += [f"{' and '.join(long)}, a row a condition and more: in the files"] if long else []
     if comparison.holes:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -280,10 +281,46 @@ def test_a_question_without_an_answer_is_refused(sweep, options, named):
         compare(sweep.path, **options)
 
 
+def test_the_command_that_compares_by_what_differs_is_advised(sweep):
+    for category in ("screw", "nut"):
+        sweep.add([f"dataset.category={category}", "seed=0"], 0.9)
+    with pytest.raises(InputError) as refused:
+        compare(sweep.path)
+    command = f"metrad compare {shlex.quote(str(sweep.path))} --by dataset.category"
+    assert str(refused.value).endswith(f"what differs is dataset.category, as in: {command}")
+    assert compare(sweep.path, by="dataset.category").compared == ["screw", "nut"]
+
+
+def test_each_kind_of_anomaly_has_a_mean_in_the_markdown_the_worst_first(sweep, tmp_path):
+    for head, shift in (("adacos", 0.0), ("arcface", 0.1)):
+        for seed in range(2):
+            kinds = {
+                "dent": {"images": 2, "auroc": 0.8 + shift},
+                "cut": {"images": 3, "auroc": 0.5 + shift + seed / 10},
+            }
+            sweep.add([f"head={head}", f"seed={seed}"], 0.7, metrics={"per_class": kinds})
+    comparison_tables.write(compare(sweep.path), tmp_path / "out")
+    lines = (tmp_path / "out/comparison.md").read_text().split("## Kinds")[1].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")][1:] for line in lines if line.startswith("| digits")]
+    assert rows == [
+        ["adacos", "cut", "2", "0.5500"],
+        ["adacos", "dent", "2", "0.8000"],
+        ["arcface", "cut", "2", "0.6500"],
+        ["arcface", "dent", "2", "0.9000"],
+    ]
+
+
+def test_runs_with_one_kind_of_anomaly_have_no_table_of_kinds(sweep, tmp_path):
+    comparison_tables.write(compare(sweep.fill(HEADS, seeds=2).path), tmp_path / "out")
+    assert "Kinds" not in (tmp_path / "out/comparison.md").read_text()
+
+
 def test_only_what_can_be_compared_by_is_advised(sweep):
     for experiment, epochs in (("demo", 10), ("tuning", 3)):
         sweep.add([f"experiment={experiment}", "seed=0"], 0.9, config={"trainer.max_epochs": epochs})
-    with pytest.raises(InputError, match=r"by=experiment is no setting .* what differs is trainer.max_epochs$"):
+    with pytest.raises(
+        InputError, match=r"by=experiment is no setting .* what differs is trainer.max_epochs, as in: .*"
+    ):
         compare(sweep.path, by="experiment")
     assert compare(sweep.path, by="trainer.max_epochs").pairs["pairs"].tolist() == [1]
 
