@@ -77,9 +77,9 @@ def followed(settings: Mapping[str, Any], node: Any, key: str, deep: int = _DEEP
         """Return the plain value that ``reference`` leads to, or ``...``."""
         name = reference.lstrip(".")
         above = key.split(".")[: -len(reference) + len(name)] if name != reference else []
-        place, found = [*above, *name.split(".")], settings
+        place, found = [*above, *name.split(".")], cast("Any", settings)
         for part in place:
-            found = found.get(part, ...) if isinstance(found, Mapping) else ...  # type: ignore[assignment]
+            found = found.get(part, ...) if isinstance(found, Mapping) else ...
         value = ... if isinstance(found, Mapping | list) else followed(settings, found, ".".join(place), deep - 1)
         return ... if isinstance(value, str) and "${" in value else value
 
