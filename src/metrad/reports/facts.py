@@ -38,10 +38,10 @@ def facts_of(run: Run, cfg: DictConfig, metrics: Mapping[str, Any]) -> list[str]
 
 
 def _dataset(run: Run, cfg: DictConfig, choices: Mapping[str, str]) -> Iterator[str]:
-    classes = run.saved_split()["classes"] if run.has(run.split) else _plain(cfg, "dataset")
+    classes = run.saved_split()["classes"] if run.has(run.split) else followed(cfg, "dataset")
     roles = {role: classes.get(role) for role in ("normal", "anomalous", "reference")}
     named = [f"{role} {_listed(names)}" for role, names in roles.items() if isinstance(names, list) and names]
-    source = _plain(cfg, "dataset.source")
+    source = followed(cfg, "dataset.source")
     place = source.get("path") or source.get("root")
     said = [choices.get("dataset"), source.get("category"), f"({place})" if place else None]
     name = " ".join(["dataset", *(str(word) for word in said if word and "${" not in str(word))])
@@ -66,18 +66,9 @@ def _counts(sizes: Any, counted: str = "images") -> Iterator[str]:
 
 def _part(group: str, cfg: DictConfig, choices: Mapping[str, str]) -> Iterator[str]:
     """Yield the choice from ``group`` with its settings."""
-    settings = _plain(cfg, group)
+    settings = followed(cfg, group)
     target = str(settings.pop("_target_", "")).rpartition(".")[2]
     listed = ", ".join(f"{key} {value}" for key, value in flat(settings).items() if key and value not in ("null", "{}"))
     name = choices.get(group, "") or target
     if name:
         yield f"{group} {name}" + (f": {listed}" if listed else "")
-
-
-def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:
-    """Return the settings below ``key`` with references to plain settings followed; empty without any."""
-    settings: Any = OmegaConf.to_container(cfg, resolve=False)
-    node = settings
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
-    return dict(followed(settings, node, key)) if isinstance(node, dict) else {}

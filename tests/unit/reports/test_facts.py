@@ -73,13 +73,13 @@ def test_a_run_that_kept_little_has_fewer_facts(run):
 
 def test_references_to_other_settings_of_the_run_are_followed_and_no_resolver_is_called(run, monkeypatch):
     monkeypatch.setenv("SECRET_PLACE", "/secret")
-    put(run, dataset__category="screw", mine={"k": 5, "place": "/parts", "loop": "${mine.loop}"})
+    put(run, dataset__category="screw", mine={"k": 5, "place": "/parts"})
     put(run, dataset__source={"_target_": "metrad.data.layouts.MVTec", "root": "${mine.place}/mvtec"})
     put(run, dataset__source__category="${dataset.category}", scorer={"_target_": "metrad.scorers.KNN"})
-    put(run, scorer__k="${mine.k}", scorer__metric="${.k}", scorer__nlist="${mine.loop}")
+    put(run, scorer__k="${mine.k}", scorer__metric="${.k}", scorer__nlist=None)
     found = facts(run)
     assert any(re.match(r"dataset digits screw \(/parts/mvtec\)", line) for line in found)
-    assert "scorer KNN: k 5, metric 5, nlist ${mine.loop}" in found
+    assert "scorer KNN: k 5, metric 5" in found
     put(run, dataset__source__root="${mine.place}/mvtec", mine__place="${oc.env:SECRET_PLACE}")
     assert any(re.match(r"dataset digits screw(:|$)", line) for line in facts(run))
     assert "secret" not in run.path.joinpath("report.html").read_text()

@@ -6,7 +6,8 @@ variable, as it does by default. References to other settings, such as ``${train
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,8 +25,6 @@ log = logging.getLogger(__name__)
 _DATA, _SOURCE = "paths.data", "dataset.source"
 _USED = ("scorer", "dataset", "evaluation", "image_size", "whiten")  # by an evaluation
 _REFERENCES = re.compile(r"(?:[^$]|\$(?!\{)|\$\{[\w.]+\})*")  # a text whose interpolations all refer to settings
-_REFERENCE = re.compile(r"(?<!\\)\$\{([\w.]+)\}")
-_DEEP, _MANY = 4, 8  # references followed one from another, and in one text; more would be an attack
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\w+(,[^${}\\]*)?\}")
 
 
@@ -41,14 +40,16 @@ def inert(cfg: DictConfig) -> DictConfig:
         raise InputError(f"the configuration of the run cannot be read: {explain(error)}") from error
 
 
-def _inert(node: Any, key: str) -> Any:
+def _inert(node: Any, key: str, *, environment: bool = True) -> Any:
+    """Return ``node`` with resolver calls as text; ``environment`` tells whether ``paths.data`` keeps its own."""
+    inner = partial(_inert, environment=environment)
     if isinstance(node, dict):
-        return {name: _inert(value, f"{key}.{name}" if key else str(name)) for name, value in node.items()}
+        return {name: inner(value, f"{key}.{name}" if key else str(name)) for name, value in node.items()}
     if isinstance(node, list):
-        return [_inert(value, key) for value in node]
+        return [inner(value, key) for value in node]
     if not isinstance(node, str) or _REFERENCES.fullmatch(node):
         return node
-    return node if key == _DATA and _ENVIRONMENT.fullmatch(node) else literal(node)
+    return node if environment and key == _DATA and _ENVIRONMENT.fullmatch(node) else literal(node)
 
 
 def literal(text: str) -> str:
@@ -56,38 +57,20 @@ def literal(text: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", text)
 
 
-def followed(settings: Mapping[str, Any], node: Any, key: str, deep: int = _DEEP) -> Any:
-    """Return the ``node`` at the dotted ``key`` of ``settings`` with its references to plain settings followed.
+def followed(cfg: DictConfig, key: str) -> dict[str, Any]:
+    """Return the settings at ``key`` of a run's configuration with references to other settings followed.
 
-    No resolver is called, not even that of ``paths.data``. A reference to a resolver call, to a part or to nothing
-    stays text.
-
-    Args:
-        settings: the whole configuration, unresolved.
-        node: a setting, or a mapping of settings.
-        key: its place.
-        deep: number of references that may follow from one another.
+    No resolver is called, not even that of ``paths.data``; its calls stay text. So do all references in settings of
+    which one leads nowhere. Without such settings the result is empty.
     """
-    if isinstance(node, dict):
-        return {name: followed(settings, item, f"{key}.{name}", deep) for name, item in node.items()}
-    if not isinstance(node, str) or not deep or len(_REFERENCE.findall(node)) > _MANY:
-        return node
-
-    def target(reference: str) -> Any:
-        """Return the plain value that ``reference`` leads to, or ``...``."""
-        name = reference.lstrip(".")
-        above = key.split(".")[: -len(reference) + len(name)] if name != reference else []
-        place, found = [*above, *name.split(".")], cast("Any", settings)
-        for part in place:
-            found = found.get(part, ...) if isinstance(found, Mapping) else ...
-        value = ... if isinstance(found, Mapping | list) else followed(settings, found, ".".join(place), deep - 1)
-        return ... if isinstance(value, str) and "${" in value else value
-
-    whole = _REFERENCE.fullmatch(node)
-    if whole:
-        value = target(whole[1])
-        return node if value is ... else value
-    return _REFERENCE.sub(lambda found: found[0] if (value := target(found[1])) is ... else str(value), node)
+    known = OmegaConf.create(_inert(OmegaConf.to_container(cfg), "", environment=False))
+    found = OmegaConf.select(known, key)
+    if not isinstance(found, DictConfig):
+        return {}
+    try:
+        return cast("dict[str, Any]", OmegaConf.to_container(found, resolve=True))
+    except OmegaConfBaseException:
+        return cast("dict[str, Any]", OmegaConf.to_container(found))
 
 
 def check(cfg: DictConfig) -> None:
