@@ -228,7 +228,7 @@ def test_the_exit_code_is_three_only_where_it_was_asked_for_and_something_is_fla
         (12, (), ("--rate 0.05 needs 19 calibration images", "has 12", "--rate 0.1 can be promised")),
         (30, ("--rate", "0.01"), ("--rate 0.01 needs 99", "has 30", "--rate 0.05")),
         (30, ("--confidence", "0.95"), ("--rate 0.05 with --confidence 0.95 needs 59", "--rate 0.1 can be")),
-        (0, (), ("has 0", "dataset.sizes.calibration=100")),
+        (0, (), ("has 0", "metrad plan --rate 0.05")),
     ],
 )
 def test_a_rate_that_cannot_be_promised_is_refused_before_an_image_is_read(

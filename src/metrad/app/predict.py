@@ -19,7 +19,7 @@ import numpy as np
 
 from metrad.app import group_option
 from metrad.data.decoding import Reading, size_in_header
-from metrad.data.found_groups import AUTO
+from metrad.data.groups import AUTO
 from metrad.data.listing import image_files
 from metrad.data.sources import listed
 from metrad.detector.core import Detector

@@ -18,7 +18,6 @@ from metrad.data.arrays import Indexable
 from metrad.data.groups import Size
 from metrad.data.near_copies import Pairs, descriptors, near_copies, standardised
 
-AUTO = "auto"
 CLOSE = 6  # places in the order of the numbers that a pair with close numbers lies apart at most
 FAR = (2 * CLOSE + 1, 2 * CLOSE + 100)  # places that a pair with distant numbers lies apart
 MOST_FAR = 200_000  # such pairs that are compared

@@ -17,7 +17,7 @@ from metrad.errors import InputError
 
 log = logging.getLogger(__name__)
 
-PARENT = "parent"
+PARENT, AUTO = "parent", "auto"
 OWN_GROUP = "group"  # column of a table that says the groups unless ``dataset.group`` does
 NUMBER, VIEW = "number", "view"  # named groups of a pattern with a meaning of their own
 Size = tuple[int, int]  # width and height of an image in pixels

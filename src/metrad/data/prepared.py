@@ -15,8 +15,8 @@ from metrad.data.bit_depth import FULL, depth_of
 from metrad.data.broken_images import names_left_out
 from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Kept, Reading
 from metrad.data.duplicates import digest, one_of_each
-from metrad.data.found_groups import AUTO, Found, find, look_at
-from metrad.data.groups import OWN_GROUP, group_numbers
+from metrad.data.found_groups import Found, find, look_at
+from metrad.data.groups import AUTO, OWN_GROUP, group_numbers
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
