@@ -288,7 +288,7 @@ def test_the_command_that_compares_by_what_differs_is_advised(sweep):
         compare(sweep.path)
     command = f"metrad compare {shlex.quote(str(sweep.path))} --by dataset.category"
     assert str(refused.value).endswith(f"what differs is dataset.category, as in: {command}")
-    assert set(compare(sweep.path, by="dataset.category").compared) == {"screw", "nut"}
+    assert compare(sweep.path, by="dataset.category").compared == ["nut", "screw"]
 
 
 def test_each_kind_of_anomaly_has_a_mean_in_the_markdown_the_worst_first(sweep, tmp_path):
