@@ -183,6 +183,7 @@ def unseal(folder: Path) -> Bundle:
         InputError: a file is missing or has changed, or a later version of metrad wrote the folder.
     """
     path = folder / RECORD
+    require_inside(folder, path)
     record = unsealed(path)
     if record.get("format") != FORMAT:
         raise InputError(f"{path} has format {record.get('format')}, and this version of metrad reads format {FORMAT}")
