@@ -542,7 +542,7 @@ WORDS = [
     (["train", "--resolve"], "write --cfg job --resolve"),
     (["train", "experiment=demo", "hydra.job.chdir=true"], "hydra.job.chdir=true is not supported"),
     (["evaluate", "RUN", "--\x1b[31mname", "x"], "No such option: --\\x1b[31mname"),
-    (["predict", "RUN", "x", "--rte", "1"], "--rate). metrad predict --help lists what it takes"),
+    (["predict", "RUN", "x", "--rte", "1"], "). metrad predict --help lists what it takes"),
     (["train", "trainer.max_epochs=python"], "between 0 and 100000; write, for example, trainer.max_epochs=10"),
     (["train", "+optimizer.betas=[0.9]"], "it must be a list of 2 numbers, each at least 0 and below 1"),
     (["train", "experiment=demo", f"hydra.run.dir={'x' * 300}"], "File name too long; choose a shorter name"),
