@@ -3,6 +3,8 @@
 import copy
 import json
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,3 +157,18 @@ def comparable() -> Callable[[Run], dict[str, Any]]:
         return {key: value for key, value in metrics.items() if key not in ("seconds", "images_per_second")}
 
     return read
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start Debian's chromium; the tests are skipped where there is none, unless METRAD_REQUIRE_BROWSER is 1."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        required = os.environ.get("METRAD_REQUIRE_BROWSER") == "1"
+        (pytest.fail if required else pytest.skip)("there is no chromium on the PATH")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()

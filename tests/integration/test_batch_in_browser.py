@@ -1,12 +1,8 @@
 """The page of a batch in a browser: sorted, filtered, searched and enlarged, with a mouse and with a keyboard."""
 
-import os
-import shutil
-
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from metrad.data.decoding import Reading
 from metrad.reports.verdicts.images import Images
@@ -17,19 +13,6 @@ from tests.helpers.runs import EVIL
 pytestmark = pytest.mark.browser
 COUNT = 3000
 ODD = f"b/{EVIL.replace('/', '|')}\n\x1b[31m\u202e.png"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Start Debian's chromium; the tests are skipped where there is none, unless METRAD_REQUIRE_BROWSER is 1."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        required = os.environ.get("METRAD_REQUIRE_BROWSER") == "1"
-        (pytest.fail if required else pytest.skip)("there is no chromium on the PATH")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def image(number):

@@ -1,30 +1,14 @@
 """The report in a browser: what a reader sees on a desk, a phone and paper, with a mouse, a keyboard or a reader."""
 
 import itertools
-import os
-import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from metrad.reports.report import write_report, write_run_report
 from tests.helpers.runs import EVIL, finished_run, sweep
 
 pytestmark = pytest.mark.browser
 TOO_SMALL = "[...document.querySelectorAll('svg, img')].filter(e => e.getBoundingClientRect().width < 100).length"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Start Debian's chromium; the tests are skipped where there is none, unless METRAD_REQUIRE_BROWSER is 1."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        required = os.environ.get("METRAD_REQUIRE_BROWSER") == "1"
-        (pytest.fail if required else pytest.skip)("there is no chromium on the PATH")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from metrad.data.decoding import Reading, size_in_header
 from metrad.data.groups import AUTO
 from metrad.data.listing import image_files
 from metrad.data.sources import listed
+from metrad.data.walking import readable
 from metrad.detector.core import Detector
 from metrad.detector.verdicts import Verdicts, takes_good_parts, threshold
 from metrad.errors import INTERRUPTED, InputError
@@ -33,7 +34,7 @@ from metrad.reports.verdicts.images import Images
 from metrad.reports.verdicts.parts import Parts, PartScores, calibration_of_parts, require_views
 from metrad.reports.verdicts.pictures import Pictures
 from metrad.reports.verdicts.places import below, common_folder, require_fresh
-from metrad.reports.verdicts.rows import ANOMALOUS, ERROR, NORMAL, Row, readable
+from metrad.reports.verdicts.rows import ANOMALOUS, ERROR, NORMAL, Row
 from metrad.reports.verdicts.sorting import Sorted
 from metrad.reports.verdicts.summary import Promise, Tally
 from metrad.terminal import printable

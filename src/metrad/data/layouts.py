@@ -17,9 +17,9 @@ from metrad.data.sources import (
     log_once,
     masks_among,
     names_below,
-    readable,
     usual_patterns,
 )
+from metrad.data.walking import readable
 from metrad.errors import InputError
 from metrad.quoting import setting
 

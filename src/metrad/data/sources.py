@@ -1,10 +1,8 @@
 """Sources of images: the contract, image files, image folders, and scikit-learn's digits."""
 
-import fnmatch
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -16,6 +14,7 @@ import numpy as np
 from metrad.data.decoding import Decoded, Reading, decode_file, size_in_header
 from metrad.data.duplicates import digest
 from metrad.data.joined_arrays import Joined
+from metrad.data.walking import ImageNames, folders_below, readable
 from metrad.errors import InputError
 from metrad.quoting import argument, setting
 
@@ -336,13 +335,12 @@ class Walk:
     """Finds the images in folders that match one of ``patterns``, and counts the other files by ending."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self.patterns = [pattern.lower() for pattern in patterns]
-        self.left_out: Counter[str] = Counter()
+        self.names = ImageNames(patterns)
 
     @property
     def left_out_by_ending(self) -> dict[str, int]:
         """Number of files that do not match, by their ending."""
-        return dict(sorted(self.left_out.items()))
+        return dict(sorted(self.names.left_out.items()))
 
     def classes(self, part: Path, *, in_test: bool) -> Iterator[Found]:
         """Yield the images in the class folders of ``part``."""
@@ -351,34 +349,19 @@ class Walk:
 
     def images(self, class_name: str, class_folder: Path, *, in_test: bool = False) -> Iterator[Found]:
         """Yield the images of a class: those in its folder, and deeper."""
-        seen = set()
-        for folder, folders, files in os.walk(class_folder, followlinks=True, onerror=_refuse):
-            real = os.path.realpath(folder)
-            if real in seen:  # a link back to a folder above
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = [name for name in folders if name[0] != "."]
+        for folder, files in folders_below(class_folder, _refuse):
             yield from self._among(files, class_name, Path(folder), in_test=in_test)
 
     def loose(self, class_name: str, folder: Path) -> Iterator[Found]:
         """Yield the images in ``folder`` itself."""
-        files = [entry.name for entry in folder.iterdir() if not entry.is_dir()]
+        files = [entry.name for entry in folder.iterdir() if entry.name[0] != "." and not entry.is_dir()]
         yield from self._among(files, class_name, folder, in_test=False)
 
     def _among(self, files: Sequence[str], class_name: str, folder: Path, *, in_test: bool) -> Iterator[Found]:
         for name in files:
-            if self._matches(name):
+            if self.names.include(name):
                 path = folder / name
                 yield Found(in_test, class_name, str(path), signature(path))
-
-    def _matches(self, name: str) -> bool:
-        if name[0] == ".":
-            return False
-        if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in self.patterns):
-            return True
-        self.left_out[readable(Path(name).suffix.lower()) or "no ending"] += 1
-        return False
 
 
 def listed(left_out: Mapping[str, int]) -> str:
@@ -416,11 +399,6 @@ def signature(path: Path) -> tuple[int, ...]:
     except OSError:
         return (0,)
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def readable(name: str) -> str:
-    """Return a file name as printable text, even if its bytes are not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 class Digits(Source):

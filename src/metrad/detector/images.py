@@ -15,6 +15,7 @@ from metrad.data.broken_images import CorruptImageError
 from metrad.data.decoding import Decoded, Reading, decode_file, decode_image
 from metrad.data.duplicates import content_key
 from metrad.data.listing import image_files
+from metrad.data.walking import readable
 from metrad.errors import InputError, first_line
 
 #: A path, a folder, a pattern such as ``parts/*.jpg``, an array or a PIL image.
@@ -113,8 +114,7 @@ def _one(item: object, asked: _Asked) -> Iterator[Given]:
 
 
 def _file(path: str, reading: Reading) -> Given:
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return Given(name, lambda: decode_file(Path(path), reading), Path(path))
+    return Given(readable(path), lambda: decode_file(Path(path), reading), Path(path))
 
 
 def _paths(text: str, patterns: Sequence[str] | None) -> list[str]:

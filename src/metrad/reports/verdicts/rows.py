@@ -1,7 +1,6 @@
 """The row of one image in a table of verdicts: its columns, and a row as text and from text."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,11 +69,6 @@ class Row:
         if texts["verdict"] not in VERDICTS or not all(isinstance(text, str) for text in texts.values()):
             raise InputError(f"a row of {dict(cells)!r:.200} is no verdict")
         return cls(score=score, p_value=p_value, fitted_on=known, **texts)
-
-
-def readable(path: str) -> str:
-    r"""Return a path as text; bytes that are not UTF-8 are written as ``\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def text(value: Any) -> str:
