@@ -181,7 +181,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 ("data/test_decoding", "data/test_prepared"),
             ),
             "the range of the test images": (
-                "depth_of(peaks[_train_indices(self._drawn(self._grouped(pool))[0])])",
+                "depth_of(peaks[_train_indices(self._drawn(grouped)[0])])",
                 "depth_of(peaks)",
                 ("data/test_prepared",),
             ),
@@ -194,7 +194,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
     "layouts of data": (
         ("data/test_layouts", "data/test_manifests", "data/test_joined_sources", "data/test_tables"),
         {
-            "masks are images": ("if kind.name != _MASKS", "if kind.name"),
+            "masks are images": ("if kind.name != MASKS", "if kind.name"),
             "validation images are tested": (
                 "return [*((part, False) for part in training)",
                 "return [*((part, part.name != 'train') for part in training)",
@@ -318,7 +318,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 '_finite_vector(scores, "scores"), side="right"',
             ),
             "a third is no third": (
-                "return simple if float(simple) == false_alarm_rate else Fraction(",
+                "return simple if float(simple) == value else Fraction(",
                 "return Fraction(",
             ),
             "largest scores of groups not sorted": (
@@ -526,8 +526,8 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "later settings make no other run": ("(key not in LATER or value != LATER[key])", "key not in LATER"),
             "differences one way alone": (
-                "for key in a | b if a.get(key)",
-                "for key in a if a.get(key)",
+                "for key in {**one, **other} if one.get(key)",
+                "for key in one if one.get(key)",
                 ("config/test_checks",),
             ),
             "paths stand in names": (
@@ -565,7 +565,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "private keys let in": ("and private not in allowed:", "and False:"),
             "a resolver called": (
-                "return node if key == _DATA and _ENVIRONMENT.fullmatch(node) else literal(node)",
+                "return node if environment and key == _DATA and _ENVIRONMENT.fullmatch(node) else literal(node)",
                 "return node",
                 ("hostile/test_run_directories",),
             ),
@@ -655,7 +655,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
             ),
             "rate of a scheduler compared": ('settings.pop("initial_lr", settings["lr"])', 'settings["lr"]'),
             "other settings taken up": (
-                "_other_settings(checkpoint, learner, precision)\n        or ",
+                "_other_settings(checkpoint, learner, str(trainer.precision), changes)\n        or ",
                 "",
             ),
             "a changed checkpoint taken up": (

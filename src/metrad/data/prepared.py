@@ -14,11 +14,11 @@ from metrad.data.batches import Batch, ImageBatches, ResidentBatches
 from metrad.data.bit_depth import FULL, depth_of
 from metrad.data.broken_images import names_left_out
 from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Kept, Reading
-from metrad.data.duplicates import digest, one_of_each
+from metrad.data.duplicates import digest
 from metrad.data.found_groups import Found, find, look_at
 from metrad.data.groups import AUTO, OWN_GROUP, group_numbers
 from metrad.data.roles import Roles, resolve_classes
-from metrad.data.splits import Classes, Pool, Split, head_labels, hold_out
+from metrad.data.splits import Classes, Pool, Split, different_images, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
 from metrad.data.store import ChooseDepth, ImageSet, Storage, load
 from metrad.data.torchvision_sources import open_source
@@ -128,7 +128,7 @@ class PreparedData:
         if self.roles.group is None:
             return pool
         if self.finds_groups:
-            kept = self._different(pool)
+            kept = different_images(pool, self.classes)[0]
             found = collectives.same(self._find(kept))  # ranks on other machines may round otherwise
             self.found = found.lines([self._image_names[i] for i in kept])
             alone = np.arange(len(pool.labels)) + len(kept)
@@ -136,12 +136,6 @@ class PreparedData:
             return replace(pool, groups=alone)
         numbers = group_numbers(self.roles.group, self._image_names, columns=self._columns, size_of=self._size_of)
         return replace(pool, groups=numbers)
-
-    def _different(self, pool: Pool) -> np.ndarray:
-        """Return the positions, rising, of the usable images of the run's classes, one of each content."""
-        members = [*self.classes.seen, *self.classes.anomalous]
-        candidates = np.flatnonzero(pool.usable & np.isin(pool.labels, members))
-        return one_of_each(pool.content, candidates, pool.in_test_part)[0]
 
     def _find(self, positions: np.ndarray) -> Found:
         images = self.image_set
@@ -174,7 +168,7 @@ class PreparedData:
         if self.roles.group is not None or not self._named:
             return None
         pool = self.image_set.pool
-        kept = self._different(pool)
+        kept = different_images(pool, self.classes)[0]
         normal_first = kept[np.argsort(~np.isin(pool.labels[kept], self.classes.normal), kind="stable")]
         few = np.sort(normal_first[: LOOKED_AT_ON_DEMAND if self.image_set.on_demand else LOOKED_AT])
         found = self._find(few)

@@ -122,9 +122,17 @@ def _group_counts(pool: Pool, classes: Classes) -> str:
     )
 
 
-def _drawn(pool: Pool, classes: Classes, sizes: dict[str, Size], test_share: Share, seed: int) -> Split:
+def different_images(pool: Pool, classes: Classes) -> tuple[np.ndarray, dict[int, int]]:
+    """Return the positions, rising, of the usable images that have a role, one of each content, and their copies.
+
+    The copies are those that ``Split.copies`` describes.
+    """
     candidates = np.flatnonzero(pool.usable & np.isin(pool.labels, [*classes.seen, *classes.anomalous]))
-    kept, copies = one_of_each(pool.content, candidates, pool.in_test_part)
+    return one_of_each(pool.content, candidates, pool.in_test_part)
+
+
+def _drawn(pool: Pool, classes: Classes, sizes: dict[str, Size], test_share: Share, seed: int) -> Split:
+    kept, copies = different_images(pool, classes)
     groups = pool.group_numbers
     if any(isinstance(size, Automatic) for size in (test_share, sizes["calibration"])):
         _require_enough(len(np.unique(groups[kept[np.isin(pool.labels[kept], classes.normal)]])))
