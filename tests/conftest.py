@@ -1,5 +1,6 @@
-"""What is made once for all the processes of a test session."""
+"""What all tests share: how often Python looks for cycles, and what is made once for all the processes."""
 
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -7,6 +8,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+
+def pytest_collection_finish() -> None:
+    """Keep Python from searching all imported modules for cycles again and again: a quarter of the tests' time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
