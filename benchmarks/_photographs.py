@@ -1,8 +1,8 @@
 """Made-up photographs: JPEGs with the content of photographs as far as the time to decode them depends on it.
 
 Their power falls with the spatial frequency, as that of natural images does (Field 1987, J. Opt. Soc. Am. A 4), colours
-vary less and more slowly than brightness, and some objects have edges. At 1024x768 and quality 90 a file has 150 to
-300 kB.
+vary less and more slowly than brightness, and some objects have edges. At 1024x768 and quality 90 a file has 128 to
+207 kB.
 """
 
 from pathlib import Path

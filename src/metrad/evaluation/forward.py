@@ -6,6 +6,7 @@ from torch import Tensor
 
 from metrad import collectives
 from metrad.data.arrays import Indexable
+from metrad.models.cpu import folded
 from metrad.models.embedder import Embedder
 from metrad.threads import in_blocks, running_a_model
 
@@ -23,13 +24,14 @@ class Forward:
     """Computes the embeddings of batches of images.
 
     Args:
-        embedder: on ``device``, in evaluation mode, its weights in float32.
+        embedder: on ``device``, in evaluation mode, its weights in float32. On a CPU it is used as it is now, with its
+            batch normalisations folded; a change of its weights later may have no effect.
         device: the device to compute on.
         half: type that autocast uses; None for float32 throughout.
     """
 
     def __init__(self, embedder: Embedder, device: torch.device, half: torch.dtype | None) -> None:
-        self.embedder = embedder
+        self.embedder = folded(embedder) if device.type == "cpu" else embedder
         self.device = device
         self.half = half
 

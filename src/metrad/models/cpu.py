@@ -1,19 +1,22 @@
-"""Speed on a CPU: memory reused between steps, layers with faster gradients, and layers that overwrite their input."""
+"""Speed on a CPU: memory reused between steps, faster gradients, activations in place, and folded normalisations."""
 
+import copy
 import ctypes
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # Parameters of mallopt, as numbered in glibc's malloc.h. Their defaults are those of its documentation.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MIB = 2**20
+M = TypeVar("M", bound=nn.Module)
 _ACTIVATIONS = (nn.Hardtanh, nn.Hardswish, nn.SiLU)  # their gradient needs their input
 
 
@@ -103,44 +106,21 @@ class StridedDepthwise(nn.Conv2d):
             return convolve(input.float(), weight.float(), None if bias is None else bias.float()).to(dtype)
 
 
-class OverwritingBatchNorm(nn.BatchNorm2d):
-    """A batch normalisation that overwrites its input when a CPU only infers, with the same values.
-
-    Fresh memory for each result took a tenth of a forward pass of MobileNetV2. The layer before it must return a tensor
-    of its own, as a convolution does.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised ``input`` (N, C, h, w), in its memory if it will not be needed any more."""
-        if self.training or not torch.is_inference_mode_enabled() or self.running_mean is None:
-            return super().forward(input)
-        if input.device.type != "cpu" or input.dtype != self.running_mean.dtype:
-            return super().forward(input)
-        self._check_input_dim(input)
-        statistics = self.weight, self.bias, self.running_mean, self.running_var
-        unused = input.new_empty(0), input.new_empty(0)
-        torch.native_batch_norm(input, *statistics, False, 0.0, self.eps, out=(input, *unused))
-        return input
-
-
 def quicken(module: nn.Module) -> None:
     """Make ``module`` faster on a CPU, with the same weights under the same names and the same values.
 
-    Depthwise convolutions with a stride become ``StridedDepthwise``, and batch normalisations right after a convolution
-    become ``OverwritingBatchNorm``. Activations whose gradient needs their input stop working in place, which saves a
-    copy of that input; ``overwrite`` turns it on again. Only layers that follow a layer of a ``Sequential`` change,
-    because no other code can rely on the overwritten input there.
+    Depthwise convolutions with a stride become ``StridedDepthwise``. Activations whose gradient needs their input stop
+    working in place, which saves a copy of that input; ``overwrite`` turns it on again. Only activations that follow a
+    layer of a ``Sequential`` change, because no other code can rely on the overwritten input there.
     """
     for part in module.modules():
         if type(part) is nn.Conv2d and 1 < part.groups == part.in_channels and max(part.stride) > 1:
             part.__class__ = StridedDepthwise
-        elif isinstance(part, nn.Sequential):
-            for before, after in pairwise(part):
-                if isinstance(after, _ACTIVATIONS):
-                    vars(after)["overwrites"] = after.inplace
-                    after.inplace = False
-                elif type(after) is nn.BatchNorm2d and isinstance(before, nn.Conv2d):
-                    after.__class__ = OverwritingBatchNorm
+    for part in _sequences(module):
+        for after in list(part)[1:]:
+            if isinstance(after, _ACTIVATIONS):
+                vars(after)["overwrites"] = after.inplace
+                after.inplace = False
 
 
 def overwrite(module: nn.Module, on: bool) -> None:
@@ -148,3 +128,41 @@ def overwrite(module: nn.Module, on: bool) -> None:
     for part in module.modules():
         if isinstance(part, _ACTIVATIONS) and getattr(part, "overwrites", False):
             part.inplace = on
+
+
+def folded(module: M) -> M:
+    """Return a copy of ``module``, in evaluation mode, whose batch normalisations are part of convolutions.
+
+    This holds for a normalisation right after a convolution in a ``Sequential``, where no other code sees the values in
+    between. Results differ by rounding, about 1e-6 of their size; all else is shared with ``module``. A forward pass of
+    MobileNetV2 takes two thirds of the time. Without such a pair, ``module`` itself is returned.
+    """
+    if not any(_pairs(part) for part in _sequences(module)):
+        return module
+    shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    copied: M = copy.deepcopy(module, shared)
+    for part in _sequences(copied):
+        for at in _pairs(part):
+            convolution, norm = part[at], part[at + 1]
+            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            part[at], part[at + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    return copied
+
+
+def _sequences(module: nn.Module) -> list[nn.Sequential]:
+    """Return all parts of ``module`` that do nothing but call their layers one after another."""
+    parts = [part for part in module.modules() if isinstance(part, nn.Sequential)]
+    return [part for part in parts if type(part).forward is nn.Sequential.forward]
+
+
+def _pairs(part: nn.Sequential) -> list[int]:
+    """Return the positions of convolutions right before a batch normalisation that can be folded."""
+    return [
+        at
+        for at, (before, after) in enumerate(pairwise(part))
+        if isinstance(before, nn.Conv2d)
+        and type(after) is nn.BatchNorm2d
+        and after.running_mean is not None
+        and not (before.training or after.training)
+    ]

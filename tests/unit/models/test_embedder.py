@@ -9,7 +9,7 @@ from torch import nn
 
 from metrad.models.backbones import mobilenet_v2
 from metrad.models.base import Backbone, InputSpec
-from metrad.models.cpu import StridedDepthwise, overwrite, quicken
+from metrad.models.cpu import StridedDepthwise, folded, overwrite, quicken
 from metrad.models.embedder import Embedder
 from metrad.models.pooling import pool
 
@@ -113,49 +113,90 @@ def test_activations_that_need_their_input_work_on_a_result_of_their_own(activat
     assert torch.equal(network[0].weight.grad, plain[0].weight.grad)
 
 
-def convolved(*, activation=nn.ReLU6, affine=True):
+def convolved(*, activation=nn.ReLU6, affine=True, bias=False):
     """Return a convolution, a normalisation that has seen some images, and an activation, in evaluation mode."""
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(8, affine=affine)
-    network = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), norm, activation(inplace=True))
+    network = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=bias), norm, activation(inplace=True))
     network(5 * X + 1)
     return network.eval()
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("activation", [nn.ReLU6, nn.Hardswish, nn.SiLU])
-def test_layers_that_overwrite_their_input_give_the_same_values_to_the_bit(memory_format, affine, activation):
-    plain = convolved(activation=activation, affine=affine)
+def test_activations_that_overwrite_their_input_give_the_same_values_to_the_bit(memory_format, activation):
+    plain = convolved(activation=activation)
     quick = copy.deepcopy(plain)
     quicken(quick)
     overwrite(quick, on=True)
     x = X.contiguous(memory_format=memory_format)
     with torch.inference_mode():
-        between = quick[0](x)
-        assert quick[2](quick[1](between)).data_ptr() == between.data_ptr()
+        between = quick[1](quick[0](x))
         assert torch.equal(quick(x), plain(x))
+        assert quick[2](between).data_ptr() == between.data_ptr()
         assert torch.equal(x, X)
 
 
-def test_a_normalisation_keeps_its_input_where_a_gradient_or_training_may_need_it():
-    quick = convolved()
-    quicken(quick)
-    between = quick[0](X)
-    before = between.detach().clone()
-    quick[1](between)
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_folded_normalisation_gives_the_values_of_float64(memory_format, affine, bias):
+    plain = convolved(affine=affine, bias=bias).to(memory_format=memory_format)
+    before = copy.deepcopy(plain.state_dict())
+    quick = folded(plain)
+    assert [type(part) for part in quick] == [nn.Conv2d, nn.Identity, nn.ReLU6]
+    assert quick[0].weight.is_contiguous(memory_format=memory_format)
     with torch.inference_mode():
-        quick[1].train()(between.detach())
-    assert torch.equal(between, before)
+        exact = copy.deepcopy(plain).double()(X.double()).float()
+        torch.testing.assert_close(quick(X), exact, rtol=1e-5, atol=1e-5)
+    assert type(plain[1]) is nn.BatchNorm2d
+    assert all(torch.equal(value, before[key]) for key, value in plain.state_dict().items())
 
 
-def test_a_normalisation_after_another_layer_than_a_convolution_keeps_its_input():
-    network = nn.Sequential(nn.Identity(), nn.BatchNorm2d(8), nn.BatchNorm2d(8)).eval()
-    quicken(network)
-    x = X.clone()
+class Watched(nn.Sequential):
+    """Returns what lies between its layers too."""
+
+    def forward(self, x):
+        """Return the results of the first layer and of all."""
+        first = self[0](x)
+        return first, self[1](first)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Identity(), nn.BatchNorm2d(8), nn.BatchNorm2d(8)).eval(),
+        nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8, track_running_stats=False)).eval(),
+        nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)),
+        nn.Sequential(nn.Conv2d(8, 8, 1).eval(), nn.BatchNorm2d(8)),
+        Watched(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)).eval(),
+        nn.Sequential(nn.ConvTranspose2d(8, 8, 1), nn.BatchNorm2d(8)).eval(),
+    ],
+    ids=["no convolution", "no statistics", "training", "normalisation in training", "seen between", "transposed"],
+)
+def test_what_cannot_be_folded_is_returned_itself(network):
+    assert folded(network) is network
+
+
+def test_all_but_folded_convolutions_is_shared_so_a_copy_takes_little_memory():
+    network = nn.ModuleDict({"a": convolved(), "b": nn.Linear(8, 8)}).eval()
+    quick = folded(network)
+    assert quick["b"].weight is network["b"].weight
+    assert quick["a"][0].weight is not network["a"][0].weight
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("mobilenet_v2", 0), ("efficientnet_b0", 0), ("vgg11_bn", 0), ("resnet18", 17)]
+)
+def test_real_networks_embed_alike_when_folded(name, left):
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None)
+    images = torch.rand(2, 3, 64, 64, generator=GENERATOR)
+    network.train()(images)  # normalisations see some images
+    quick = folded(network.eval())
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in quick.modules()) == left
     with torch.inference_mode():
-        network(x)
-    assert torch.equal(x, X)
+        torch.testing.assert_close(quick(images), network(images), rtol=1e-4, atol=1e-5)
 
 
 def test_activations_overwrite_in_evaluation_mode_only_those_that_their_author_let():
