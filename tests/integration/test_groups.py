@@ -134,6 +134,8 @@ def test_groups_that_are_found_keep_parts_on_one_side_and_are_logged(found, tmp_
     assert "dataset.group=auto: 228 images are 76 groups, such as " in caplog.text
     assert "seem to show one part several times" not in caplog.text
     assert Detector.load(run.path).ungrouped_views is None
+    assert "ungrouped_views" not in read_json(run.metrics)
+    assert "seem to show" not in write_run_report(run.path).read_text(encoding="utf-8")
     metrics = read_json(run.metrics)
     assert metrics["groups"]["calibration"] == -(-metrics["sizes"]["calibration"] // 3)
 
@@ -149,6 +151,9 @@ def test_a_run_without_groups_says_what_auto_would_find(found, tmp_path, caplog)
     assert "groups" not in read_json(run.split)
     assert "--group auto" in line
     assert Detector.load(run.path).ungrouped_views == UngroupedViews(228, 76)
+    assert read_json(run.metrics)["ungrouped_views"] == {"images": 228, "groups": 76}
+    page = write_run_report(run.path, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "228 images seem to show 76 parts" in page
 
 
 def never(*arguments, **settings):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
+from metrad.data.ungrouped import UngroupedViews
 from metrad.errors import InputError
 from metrad.evaluation.conformal import calibration_groups_needed
 from metrad.evaluation.metrics import by_name
@@ -89,7 +90,7 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     facts = [f"{trained}, seed {seed}: {found} in {seconds:,.0f} s", *facts_of(run, cfg, metrics)]
     facts += [] if run.verified else [UNVERIFIED]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
-    lines = [*_lacking(metrics), *too_few(metrics, OmegaConf.select(cfg, "evaluation.confidence"))]
+    lines = [*_cautions(metrics), *_lacking(metrics), *too_few(metrics, OmegaConf.select(cfg, "evaluation.confidence"))]
     folds = [] if is_unmeasured(metrics) else [_explained(metrics)]
     group = Group(tables=[each for each in tables if each.rows], lines=lines, folds=folds)
     results = Section("results", "Results", text, [group])
@@ -225,6 +226,18 @@ def _metrics_table(metrics: Mapping[str, Any]) -> Table:
     low, high = metrics["intervals"]["auroc_delong"]
     rows.insert(1, {"Metric": "AUROC (DeLong)", "Value": rate(metrics["auroc"]), "low": low, "high": high})
     return table(caption, pd.DataFrame(rows))
+
+
+def _cautions(metrics: Mapping[str, Any]) -> list[str]:
+    """Return a line if the images of a run without groups seem to show parts several times."""
+    found = metrics.get("ungrouped_views")
+    if found is None:
+        return []
+    words = UngroupedViews(found["images"], found["groups"]).words
+    return [
+        f"This run has no groups, and {words}: its metrics and rates are about new images of the same parts. On new "
+        "parts false alarms are more; train with dataset.group=auto."
+    ]
 
 
 def _lacking(metrics: Mapping[str, Any]) -> list[str]:

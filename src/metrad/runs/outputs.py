@@ -5,6 +5,7 @@ Their contents are collected first, by path, and then written with one call of `
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> No
         "training": epochs.history[-1] if epochs.history else {},
         **({"selection": selected.figures} if selected else {}),
         **split_entries(run.saved_split()),
+        **({"ungrouped_views": asdict(views)} if (views := detector.ungrouped_views) else {}),
     }
     save_embeddings(run, fitted.embedded, save_detector(run, detector))
     write_all(contents)
