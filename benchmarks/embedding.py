@@ -19,8 +19,9 @@ import torch
 from metrad.app.build import build_data, build_scorer
 from metrad.data.prepared import PreparedData
 from metrad.evaluation.embeddings import embed
-from metrad.evaluation.evaluate import Settings, evaluate
+from metrad.evaluation.evaluate import evaluate
 from metrad.evaluation.forward import Forward, half_type
+from metrad.evaluation.measures import Settings
 from metrad.models.embedder import Embedder
 from metrad.runs.artifacts import load_detector
 from metrad.runs.directory import Run

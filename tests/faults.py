@@ -365,7 +365,7 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "float(V10.mean()), min(len(np.unique(kind)) for kind in kinds)",
                 "float(V10.mean()), max(len(np.unique(kind)) for kind in kinds)",
             ),
-            "ends of another level": ("blocks]), [tail, 1 - tail])", "blocks]), [tail / 2, 1 - tail / 2])"),
+            "ends of another level": ("(values, [tail, 1 - tail])", "(values, [tail / 2, 1 - tail / 2])"),
             "Wilson in place of Clopper-Pearson": ('level, method="exact"', 'level, method="wilson"'),
         },
     ),

@@ -17,7 +17,7 @@ LIGHT = (
     *("metrad.reports.report", "metrad.scorers", "metrad.data.decoding", "metrad.evaluation.conformal"),
     *("metrad.evaluation.metrics", "metrad.runs.directory", "metrad.runs.pictures"),
     *("metrad.detector.core", "metrad.detector.images", "metrad.detector.saved_backend", "metrad.data.listing"),
-    *("metrad.app.predict", "metrad.app.inspect"),
+    *("metrad.app.predict", "metrad.app.inspect", "metrad.app.judge"),
 )
 HEAVY = ("torch", "torchvision", "matplotlib", "pandas", "pyarrow")
 NO_HEAVY = f"import sys; found = {{*{HEAVY}}} & {{*sys.modules}}; assert not found, found"

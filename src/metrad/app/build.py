@@ -26,7 +26,7 @@ from metrad.data.sizing import AUTO, Automatic
 from metrad.data.store import GIB, Storage
 from metrad.detector.bundle import Blueprint
 from metrad.errors import InputError, first_line, is_of_memory
-from metrad.evaluation.evaluate import Settings
+from metrad.evaluation.measures import Settings
 from metrad.models.base import Backbone
 from metrad.models.embedder import Embedder
 from metrad.models.heads import Head

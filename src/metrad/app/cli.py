@@ -34,6 +34,7 @@ Examples:
   metrad evaluate RUN scorer.k=5                        score a finished run again
   metrad plan --rate 0.01 --confidence 0.95             how many good parts that promise takes
   metrad compare multirun/TIME --baseline arcface       differences between the runs of a sweep, with tests
+  metrad judge scores.csv other.csv                     figures of any detector from its scores, and the difference
   metrad report RUN                                     one HTML file of a finished run
   metrad predict RUN photos --html batch.html           verdicts on new images, and a page to look at them
 """
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 # What stands for the arguments that a command cannot do without, in an example.
-_STANDS_FOR = {"evaluate": "outputs/NAME", "report": "outputs/NAME"}
+_STANDS_FOR = {"evaluate": "outputs/NAME", "judge": "scores.csv", "report": "outputs/NAME"}
 
 
 def _lacking(error: Any, command: str) -> str | None:
@@ -278,6 +279,35 @@ def _compare_command(
             files = [*tables.write(result, target), page]
         written = f"written: {relative(files[0].parent)}/ ({', '.join(path.name for path in files)})"
         return f"{tables.report(result)}\n\n{written}"
+
+    typer.echo(printable(reporting_errors(job)))
+
+
+@app.command("judge")
+def _judge_command(
+    tables: Annotated[
+        list[Path], typer.Argument(help="Tables of scores, .csv or .jsonl; others are compared with the first.")
+    ],
+    normal: Annotated[
+        list[str] | None,
+        typer.Option(help="Label of normal images, all others being kinds of anomalies; may be repeated."),
+    ] = None,
+    rate: Annotated[
+        list[float] | None,
+        typer.Option(help="Promised false-alarm rate; may be given several times. [0.01, 0.05]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure any detector from its scores: metrics with intervals, false alarms, detection by kind.
+
+    A table has columns label and score, and may have image, kind, group and p_value. Several tables of the same images
+    are compared by DeLong's test and a paired bootstrap.
+    """
+
+    def job() -> str:
+        from metrad.app.judge import judged
+
+        return judged(tables, normal or (), rate or (), as_json=as_json)
 
     typer.echo(printable(reporting_errors(job)))
 

@@ -17,7 +17,7 @@ from metrad.data.sources import listed
 from metrad.errors import InputError, TrainingError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed
-from metrad.evaluation.evaluate import Settings
+from metrad.evaluation.measures import Settings
 from metrad.evaluation.planning import needed, needed_beside_test
 from metrad.files import write_all, write_json
 from metrad.models.embedder import Embedder

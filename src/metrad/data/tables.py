@@ -39,8 +39,12 @@ class Table:
         return InputError(f"{self.path} line {self.lines[position]}: {reason}")
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, numbers: bool = False) -> Table:
     """Return the table in a CSV file, whose first line names the columns, or in a file of JSON objects, one a line.
+
+    Args:
+        path: the file.
+        numbers: whether the values of JSON may be numbers of any kind, true and false, too.
 
     Raises:
         InputError: the file is missing, is of another kind, is too large, is not UTF-8, or has no rows; a row has
@@ -50,7 +54,7 @@ def read_table(path: Path) -> Table:
     if kind not in (".csv", *_JSON_LINES):
         raise InputError(f"{path} must be a table whose name ends in .csv or .jsonl")
     text = _text(read_bytes(path), path)
-    rows = _json_rows(text, path) if kind in _JSON_LINES else _csv_rows(text, path)
+    rows = _json_rows(text, path, numbers) if kind in _JSON_LINES else _csv_rows(text, path)
     first = next(rows, None)
     names = [] if first is None else list(first[1])
     columns: dict[str, list[str]] = {name: [] for name in names}
@@ -120,13 +124,13 @@ def _header(cells: Sequence[str], where: str) -> list[str]:
     return list(cells)
 
 
-def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _json_rows(text: str, path: Path, numbers: bool) -> Iterator[tuple[int, dict[str, str]]]:
     names: list[str] | None = None
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path} line {number}"
-        row = _json_row(line, where)
+        row = _json_row(line, where, numbers)
         if names is None:
             names = _header(list(row), where)
         if row.keys() != set(names):
@@ -137,21 +141,23 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         yield number, row
 
 
-def _json_row(line: str, where: str) -> dict[str, str]:
+def _json_row(line: str, where: str, numbers: bool) -> dict[str, str]:
     try:
         content = json.loads(line, object_pairs_hook=_without_twins, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: no JSON ({first_line(error)}); each line is an object of texts") from error
     if not isinstance(content, dict) or not content:
         raise InputError(f'{where}: no object with columns; each line is one, as in {{"path": "good/000.png", …}}')
-    return {name: _json_cell(name, value, where) for name, value in content.items()}
+    return {name: _json_cell(name, value, where, numbers) for name, value in content.items()}
 
 
-def _json_cell(name: str, value: Any, where: str) -> str:
+def _json_cell(name: str, value: Any, where: str, numbers: bool) -> str:
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"{where}: {name} must be a text, a whole number or null, got {str(value)[:100]}")
+    allowed = isinstance(value, str | int | float) if numbers else isinstance(value, str | int)
+    if not allowed or (isinstance(value, bool) and not numbers):
+        number = "a number" if numbers else "a whole number"
+        raise InputError(f"{where}: {name} must be a text, {number} or null, got {str(value)[:100]}")
     text = str(value)
     if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in name + text):
         raise InputError(f"{where}: {name[:100]!r} holds a zero or half a sign; write whole signs in UTF-8")

@@ -79,6 +79,47 @@ def delong_interval(
     return float(special.expit(centre - reach)), float(special.expit(centre + reach))
 
 
+def delong_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    anomalous: np.ndarray,
+    level: float = 0.95,
+    groups: np.ndarray | None = None,
+) -> tuple[float, float, float, float]:
+    """Return the difference of the AUROCs of two scores of the same images, ``first`` less ``second``.
+
+    Args:
+        first: scores (N,).
+        second: other scores of the same images, (N,).
+        anomalous: the truth, (N,) booleans.
+        level: confidence level of the interval.
+        groups: group number of each image, (N,), as in ``delong_variance``.
+
+    Returns:
+        the difference, the lower and upper end of its normal interval, and the two-sided p-value of no difference.
+        Without any variance, as for scores in the same order, the interval has no width, and the p-value is 1 if the
+        difference is 0 and else 0.
+
+    Raises:
+        ValueError: as for ``delong_variance``.
+
+    Source:
+        DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); for groups Obuchowski 1997, Biometrics 53(2).
+    """
+    tail = _tail(level)
+    kinds = _groups_by_kind(anomalous, groups)
+    if min(len(np.unique(kind)) for kind in kinds) < 2:
+        raise ValueError("DeLong's variance needs two images, or groups, of each kind")
+    pairs = zip(structural_components(first, anomalous), structural_components(second, anomalous), strict=True)
+    V10, V01 = (one - other for one, other in pairs)
+    difference, variance = float(V10.mean()), _variance(V10, V01, *kinds)
+    if variance <= 0:
+        return difference, difference, difference, float(difference == 0)
+    reach = float(special.ndtri(1 - tail)) * math.sqrt(variance)
+    p_value = 2 * float(special.ndtr(-abs(difference) / math.sqrt(variance)))
+    return difference, difference - reach, difference + reach, p_value
+
+
 def structural_components(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return V10 of each anomalous and V01 of each normal image: the share of its pairs that are in the right order."""
     normal, positive = _by_kind(scores, anomalous)
@@ -143,6 +184,43 @@ def bootstrap_intervals(
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
     """
     tail = _tail(level)
+    drawn = _resampled(scores, anomalous, resamples, seed, groups)
+    return {name: _middle(values, tail) for name, values in drawn.items()}
+
+
+def bootstrap_differences(
+    first: np.ndarray,
+    second: np.ndarray,
+    anomalous: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> dict[str, tuple[float, float]]:
+    """Return an interval for the difference of each metric, ``first`` less ``second``, two scores of the same images.
+
+    Each resample draws the same images for both, as ``bootstrap_intervals`` draws them, so what makes an image easy or
+    hard for both falls out of the difference. The other arguments, and the errors, are those of
+    ``bootstrap_intervals``.
+    """
+    tail = _tail(level)
+    one, other = (_resampled(scores, anomalous, resamples, seed, groups) for scores in (first, second))
+    return {name: _middle(one[name] - other[name], tail) for name in one}
+
+
+def _middle(values: np.ndarray, tail: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _resampled(
+    scores: np.ndarray, anomalous: np.ndarray, resamples: int, seed: int, groups: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Return every metric of each resample, (resamples,) by name.
+
+    Which images are drawn depends on the seed, the truth and the groups alone, not on the scores.
+    """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     kinds = _by_kind(scores, anomalous)
@@ -162,11 +240,7 @@ def bootstrap_intervals(
         )
         for start in range(0, resamples, rows)
     ]
-    intervals = {}
-    for name in blocks[0]:
-        low, high = np.quantile(np.concatenate([block[name] for block in blocks]), [tail, 1 - tail])
-        intervals[name] = float(low), float(high)
-    return intervals
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _drawing(places: np.ndarray, groups: np.ndarray, levels: int) -> Callable[[np.random.Generator, int], np.ndarray]:

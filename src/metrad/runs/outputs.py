@@ -108,8 +108,10 @@ def split_entries(split: Mapping[str, Any]) -> dict[str, Any]:
 
 def _score_rows(result: Evaluation, embedded: Embedded) -> list[dict[str, Any]]:
     normal = [embedded.records["normal"][i] for i in result.nearest]
-    p_values = [""] * len(result.scores) if result.p_values is None else result.p_values.tolist()
-    each = zip(result.records, result.anomalous.tolist(), result.scores.tolist(), p_values, normal, strict=True)
+    count = len(result.scores)
+    p_values = [""] * count if result.p_values is None else result.p_values.tolist()
+    groups = [{}] * count if result.groups is None else [{"group": group} for group in result.groups.tolist()]
+    each = zip(result.records, result.anomalous.tolist(), result.scores.tolist(), p_values, normal, groups, strict=True)
     return [
         {
             "image": record.image,
@@ -119,6 +121,7 @@ def _score_rows(result: Evaluation, embedded: Embedded) -> list[dict[str, Any]]:
             "p_value": p_value,
             "nearest": nearest.image,
             "nearest_index": nearest.position,
+            **group,
         }
-        for record, anomalous, score, p_value, nearest in each
+        for record, anomalous, score, p_value, nearest, group in each
     ]

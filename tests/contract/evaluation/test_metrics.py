@@ -11,7 +11,7 @@ from metrad.app.cli import app
 from metrad.app.messages import summary as line
 from metrad.errors import InputError
 from metrad.evaluation import metrics
-from metrad.evaluation.evaluate import Settings, intervals
+from metrad.evaluation.measures import Settings, intervals
 from metrad.evaluation.metrics import METRICS, Metric, RocCurves, by_name, summary
 from metrad.files import read_json, write_json
 from metrad.reports.comparison.compare import compare, compare_csv

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from metrad.data.sizing import FEWEST, Automatic
 from metrad.data.splits import Classes, Pool, draw
 from metrad.errors import InputError
-from metrad.evaluation.evaluate import Settings
+from metrad.evaluation.measures import Settings
 
 STEPS = (19, 59, 99, 299)
 quick = settings(deadline=None, database=None, max_examples=60, derandomize=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrad.evaluation.conformal import alarms, conformal_p_values, conformal_threshold
-from metrad.evaluation.evaluate import threshold_metrics
+from metrad.evaluation.measures import threshold_metrics
 
 STARTS = [0.1, 0.3, 1.0, 1e-30, 5e7, -0.7]
 

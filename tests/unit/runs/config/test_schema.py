@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from metrad.app.cli import manual
 from metrad.evaluation.conformal import alarms
-from metrad.evaluation.evaluate import Settings
+from metrad.evaluation.measures import Settings
 from metrad.runs.config import checks, schema
 from metrad.runs.config.schema import LATER, PARTS, SETTINGS, Config, EvaluationSettings
 from metrad.runs.identity import differences, identity
