@@ -66,7 +66,11 @@ def test_of_a_runs_own_scores_the_figures_are_those_of_its_metrics(finished_run,
 
 @pytest.mark.parametrize(
     "more",
-    [["dataset.anomalous=[b,c]"], ["dataset.anomalous=[]"], ["dataset.group='(?P<kind>\\w)/(?P<part>\\d+)_'"]],
+    [
+        pytest.param(["dataset.anomalous=[b,c]"], marks=pytest.mark.long),
+        pytest.param(["dataset.anomalous=[]"], marks=pytest.mark.long),
+        ["dataset.group='(?P<kind>\\w)/(?P<part>\\d+)_'"],
+    ],
     ids=["two kinds", "no anomalies", "groups"],
 )
 def test_so_it_is_for_other_runs(more, train, image_folders, tmp_path, small, judged):

@@ -63,6 +63,7 @@ def test_one_against_the_rest_takes_features_as_they_are(sweep):
         assert {row["class"] for row in rows(run.scores)} == {str(i) for i in range(10)}
 
 
+@pytest.mark.long
 def test_one_against_the_rest_can_learn_from_turned_images(sweep):
     (run,) = sweep("experiment=one_vs_rest", "dataset.normal=3", "dataset.rotations=true", "head=adacos").values()
     split = read_json(run.split)
@@ -71,6 +72,7 @@ def test_one_against_the_rest_can_learn_from_turned_images(sweep):
     assert "classes to tell apart: 4" in run.log.read_text()
 
 
+@pytest.mark.long
 def test_all_but_one_are_told_apart(sweep):
     (run,) = sweep("experiment=leave_one_out", "dataset.anomalous=8").values()
     found = read_json(run.split)

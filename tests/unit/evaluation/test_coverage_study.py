@@ -61,7 +61,7 @@ def binormal_sets(auroc, normal, anomalous, draws):
             yield generator.normal(size=len(truth)) + truth * 2**0.5 * ndtri(auroc), truth
 
 
-@pytest.mark.parametrize("auroc", [0.7, 0.9, 0.97])
+@pytest.mark.parametrize("auroc", [pytest.param(0.7, marks=LONG), pytest.param(0.9, marks=LONG), 0.97])
 @pytest.mark.parametrize(
     ("normal", "anomalous"), [(50, 50), pytest.param(200, 200, marks=LONG), pytest.param(300, 60, marks=LONG)]
 )
