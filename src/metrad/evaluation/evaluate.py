@@ -117,7 +117,7 @@ def evaluate(
 
 def _numbers(groups: Groups | None, *roles: str) -> np.ndarray | None:
     """Return the group numbers of the images of ``roles``, one after another; None without groups."""
-    return np.concatenate([groups[role] for role in roles]) if groups else None
+    return np.concatenate([np.asarray(groups[role], dtype=np.int64) for role in roles]) if groups else None
 
 
 def attach_head(scorer: Scorer, head: Head, head_classes: list[str], normal: list[str]) -> None:
