@@ -30,14 +30,7 @@ def delong_variance(scores: np.ndarray, anomalous: np.ndarray, groups: np.ndarra
         DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); Sun and Xu 2014, IEEE Signal Processing Letters 21(11);
         for groups Obuchowski 1997, Biometrics 53(2).
     """
-    V10, V01 = structural_components(scores, anomalous)
-    kinds = _groups_by_kind(anomalous, groups)
-    fewest = [len(np.unique(kind)) for kind in kinds]
-    if min(fewest) < 2:
-        raise ValueError(
-            f"DeLong's variance needs two images of each kind, got {fewest[0]} normal and {fewest[1]} anomalous"
-        )
-    return float(V10.mean()), _variance(V10, V01, *kinds)
+    return _mean_and_variance(*structural_components(scores, anomalous), anomalous, groups)
 
 
 def delong_interval(
@@ -107,17 +100,31 @@ def delong_difference(
         DeLong, DeLong, Clarke-Pearson 1988, Biometrics 44(3); for groups Obuchowski 1997, Biometrics 53(2).
     """
     tail = _tail(level)
-    kinds = _groups_by_kind(anomalous, groups)
-    if min(len(np.unique(kind)) for kind in kinds) < 2:
-        raise ValueError("DeLong's variance needs two images, or groups, of each kind")
     pairs = zip(structural_components(first, anomalous), structural_components(second, anomalous), strict=True)
     V10, V01 = (one - other for one, other in pairs)
-    difference, variance = float(V10.mean()), _variance(V10, V01, *kinds)
+    difference, variance = _mean_and_variance(V10, V01, anomalous, groups)
     if variance <= 0:
         return difference, difference, difference, float(difference == 0)
     reach = float(special.ndtri(1 - tail)) * math.sqrt(variance)
     p_value = 2 * float(special.ndtr(-abs(difference) / math.sqrt(variance)))
     return difference, difference - reach, difference + reach, p_value
+
+
+def _mean_and_variance(
+    V10: np.ndarray, V01: np.ndarray, anomalous: np.ndarray, groups: np.ndarray | None
+) -> tuple[float, float]:
+    """Return the AUROC of structural components, or its difference of their differences, and DeLong's variance of it.
+
+    Raises:
+        ValueError: there are fewer than two groups of normal or of anomalous images.
+    """
+    kinds = _groups_by_kind(anomalous, groups)
+    normal, positive = (len(np.unique(kind)) for kind in kinds)
+    if min(normal, positive) < 2:
+        raise ValueError(
+            f"DeLong's variance needs two images of each kind, got {normal} normal and {positive} anomalous"
+        )
+    return float(V10.mean()), _variance(V10, V01, *kinds)
 
 
 def structural_components(scores: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

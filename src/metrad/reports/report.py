@@ -90,7 +90,11 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     facts = [f"{trained}, seed {seed}: {found} in {seconds:,.0f} s", *facts_of(run, cfg, metrics)]
     facts += [] if run.verified else [UNVERIFIED]
     text = "Measured on test images that fed no choice. Intervals are about these images and this model."
-    lines = [*_cautions(metrics), *_lacking(metrics), *too_few(metrics, OmegaConf.select(cfg, "evaluation.confidence"))]
+    lines = [
+        *_cautions(run, metrics),
+        *_lacking(metrics),
+        *too_few(metrics, OmegaConf.select(cfg, "evaluation.confidence")),
+    ]
     folds = [] if is_unmeasured(metrics) else [_explained(metrics)]
     group = Group(tables=[each for each in tables if each.rows], lines=lines, folds=folds)
     results = Section("results", "Results", text, [group])
@@ -228,15 +232,14 @@ def _metrics_table(metrics: Mapping[str, Any]) -> Table:
     return table(caption, pd.DataFrame(rows))
 
 
-def _cautions(metrics: Mapping[str, Any]) -> list[str]:
+def _cautions(run: Run, metrics: Mapping[str, Any]) -> list[str]:
     """Return a line if the images of a run without groups seem to show parts several times."""
-    found = metrics.get("ungrouped_views")
-    if found is None:
+    views = UngroupedViews.of(metrics.get("ungrouped_views"), f"{run.metrics}: the entry ungrouped_views")
+    if views is None:
         return []
-    words = UngroupedViews(found["images"], found["groups"]).words
     return [
-        f"This run has no groups, and {words}: its metrics and rates are about new images of the same parts. On new "
-        "parts false alarms are more; train with dataset.group=auto."
+        f"This run has no groups, and {views.words}: its metrics and rates are about new images of the same parts. On "
+        "new parts false alarms are more; train with dataset.group=auto."
     ]
 
 

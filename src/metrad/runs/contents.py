@@ -59,11 +59,6 @@ class _OfClass(_Content):
     images: Annotated[int, Field(ge=1, le=10**12)]
 
 
-class _UngroupedViews(_Content):
-    images: Count
-    groups: Count
-
-
 class _Metrics(_Content):
     per_class: dict[str, _OfClass] = {}
     intervals: _Intervals | None = None
@@ -74,7 +69,6 @@ class _Metrics(_Content):
     copies_left_out: Count = 0
     corrupt_left_out: Count = 0
     split: str | None = None
-    ungrouped_views: _UngroupedViews | None = None
 
 
 class _Status(_Content):
