@@ -58,8 +58,7 @@ def _lines(table: ScoreTable, metrics: Mapping[str, Any]) -> Iterator[str]:
         yield from _threshold_lines(entry)
     if not metrics["thresholds"]:
         yield (
-            "  no rates of alarms: they need a column p_value with values as small as the rate, or rows with the label "
-            "calibration, which set thresholds"
+            "  no rates of alarms: they need a column p_value, or rows with the label calibration, which set thresholds"
         )
 
 

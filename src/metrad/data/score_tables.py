@@ -10,7 +10,7 @@ import numpy as np
 from metrad.data.tables import Table, read_table
 from metrad.errors import InputError
 
-# Names of each column; the first that a table has is read.
+# Names that each column can have.
 COLUMNS = {
     "image": ("image", "image_path", "path"),
     "label": ("label", "gt_label", "role"),
@@ -23,6 +23,7 @@ NORMAL = ("0", "false", "normal", "good", "ok", "test_normal")
 ANOMALOUS = ("1", "true", "anomalous", "anomaly", "abnormal", "bad", "ng", "defect", "defective", "test_anomalous")
 CALIBRATION = "calibration"
 MOST_SCORE = 1e300
+MOST_NAMED = 20  # rows whose labels are named in an error
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,11 @@ def read_scores(path: Path, normal: Sequence[str] = ()) -> ScoreTable:
             anomaly if no column does. None given: the words of ``NORMAL`` and ``ANOMALOUS``.
 
     Raises:
-        InputError: the table cannot be read, lacks a column, has an unknown label, a score that is no finite number, a
-            p-value outside [0, 1], or an image twice, or it has no normal image.
+        InputError: the table cannot be read, lacks a column or has it under two names, has an unknown label, a score
+            that is no finite number, a p-value outside [0, 1], or an image twice, or it has no normal image.
     """
     table = read_table(path, numbers=True)
-    found = {what: next((name for name in names if name in table.columns), None) for what, names in COLUMNS.items()}
-    for what in ("label", "score"):
-        if found[what] is None:
-            raise InputError(
-                f"{path} has no column for the {what}; name it {' or '.join(COLUMNS[what])}; "
-                f"there are {', '.join(table.columns)}"
-            )
+    found = {what: _column(table, what) for what in COLUMNS}
     labels = [_label(table, row, cell, normal) for row, cell in enumerate(table.columns[str(found["label"])])]
     tested = [row for row, label in enumerate(labels) if label is not None]
     kept = [row for row, label in enumerate(labels) if label is None]
@@ -82,7 +77,10 @@ def read_scores(path: Path, normal: Sequence[str] = ()) -> ScoreTable:
     kinds = table.columns[found["kind"]] if found["kind"] else _words(table, str(found["label"]), normal)
     anomalous = np.array([labels[row] for row in tested], dtype=bool)
     if anomalous.all():
-        raise InputError(f"{path} has no normal test image, so nothing can be measured")
+        there = ", ".join(dict.fromkeys(cell[:40] for cell in table.columns[str(found["label"])][:MOST_NAMED]))
+        raise InputError(
+            f"{path} has no normal test image, so nothing can be measured; there are labels such as {there}"
+        )
     return ScoreTable(
         path=path,
         images=None if images is None else [images[row] for row in tested],
@@ -94,6 +92,19 @@ def read_scores(path: Path, normal: Sequence[str] = ()) -> ScoreTable:
         calibration=scores[kept],
         calibration_groups=None if groups is None else groups[kept],
     )
+
+
+def _column(table: Table, what: str) -> str | None:
+    """Return the name of the column for ``what``; None if there is none and it is not needed."""
+    there = [name for name in COLUMNS[what] if name in table.columns]
+    if len(there) > 1:
+        raise InputError(f"{table.path} has the columns {' and '.join(there)}, each for the {what}; keep one of them")
+    if not there and what in ("label", "score"):
+        raise InputError(
+            f"{table.path} has no column for the {what}; name it {' or '.join(COLUMNS[what])}; "
+            f"there are {', '.join(table.columns)}"
+        )
+    return there[0] if there else None
 
 
 def _label(table: Table, row: int, cell: str, normal: Sequence[str]) -> bool | None:
@@ -125,7 +136,7 @@ def _numbers(table: Table, column: str, ends: tuple[float, float]) -> np.ndarray
 
 def _number(table: Table, row: int, column: str, cell: str, ends: tuple[float, float]) -> float:
     try:
-        value = float(cell)
+        value = math.nan if "_" in cell else float(cell)  # Python reads 1_0 as 10
     except ValueError:
         value = math.nan
     if not ends[0] <= value <= ends[1]:

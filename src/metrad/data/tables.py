@@ -68,7 +68,7 @@ def read_table(path: Path, *, numbers: bool = False) -> Table:
             columns[name].append(cell)
         first = next(rows, None)
     if not lines:
-        raise InputError(f"{path} has no rows; each row is an image, as in: path,class and below good/000.png,good")
+        raise InputError(f"{path} has no rows; the first line names the columns, and each further line is an image")
     return Table(path, lines, columns)
 
 

@@ -44,13 +44,12 @@ def _counts(table: ScoreTable) -> dict[str, int]:
 def _promises(table: ScoreTable, settings: Settings) -> dict[float, np.ndarray]:
     """Return by false-alarm rate which images are alarms, (N,) booleans; by p-values where the table has them.
 
-    A default rate below all p-values is left out: there were too few calibration images for it, or there is nothing
-    to show. A rate that was asked for stays: p <= rate keeps its promise with any number of calibration images.
+    An alarm at p <= rate keeps the promise with any number of calibration images. With few of them there is none.
     """
     asked = settings.false_alarm_rates or []
     if table.p_values is not None:
         p_values = table.p_values
-        return {rate: p_values <= rate for rate in settings.wanted if rate in asked or p_values.min() <= rate}
+        return {rate: p_values <= rate for rate in settings.wanted}
     if not len(table.calibration):
         if asked:
             raise InputError(
@@ -58,8 +57,7 @@ def _promises(table: ScoreTable, settings: Settings) -> dict[float, np.ndarray]:
                 "the column p_value or rows with the label calibration, or leave out --rate"
             )
         return {}
-    numbers = table.calibration_groups
-    groups = None if numbers is None else np.unique(numbers, return_inverse=True)[1]
+    groups = table.calibration_groups
     count = len(largest_by_group(table.calibration, groups))
     enough = [rate for rate in settings.wanted if calibration_groups_needed(rate) <= count]
     for rate in asked:
@@ -81,8 +79,10 @@ def _rates(table: ScoreTable, rate: float, above: np.ndarray, level: float) -> d
         own = table.anomalous & (kinds == name)
         groups = None if table.groups is None else table.groups[own]
         found = alarm_rates(above[own], table.anomalous[own], level, groups)
-        by_kind[name] = {"images": int(own.sum()), "rate": found["test_detection_rate"]} | {
-            "interval": found["test_detection_interval"]
+        by_kind[name] = {
+            "images": int(own.sum()),
+            "rate": found["test_detection_rate"],
+            "interval": found["test_detection_interval"],
         }
     rates = alarm_rates(above, table.anomalous, level, table.groups)
     return {"false_alarm_rate": rate, **rates, **({"by_kind": by_kind} if len(by_kind) > 1 else {})}
