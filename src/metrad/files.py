@@ -252,7 +252,7 @@ def json_of(data: bytes, path: Path) -> Any:
     return content
 
 
-def read_rows(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
+def read_rows(path: Path, columns: Mapping[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
     """Return the rows of a CSV file that has exactly ``columns``, as values of their types.
 
     Raises:
@@ -261,7 +261,7 @@ def read_rows(path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
     return rows_of(read_bytes(path), path, columns)
 
 
-def rows_of(data: bytes, path: Path, columns: Mapping[str, type]) -> list[dict[str, Any]]:
+def rows_of(data: bytes, path: Path, columns: Mapping[str, Callable[[str], Any]]) -> list[dict[str, Any]]:
     """Return the rows of the CSV file at ``path`` from its bytes; see ``read_rows``."""
     try:
         lines = csv.reader(io.StringIO(data.decode("utf-8"), newline=""), strict=True)

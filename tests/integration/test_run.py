@@ -64,6 +64,7 @@ def test_a_run_leaves_exactly_the_files_of_a_run_directory(finished_run):
         "model/scorer.json",
         "model/scorer.safetensors",
         "neighbours.png",
+        "properties.csv",
         "roc.png",
         "run.log",
         "scores.csv",

@@ -22,7 +22,7 @@ from yaml import YAMLError
 
 from metrad.app.arguments import require_few_runs
 from metrad.app.build import build_data, build_scorer, build_settings
-from metrad.app.messages import is_expected, log_thresholds, one_line, summary
+from metrad.app.messages import is_expected, log_thresholds, log_trivial, one_line, summary
 from metrad.data.prepared import PreparedData
 from metrad.detector.bundle import same_part
 from metrad.detector.core import Detector
@@ -31,7 +31,7 @@ from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import Evaluation, attach_head, evaluate
 from metrad.files import replacing, require_inside, write_all
 from metrad.quoting import setting
-from metrad.runs import outputs
+from metrad.runs import outputs, property_table
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
 from metrad.runs.config import stored
 from metrad.runs.config.build import plain
@@ -146,6 +146,7 @@ def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None
             log.info("%s -> %s", summary(metrics), folder)
             if len(jobs) == 1:
                 log_thresholds(metrics)
+                log_trivial(metrics)
             rows.append(evaluation_row(run_name, change, metrics))
     if len(rows) > 1:
         log.info("\n%s", table_text(rows))
@@ -195,7 +196,9 @@ def evaluate_run(
         attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
     result = evaluate(scorer, embedded, settings, calibration=calibration, groups=groups)
     seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
-    metrics = {**result.metrics, **outputs.split_entries(split), "seconds": seconds}
+    properties = property_table.read(run, split)
+    beside = {} if properties is None else outputs.beside_trivial(result, properties)
+    metrics = {**result.metrics, **beside, **outputs.split_entries(split), "seconds": seconds}
     while True:
         try:
             _write(target, cfg, metrics, result, embedded, data if evidence else None)

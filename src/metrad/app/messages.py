@@ -180,6 +180,15 @@ def log_thresholds(metrics: dict[str, Any]) -> None:
         )
 
 
+def log_trivial(metrics: dict[str, Any]) -> None:
+    """Log a warning if the detector is not clearly better than the best trivial property of the test images."""
+    from metrad.evaluation.trivial import not_beyond  # imports numpy, which --help does not need
+
+    line = not_beyond(metrics)
+    if line is not None:
+        log.warning("%s", line)
+
+
 def _above(entry: Mapping[str, Any], level: float) -> str:
     """Return which share of the test images is above a threshold; without anomalous images, with its interval."""
     normal = f"{100 * entry['test_false_alarm_rate']:.1f} % of normal"

@@ -19,6 +19,7 @@ from metrad.app.messages import (
     internal,
     is_expected_of_run,
     log_thresholds,
+    log_trivial,
     one_line,
     relative,
     reporting_errors,
@@ -154,6 +155,7 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     log.info("%s -> %s", summary(metrics), relative(run.path))
     log_thresholds(metrics)
     log.info("pictures there: %s", ", ".join(path.name for path in run.pictures.values() if path.exists()))
+    log_trivial(metrics)
     return None
 
 

@@ -6,9 +6,10 @@ import io
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
@@ -16,6 +17,7 @@ from PIL import ExifTags, Image, ImageFile
 from metrad.data import deep_colour, png_checks
 from metrad.data.broken_images import corrupt_image
 from metrad.data.duplicates import content_key, digest
+from metrad.data.properties import FileFacts
 
 DECODER_VERSION = 2  # increase it when the same file decodes to other pixels or another key
 KNOWN_VERSIONS = (1, DECODER_VERSION)  # of earlier versions those that runs can have
@@ -98,11 +100,13 @@ class Decoded:
         pixels: (height, width, channels) uint8, or uint16 if the file has more bits; channels 1 or 3.
         digest: key of the content, 16 bytes.
         white_is_zero: the values of uint16 pixels rise from white to black.
+        facts: what the image's file says beside its pixels; None for an image that is no file.
     """
 
     pixels: np.ndarray
     digest: bytes
     white_is_zero: bool = False
+    facts: FileFacts | None = None
 
 
 def decode_file(path: Path, reading: Reading | None = None) -> Decoded:
@@ -117,10 +121,28 @@ def decode_file(path: Path, reading: Reading | None = None) -> Decoded:
         data = _content(path)
         with _opened(data, reading) as image:
             if reading.version == 1:
-                return Decoded(np.asarray(first_rgb(image)), digest(data))
-            return _decoded(image, data)
+                decoded = Decoded(np.asarray(first_rgb(image)), digest(data))
+            else:
+                decoded = _decoded(image, data)
+            return replace(decoded, facts=_facts(image, len(data), path))
     except Exception as error:  # decoders raise unrelated types: struct.error, SyntaxError, RuntimeError, …
         raise corrupt_image(str(path), error) from error
+
+
+def _facts(image: ImageFile.ImageFile, size: int, path: Path) -> FileFacts:
+    """Return what the file of a decoded image of ``size`` bytes says; tags that cannot be read count as missing."""
+    camera, exposure = "", None
+    with contextlib.suppress(Exception):  # some cameras write tags that Pillow cannot read
+        tags = image.getexif()
+        names = (tags.get(ExifTags.Base.Make), tags.get(ExifTags.Base.Model))
+        camera = " ".join(str(name).strip("\0 ") for name in names if name)
+        exposure = _seconds(tags.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ExposureTime)) if tags else None
+    return FileFacts(size, image.format or "", path.stat().st_mtime, camera, exposure)
+
+
+def _seconds(exposure: Any) -> float | None:
+    seconds = 0.0 if exposure is None else float(exposure)
+    return seconds if 0 < seconds < float("inf") else None
 
 
 def size_in_header(path: Path, reading: Reading) -> tuple[int, int]:

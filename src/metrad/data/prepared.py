@@ -17,6 +17,7 @@ from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Kept, Reading
 from metrad.data.duplicates import digest
 from metrad.data.found_groups import Found, find, look_at
 from metrad.data.groups import AUTO, OWN_GROUP, group_numbers
+from metrad.data.properties import Table
 from metrad.data.roles import Roles, resolve_classes
 from metrad.data.splits import Classes, Pool, Split, different_images, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
@@ -26,6 +27,7 @@ from metrad.data.ungrouped import UngroupedViews
 from metrad.errors import InputError
 
 LOOKED_AT, LOOKED_AT_ON_DEMAND = 2000, 200  # images that a run without groups looks for them in
+AUDITED = 2000  # normal and calibration images each that are compared with those of a test part
 WORTH_A_WORD = 0.02  # share of images in groups from which it says so
 _found: dict[bytes, Found] = {}  # the last ones, for the folds of a selection and the runs of a sweep
 
@@ -173,6 +175,45 @@ class PreparedData:
         few = np.sort(normal_first[: LOOKED_AT_ON_DEMAND if self.image_set.on_demand else LOOKED_AT])
         found = self._find(few)
         return None if found.grouped < WORTH_A_WORD * len(few) else (few, found)
+
+    @property
+    def given_test_part(self) -> bool:
+        """Whether the source says which images are for testing. Else they are drawn, and good images are alike."""
+        return self.image_set.pool.in_test_part is not None
+
+    def properties(self) -> Table:
+        """Return the trivial properties of the test images, and of the training images that they are compared with.
+
+        Only a given test part can differ from the training images by more than chance. Without one there are no
+        training images in the table, and of many there are ``AUDITED`` of each role.
+        """
+        roles = ("test_normal", "test_anomalous", *(("normal", "calibration") if self.given_test_part else ()))
+        few = {role: _spread(self.split.indices[role], None if "test" in role else AUDITED) for role in roles}
+        positions = np.concatenate(list(few.values()))
+        return Table(
+            images=[self.image_set.names[i] for i in positions],
+            roles=[role for role, chosen in few.items() for _ in chosen],
+            groups=self._supposed_groups(positions),
+            values=self.image_set.properties[positions],
+        )
+
+    def _supposed_groups(self, positions: np.ndarray) -> np.ndarray | None:
+        """Return the groups of the images at ``positions``, those that ``unnamed_groups`` finds if there are no others.
+
+        Images of one part would otherwise count as several witnesses that training and test differ.
+        """
+        if self._groups:
+            known = [(self.split.indices[role], numbers) for role, numbers in self._groups.items()]
+        else:
+            looked = self._unnamed
+            if looked is None:
+                return None
+            known = [(looked[0], looked[1].numbers)]
+        where, numbers = (np.concatenate(parts) for parts in zip(*known, strict=True))
+        found: np.ndarray = np.arange(len(self.image_set.names)) + int(numbers.max(initial=0)) + 1
+        found[where] = numbers
+        chosen: np.ndarray = found[positions]
+        return chosen
 
     @property
     def train_indices(self) -> np.ndarray:
@@ -332,6 +373,13 @@ class PreparedData:
         return DataLoader(
             batches, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pinned, generator=own
         )
+
+
+def _spread(indices: np.ndarray, most: int | None) -> np.ndarray:
+    """Return ``indices``, or ``most`` of them at equal distances."""
+    if most is None or len(indices) <= most:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, most).astype(np.int64)]
 
 
 def _train_indices(split: Split) -> np.ndarray:

@@ -22,17 +22,19 @@ from metrad.data.bit_depth import FULL, peak
 from metrad.data.broken_images import BrokenImages, CorruptImageError, load_messages, save_messages
 from metrad.data.decoding import Decoded
 from metrad.data.duplicates import content_numbers
+from metrad.data.properties import Gathered, Measured, of_arrays, of_image
 from metrad.data.sources import ImageFolder, Source
 from metrad.data.splits import Pool
 from metrad.data.torchvision_sources import TorchvisionDataset
 from metrad.errors import InputError, first_line
-from metrad.files import follow_umask, require_file, writing
+from metrad.files import follow_umask, replacing, require_file, writing
 from metrad.progress import bar
 
 GIB = 2**30
 _LOOKAHEAD = 64  # images decoded ahead of the one being stored; bounds memory
 Keep = Callable[[int, np.ndarray], None]
 Prepare = Callable[[Decoded], np.ndarray]
+_PROPERTIES = "properties.npy"
 ChooseDepth = Callable[[Pool, np.ndarray], int]
 # Names of these classes in the cache keys of earlier versions. Other names would orphan those caches.
 _KINDS = {ImageFolder: "metrad.datasets.ImageFolder", TorchvisionDataset: "metrad.datasets.TorchvisionDataset"}
@@ -72,6 +74,7 @@ class ImageSet:
         peaks: largest value of each image of more than 8 bits, 0 for the others, (N,) integers.
         depth: bits of the range that images of more than 8 bits are scaled by; None if there are none.
         left_out: number of files that are not read, by their ending.
+        properties: trivial properties of the images, by positions.
     """
 
     images: Indexable
@@ -84,6 +87,7 @@ class ImageSet:
     peaks: np.ndarray
     depth: int | None
     left_out: Mapping[str, int]
+    properties: Measured
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,13 @@ class Scan:
         digests: hash of each image's content, (N, 16) uint8.
         corrupt: error message of each image that could not be decoded, by position.
         peaks: largest value of each image of more than 8 bits, 0 for the others, (N,) integers.
+        properties: trivial properties of the images, (N, properties); NaN where they were not measured.
     """
 
     digests: np.ndarray
     corrupt: dict[int, str]
     peaks: np.ndarray
+    properties: np.ndarray
 
 
 def load(
@@ -205,6 +211,7 @@ def _image_set(source: Source, stored: _Stored, depth: int) -> ImageSet:
         peaks=scan.peaks,
         depth=depth if scan.peaks.any() else None,
         left_out=source.left_out,
+        properties=scan.properties if source.pixels is None else of_arrays(source.pixels.__getitem__),
     )
 
 
@@ -248,17 +255,28 @@ def _on_disk(work: _Work, cache: Path) -> tuple[np.ndarray, Scan]:
         with writing(cache):
             cache.mkdir(parents=True, exist_ok=True)
             _fill(folder, lambda partial: _write_cache(work, partial))
+    if not (folder / _PROPERTIES).exists():  # an earlier version made it
+        with writing(cache):
+            _add_properties(work, folder)
     try:
         for name in ("images.npy", "digests.npy"):
             require_file(folder / name)
         digests, peaks = np.load(folder / "digests.npy"), folder / "peaks.npy"
+        properties = np.load(folder / _PROPERTIES)
         found = np.load(peaks) if peaks.is_file() else np.zeros(len(digests), dtype=np.int32)  # version 0.1 had none
         images, messages = np.load(folder / "images.npy", mmap_mode="r"), load_messages(folder)
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{folder} cannot be read ({first_line(error)}); remove it to decode again") from error
-    if len(images) != len(work.source.labels) or digests.shape[0] != len(images) or len(found) != len(images):
+    if {len(each) for each in (images, digests, found, properties)} != {len(work.source.labels)}:
         raise InputError(f"{folder} holds other images than {len(work.source.labels)}; remove it to decode again")
-    return images, Scan(digests, messages, found)
+    return images, Scan(digests, messages, found, properties)
+
+
+def _add_properties(work: _Work, folder: Path) -> None:
+    """Measure the images once more for the ``folder`` of an earlier version, which lacks their properties."""
+    found = _scan(work, _keep_nothing, _nothing)
+    with FileLock(folder.with_suffix(".lock")), replacing(folder / _PROPERTIES) as partial, partial.open("wb") as file:
+        np.save(file, found.properties)
 
 
 def _fill(folder: Path, write: Callable[[Path], None]) -> None:
@@ -286,6 +304,7 @@ def _write_cache(work: _Work, folder: Path) -> None:
     array.flush()
     np.save(folder / "digests.npy", found.digests)
     np.save(folder / "peaks.npy", found.peaks)
+    np.save(folder / _PROPERTIES, found.properties)
     save_messages(found.corrupt, folder)
 
 
@@ -298,6 +317,7 @@ def _scan(work: _Work, keep: Keep, prepare: Prepare) -> Scan:
         prepare=prepare,
         threads=source.threads,
         skip_corrupt=work.skip_corrupt,
+        measured=source.pixels is None,  # those of arrays are measured when needed
     )
 
 
@@ -322,6 +342,7 @@ class _Result(NamedTuple):
     digest: bytes
     peak: int
     pixels: np.ndarray
+    measured: np.ndarray | Decoded | None
 
 
 def scan(
@@ -332,6 +353,7 @@ def scan(
     threads: bool,
     skip_corrupt: bool,
     prepare: Prepare = lambda image: image.pixels,
+    measured: bool = True,
 ) -> Scan:
     """Decode every image once, with a progress bar.
 
@@ -342,19 +364,21 @@ def scan(
         threads: decode several images at a time.
         skip_corrupt: record the error of an image that cannot be decoded instead of raising it.
         prepare: function from a decoded image to the pixels to keep.
+        measured: measure the trivial properties of the images.
 
     Raises:
         CorruptImageError: an image cannot be decoded and ``skip_corrupt`` is False.
     """
     digests, peaks = np.zeros((count, 16), dtype=np.uint8), np.zeros(count, dtype=np.int32)
-    broken = BrokenImages(skip=skip_corrupt)
+    broken, gathered = BrokenImages(skip=skip_corrupt), Gathered(count)
 
     def attempt(position: int) -> _Result | CorruptImageError:
         try:
             image = read(position)
         except CorruptImageError as error:
             return error
-        return _Result(image.digest, peak(image.pixels), prepare(image))
+        found = None if not measured else of_image(image) if threads else image
+        return _Result(image.digest, peak(image.pixels), prepare(image), found)
 
     results = _in_threads(attempt, range(count)) if threads else map(attempt, range(count))
     for position, result in enumerate(bar(results, "decoding images", count)):
@@ -363,8 +387,13 @@ def scan(
         else:
             digests[position] = np.frombuffer(result.digest, np.uint8)
             peaks[position] = result.peak
+            if isinstance(result.measured, Decoded):
+                gathered.add(position, result.measured)
+            elif result.measured is not None:
+                gathered.values[position] = result.measured
             keep(position, result.pixels)
-    return Scan(digests, broken.messages, peaks)
+    gathered.flush()
+    return Scan(digests, broken.messages, peaks, gathered.values)
 
 
 def _in_threads(

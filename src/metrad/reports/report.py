@@ -9,16 +9,19 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
+from metrad.data.properties import title_of
 from metrad.data.ungrouped import UngroupedViews
 from metrad.errors import InputError
 from metrad.evaluation.conformal import calibration_groups_needed
 from metrad.evaluation.metrics import by_name
+from metrad.evaluation.trivial import not_beyond
 from metrad.quoting import argument
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.input import FROZEN
 from metrad.reports.comparison.notes import ONE_POOL
 from metrad.reports.comparison.statistics import Comparison
+from metrad.reports.comparison.trivial import beside_trivial
 from metrad.reports.facts import facts_of, head_of
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
@@ -82,7 +85,7 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     metrics, cfg = run.shown(), inert(run.load_config())
     name, choice, seed = run.path.resolve().name, head_of(cfg), cfg.get("seed")
     seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
-    tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics)]
+    tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics), _trivial_table(metrics)]
     row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": seed, "seconds": seconds}
     runs = pd.DataFrame([row])
     trained = "features as the weights come, no head" if choice == FROZEN else f"head {choice}"
@@ -146,7 +149,7 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
         alt = f"{label} by normal and anomalous class, {title}: {rate(np.nanmin(found))} to {rate(np.nanmax(found))}."
         caption = f"{title}: {label} from {comparison_plots.darkest(comparison.metric):g} (dark) to 1 (light)"
         pictures.append(Picture(alt, caption, page_plots.classes(found, comparison.metric)))
-    tables, folds = opened([*_means(comparison, label), _summary(comparison, label)])
+    tables, folds = opened([*_means(comparison, label), _summary(comparison, label), *_beside(comparison)])
     groups = [Group(pictures=pictures, tables=tables, folds=folds), _differences(comparison, label)]
     if comparison.overall is not None:
         ranks = table(f"Mean rank over all {comparison.units}; 1 is best", comparison.overall)
@@ -188,6 +191,13 @@ def _means(comparison: Comparison, label: str) -> list[Table]:
     if not comparison.many:
         return []
     return [table(f"Mean {label} over runs: a row a condition", comparison.by_condition, comparison.compared)]
+
+
+def _beside(comparison: Comparison) -> list[Table]:
+    """Return the table of the best trivial property beside each choice, if runs have any."""
+    frame = beside_trivial(comparison)
+    caption = "Mean AUROC beside the best trivial property of the same test images, in its better direction"
+    return [table(caption, frame, ["mean_auroc", "trivial_auroc"])] if len(frame) else []
 
 
 def _costs(comparison: Comparison, parts: Sequence[Cell]) -> list[Section]:
@@ -233,7 +243,12 @@ def _metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _cautions(run: Run, metrics: Mapping[str, Any]) -> list[str]:
-    """Return a line if the images of a run without groups seem to show parts several times."""
+    """Return lines on a detector no better than a trivial property, and on parts that seem to be shown often."""
+    line = not_beyond(metrics)
+    return [*([f"{line[0].upper()}{line[1:]}."] if line else []), *_of_views(run, metrics)]
+
+
+def _of_views(run: Run, metrics: Mapping[str, Any]) -> list[str]:
     views = UngroupedViews.of(metrics.get("ungrouped_views"), f"{run.metrics}: the entry ungrouped_views")
     if views is None:
         return []
@@ -304,6 +319,15 @@ def _thresholds_table(metrics: Mapping[str, Any]) -> Table:
         for entry in [*metrics["thresholds"], *metrics.get("confident_thresholds", [])]
     ]
     return table("Thresholds from the calibration images, and what they did", pd.DataFrame(rows))
+
+
+def _trivial_table(metrics: Mapping[str, Any]) -> Table:
+    """Return the table of trivial properties, the best first, beside the detector."""
+    found = sorted(metrics.get("trivial", {}).items(), key=lambda item: -item[1])
+    listed = [("the detector", metrics["auroc"]), *((title_of(name), auroc) for name, auroc in found)] if found else []
+    rows = [{"Property": title, "AUROC": rate(auroc)} for title, auroc in listed]
+    caption = "What one trivial number an image tells, in the better direction: max(a, 1 - a)"
+    return table(caption, pd.DataFrame(rows))
 
 
 def _percent(share: float | None, interval: Sequence[float] | None) -> str:

@@ -59,7 +59,16 @@ class _OfClass(_Content):
     images: Annotated[int, Field(ge=1, le=10**12)]
 
 
+class _BeyondTrivial(_Content):
+    property: str
+    auroc: Metric
+    difference: Annotated[float, Field(ge=-1 - ROUNDING, le=1 + ROUNDING)] = 0.0
+    interval: Annotated[list[Finite], Field(min_length=2, max_length=2), AfterValidator(_rising)] = [0.0, 0.0]
+
+
 class _Metrics(_Content):
+    trivial: dict[str, Metric] = {}
+    beyond_trivial: _BeyondTrivial | None = None
     per_class: dict[str, _OfClass] = {}
     intervals: _Intervals | None = None
     thresholds: list[_Threshold] = []

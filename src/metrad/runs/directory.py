@@ -64,6 +64,7 @@ class Run:
         self.overrides = self.config.with_name("overrides.yaml")
         self.metrics = self.path / "metrics.json"
         self.scores = self.path / "scores.csv"
+        self.properties = self.path / "properties.csv"
         self.unusual = self.path / "unusual.csv"
         self.split = self.path / "split.json"
         self.environment = self.path / "environment.json"
@@ -295,7 +296,7 @@ class Run:
                 remove(path)
 
     def _own(self) -> tuple[Path, ...]:
-        tables = (self.scores, self.unusual, self.epochs, self.study, self.selection_table)
+        tables = (self.scores, self.properties, self.unusual, self.epochs, self.study, self.selection_table)
         files = (self.metrics, self.split, self.environment, self.log, self.manifest)
         folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
         return (*folders, self.selection, *tables, *files, *self.pictures.values())
@@ -357,7 +358,7 @@ class Run:
 
     def _seal(self, status: dict[str, Any]) -> None:
         """Write the manifest of a run that is about to get its final ``status``."""
-        tables = (self.scores, self.unusual, self.epochs, self.study, self.selection_table)
+        tables = (self.scores, self.properties, self.unusual, self.epochs, self.study, self.selection_table)
         files = (self.metrics, self.split, self.environment, *self.pictures.values(), self.model / "detector.json")
         there = [path for path in (*sorted(self.config.parent.glob("*.yaml")), *tables, *files) if path.is_file()]
         manifest.write(self.manifest, there, {self.status.name: json_bytes(status)})

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from metrad.data.properties import Table
 from metrad.detector.core import Detector
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.evaluate import Evaluation
+from metrad.evaluation.trivial import trivial
 from metrad.evaluation.unusual import most_unusual
 from metrad.files import write_all, write_json
-from metrad.runs import pictures
+from metrad.runs import pictures, property_table
 from metrad.runs.artifacts import save_detector, save_embeddings
 from metrad.runs.directory import Run
 from metrad.training.fitted import Fitted
@@ -25,14 +27,17 @@ Contents = dict[Path, Any]  # rows, plain values or a figure, by path
 def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> None:
     """Write all results of a finished run into ``run``, ``metrics.json`` last."""
     epochs, study, selected = fitted.epochs, fitted.study, fitted.selected
+    properties = fitted.data.properties()
     contents = {
         **drawn(run, "images", pictures.ScoredImages(result, fitted.embedded, fitted.data)),
         **history(run, epochs.history, study.history if study.wanted else []),
         **(selection(run, selected.rows, selected.figures) if selected else {}),
         **evaluation(run, result, fitted.embedded),
         **({} if fitted.data.classes.anomalous else unusual(run, fitted)),
+        **({run.properties: property_table.rows_to_write(properties)} if properties.images else {}),
     }
     about = {
+        **beside_trivial(result, properties),
         "training": epochs.history[-1] if epochs.history else {},
         **({"selection": selected.figures} if selected else {}),
         **split_entries(run.saved_split()),
@@ -47,6 +52,12 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> No
         "images_per_second": {"train": round(epochs.images / epochs.seconds, 1)} if epochs.seconds else {},
     }
     write_json(run.metrics, {**result.metrics, **about, **speed})
+
+
+def beside_trivial(result: Evaluation, properties: Table) -> dict[str, Any]:
+    """Return the entries of ``metrics.json`` on trivial properties; see ``evaluation.trivial``."""
+    values, level = properties.of("test_normal", "test_anomalous"), float(result.metrics["intervals"]["level"])
+    return trivial(result.scores, result.anomalous, values, level, result.groups)
 
 
 def evaluation(run: Run, result: Evaluation, embedded: Embedded) -> Contents:

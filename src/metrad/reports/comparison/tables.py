@@ -18,15 +18,18 @@ from metrad.reports.comparison.latex import NEEDED, latex_tables
 from metrad.reports.comparison.notes import ONE_POOL
 from metrad.reports.comparison.plots import pictures, study
 from metrad.reports.comparison.statistics import Comparison
+from metrad.reports.comparison.trivial import beside_trivial
 
 FORMATS = ("svg", "png")
-LONG = ("summary", "pairs", "kinds")  # tables that are folded, or left to the files, if there are many conditions
+LONG = ("summary", "pairs", "kinds", "trivial")  # folded, or left to the files, if there are many conditions
 _CAPTIONS = {
     "conditions": "Mean {metric} over runs: a row a condition, a column a {by}",
     "summary": "{metric} of each {by} over its runs; low and high end Student's 95 % interval for the mean",
     "pairs": "Differences in {metric}, {by} minus against, with 95 % bootstrap intervals; p by {test}, p_holm "
     "corrected for all rows, effect: rank-biserial correlation, detectable: what would have shown 4 times in 5",
     "kinds": "Mean {metric} of each kind of anomaly against all normal test images, over runs; the worst kind first",
+    "trivial": "Mean AUROC of each {by} over runs, beside that of the best trivial property of the same test images in "
+    "its better direction, max(a, 1 - a)",
     "overall": "Mean ranks over all {units}, 1 being the best",
 }
 
@@ -62,7 +65,7 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
     parts, drawn = tables(comparison), pictures(comparison) | _studies(comparison)
     texts = {
         "comparison.csv": _csv(parts),
-        "comparison.md": _markdown(comparison, parts | _kinds(comparison), list(drawn)),
+        "comparison.md": _markdown(comparison, parts | _kinds(comparison) | _beside(comparison), list(drawn)),
         "comparison.tex": _latex(comparison, parts),
     }
     files = [*(out / name for name in texts), *(out / f"{name}.{form}" for name in drawn for form in FORMATS)]
@@ -90,6 +93,12 @@ def _kinds(comparison: Comparison) -> dict[str, pd.DataFrame]:
     """Return the table of kinds of anomalies, by name; empty if no run has several."""
     frame = kinds(comparison)
     return {"kinds": frame} if len(frame) else {}
+
+
+def _beside(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return the table of trivial properties, by name; empty if no run has any, or another metric is compared."""
+    frame = beside_trivial(comparison)
+    return {"trivial": frame} if len(frame) else {}
 
 
 def _csv(parts: dict[str, pd.DataFrame]) -> str:
@@ -120,7 +129,7 @@ def _with_means(comparison: Comparison) -> pd.DataFrame:
 
 def report(comparison: Comparison) -> str:
     """Return tables, holes and notes as a text for the terminal."""
-    parts = tables(comparison)
+    parts = tables(comparison) | _beside(comparison)
     long = [name for name in LONG if comparison.many and name in parts]
     shown = {name: frame for name, frame in parts.items() if name not in long}
     blocks = [formatted(frame).to_string(index=False) for frame in shown.values()]
