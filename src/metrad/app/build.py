@@ -75,6 +75,7 @@ class Parts:
         make_tracker: makes the record of the run at its logger.
         make_scorer: makes the run's scorer, unfitted.
         make_studied: by name, factories of the scorers of an epoch study, the run's own first; empty for no study.
+        audit: whether to audit a given test part.
         begun: training to continue; None to begin anew.
         selection: the selection to make before the training; None for no selection.
         selected: result of the selection; None without a selection.
@@ -96,6 +97,7 @@ class Parts:
     make_tracker: Callable[[Run], Tracker]
     make_scorer: MakeScorer
     make_studied: dict[str, MakeScorer]
+    audit: bool
     begun: Begun | None
     selection: "Selection | None"
     selected: Selected | None
@@ -174,6 +176,7 @@ def _parts(
         make_tracker=partial(build_tracker, cfg),
         make_scorer=partial(build_scorer, cfg),
         make_studied=studied,
+        audit=cfg.audit,
         begun=begun,
         selection=selection,
         selected=None,

@@ -35,6 +35,7 @@ Examples:
   metrad plan --rate 0.01 --confidence 0.95             how many good parts that promise takes
   metrad compare multirun/TIME --baseline arcface       differences between the runs of a sweep, with tests
   metrad judge scores.csv other.csv                     figures of any detector from its scores, and the difference
+  metrad audit RUN                                      do good test images differ from the training images?
   metrad report RUN                                     one HTML file of a finished run
   metrad predict RUN photos --html batch.html           verdicts on new images, and a page to look at them
 """
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 # What stands for the arguments that a command cannot do without, in an example.
-_STANDS_FOR = {"evaluate": "outputs/NAME", "judge": "scores.csv", "report": "outputs/NAME"}
+_STANDS_FOR = {"audit": "outputs/NAME", "evaluate": "outputs/NAME", "judge": "scores.csv", "report": "outputs/NAME"}
 
 
 def _lacking(error: Any, command: str) -> str | None:
@@ -308,6 +309,28 @@ def _judge_command(
         from metrad.app.judge import judged
 
         return judged(tables, normal or (), rate or (), as_json=as_json)
+
+    typer.echo(printable(reporting_errors(job)))
+
+
+@app.command("audit")
+def _audit_command(
+    what: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN|SETTINGS...", help="Directory of a finished run, or settings as of metrad train."),
+    ],
+) -> None:
+    """Say whether good test images differ from the training images in something trivial, such as light or file type.
+
+    Of settings, such as dataset=mvtec dataset.category=screw, it also looks for near copies among both. It trains
+    nothing.
+    """
+    _log_messages(sys.stderr)
+
+    def job() -> str:
+        from metrad.app.audit import audited
+
+        return audited(what)
 
     typer.echo(printable(reporting_errors(job)))
 

@@ -15,6 +15,7 @@ from metrad.data.prepared import PreparedData
 from metrad.data.sizing import Automatic
 from metrad.data.sources import listed
 from metrad.errors import InputError, TrainingError
+from metrad.evaluation.audit import confound
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.embeddings import Embedded, fit_and_embed
 from metrad.evaluation.measures import Settings
@@ -81,6 +82,8 @@ def log_data(parts: Parts, data: PreparedData) -> None:
     """Log how many images there are, which thresholds they are too few for, and which were left out."""
     log_counts(data)
     log_found(data)
+    if parts.audit and (found := confound(data.properties())):
+        log.warning("%s (audit=false: not said)", found.line)
     log_thresholds(parts.settings, data)
     log_range(data)
     log_left_out(data)

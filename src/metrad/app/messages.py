@@ -181,12 +181,14 @@ def log_thresholds(metrics: dict[str, Any]) -> None:
 
 
 def log_trivial(metrics: dict[str, Any]) -> None:
-    """Log a warning if the detector is not clearly better than the best trivial property of the test images."""
-    from metrad.evaluation.trivial import not_beyond  # imports numpy, which --help does not need
+    """Log a warning if good test images score otherwise than calibration images, or a property does as well."""
+    from metrad.evaluation import audit  # imports numpy, which --help does not need
+    from metrad.evaluation.trivial import not_beyond
 
-    line = not_beyond(metrics)
-    if line is not None:
-        log.warning("%s", line)
+    scores = {"exchangeability": (metrics.get("audit") or {}).get("exchangeability")}  # the start warned of the rest
+    for line in [*audit.lines(scores), not_beyond(metrics)]:
+        if line is not None:
+            log.warning("%s", line)
 
 
 def _above(entry: Mapping[str, Any], level: float) -> str:

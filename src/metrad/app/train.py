@@ -93,7 +93,7 @@ def make(parts: Parts, run: Run) -> None:
             fitted = fit(parts, run, tracker)
         if fitted.first:
             detector, result = evaluate(parts, fitted, run)
-            outputs.save(run, fitted, detector, result)
+            outputs.save(run, fitted, detector, result, audit=parts.audit)
             tracker.record(recorded(result.metrics), fitted.learner.global_step)
 
 

@@ -197,6 +197,23 @@ class PreparedData:
             values=self.image_set.properties[positions],
         )
 
+    def near_copies_across(self) -> list[tuple[str, str]]:
+        """Return the names of training and test images that are near copies of each other, the most similar first.
+
+        Training images are normal and calibration ones. Of many, ``LOOKED_AT`` are looked at. Images of sources without
+        file names have no near copies.
+        """
+        if not self._named:
+            return []
+        tested = self.split.indices["test_normal"]
+        trained = np.concatenate([self.split.indices[role] for role in ("normal", "calibration")])
+        most = (LOOKED_AT_ON_DEMAND if self.image_set.on_demand else LOOKED_AT) // 2
+        positions = np.sort(np.concatenate([_spread(trained, most), _spread(tested, most)]))
+        pairs = positions[self._find(positions).copies]
+        names = self._image_names
+        across = [pair for pair in pairs.tolist() if len({*np.isin(pair, tested).tolist()}) == 2]
+        return [(names[one], names[other]) for one, other in across]
+
     def _supposed_groups(self, positions: np.ndarray) -> np.ndarray | None:
         """Return the groups of the images at ``positions``, those that ``unnamed_groups`` finds if there are no others.
 

@@ -19,6 +19,7 @@ DECIMALS = 9  # that are kept, so that images measured alone or together have th
 ROWS = 32  # of a larger image, the sharpness is that of so many rows
 RING_SHARE = 32  # the border that shows the background is a thirty-second of the shorter side wide
 EVEN = 3 / 255  # largest standard deviation of the grey of a ring that counts as one colour
+STEP, EDGE, MOST = 8 / 255, 3, 0.7  # the edge of a border: a step of grey, within so many rings, of such a share
 DEEPEST = 4  # a border of one colour is looked for up to a quarter of the shorter side
 SECONDS_A_COPY, SECONDS_OF_PAUSE = 1.0, 300.0  # a copying takes at most so long a file, and so long beside
 _LEAST = 2.0**-40  # below any variance and any size, so that its logarithm is finite
@@ -32,14 +33,12 @@ class Property:
     Attributes:
         name: its name in tables.
         title: what it is, in words.
-        cause: properties of one cause change together, as width and height do.
         advice: what to do if good training and good test images differ in it.
         is_kind: the number stands for a kind, such as a file type, and has no order.
     """
 
     name: str
     title: str
-    cause: str
     advice: str
     is_kind: bool = False
 
@@ -48,24 +47,24 @@ _LIGHT = "photograph all images with one light and exposure, or correct the brig
 _SIZE = "cut or photograph all images to one size"
 _SAVED = "save all images in one format and quality"
 _CAMERA = "take all images with one camera and its settings"
-# Of properties that separate equally well, the first is named.
+# Of properties that separate about equally well, the first is named: the nearest to a cause.
 PROPERTIES = (
-    Property("border", "width of a border of one colour", "border", "cut the border off all images"),
-    Property("width", "width", "size", _SIZE),
-    Property("height", "height", "size", _SIZE),
-    Property("aspect", "aspect ratio", "size", _SIZE),
-    Property("file_type", "file type", "file", _SAVED, is_kind=True),
-    Property("bytes_per_pixel", "file size per pixel", "file", _SAVED),
-    Property("camera", "camera in EXIF", "camera", _CAMERA, is_kind=True),
-    Property("exposure", "exposure time in EXIF", "camera", _CAMERA),
-    Property("file_time", "time order of the files", "time", "mix good images of each day into training and test"),
-    Property("grey_mean", "mean grey", "brightness", _LIGHT),
-    Property("background", "background level (median grey of the border)", "brightness", _LIGHT),
-    Property("grey_spread", "spread of grey", "contrast", _LIGHT),
-    Property("saturation", "mean saturation", "colour", "set one white balance for all images"),
-    Property("red_green", "red minus green", "colour", "set one white balance for all images"),
-    Property("blue_yellow", "blue minus yellow", "colour", "set one white balance for all images"),
-    Property("sharpness", "sharpness (variance of a Laplacian)", "sharpness", "keep focus and resolution the same"),
+    Property("border", "width of a border of one colour", "cut the border off all images"),
+    Property("width", "width", _SIZE),
+    Property("height", "height", _SIZE),
+    Property("aspect", "aspect ratio", _SIZE),
+    Property("file_type", "file type", _SAVED, is_kind=True),
+    Property("camera", "camera in EXIF", _CAMERA, is_kind=True),
+    Property("exposure", "exposure time in EXIF", _CAMERA),
+    Property("file_time", "time order of the files", "mix good images of each day into training and test"),
+    Property("grey_mean", "mean grey", _LIGHT),
+    Property("background", "background level (median grey of the border)", _LIGHT),
+    Property("bytes_per_pixel", "file size per pixel", _SAVED),
+    Property("grey_spread", "spread of grey", _LIGHT),
+    Property("saturation", "mean saturation", "set one white balance for all images"),
+    Property("red_green", "red minus green", "set one white balance for all images"),
+    Property("blue_yellow", "blue minus yellow", "set one white balance for all images"),
+    Property("sharpness", "sharpness (variance of a Laplacian)", "keep focus and resolution the same"),
 )
 BY_NAME = {each.name: each for each in PROPERTIES}
 NAMES = tuple(BY_NAME)
@@ -200,7 +199,7 @@ def measure(pixels: np.ndarray) -> np.ndarray:
     grey = _grey(few) / largest
     ring = max(1, min(height, width) // RING_SHARE)
     columns = {
-        "border": _even_border(pixels, EVEN * largest),
+        "border": _border(pixels, largest),
         "width": width,
         "height": height,
         "aspect": np.log2(width / height),
@@ -257,24 +256,34 @@ def _few(values: np.ndarray) -> np.ndarray:
     return values[:, :: max(1, values.shape[1] // MOST_PIXELS)]
 
 
-def _even_border(pixels: np.ndarray, most: float) -> np.ndarray:
-    """Return how many rings of each image have one colour, from the outermost on, as a share of its shorter side.
+def _border(pixels: np.ndarray, largest: int) -> np.ndarray:
+    """Return how many rings of each image are a border of one colour, as a share of its shorter side; 0 for no border.
 
-    ``most`` is the largest standard deviation of a ring's grey that counts as one colour. All rings have the colour of
-    the outermost one.
+    The rings have one colour from the outermost on, and within ``EDGE`` rings most pixels have another one. An even
+    background, which goes on within, is no border.
     """
     shorter, depths = min(pixels.shape[1:3]), np.zeros(len(pixels), dtype=np.int64)
-    left, first = np.arange(len(pixels)), np.zeros(0)
+    left, levels = np.arange(len(pixels)), _ring(pixels, 0, 1).mean(axis=1)
     for depth in range(shorter // DEEPEST):
         ring = _ring(pixels[left], depth, 1)
-        first = ring.mean(axis=1) if depth == 0 else first
-        even = (ring.std(axis=1) <= most) & (np.abs(ring.mean(axis=1) - first) <= most)
-        left, first = left[even], first[even]
+        even = (ring.std(axis=1) <= EVEN * largest) & (np.abs(ring.mean(axis=1) - levels[left]) <= EVEN * largest)
+        left = left[even]
         if not len(left):
             break
-        depths[left] += 1
+        depths[left] = depth + 1
+    for depth in np.unique(depths[depths > 0]).tolist():
+        alike = np.flatnonzero(depths == depth)
+        depths[alike[~_has_edge(pixels[alike], depth, levels[alike], STEP * largest)]] = 0
     shares: np.ndarray = depths / shorter
     return shares
+
+
+def _has_edge(pixels: np.ndarray, depth: int, levels: np.ndarray, step: float) -> np.ndarray:
+    """Return whether most pixels of one of the rings from ``depth`` on differ from ``levels`` (n,) by ``step``."""
+    found = np.zeros(len(pixels), dtype=bool)
+    for further in range(depth, min(depth + EDGE, (min(pixels.shape[1:3]) - 1) // 2)):
+        found |= (np.abs(_ring(pixels, further, 1) - levels[:, None]) > step).mean(axis=1) >= MOST
+    return found
 
 
 def _laplacian(pixels: np.ndarray, largest: int) -> np.ndarray:

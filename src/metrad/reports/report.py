@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from metrad.data.properties import title_of
 from metrad.data.ungrouped import UngroupedViews
 from metrad.errors import InputError
+from metrad.evaluation import audit
 from metrad.evaluation.conformal import calibration_groups_needed
 from metrad.evaluation.metrics import by_name
 from metrad.evaluation.trivial import not_beyond
@@ -243,9 +244,10 @@ def _metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _cautions(run: Run, metrics: Mapping[str, Any]) -> list[str]:
-    """Return lines on a detector no better than a trivial property, and on parts that seem to be shown often."""
+    """Return lines on a detector no better than a trivial property, on the audit, and on parts shown several times."""
     line = not_beyond(metrics)
-    return [*([f"{line[0].upper()}{line[1:]}."] if line else []), *_of_views(run, metrics)]
+    said = [*([line] if line else []), *audit.lines(metrics.get("audit") or {})]
+    return [*(f"{each[0].upper()}{each[1:]}." for each in said), *_of_views(run, metrics)]
 
 
 def _of_views(run: Run, metrics: Mapping[str, Any]) -> list[str]:

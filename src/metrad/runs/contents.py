@@ -66,7 +66,27 @@ class _BeyondTrivial(_Content):
     interval: Annotated[list[Finite], Field(min_length=2, max_length=2), AfterValidator(_rising)] = [0.0, 0.0]
 
 
+class _Confound(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    name: str
+    auroc: Metric
+    p_value: Share
+    along: list[str]
+
+
+class _Exchangeability(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    p_value: Share
+    higher: Share
+
+
+class _Audit(_Content):
+    confound: _Confound | None = None
+    exchangeability: _Exchangeability | None = None
+
+
 class _Metrics(_Content):
+    audit: _Audit | None = None
     trivial: dict[str, Metric] = {}
     beyond_trivial: _BeyondTrivial | None = None
     per_class: dict[str, _OfClass] = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from metrad.data.properties import Table
 from metrad.detector.core import Detector
+from metrad.evaluation.audit import confound, entry, exchangeability
 from metrad.evaluation.embeddings import Embedded
 from metrad.evaluation.evaluate import Evaluation
 from metrad.evaluation.trivial import trivial
@@ -24,8 +25,8 @@ from metrad.training.fitted import Fitted
 Contents = dict[Path, Any]  # rows, plain values or a figure, by path
 
 
-def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> None:
-    """Write all results of a finished run into ``run``, ``metrics.json`` last."""
+def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation, *, audit: bool = True) -> None:
+    """Write all results of a finished run into ``run``, ``metrics.json`` last; ``audit`` is whether to audit it."""
     epochs, study, selected = fitted.epochs, fitted.study, fitted.selected
     properties = fitted.data.properties()
     contents = {
@@ -38,6 +39,7 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> No
     }
     about = {
         **beside_trivial(result, properties),
+        **(audited(result, properties) if audit and fitted.data.given_test_part else {}),
         "training": epochs.history[-1] if epochs.history else {},
         **({"selection": selected.figures} if selected else {}),
         **split_entries(run.saved_split()),
@@ -52,6 +54,14 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation) -> No
         "images_per_second": {"train": round(epochs.images / epochs.seconds, 1)} if epochs.seconds else {},
     }
     write_json(run.metrics, {**result.metrics, **about, **speed})
+
+
+def audited(result: Evaluation, properties: Table) -> dict[str, Any]:
+    """Return the entry of ``metrics.json`` on the audit of a given test part; see ``evaluation.audit``."""
+    known, good = result.calibration, ~result.anomalous
+    groups = None if result.groups is None else result.groups[good]
+    scores = exchangeability(known.scores, result.scores[good], known.groups, groups)
+    return {"audit": entry(confound(properties), scores)}
 
 
 def beside_trivial(result: Evaluation, properties: Table) -> dict[str, Any]:

@@ -79,12 +79,19 @@ def test_tiny_images_have_numbers_too(shape):
 
 
 @pytest.mark.parametrize("width", [0, 1, 4])
-@pytest.mark.parametrize("level", [0, 200])
+@pytest.mark.parametrize("level", [0, 255])
 def test_a_border_of_one_colour_has_its_width(width, level):
     image = colours(2, (40, 48, 3))
     framed = np.pad(image[width : 40 - width, width : 48 - width], ((width, width), (width, width), (0, 0)))
     framed[:width], framed[40 - width :], framed[:, :width], framed[:, 48 - width :] = level, level, level, level
     assert by_name(measure(framed[None])[0])["border"] == pytest.approx(width / 40)
+
+
+def test_an_even_background_is_no_border():
+    image = np.full((1, 40, 40, 1), 255, dtype=np.uint8)
+    image[0, 12:30, 5:35] = 30
+    assert by_name(measure(image)[0])["border"] == 0
+    assert by_name(measure(np.full((1, 40, 40, 1), 9, dtype=np.uint8))[0])["border"] == 0
 
 
 def test_images_measured_alone_together_and_as_arrays_have_the_same_numbers():
