@@ -290,7 +290,7 @@ class Config:
     """whether embeddings are whitened within the classes after training"""
     test_time_flip: Annotated[Any, _FLAG, Key(since="0.2", before=False, selectable=True)] = False
     """whether each embedding, after training, is the mean over the image and its mirror image"""
-    audit: Annotated[Any, _FLAG, _ASIDE] = True
+    audit: Annotated[Any, _FLAG, Key(since="0.2", identity=False)] = True
     """whether to test if good test images differ from the training images in something trivial, such as their light"""
     compile: Annotated[Any, _SWITCH, _ASIDE] = "auto"
     """whether to train with torch.compile; auto: if it saves more time than it takes"""
