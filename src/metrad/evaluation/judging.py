@@ -29,7 +29,10 @@ def judge(table: ScoreTable, settings: Settings) -> dict[str, Any]:
         **(summary(scores, anomalous) if anomalous.any() else unmeasured()),
         **({"per_class": per_class} if per_class else {}),
         "intervals": intervals(scores, anomalous, settings, groups),
-        "thresholds": [_rates(table, rate, above, settings.level) for rate, above in promises.items()],
+        "thresholds": [
+            {"false_alarm_rate": rate, **alarm_rates(above, anomalous, settings.level, groups, table.kinds)}
+            for rate, above in promises.items()
+        ],
         "sizes": {"test_normal": int((~anomalous).sum()), "test_anomalous": int(anomalous.sum())},
         **({} if groups is None else {"groups": _counts(table)}),
     }
@@ -69,23 +72,6 @@ def _promises(table: ScoreTable, settings: Settings) -> dict[float, np.ndarray]:
             )
     average, _ = thresholds(Calibration(table.calibration, groups), enough, None)
     return {rate: alarms(table.scores, threshold) for rate, threshold in average.items()}
-
-
-def _rates(table: ScoreTable, rate: float, above: np.ndarray, level: float) -> dict[str, Any]:
-    """Return the rates of alarms at one promised rate, and those of detection of each kind of anomaly."""
-    kinds = np.array(table.kinds, dtype=object)
-    by_kind = {}
-    for name in dict.fromkeys(kinds[table.anomalous]):
-        own = table.anomalous & (kinds == name)
-        groups = None if table.groups is None else table.groups[own]
-        found = alarm_rates(above[own], table.anomalous[own], level, groups)
-        by_kind[name] = {
-            "images": int(own.sum()),
-            "rate": found["test_detection_rate"],
-            "interval": found["test_detection_interval"],
-        }
-    rates = alarm_rates(above, table.anomalous, level, table.groups)
-    return {"false_alarm_rate": rate, **rates, **({"by_kind": by_kind} if len(by_kind) > 1 else {})}
 
 
 def difference(first: ScoreTable, second: ScoreTable, settings: Settings) -> dict[str, Any]:

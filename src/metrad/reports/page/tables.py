@@ -99,6 +99,10 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
     "ties": ("Ties", None),
     "losses": ("Losses", None),
     "detectable": ("Detectable difference", detectable),
+    "false_alarm_rate": ("False alarms asked for", lambda value: f"{value:g}"),
+    "detected": ("Anomalies found", rate),
+    "worst_kind": ("Worst kind", None),
+    "of_worst_kind": ("Found of the worst kind", rate),
     "mean_rank": ("Mean rank", lambda value: f"{value:.2f}"),
 }
 
