@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from metrad.files import read_json
+from tests.helpers.commands import ROOT
 
 LEFT_OUT = {"threshold"}  # stands in no table of scores
 # How a user of anomalib might write what engine.predict returns, a row an image, from a label and a score.
@@ -141,6 +144,25 @@ def test_predictions_of_anomalib_are_read_however_they_were_printed(printed, tmp
         for i in range(10)
     ]
     assert judged(written(tmp_path / "a.csv", rows))["auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-15)
+
+
+class Engine:
+    """What anomalib's engine returns: batches of items with tensors, as version 2.7 did for a test split of MVTec."""
+
+    def predict(self, model, datamodule):
+        for path, label, score in datamodule:
+            yield [SimpleNamespace(image_path=path, gt_label=torch.tensor(label), pred_score=torch.tensor([score]))]
+
+
+def test_the_lines_of_the_docs_write_a_table_of_anomalibs_predictions(tmp_path, judged):
+    first, truth, scores = made(tmp_path / "a.csv", image=[f"screw/test/{i}.png" for i in range(100)])
+    paths = [f"{tmp_path}/mvtec/screw/test/{i}.png" for i in range(100)]
+    data = list(zip(paths, truth.tolist(), scores.astype(np.float32).tolist(), strict=True))
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/judging.md").read_text(), re.DOTALL)
+    exec(lines, {"csv": csv, "engine": Engine(), "model": None, "data": data})
+    found, other = judged(first, "anomalib.csv")
+    assert other["auroc"] == found["auroc"] == pytest.approx(roc_auc_score(truth, scores))
+    assert other["first_less_this"]["auroc"]["difference"] == 0
 
 
 @pytest.mark.parametrize(
