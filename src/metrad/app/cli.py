@@ -152,6 +152,10 @@ def _evaluate_command(
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Read the images again and draw neighbours.png and hardest.png.")
     ] = False,
+    good_images: Annotated[
+        bool,
+        typer.Option("--good-images", help="Fit the scorer to 20, 50, 100 and 300 of the good images too: a curve."),
+    ] = False,
 ) -> None:
     """Score finished runs again with other scorers, from the embeddings they kept.
 
@@ -162,7 +166,7 @@ def _evaluate_command(
     def job() -> None:
         from metrad.app.evaluate import evaluate_all
 
-        if not evaluate_all(run, overrides or [], name, evidence=evidence):
+        if not evaluate_all(run, overrides or [], name, evidence=evidence, good_images=good_images):
             raise SystemExit(FAILED_RUNS)
 
     reporting_errors(job)

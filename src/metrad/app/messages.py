@@ -189,7 +189,11 @@ def _above(entry: Mapping[str, Any], level: float) -> str:
     if entry["test_detection_rate"] is None:
         low, high = entry["test_false_alarm_interval"]
         return f"{normal} ({100 * low:.1f} to {100 * high:.1f} % with confidence {level:g})"
-    return f"{normal}, {100 * entry['test_detection_rate']:.1f} % of anomalous"
+    found, kinds = f"{normal}, {100 * entry['test_detection_rate']:.1f} % of anomalous", entry.get("by_kind")
+    if not kinds:
+        return found
+    worst = entry["worst_kind"]
+    return f"{found} (worst of {len(kinds)} kinds: {worst}, {100 * kinds[worst]['rate']:.1f} %)"
 
 
 def relative(path: Path) -> Path:

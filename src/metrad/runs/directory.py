@@ -69,6 +69,7 @@ class Run:
         self.environment = self.path / "environment.json"
         self.epochs = self.path / "epochs.csv"
         self.study = self.path / "study.csv"
+        self.good_images = self.path / "good_images.csv"
         self.selection = self.path / "selection"
         self.selection_table = self.path / "selection.csv"
         self.status = self.path / STATUS
