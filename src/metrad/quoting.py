@@ -31,5 +31,11 @@ def setting(key: str, content: Any) -> str:
 
 
 def argument(text: object) -> str:
-    """Return one argument, such as a path, ready to be pasted into a command."""
-    return shlex.quote(str(text))
+    """Return one argument, such as a path, ready to be pasted into a command.
+
+    Text with an apostrophe stands in double quotes if these leave it as it is.
+    """
+    plain = str(text)
+    if "'" in plain and not re.search(r'["$`!\n]|\\\\|\\$', plain):
+        return f'"{plain}"'
+    return shlex.quote(plain)

@@ -290,6 +290,16 @@ WRONG = {
     "a class without images": ("metrics.json", _set("per_class", to={"a": {"auroc": 0.5}}), reported),
     "a class of half an image": ("metrics.json", _set("per_class", to={"a": {"images": 0.5}}), reported),
     "a metric of a class as text": ("metrics.json", _set("per_class", to={"a": {"images": 1, "auroc": "1"}}), compared),
+    "a worst kind that is none": (
+        "metrics.json",
+        _set("thresholds", 0, "by_kind", to={"a": {"images": 1, "rate": 0.5, "interval": [0, 1]}}),
+        reported,
+    ),
+    "a kind without an interval": (
+        "metrics.json",
+        _set("thresholds", 0, "by_kind", to={"a": {"images": 1, "rate": 0.5}}),
+        compared,
+    ),
     "copies below 0": ("metrics.json", _set("copies_left_out", to=-1), compared),
     "seconds as text": ("metrics.json", _set("seconds", "total", to="long"), compared),
     "seconds below 0": ("metrics.json", _set("seconds", "total", to=-1), compared),

@@ -110,6 +110,24 @@ def test_another_k_is_written_beside_and_changes_nothing(metrad, run):
     assert [row["nearest"] for row in old] == [row["nearest"] for row in new]
 
 
+def test_fewer_good_images_give_a_curve_for_each_scorer_in_its_folder_and_in_the_report(metrad, run, pictures):
+    result = metrad("evaluate", run.path, "scorer=knn,head", "--good-images")
+    assert (result.code, result.err) == (0, "")
+    total = len(run.saved_split()["images"]["normal"])
+    for name in ("knn", "head"):
+        folder = Run(run.evaluations / f"scorer={name}")
+        table, metrics = rows(folder.good_images), read_json(folder.metrics)
+        assert [int(row["images"]) for row in table] == [*(size for size in (20, 50, 100, 300) if size < total), total]
+        assert float(table[-1]["auroc"]) == metrics["auroc"]
+        assert float(table[-1]["detected_at_0.05"]) == metrics["thresholds"][0]["test_detection_rate"]
+        with Image.open(folder.pictures["good_images"]) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    assert result.out.count("images  draws  auroc") == 2
+    assert "detected_at_0.05" in result.out.split("\n\n")[-1]
+    assert metrad("report", run.path).code == 0
+    assert (run.path / "report.html").read_text().count("<h3>scorer=") == 2
+
+
 def test_nothing_is_ever_overwritten(metrad, refused, run):
     assert metrad("evaluate", run.path, "--name", "mine").code == 0
     before = contents(run.path)

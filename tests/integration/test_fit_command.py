@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 from pathlib import Path
 from urllib.error import URLError
 
@@ -78,7 +79,9 @@ def test_a_folder_of_good_parts_becomes_a_run_that_the_other_commands_take(fit, 
     assert "5 % with confidence 0.95 takes 111" in promised
     assert "no threshold for" not in result.out  # 1 % takes more images, and 5 % is there
     assert "on the 8 images kept for testing, with intervals of 95 %" in realised
-    assert re.search(r": [\d.]+ % \([\d.]+ to [\d.]+\) where 5 % is promised$", realised)
+    assert re.search(
+        r": [\d.]+ % \([\d.]+ to [\d.]+\) where 5 % is promised; which defects are found is not known", realised
+    )
     assert "unusual.png" in way_on
     assert way_on.endswith("metrad predict tiles IMAGES")
     assert Run.finished("tiles").verified
@@ -206,6 +209,22 @@ def test_reference_folders_count_against_an_image(fit, parts, tmp_path):
     assert read_json(run.metrics)["sizes"]["reference"] == 11
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_fit_that_is_stopped_leaves_nothing(number, code, fit, parts, tmp_path, monkeypatch):
+    def stop(cfg, run, hydra):
+        run.path.mkdir()
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("metrad.app.train.train", stop)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    result = fit(parts, "--out", "run")
+    signal.signal(signal.SIGINT, before[0])
+    assert (result.code, result.err) == (code, "stopped by Ctrl-C\n" if number == signal.SIGINT else "")
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_python_makes_a_detector_and_keeps_no_files(parts, weights, tmp_path, monkeypatch, caplog, capfd):
     caplog.set_level("INFO", logger="metrad")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -233,6 +252,39 @@ def test_python_keeps_the_run_where_it_is_told_to(parts, weights):
     scores = {row["image"]: float(row["score"]) for row in rows(run.scores)}
     found = detector.score([parts / name for name in scores])
     assert found.scores.tolist() == pytest.approx(list(scores.values()), abs=0)
+
+
+def test_python_makes_the_detector_of_a_folder_from_its_pixels(parts, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    files = sorted((parts / "good").iterdir())
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    detector = metrad.fit(pixels, group=np.arange(40) // 2, weights=weights, size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+    assert detector.summary[0] == "good images: 40 images given in memory"
+    assert re.search(r"calibrated on (\d+) images in \d+ groups", detector.summary[1])
+    fitted = [int(Path(name).stem) for name in detector.normal_images]
+    assert len(fitted) == 12
+    assert [int(Path(name).stem) for name in detector.score([files[i] for i in fitted]).nearest] == fitted
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"pattern": "*.png"}, "are for a folder of images"),
+        ({"group": "parent"}, "group takes a label for each image"),
+        ({"group": [1, 2]}, "a label for each of the 3 images, got 2"),
+    ],
+)
+def test_python_refuses_settings_of_a_folder_for_pixels(settings, words, tmp_path):
+    with pytest.raises(metrad.InputError, match=words):
+        metrad.fit(np.zeros((3, 8, 8, 3), np.uint8), out=tmp_path / "run", **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_refuses_labels_for_a_folder(parts):
+    with pytest.raises(metrad.InputError, match="takes labels for pixels"):
+        metrad.fit(parts, group=[1, 2, 3])
 
 
 def test_a_name_that_metrad_does_not_have_is_an_attribute_error():

@@ -2,15 +2,28 @@
 
 import csv
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from metrad.files import read_json
+from tests.helpers.commands import ROOT
 
 LEFT_OUT = {"threshold"}  # stands in no table of scores
+# How a user of anomalib might write what engine.predict returns, a row an image, from a label and a score.
+PRINTED = {
+    "values": (bool, lambda score: score),
+    "numbers": (float, lambda score: f"{score:.17g}"),
+    "tensors": (torch.tensor, lambda score: f"tensor({score})"),
+    "tensors of one value": (lambda label: torch.tensor([bool(label)]), lambda score: f"tensor([{score}])"),
+    "tensors on a device": (lambda label: f"tensor({label}, device='cuda:0')", lambda score: f"np.float64({score})"),
+    "lists": (lambda label: [[label]], lambda score: [score]),
+}
 
 
 @pytest.fixture
@@ -58,7 +71,7 @@ def require_same_figures(found, run):
     by_rate = {entry["false_alarm_rate"]: entry for entry in found["thresholds"]}
     for expected in metrics["thresholds"]:  # judge cannot know for which rates there were too few calibration images
         entry = by_rate[expected["false_alarm_rate"]]
-        entry.pop("by_kind", None)
+        assert ("by_kind" in entry) == ("per_class" in metrics)
         assert entry == {key: value for key, value in expected.items() if key not in LEFT_OUT}
 
 
@@ -71,9 +84,9 @@ def test_of_a_runs_own_scores_the_figures_are_those_of_its_metrics(finished_run,
     [
         pytest.param(["dataset.anomalous=[b,c]"], marks=pytest.mark.long),
         pytest.param(["dataset.anomalous=[]"], marks=pytest.mark.long),
-        ["dataset.group='(?P<kind>\\w)/(?P<part>\\d+)_'"],
+        ["dataset.group='(?P<kind>\\w)/(?P<part>\\d+)_'", "dataset.anomalous=[b,c]"],
     ],
-    ids=["two kinds", "no anomalies", "groups"],
+    ids=["two kinds", "no anomalies", "groups of two kinds"],
 )
 def test_so_it_is_for_other_runs(more, train, image_folders, tmp_path, small, judged):
     root = image_folders(tmp_path / "images", classes="abcdef", count=120)
@@ -119,6 +132,61 @@ def test_the_columns_and_labels_of_others_are_told_apart(tmp_path, judged):
     named = [{"label": kind, "score": float(i)} for i, kind in enumerate(kinds)]
     found = judged(written(tmp_path / "b.csv", named), "--normal", "fine")
     assert list(found["per_class"]) == ["hole", "crack"]
+
+
+@pytest.mark.parametrize("printed", PRINTED)
+def test_predictions_of_anomalib_are_read_however_they_were_printed(printed, tmp_path, judged):
+    label, score = PRINTED[printed]
+    scores = np.random.default_rng(0).uniform(size=10).tolist()
+    truth = [int(i % 3 == 0) for i in range(10)]
+    rows = [
+        {"image_path": f"/data/{i}.png", "gt_label": label(truth[i]), "pred_score": score(scores[i]), "pred_label": "?"}
+        for i in range(10)
+    ]
+    assert judged(written(tmp_path / "a.csv", rows))["auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-15)
+
+
+class Engine:
+    """What anomalib's engine returns: batches of items with tensors, as version 2.7 did for a test split of MVTec."""
+
+    def predict(self, model, datamodule):
+        for path, label, score in datamodule:
+            yield [SimpleNamespace(image_path=path, gt_label=torch.tensor(label), pred_score=torch.tensor([score]))]
+
+
+def test_the_lines_of_the_docs_write_a_table_of_anomalibs_predictions(tmp_path, judged):
+    first, truth, scores = made(tmp_path / "a.csv", image=[f"screw/test/{i}.png" for i in range(100)])
+    paths = [f"{tmp_path}/mvtec/screw/test/{i}.png" for i in range(100)]
+    data = list(zip(paths, truth.tolist(), scores.astype(np.float32).tolist(), strict=True))
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/judging.md").read_text(), re.DOTALL)
+    exec(lines, {"csv": csv, "engine": Engine(), "model": None, "data": data})
+    found, other = judged(first, "anomalib.csv")
+    assert other["auroc"] == found["auroc"] == pytest.approx(roc_auc_score(truth, scores))
+    assert other["first_less_this"]["auroc"]["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        ("screw/test/{}", "/data/mvtec/screw/test/{}"),
+        ("/data/mvtec/screw/test/{}", "{}"),
+        ("./datasets/test/{}", "test/{}"),
+        ("C:\\data\\test\\{}", "test/{}"),
+    ],
+)
+def test_images_are_paired_by_their_paths_below_the_dataset(names, others, tmp_path, judged):
+    folders = ["good", "cut"]
+    for file, pattern in (("a.csv", names), ("b.csv", others)):
+        images = [pattern.format(f"{folders[i % 2]}/{i // 2}.png") for i in range(100)]
+        made(tmp_path / file, seed=len(file), image=images)
+    found = judged(tmp_path / "a.csv", tmp_path / "b.csv")[1]["first_less_this"]
+    assert found["auroc"]["difference"] == 0
+
+
+def test_images_of_two_folders_that_only_bear_the_same_names_are_not_paired(tmp_path, refused):
+    for folder in ("left", "right"):
+        made(tmp_path / f"{folder}.csv", image=[f"{folder}/{i}.png" for i in range(100)])
+    refused("judge", tmp_path / "left.csv", tmp_path / "right.csv", words=("right.csv", "lacks the image 'left/0.png'"))
 
 
 def test_calibration_rows_set_thresholds_and_kinds_are_detected_each(tmp_path, judged, metrad):
@@ -188,6 +256,9 @@ GOOD = "image,label,score\na,0,1\nb,1,2\nc,0,0\nd,1,3\n"
         ("label,score,group\n0,1,\n", ["line 2", "group is empty"]),
         ("label,role,score\n0,calibration,1\n", ["label and role", "keep one"]),
         ("label,score\n0,1_0\n", ["'1_0'"]),
+        ('label,score\n0,"[1, 2]"\n', ["score must be a finite number", "'[1, 2]'"]),
+        ('label,score\n0,"tensor([1, 2])"\n', ["score must be a finite number", "'tensor([1, 2])'"]),
+        (",label,score\n0,0,1\n", ["to_csv(FILE, index=False)"]),
         ("label,score\n", ["no rows", "names the columns"]),
         ("image,label,score\na,0,1\na,1,2\n", ["line 3", "'a' is there twice"]),
     ],

@@ -328,6 +328,8 @@ def test_a_stopped_run_does_not_look_finished_and_can_go_on(number, state, metra
             process.kill()
     assert process.returncode != 0
     assert b"Traceback" not in errors
+    said = b"stopped by Ctrl-C; go on with ckpt_path=" in errors
+    assert said == (number == signal.SIGINT)
     assert read_json(run / "status.json")["state"] == state
     assert not (run / "metrics.json").exists()
     assert not (run / "model").exists()

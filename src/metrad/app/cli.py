@@ -1,10 +1,12 @@
 """The command line. Nothing here imports torch before a job starts, so that --help is fast."""
 
+import contextlib
 import difflib
 import json
 import logging
 import re
 import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from metrad.app.messages import BAD_INPUT, FAILED_RUNS, FLAGGED, relative, reporting_errors
-from metrad.errors import InputError
+from metrad.errors import TERMINATED, InputError
 from metrad.quoting import argument
 from metrad.terminal import Formatter, printable
 
@@ -151,6 +153,10 @@ def _evaluate_command(
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Read the images again and draw neighbours.png and hardest.png.")
     ] = False,
+    good_images: Annotated[
+        bool,
+        typer.Option("--good-images", help="Fit the scorer to 20, 50, 100 and 300 of the good images too: a curve."),
+    ] = False,
 ) -> None:
     """Score finished runs again with other scorers, from the embeddings they kept.
 
@@ -161,7 +167,7 @@ def _evaluate_command(
     def job() -> None:
         from metrad.app.evaluate import evaluate_all
 
-        if not evaluate_all(run, overrides or [], name, evidence=evidence):
+        if not evaluate_all(run, overrides or [], name, evidence=evidence, good_images=good_images):
             raise SystemExit(FAILED_RUNS)
 
     reporting_errors(job)
@@ -231,9 +237,24 @@ def _fit_command(  # noqa: PLR0913 - each is an option
         from metrad.app import inspect
 
         wanted = inspect.Wanted(good, reference or (), weights, pattern, group, size, confidence, seed, rate or ())
-        return "\n".join(inspect.summary(inspect.make(wanted, out or inspect.default_out(wanted))))
+        with _leaving_nothing():
+            return "\n".join(inspect.summary(inspect.make(wanted, out or inspect.default_out(wanted))))
 
     typer.echo(printable(reporting_errors(job)))
+
+
+@contextlib.contextmanager
+def _leaving_nothing() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what it wrote by then is removed."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @app.command("compare", cls=_CompareCommand)

@@ -29,6 +29,7 @@ from metrad.detector.core import Detector
 from metrad.errors import InputError
 from metrad.evaluation.embeddings import Embedded, embed, roles_for
 from metrad.evaluation.evaluate import Evaluation, attach_head, evaluate
+from metrad.evaluation.good_images import curve, readable
 from metrad.files import replacing, require_inside, write_all
 from metrad.quoting import setting
 from metrad.runs import outputs, property_table
@@ -112,7 +113,14 @@ def _values(item: str, parser: OverridesParser) -> list[str]:
     return values
 
 
-def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None, *, evidence: bool = False) -> bool:
+def evaluate_all(
+    path: str | Path,
+    overrides: list[str],
+    name: str | None = None,
+    *,
+    evidence: bool = False,
+    good_images: bool = False,
+) -> bool:
     """Make every evaluation that ``overrides`` ask for of the run or the runs of the sweep at ``path``.
 
     The results are logged. If one of several evaluations fails, its error is logged and the others are made.
@@ -122,6 +130,7 @@ def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None
         overrides: as for ``evaluate_run``; a setting with several values stands for several evaluations.
         name: as for ``evaluate_run``; for a single evaluation of each run.
         evidence: as for ``evaluate_run``.
+        good_images: as for ``evaluate_run``.
 
     Returns:
         Whether all evaluations succeeded.
@@ -137,7 +146,7 @@ def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None
     for run, change in jobs:
         run_name = run.path.resolve().name  # the path can be a dot
         try:
-            folder, metrics = evaluate_run(run.path, change, name, evidence=evidence)
+            folder, metrics = evaluate_run(run.path, change, name, evidence=evidence, good_images=good_images)
         except Exception as error:
             if len(jobs) == 1 or not is_expected(error):
                 raise
@@ -154,7 +163,12 @@ def evaluate_all(path: str | Path, overrides: list[str], name: str | None = None
 
 
 def evaluate_run(
-    path: str | Path, overrides: list[str], name: str | None = None, *, evidence: bool = False
+    path: str | Path,
+    overrides: list[str],
+    name: str | None = None,
+    *,
+    evidence: bool = False,
+    good_images: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
     """Score a finished run again, from its saved embeddings, and write the results into a new folder.
 
@@ -163,6 +177,7 @@ def evaluate_run(
         overrides: ``key=value`` with keys in or below ``CHANGEABLE``; ``scorer=NAME`` chooses another scorer.
         name: name of the new folder in ``evaluations``; None for a name made of the overrides.
         evidence: whether to read the images again and draw ``neighbours.png`` and ``hardest.png``.
+        good_images: whether to fit the scorer to fewer normal images too, and to write and log ``good_images.csv``.
 
     Returns:
         The new folder and the content of its ``metrics.json``.
@@ -170,13 +185,7 @@ def evaluate_run(
     Raises:
         InputError: the run has not finished, an override cannot be applied, or data or files have changed.
     """
-    run = Run.finished(path)
-    if not run.verified:
-        log.warning("%s is unverified: it is from before runs had a manifest of checksums", run.path)
-    require_inside(run.path, run.evaluations)
-    if os.path.lexists(run.evaluations) and not run.evaluations.is_dir():
-        raise InputError(f"{run.evaluations} is no folder, and evaluations are written there; remove it")
-    require_inside(run.path, run.embeddings)
+    run = _opened(path)
     cfg = expand_home(override(_saved_config(run), overrides))
     stored.check(cfg)
     detector = load_detector(run, cfg.allow_targets)
@@ -195,19 +204,35 @@ def evaluate_run(
     elif scorer.needs_head:
         attach_head(scorer, detector.backend.head, split["head_classes"], split["classes"]["normal"])
     result = evaluate(scorer, embedded, settings, calibration=calibration, groups=groups)
+    rows = curve(scorer, embedded, result, groups) if good_images else []
     seconds = {phase: round(value, 3) for phase, value in result.seconds.items()}
     properties = property_table.read(run, split)
     beside = {} if properties is None else outputs.beside_trivial(result, properties)
     metrics = {**result.metrics, **beside, **outputs.split_entries(split), "seconds": seconds}
     while True:
         try:
-            _write(target, cfg, metrics, result, embedded, data if evidence else None)
+            _write(target, cfg, metrics, result, embedded, data if evidence else None, rows)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             target = _free_folder(run, overrides, name)  # another evaluation has just taken the folder
         else:
-            return target, metrics
+            break
+    if rows:
+        log.info("%s", table_text(readable(rows)))
+    return target, metrics
+
+
+def _opened(path: str | Path) -> Run:
+    """Return the finished run at ``path``, whose folders of evaluations and embeddings can be used."""
+    run = Run.finished(path)
+    if not run.verified:
+        log.warning("%s is unverified: it is from before runs had a manifest of checksums", run.path)
+    require_inside(run.path, run.evaluations)
+    if os.path.lexists(run.evaluations) and not run.evaluations.is_dir():
+        raise InputError(f"{run.evaluations} is no folder, and evaluations are written there; remove it")
+    require_inside(run.path, run.embeddings)
+    return run
 
 
 def _require_fitted_to(run: Run, detector: Detector, embedded: Embedded) -> None:
@@ -225,8 +250,11 @@ def _write(
     result: Evaluation,
     embedded: Embedded,
     images: PreparedData | None,
+    curve_rows: list[dict[str, Any]],
 ) -> None:
     """Write an evaluation into the new folder ``target``, all or nothing; with ``images``, also the pictures of them.
+
+    ``curve_rows`` are the rows of ``good_images.csv``; without any it is not written.
 
     Raises:
         OSError: the folder exists, or cannot be written.
@@ -237,6 +265,8 @@ def _write(
         contents = outputs.evaluation(Run(partial), result, embedded)
         if images is not None:
             contents |= outputs.drawn(Run(partial), "images", ScoredImages(result, embedded, images))
+        if curve_rows:
+            contents |= outputs.good_images(Run(partial), curve_rows)
         write_all({**contents, Run(partial).metrics: metrics})
 
 

@@ -9,17 +9,21 @@ import os
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from metrad.app import group_option, hydra_seam
 from metrad.app.arguments import for_hydra
+from metrad.app.given_images import is_folder, written
 from metrad.data.good_folder import GoodFolder, absolute, find_good
 from metrad.data.groups import PARENT
 from metrad.data.ungrouped import UngroupedViews
 from metrad.detector.core import Detector
+from metrad.detector.images import Images
 from metrad.errors import InputError
 from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.planning import needed
@@ -32,6 +36,8 @@ from metrad.runs.naming import folder_name
 
 log = logging.getLogger(__name__)
 
+#: What tells which images show one part: a setting, or a label for each image.
+Group: TypeAlias = str | Sequence[object] | np.ndarray | None
 LISTED = 4  # folders that are not used, named in the summary
 SIZE = 224  # height and width of images in pixels that ImageNet weights are made for
 
@@ -50,6 +56,7 @@ class Wanted:
         confidence: probability with which confident thresholds keep their rate.
         seed: seed of the choice of images for each role.
         rates: false-alarm rates to compute thresholds for; empty for 0.01 and 0.05, each if the images suffice for it.
+        label: what the good images are called in the summary; empty for their folder.
     """
 
     good: str | Path
@@ -61,6 +68,7 @@ class Wanted:
     confidence: float = 0.95
     seed: int = 0
     rates: Sequence[float] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,31 +83,34 @@ class Made:
 
 
 def fit(  # noqa: PLR0913 - each is a choice that the command has too
-    good: str | Path,
+    good: Images,
     reference: str | Path | Sequence[str | Path] | None = None,
     *,
     weights: str | Path | None = None,
     pattern: str | None = None,
-    group: str | None = None,
+    group: Group = None,
     size: int = SIZE,
     rate: float | Sequence[float] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> Detector:
-    """Return a detector made from a folder of good images.
+    """Return a detector made from good images.
 
     A fifth of the images, or of their groups, is kept to test on, and as many as the thresholds take to calibrate on.
     Nothing is trained: the features are those of the weights as they come. What was chosen and found is logged in five
     lines by the logger ``metrad`` and kept as ``detector.summary``; ``logging.basicConfig(level="INFO")`` prints it.
 
     Args:
-        good: folder of good images: flat, with a subfolder ``good`` or ``ok``, or with ``train/good``.
+        good: folder of good images: flat, with a subfolder ``good`` or ``ok``, or with ``train/good``. Or the images
+            themselves, of 8 bits: an array (N, H, W, C) of uint8, or a list or iterator of arrays (H, W) or (H, W, C),
+            PIL images and paths. They are written as PNG files beside ``out``, or for as long as the call takes.
         reference: folders of known images of other kinds; a score then also says how near an image is to these.
         weights: file of MobileNetV2 weights; None for ImageNet weights, which are downloaded once.
         pattern: shell pattern of image files, such as ``*.jpg``; None for the usual endings.
         group: which images show one part: ``parent`` for a folder a part, ``auto``, or a regular expression over the
-            path with a named group; None if each image is alone.
+            path with a named group; for images that are no folder, a label of its part for each; None if each image
+            is alone.
         size: height and width in pixels that images are scaled to.
         rate: false-alarm rates to compute thresholds for; None for 0.01 and 0.05, each if the images suffice for it.
         confidence: probability with which confident thresholds keep their rate.
@@ -107,17 +118,30 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
         out: directory to keep the run in, for ``metrad report`` and the like; None to keep the detector alone.
 
     Raises:
-        InputError: a folder or file cannot be used, there are too few images, or ``out`` exists.
+        InputError: a folder, file or image cannot be used, there are too few images, or ``out`` exists.
     """
     folders = [reference] if isinstance(reference, str | Path) else list(reference or ())
     rates = [rate] if isinstance(rate, int | float) else list(rate or ())
-    wanted = Wanted(good, folders, weights, pattern, group, size, confidence, seed, rates)
-    if out is not None:
-        return _told(make(wanted, Path(out)), kept=True)
+    wanted = Wanted("", folders, weights, pattern, None, size, confidence, seed, rates)
     with tempfile.TemporaryDirectory(prefix="metrad-") as folder:
-        detector = _told(make(wanted, Path(folder, "run")), kept=False)
-        _ = detector.scorer, detector.backend.embedder, detector.backend.head  # the files are gone afterwards
+        detector = _told(_made(wanted, good, group, Path(out or Path(folder, "run"))), kept=out is not None)
+        if out is None:
+            _ = detector.scorer, detector.backend.embedder, detector.backend.head  # the files are gone afterwards
         return detector
+
+
+def _made(wanted: Wanted, good: Images, group: Group, out: Path) -> Made:
+    """Make a run of a folder of good images, or of the images themselves, as ``wanted`` says else."""
+    setting = group if isinstance(group, str) or group is None else PARENT
+    labels = None if isinstance(group, str) or group is None else group
+    if is_folder(good):
+        if labels is not None:
+            raise InputError("group must be parent, auto or a pattern for a folder; it takes labels for pixels")
+        return make(replace(wanted, good=Path(good), group=setting), out)
+    if wanted.pattern is not None or (labels is None and setting == PARENT):
+        raise InputError("pattern and group='parent' are for a folder of images; group takes a label for each image")
+    with written(good, out, labels) as (place, count):
+        return make(replace(wanted, good=place, group=setting, label=f"{count:,} images given in memory"), out)
 
 
 def _told(made: Made, *, kept: bool) -> Detector:
@@ -150,7 +174,8 @@ def make(wanted: Wanted, out: Path) -> Made:
         raise InputError(f"--out={out} is there already; choose another folder")
     good = find_good(wanted.good, wanted.pattern, all_good=wanted.group == PARENT)
     given = arguments(wanted, good)
-    log.info("the same by configuration: %s", shlex.join(["metrad", "train", *given]))
+    if not wanted.label:
+        log.info("the same by configuration: %s", shlex.join(["metrad", "train", *given]))
     checks.register()
     cfg, hydra = hydra_seam.compose(for_hydra(given))
     from metrad.app.train import train  # imports torch and Lightning, which a refusal above does not need
@@ -229,7 +254,9 @@ def _taken(made: Made) -> str:
     left = len(unused) - LISTED
     more = f" and {left} more folder{'s'[: left > 1]}" if left > 0 else ""
     reference = f"; reference: {', '.join(map(str, made.wanted.reference))}" if made.wanted.reference else ""
-    return f"good images: {made.good.path}{reference}" + (f"; not used: {named}{more}" if unused else "")
+    return f"good images: {made.wanted.label or made.good.path}{reference}" + (
+        f"; not used: {named}{more}" if unused else ""
+    )
 
 
 def _fitted(made: Made) -> str:
@@ -292,7 +319,10 @@ def _realised(made: Made) -> str:
     level, tested = made.metrics["intervals"]["level"], _count(made, "test_normal")
     tested += " (of the same parts)" if made.ungrouped else ""
     measured = ", ".join(found) if found else "not measured, for want of a threshold"
-    return f"false alarms on the {tested} kept for testing, with intervals of {100 * level:g} %: {measured}"
+    return (
+        f"false alarms on the {tested} kept for testing, with intervals of {100 * level:g} %: {measured}; which "
+        "defects are found is not known before some are tested"
+    )
 
 
 def _ends(interval: Sequence[float]) -> str:

@@ -71,10 +71,8 @@ def _threshold_lines(entry: Mapping[str, Any]) -> Iterator[str]:
     if entry["test_detection_rate"] is not None:
         rates.append(_rate("detected", entry["test_detection_rate"], entry["test_detection_interval"]))
     yield f"  at {100 * entry['false_alarm_rate']:g} % promised: {', '.join(rates)}"
-    kinds = entry.get("by_kind", {})
-    worst = min(kinds, key=lambda name: kinds[name]["rate"], default=None)
-    for name, kind in kinds.items():
-        mark = "   the worst kind" if name == worst else ""
+    for name, kind in entry.get("by_kind", {}).items():
+        mark = "   the worst kind" if name == entry["worst_kind"] else ""
         counted = f"{name} ({kind['images']:,} images)"
         yield f"    {_rate(counted, kind['rate'], kind['interval'])}{mark}"
 

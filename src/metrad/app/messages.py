@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 
 from metrad.app.hydra_seam import full_error_wanted, raised_by_hydra
-from metrad.errors import InputError, MetradError, is_fault, is_of_memory, users_place
+from metrad.errors import INTERRUPTED, InputError, MetradError, is_fault, is_of_memory, users_place
 from metrad.files import in_words
 from metrad.runs.config.secrets import secrets
 from metrad.terminal import hide, printable
@@ -25,7 +25,7 @@ BAD_INPUT, FAILED_RUNS, FLAGGED, INTERNAL = 2, 1, 3, 70
 def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -> T:
     """Run ``job`` and return its result; on an error, print one line and exit.
 
-    The exit code is 2 for an error in the user's input, and 70 for a fault of metrad's own.
+    The exit code is 2 for an error in the user's input, 70 for a fault of metrad's own, and 130 after Ctrl-C.
 
     Args:
         job: function of the command.
@@ -39,6 +39,9 @@ def reporting_errors(job: Callable[[], T], given: Sequence[str] | None = None) -
             hide_in_traceback(secrets(given=sys.argv if given is None else given))
             raise
         end(error, given, expected=is_expected(error))
+    except KeyboardInterrupt:
+        typer.echo("stopped by Ctrl-C", err=True)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def end(
@@ -197,7 +200,11 @@ def _above(entry: Mapping[str, Any], level: float) -> str:
     if entry["test_detection_rate"] is None:
         low, high = entry["test_false_alarm_interval"]
         return f"{normal} ({100 * low:.1f} to {100 * high:.1f} % with confidence {level:g})"
-    return f"{normal}, {100 * entry['test_detection_rate']:.1f} % of anomalous"
+    found, kinds = f"{normal}, {100 * entry['test_detection_rate']:.1f} % of anomalous", entry.get("by_kind")
+    if not kinds:
+        return found
+    worst = entry["worst_kind"]
+    return f"{found} (worst of {len(kinds)} kinds: {worst}, {100 * kinds[worst]['rate']:.1f} %)"
 
 
 def relative(path: Path) -> Path:

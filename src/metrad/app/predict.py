@@ -31,7 +31,7 @@ from metrad.progress import bar
 from metrad.quoting import argument
 from metrad.reports.verdicts import page, resume, tables
 from metrad.reports.verdicts.images import Images
-from metrad.reports.verdicts.parts import Parts, PartScores, calibration_of_parts, require_views
+from metrad.reports.verdicts.parts import OPTION, Parts, PartScores, calibration_of_parts, require_views
 from metrad.reports.verdicts.pictures import Pictures
 from metrad.reports.verdicts.places import below, common_folder, require_fresh
 from metrad.reports.verdicts.rows import ANOMALOUS, ERROR, NORMAL, Row
@@ -193,6 +193,7 @@ class _Call:
         self.part_scores: PartScores | None = None
         if self.parts is not None:
             warning = require_views(detector.calibration, self.parts)
+            log.info("%s: %s", OPTION, self.parts.described())
             if warning:
                 log.warning("--group: %s", warning)
             largest = calibration_of_parts(detector.calibration)

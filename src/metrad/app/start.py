@@ -25,7 +25,7 @@ from metrad.app.messages import (
     reporting_errors,
     summary,
 )
-from metrad.errors import INTERRUPTED, HeldError, InputError, told_to_stop
+from metrad.errors import HeldError, InputError, told_to_stop
 from metrad.terminal import hide, printable
 
 log = logging.getLogger("metrad")
@@ -33,10 +33,7 @@ log = logging.getLogger("metrad")
 
 def start(argv: list[str]) -> None:
     """Train the run or sweep that the arguments ask for, and end the process if a run fails."""
-    try:
-        reporting_errors(lambda: _train_all(argv), given=argv)
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+    reporting_errors(lambda: _train_all(argv), given=argv)
 
 
 def _train_all(argv: list[str]) -> None:
@@ -136,6 +133,8 @@ def _task(cfg: Any, *, given: Sequence[str], full_error: bool) -> Any:
     except (KeyboardInterrupt, SystemExit) as stop:
         stopped = told_to_stop(stop)
         assert stopped is not None
+        if not sweeping:
+            typer.echo(f"{stopped[0]}; {run.way_on()}", err=True)
         raise SystemExit(stopped[1]) from None
     except Exception as error:
         run.remove_if_empty()

@@ -1,6 +1,7 @@
 """Tables of anomaly scores that any detector wrote: a row an image, with its label and score."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ NORMAL = ("0", "false", "normal", "good", "ok", "test_normal")
 ANOMALOUS = ("1", "true", "anomalous", "anomaly", "abnormal", "bad", "ng", "defect", "defective", "test_anomalous")
 CALIBRATION = "calibration"
 MOST_SCORE = 1e300
+# A number as PyTorch or NumPy prints it, such as tensor(0.53), tensor([1], device='cuda:0') and np.float32(0.53).
+_PRINTED = re.compile(r"(?:tensor|array|np\.\w+)\(([^(),]*)(?:,[^()]*)?\)")
 MOST_NAMED = 20  # rows whose labels are named in an error
 
 
@@ -109,11 +112,11 @@ def _column(table: Table, what: str) -> str | None:
 
 def _label(table: Table, row: int, cell: str, normal: Sequence[str]) -> bool | None:
     """Return whether a label says anomalous; None for calibration."""
-    word = cell.strip().lower()
+    word = _bare(cell).lower()
     if word == CALIBRATION:
         return None
     if normal:
-        return cell.strip() not in normal
+        return _bare(cell) not in normal
     word = word.removesuffix(".0")
     if word in NORMAL or word in ANOMALOUS:
         return word in ANOMALOUS
@@ -122,6 +125,15 @@ def _label(table: Table, row: int, cell: str, normal: Sequence[str]) -> bool | N
         f"the label {cell!r} says neither normal ({', '.join(NORMAL)}) nor anomalous ({', '.join(ANOMALOUS)}); say "
         "which labels are normal, as in: --normal good",
     )
+
+
+def _bare(cell: str) -> str:
+    """Return the value in a cell: what stands in a tensor, array or list of one value if one was printed, else all."""
+    printed = _PRINTED.fullmatch(cell.strip())
+    text = cell.strip() if printed is None else printed[1].strip()
+    while text.startswith("[") and text.endswith("]"):
+        text = text[1:-1].strip()
+    return text
 
 
 def _words(table: Table, column: str, normal: Sequence[str]) -> list[str]:
@@ -136,7 +148,7 @@ def _numbers(table: Table, column: str, ends: tuple[float, float]) -> np.ndarray
 
 def _number(table: Table, row: int, column: str, cell: str, ends: tuple[float, float]) -> float:
     try:
-        value = math.nan if "_" in cell else float(cell)  # Python reads 1_0 as 10
+        value = math.nan if "_" in cell else float(_bare(cell))  # Python reads 1_0 as 10
     except ValueError:
         value = math.nan
     if not ends[0] <= value <= ends[1]:

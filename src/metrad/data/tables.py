@@ -118,7 +118,10 @@ def _header(cells: Sequence[str], where: str) -> list[str]:
         raise InputError(f"{where}: columns are separated by commas, not by {'tabs' if chr(9) in cells[0] else ';'}")
     for name in cells:
         if not name or name != name.strip():
-            raise InputError(f"{where}: {name!r} is no name of a column; names are not empty and have no spaces around")
+            index = "; pandas leaves out its index by to_csv(FILE, index=False)" if cells[0] == "" else ""
+            raise InputError(
+                f"{where}: {name!r} is no name of a column; names are not empty and have no spaces around{index}"
+            )
         if cells.count(name) > 1:
             raise InputError(f"{where}: the column {name} is there twice; remove one")
     return list(cells)

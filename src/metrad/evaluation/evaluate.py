@@ -83,10 +83,13 @@ def evaluate(
     test, anomalous = embedded.test, embedded.anomalous
     scores = scorer.score(test)
     scored = time.perf_counter()
-    judged = partial(threshold_metrics, scores=scores, anomalous=anomalous, groups=tested, level=settings.level)
-    average, confident = thresholds(calibration, rates, settings.confidence)
     records = [*embedded.records["test_normal"], *embedded.records["test_anomalous"]]
-    per_class = by_class(scores, anomalous, [record.class_name for record in records])
+    kinds = [record.class_name for record in records]
+    judged = partial(
+        threshold_metrics, scores=scores, anomalous=anomalous, level=settings.level, groups=tested, kinds=kinds
+    )
+    average, confident = thresholds(calibration, rates, settings.confidence)
+    per_class = by_class(scores, anomalous, kinds)
     metrics: dict[str, Any] = {
         **(summary(scores, anomalous) if anomalous.any() else unmeasured()),
         **({"per_class": per_class} if per_class else {}),

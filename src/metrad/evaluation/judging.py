@@ -1,5 +1,6 @@
 """The figures of any detector from a table of its scores, and the difference of two detectors on the same images."""
 
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,10 @@ def judge(table: ScoreTable, settings: Settings) -> dict[str, Any]:
         **(summary(scores, anomalous) if anomalous.any() else unmeasured()),
         **({"per_class": per_class} if per_class else {}),
         "intervals": intervals(scores, anomalous, settings, groups),
-        "thresholds": [_rates(table, rate, above, settings.level) for rate, above in promises.items()],
+        "thresholds": [
+            {"false_alarm_rate": rate, **alarm_rates(above, anomalous, settings.level, groups, table.kinds)}
+            for rate, above in promises.items()
+        ],
         "sizes": {"test_normal": int((~anomalous).sum()), "test_anomalous": int(anomalous.sum())},
         **({} if groups is None else {"groups": _counts(table)}),
     }
@@ -69,23 +73,6 @@ def _promises(table: ScoreTable, settings: Settings) -> dict[float, np.ndarray]:
             )
     average, _ = thresholds(Calibration(table.calibration, groups), enough, None)
     return {rate: alarms(table.scores, threshold) for rate, threshold in average.items()}
-
-
-def _rates(table: ScoreTable, rate: float, above: np.ndarray, level: float) -> dict[str, Any]:
-    """Return the rates of alarms at one promised rate, and those of detection of each kind of anomaly."""
-    kinds = np.array(table.kinds, dtype=object)
-    by_kind = {}
-    for name in dict.fromkeys(kinds[table.anomalous]):
-        own = table.anomalous & (kinds == name)
-        groups = None if table.groups is None else table.groups[own]
-        found = alarm_rates(above[own], table.anomalous[own], level, groups)
-        by_kind[name] = {
-            "images": int(own.sum()),
-            "rate": found["test_detection_rate"],
-            "interval": found["test_detection_interval"],
-        }
-    rates = alarm_rates(above, table.anomalous, level, table.groups)
-    return {"false_alarm_rate": rate, **rates, **({"by_kind": by_kind} if len(by_kind) > 1 else {})}
 
 
 def difference(first: ScoreTable, second: ScoreTable, settings: Settings) -> dict[str, Any]:
@@ -130,20 +117,48 @@ def _common_groups(first: ScoreTable, second: ScoreTable, order: list[int]) -> n
 
 def _order(first: ScoreTable, second: ScoreTable) -> list[int]:
     """Return where the images of ``first`` stand in ``second``."""
-    for table in (first, second):
-        if table.images is None:
-            raise InputError(f"{table.path} names no images, so two tables cannot be paired; add the column image")
-    assert first.images is not None
-    assert second.images is not None
-    places = {image: place for place, image in enumerate(second.images)}
+    names, others = _names(first), _names(second)
+    if set(names) != set(others):
+        names, others = _below_one_folder(names, others)
+    places = {image: place for place, image in enumerate(others)}
     for image, lacking in [
-        *((image, second) for image in first.images if image not in places),
-        *((image, first) for image in places.keys() - set(first.images)),
+        *((image, second) for image in names if image not in places),
+        *((image, first) for image in sorted(places.keys() - set(names))),
     ]:
         raise InputError(f"{lacking.path} lacks the image {image!r}; two tables are compared on the same images")
-    order = [places[image] for image in first.images]
+    order = [places[image] for image in names]
     differing = np.flatnonzero(second.anomalous[order] != first.anomalous)
     if len(differing):
-        image = first.images[int(differing[0])]
+        image = names[int(differing[0])]
         raise InputError(f"{first.path} and {second.path} do not agree whether {image!r} is anomalous")
     return order
+
+
+def _names(table: ScoreTable) -> list[str]:
+    if table.images is None:
+        raise InputError(f"{table.path} names no images, so two tables cannot be paired; add the column image")
+    return table.images
+
+
+def _below_one_folder(names: list[str], others: list[str]) -> tuple[list[str], list[str]]:
+    """Return the names below the folder that all names of a table share, if the two folders can be the same.
+
+    So a path below the root of a dataset is paired with a path from elsewhere, as in bottle/test/good/000.png and
+    /data/mvtec/bottle/test/good/000.png. One folder must end as the other one does. Else the names are as they came.
+    """
+    tables = [[PurePosixPath(name.replace("\\", "/")).parts for name in each] for each in (names, others)]
+    shared = [_shared(table) for table in tables]
+    short, long = sorted(shared, key=len)
+    if long[len(long) - len(short) :] != short:
+        return names, others
+    below, other = (
+        ["/".join(parts[len(folder) :]) for parts in table] for table, folder in zip(tables, shared, strict=True)
+    )
+    return (below, other) if set(below) == set(other) else (names, others)
+
+
+def _shared(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the folders that all ``paths`` begin with."""
+    least, most = min(paths), max(paths)
+    same = [one == other for one, other in zip(least[:-1], most[:-1], strict=False)]
+    return least[: same.index(False) if False in same else len(same)]

@@ -1,6 +1,6 @@
 """What is measured on scores alone: the intervals of metrics, thresholds, and the rates of alarms. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,7 @@ def threshold_metrics(
     anomalous: np.ndarray,
     level: float,
     groups: np.ndarray | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return a threshold, the false-alarm rate that it promises, and its rates on the test images with their intervals.
 
@@ -113,13 +114,18 @@ def threshold_metrics(
         anomalous: whether each is anomalous, (N,) booleans.
         level: confidence level of the intervals.
         groups: group number of each test image, (N,); the intervals then count groups.
+        kinds: kind of anomaly of each test image, (N,); see ``alarm_rates``.
     """
     above = alarms(scores, threshold)
-    return {"false_alarm_rate": rate, "threshold": threshold, **alarm_rates(above, anomalous, level, groups)}
+    return {"false_alarm_rate": rate, "threshold": threshold, **alarm_rates(above, anomalous, level, groups, kinds)}
 
 
 def alarm_rates(
-    above: np.ndarray, anomalous: np.ndarray, level: float, groups: np.ndarray | None = None
+    above: np.ndarray,
+    anomalous: np.ndarray,
+    level: float,
+    groups: np.ndarray | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the rates of alarms among normal and among anomalous test images, with their intervals.
 
@@ -128,19 +134,45 @@ def alarm_rates(
         anomalous: whether each is anomalous, (N,) booleans.
         level: confidence level of the intervals.
         groups: group number of each image, (N,); the intervals then count groups.
+        kinds: kind of anomaly of each image, (N,), of which those of normal images do not count; None for one kind.
 
     Returns:
-        the entries of ``metrics.json``; those of a kind without images are None.
+        the entries of ``metrics.json``; the rates of normal or anomalous images are None if there are none. With
+        several kinds of anomalies, ``by_kind`` has ``images``, ``rate`` and ``interval`` of the detection of each, and
+        ``worst_kind`` names one of them, as ``worst_kind`` of this module says.
     """
     found: dict[str, Any] = {}
-    for name, kind in (("false_alarm", ~anomalous), ("detection", anomalous)):
-        if not kind.any():
-            found |= {f"test_{name}_rate": None, f"test_{name}_interval": None}
-            continue
-        found[f"test_{name}_rate"] = float(above[kind].mean())
-        found[f"test_{name}_interval"] = list(
-            exact_interval(int(above[kind].sum()), int(kind.sum()), level)
-            if groups is None
-            else grouped_interval(above[kind], groups[kind], level)
-        )
-    return found
+    for name, members in (("false_alarm", ~anomalous), ("detection", anomalous)):
+        share, interval = _share(above, members, level, groups) if members.any() else (None, None)
+        found |= {f"test_{name}_rate": share, f"test_{name}_interval": interval}
+    names = np.array([""] * len(anomalous) if kinds is None else kinds, dtype=object)
+    members_of = {name: anomalous & (names == name) for name in dict.fromkeys(names[anomalous])}
+    if len(members_of) < 2:
+        return found
+    by_kind = {}
+    for name, members in members_of.items():
+        share, interval = _share(above, members, level, groups)
+        by_kind[name] = {"images": int(members.sum()), "rate": share, "interval": interval}
+    return {**found, "by_kind": by_kind, "worst_kind": worst_kind(by_kind)}
+
+
+def worst_kind(by_kind: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the kind of anomaly that is detected least; of several with that rate, the one that is known least.
+
+    It is the one whose interval reaches lowest, and the first of several such. ``by_kind`` is an entry of
+    ``alarm_rates``.
+    """
+    return min(by_kind, key=lambda name: (by_kind[name]["rate"], by_kind[name]["interval"][0]))
+
+
+def _share(
+    above: np.ndarray, members: np.ndarray, level: float, groups: np.ndarray | None
+) -> tuple[float, list[float]]:
+    """Return the share of alarms among the images ``members`` (N,), of which there are some, and its interval."""
+    own = above[members]
+    ends = (
+        exact_interval(int(own.sum()), len(own), level)
+        if groups is None
+        else grouped_interval(own, groups[members], level)
+    )
+    return float(own.mean()), list(ends)

@@ -15,6 +15,7 @@ import numpy as np
 MAX_FALSE_POSITIVE_RATE = 0.1
 MIN_TRUE_POSITIVE_RATE = 0.95
 ROUNDING = 1e-9  # by which a metric may exceed 1
+FALSE_ALARMS, DETECTED = "false_alarms_at_", "detected_at_"  # with a rate, columns of the rates of alarms
 Place = Literal["summary", "evaluations", "study"]
 
 

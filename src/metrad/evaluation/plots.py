@@ -7,10 +7,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from metrad.evaluation.metrics import roc_curve
+from metrad.evaluation.metrics import DETECTED, FALSE_ALARMS, roc_curve
 
 NORMAL, ANOMALOUS = "#0072b2", "#d55e00"  # Okabe and Ito's blue and vermilion, distinct for colour-blind readers too
 # Okabe and Ito's colours; the page of a report has a lighter variant of each for dark mode
@@ -178,6 +179,41 @@ def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> F
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure
+
+
+def good_images(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the figures of a scorer over the number of good images that it was fitted on.
+
+    The AUROC has a panel, and the rates of alarms at the largest false-alarm rate have one, as far as there are some.
+    Lines are means over random subsets, in a band from the lowest to the highest value.
+
+    Args:
+        rows: rows of ``good_images.curve``.
+    """
+    names = [name for name in rows[0] if f"{name}_low" in rows[0] and f"{name}_high" in rows[0]]
+    rates = sorted({float(name.removeprefix(FALSE_ALARMS)) for name in names if name.startswith(FALSE_ALARMS)})
+    lines = {"AUROC": {"auroc": ("AUROC", NORMAL)} if "auroc" in names else {}}
+    if rates:
+        alarm, found = f"{FALSE_ALARMS}{rates[-1]:g}", f"{DETECTED}{rates[-1]:g}"
+        both = {found: ("anomalies found", ANOMALOUS)} if found in names else {}
+        lines[f"threshold for {100 * rates[-1]:g} % false alarms"] = {**both, alarm: ("false alarms", NORMAL)}
+    lines = {title: kept for title, kept in lines.items() if kept}
+    figure = Figure(figsize=(4.5 * max(1, len(lines)), 3.8), layout="constrained")
+    for axes, (title, kept) in zip(np.ravel(figure.subplots(1, max(1, len(lines)))), lines.items(), strict=False):
+        for name, (label, colour) in kept.items():
+            _banded(axes, rows, name, {"color": colour, "label": label})
+        axes.set(title=title, xlabel="good images", xscale="log", ylim=(None, 1.02))
+        axes.set_xticks([row["images"] for row in rows], [f"{int(row['images']):,}" for row in rows])
+        axes.minorticks_off()
+        axes.legend(frameon=False)
+    return figure
+
+
+def _banded(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, look: Mapping[str, Any]) -> None:
+    """Draw a figure over the number of images as a line, in a band from its lowest to its highest value."""
+    images, mean, low, high = ([row[key] for row in rows] for key in ("images", name, f"{name}_low", f"{name}_high"))
+    axes.fill_between(images, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    axes.plot(images, mean, "o-", **look)
 
 
 def image_pairs(groups: Mapping[str, Sequence[ImagePair]], upper: str = "test image") -> Figure:

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from PIL import Image
 
 from metrad.errors import InputError
 from metrad.evaluation.metrics import roc_curve, summary
+from metrad.files import require_inside
 from metrad.runs.contents import is_unmeasured
 from metrad.runs.directory import Run
 
 RATES = np.linspace(0, 1, 201)
 EVIDENCE_BYTES = 2_500_000  # size of all embedded pictures of a section together
 HUGE = 1e300  # no figure of a run comes near; matplotlib overflows beyond
+_CURVE = re.compile(r"(auroc|(false_alarms|detected)_at_\d+(\.\d+)?(e-\d+)?)(_low|_high)?")
 SCORE_COLUMNS = ("image", "class", "role", "score", "p_value", "nearest")
 Flat = dict[str, str]
 
@@ -186,7 +189,7 @@ def history_of(run: Run) -> pd.DataFrame | None:
     Raises:
         InputError: the file cannot be read.
     """
-    return _numbers_in(run, run.epochs)
+    return _numbers_in(run, run.epochs, "epoch")
 
 
 def studies_of(cell: Cell) -> list[pd.DataFrame]:
@@ -195,7 +198,7 @@ def studies_of(cell: Cell) -> list[pd.DataFrame]:
     Raises:
         InputError: a file cannot be read or does not hold a study.
     """
-    tables = {run.study: table for run in cell.runs if (table := _numbers_in(run, run.study)) is not None}
+    tables = {run.study: table for run in cell.runs if (table := _numbers_in(run, run.study, "epoch")) is not None}
     for path, table in tables.items():
         if not {"epoch", "auroc", "effective_rank"} <= set(table.columns):
             raise InputError(f"{path} holds no study of a run")
@@ -210,7 +213,31 @@ def _table(data: bytes, **options: Any) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(data), index_col=False, **options)
 
 
-def _numbers_in(run: Run, path: Path) -> pd.DataFrame | None:
+def curves_of(run: Run) -> dict[str, pd.DataFrame]:
+    """Return the tables of the evaluations of ``run`` that fitted their scorer to fewer good images, by their names.
+
+    A table has a row for each number of images; see ``good_images.curve``.
+
+    Raises:
+        InputError: a file cannot be read, or leads outside the run.
+    """
+    folders = sorted(run.evaluations.iterdir()) if run.evaluations.is_dir() else []
+    found = {}
+    for evaluation in (Run(folder) for folder in folders if os.path.lexists(Run(folder).good_images)):
+        require_inside(run.path, evaluation.good_images)
+        table = _numbers_in(evaluation, evaluation.good_images, "images")
+        assert table is not None
+        shares = table.drop(columns=["images", "draws"], errors="ignore")
+        known = "draws" in table and all(map(_CURVE.fullmatch, shares.columns))
+        counted = known and (table[["images", "draws"]] >= 1).all(axis=None)
+        if not counted or not ((shares >= 0) & (shares <= 1)).all(axis=None):
+            raise InputError(f"{evaluation.good_images} holds no figures by number of good images; evaluate again")
+        found[evaluation.path.name] = table
+    return found
+
+
+def _numbers_in(run: Run, path: Path, counted: str) -> pd.DataFrame | None:
+    """Return the table of numbers at ``path``, numbered by the column ``counted``; None without the file."""
     if not run.has(path):
         return None
     data = run.read(path)
@@ -218,9 +245,10 @@ def _numbers_in(run: Run, path: Path) -> pd.DataFrame | None:
         table = _table(data).astype(float)
     except (csv.Error, ValueError) as error:
         raise InputError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-    numbered = "epoch" in table and len(table) > 0 and table["epoch"].between(0, HUGE).all()
+    numbered = counted in table and len(table) > 0 and table[counted].between(0, HUGE).all()
     if not numbered or (table.abs() > HUGE).any(axis=None):  # a missing value, which is no number, is allowed
-        raise InputError(f"{path} does not hold a row of numbers for each epoch")
+        each = "epoch" if counted == "epoch" else f"number of {counted}"
+        raise InputError(f"{path} does not hold a row of numbers for each {each}")
     return table
 
 

@@ -13,23 +13,33 @@ from metrad.data.properties import title_of
 from metrad.data.ungrouped import UngroupedViews
 from metrad.errors import InputError
 from metrad.evaluation import audit
-from metrad.evaluation.conformal import calibration_groups_needed
+from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.metrics import by_name
 from metrad.evaluation.trivial import not_beyond
 from metrad.quoting import argument
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.input import FROZEN
+from metrad.reports.comparison.kinds import detection
 from metrad.reports.comparison.notes import ONE_POOL
 from metrad.reports.comparison.statistics import Comparison
 from metrad.reports.comparison.trivial import beside_trivial
 from metrad.reports.facts import facts_of, head_of
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened, write_page
-from metrad.reports.page.sections import by_condition, named, of_pictures, of_runs, of_settings, styles_of, unfinished
+from metrad.reports.page.sections import (
+    by_condition,
+    named,
+    of_good_images,
+    of_pictures,
+    of_runs,
+    of_settings,
+    styles_of,
+    unfinished,
+)
 from metrad.reports.page.tables import Table, column, rate, table
 from metrad.runs.config.stored import inert
-from metrad.runs.contents import UNMEASURED, is_unmeasured
+from metrad.runs.contents import BY_KIND_SINCE, UNMEASURED, is_unmeasured, lacks_kinds
 from metrad.runs.directory import Run
 
 MOST_NOTES = 20  # further notes are folded
@@ -86,7 +96,8 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     metrics, cfg = run.shown(), inert(run.load_config())
     name, choice, seed = run.path.resolve().name, head_of(cfg), cfg.get("seed")
     seconds = float(metrics["seconds"].get("total", sum(metrics["seconds"].values())))
-    tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics), _trivial_table(metrics)]
+    tables = [_metrics_table(metrics), *_classes_tables(metrics), _thresholds_table(metrics), _kinds_table(metrics)]
+    tables.append(_trivial_table(metrics))
     row = {"folder": str(run.path.resolve()), "run": name, "head": choice, "seed": seed, "seconds": seconds}
     runs = pd.DataFrame([row])
     trained = "features as the weights come, no head" if choice == FROZEN else f"head {choice}"
@@ -97,13 +108,15 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     lines = [
         *_cautions(run, metrics),
         *_lacking(metrics),
+        *_without_threshold(metrics, OmegaConf.select(cfg, "evaluation.false_alarm_rates")),
         *too_few(metrics, OmegaConf.select(cfg, "evaluation.confidence")),
     ]
     folds = [] if is_unmeasured(metrics) else [_explained(metrics)]
     group = Group(tables=[each for each in tables if each.rows], lines=lines, folds=folds)
     results = Section("results", "Results", text, [group])
     parts = cells(runs, "head", [], "seconds")  # every run has seconds
-    write_page(path, f"Run {name}", facts, [results, *of_runs(parts), *of_pictures(run), *of_settings(runs, ["head"])])
+    drawn = [*of_runs(parts), *of_pictures(run), *of_good_images(run)]
+    write_page(path, f"Run {name}", facts, [results, *drawn, *of_settings(runs, ["head"])])
     return path
 
 
@@ -150,7 +163,8 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
         alt = f"{label} by normal and anomalous class, {title}: {rate(np.nanmin(found))} to {rate(np.nanmax(found))}."
         caption = f"{title}: {label} from {comparison_plots.darkest(comparison.metric):g} (dark) to 1 (light)"
         pictures.append(Picture(alt, caption, page_plots.classes(found, comparison.metric)))
-    tables, folds = opened([*_means(comparison, label), _summary(comparison, label), *_beside(comparison)])
+    more = [*_detection(comparison), *_beside(comparison)]
+    tables, folds = opened([*_means(comparison, label), _summary(comparison, label), *more])
     groups = [Group(pictures=pictures, tables=tables, folds=folds), _differences(comparison, label)]
     if comparison.overall is not None:
         ranks = table(f"Mean rank over all {comparison.units}; 1 is best", comparison.overall)
@@ -170,6 +184,12 @@ def _results(comparison: Comparison, parts: Sequence[Cell]) -> Section:
 def _summary(comparison: Comparison, label: str) -> Table:
     first = [comparison.by, *comparison.conditions, "mean", "low", "high", "std", "median"]
     return table(f"{label} over runs, with Student's 95 % interval", _led_by(comparison.summary, first))
+
+
+def _detection(comparison: Comparison) -> list[Table]:
+    """Return the table of the detection at each false-alarm rate, if runs have thresholds."""
+    found = detection(comparison)
+    return [table("Anomalous test images found above the thresholds, means over runs", found)] if len(found) else []
 
 
 def _differences(comparison: Comparison, label: str) -> Group:
@@ -268,11 +288,29 @@ def _lacking(metrics: Mapping[str, Any]) -> list[str]:
             "measured, nor how many anomalies a threshold finds. What can be measured is false alarms on normal test "
             "images, below each threshold's promise or above it."
         ]
+    lacking = {metric.title: metric.since for name, metric in by_name().items() if name not in metrics}
+    if lacks_kinds(metrics):
+        lacking["detection of each kind of anomaly"] = BY_KIND_SINCE
+    return [f"This run has no {title}: metrics.json has it since metrad {since}." for title, since in lacking.items()]
+
+
+def _without_threshold(metrics: Mapping[str, Any], asked: Any) -> list[str]:
+    """Return a line on each default rate without a threshold, if the run did not ask for rates of its own."""
+    counts, counted = _calibrated(metrics)
+    there = {entry["false_alarm_rate"] for entry in metrics["thresholds"]}
+    if asked is not None or "calibration" not in counts:
+        return []
     return [
-        f"This run has no {metric.title}: metrics.json has it since metrad {metric.since}."
-        for name, metric in by_name().items()
-        if name not in metrics
+        f"No figures at {100 * rate:g} % false alarms: a threshold for it takes {calibration_groups_needed(rate)} "
+        f"calibration {counted}, and there are {counts['calibration']}."
+        for rate in DEFAULT_RATES
+        if rate not in there
     ]
+
+
+def _calibrated(metrics: Mapping[str, Any]) -> tuple[Mapping[str, int], str]:
+    """Return the numbers of groups by role, or of images in a run without groups, and the word for them."""
+    return (metrics["groups"], "groups") if "groups" in metrics else (metrics.get("sizes", {}), "images")
 
 
 def too_few(metrics: Mapping[str, Any], confidence: Any) -> list[str]:
@@ -281,7 +319,7 @@ def too_few(metrics: Mapping[str, Any], confidence: Any) -> list[str]:
         return []
     there = {entry["false_alarm_rate"] for entry in metrics["confident_thresholds"]}
     rates = [entry["false_alarm_rate"] for entry in metrics["thresholds"] if entry["false_alarm_rate"] not in there]
-    counts, counted = (metrics["groups"], "groups") if "groups" in metrics else (metrics["sizes"], "images")
+    counts, counted = _calibrated(metrics)
     return [
         f"No threshold for {100 * rate:g} % with confidence {confidence:g}: it takes "
         f"{calibration_groups_needed(rate, confidence)} calibration {counted}, and there are {counts['calibration']}."
@@ -330,6 +368,21 @@ def _trivial_table(metrics: Mapping[str, Any]) -> Table:
     rows = [{"Property": title, "AUROC": rate(auroc)} for title, auroc in listed]
     caption = "What one trivial number an image tells, in the better direction: max(a, 1 - a)"
     return table(caption, pd.DataFrame(rows))
+
+
+def _kinds_table(metrics: Mapping[str, Any]) -> Table:
+    """Return a table of the detection of each kind of anomaly above each threshold; no rows if there is one kind."""
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in [*metrics["thresholds"], *metrics.get("confident_thresholds", [])]:
+        surely = f", with confidence {entry['confidence']:g}" if "confidence" in entry else ""
+        heading = f"Found at {100 * entry['false_alarm_rate']:g} % false alarms{surely}, %"
+        for name, kind in entry.get("by_kind", {}).items():
+            row = rows.setdefault(name, {"Kind of anomaly": name, "Images": kind["images"]})
+            worst = ", the worst kind" if name == entry["worst_kind"] else ""
+            row[heading] = f"{_percent(kind['rate'], kind['interval'])}{worst}"
+    level = 100 * float(metrics["intervals"]["level"])
+    caption = f"Detection of each kind of anomaly above each threshold, with intervals of {level:g} %"
+    return table(caption, pd.DataFrame(list(rows.values())))
 
 
 def _percent(share: float | None, interval: Sequence[float] | None) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from metrad.data.splits import ROLES
 from metrad.errors import InputError
@@ -16,7 +16,7 @@ Between = Annotated[float, Field(gt=0, lt=1)]  # a level or rate that says somet
 Metric = Annotated[float, Field(ge=0, le=1 + ROUNDING)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 MOST_SECONDS = 1e12
-FALSE_ALARMS = "false_alarms_at_"  # with a rate, the column of the false alarms in tables of runs
+BY_KIND_SINCE = "0.2"  # first version whose thresholds have the detection of each of several kinds of anomalies
 UNMEASURED = "no anomalous test images, so no AUROC"  # stands as the reason in tables of runs
 _AGAIN = "copy or create it again"
 
@@ -36,6 +36,12 @@ def _rising(ends: list[float]) -> list[float]:
 _Shares = Annotated[list[Metric], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
+class _Detected(_Content):
+    images: Annotated[int, Field(ge=1, le=10**12)]
+    rate: Share
+    interval: _Shares
+
+
 class _Threshold(_Content):
     false_alarm_rate: Between
     threshold: Finite
@@ -43,6 +49,14 @@ class _Threshold(_Content):
     test_false_alarm_interval: _Shares
     test_detection_rate: Share | None
     test_detection_interval: _Shares | None
+    by_kind: dict[str, _Detected] = {}
+    worst_kind: str | None = None
+
+    @model_validator(mode="after")
+    def _names_its_worst_kind(self) -> Self:
+        if self.by_kind and (self.worst_kind not in self.by_kind or self.test_detection_rate is None):
+            raise ValueError(f"worst_kind must be one of by_kind in a run with anomalous images, got {self.worst_kind}")
+        return self
 
 
 class _ConfidentThreshold(_Threshold):
@@ -186,6 +200,11 @@ def _require_metrics(found: Mapping[str, Any], path: Path, where: str = "") -> N
 def is_unmeasured(found: Mapping[str, Any]) -> bool:
     """Return whether the content of a ``metrics.json`` is of a run without anomalous test images."""
     return bool(found.get("sizes", {}).get("test_anomalous") == 0)
+
+
+def lacks_kinds(found: Mapping[str, Any]) -> bool:
+    """Return whether a ``metrics.json`` of several kinds of anomalies has thresholds without the detection of each."""
+    return bool(found.get("per_class")) and any("by_kind" not in entry for entry in found.get("thresholds", []))
 
 
 def _is_duration(value: Any) -> bool:

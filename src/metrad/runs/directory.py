@@ -70,6 +70,7 @@ class Run:
         self.environment = self.path / "environment.json"
         self.epochs = self.path / "epochs.csv"
         self.study = self.path / "study.csv"
+        self.good_images = self.path / "good_images.csv"
         self.selection = self.path / "selection"
         self.selection_table = self.path / "selection.csv"
         self.status = self.path / STATUS
@@ -322,12 +323,13 @@ class Run:
                 yield
                 self._end("finished")
         except BaseException as error:
+            stopped = told_to_stop(error)
             # The traceback goes only to the file; the terminal gets one line.
             with contextlib.suppress(OSError):  # the disk may be full
-                handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, "failed", (), sys.exc_info()))
+                ended = (stopped[0], (), None) if stopped else ("failed", (), sys.exc_info())
+                handler.handle(logger.makeRecord("metrad", logging.ERROR, "", 0, *ended))
             refusable = isinstance(error, InputError | OSError) and not isinstance(error, WriteError)
             refused = refusable and not keep_refused and not self.checkpoints.exists()
-            stopped = told_to_stop(error)
             reason = stopped[0] if stopped else str(error) or type(error).__name__
             marks = {"diverged": True} if isinstance(error, DivergedError) else {}
             if isinstance(error, InputError) and not self.checkpoints.exists():

@@ -92,6 +92,11 @@ def selection(run: Run, rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -
     return {run.selection_table: rows, **drawn(run, "selection", pictures.Selection(rows, chosen))}
 
 
+def good_images(run: Run, rows: list[dict[str, Any]]) -> Contents:
+    """Return ``good_images.csv``, the figures by number of good images in the ``rows``, and its picture."""
+    return {run.good_images: rows, **drawn(run, "good_images", rows)}
+
+
 def unusual(run: Run, fitted: Fitted) -> Contents:
     """Return ``unusual.csv``, the good images of a run without anomalous ones, the most unusual first; and its picture.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metrad.evaluation.unusual import UnusualImage
 
 IMAGES_IN_A_ROW = 8  # number of test images in a row
-Material = Literal["evaluation", "images", "unusual", "epochs", "study", "selection"]
+Material = Literal["evaluation", "images", "unusual", "epochs", "study", "selection", "good_images"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class RunPicture:
     Attributes:
         name: name of its file, ``NAME.png``, in the directory of the run or in the folder of an evaluation.
         material: kind of content that it is drawn from: the ``Evaluation``, the ``ScoredImages``, the
-            ``UnusualImages``, the rows of ``epochs.csv`` or ``study.csv``, or the ``Selection``. A run without this
-            content has no such picture.
+            ``UnusualImages``, the rows of ``epochs.csv``, ``study.csv`` or ``good_images.csv``, or the ``Selection``. A
+            run without this content has no such picture.
         draw: returns the figure of the content; None if the content lacks what it shows, such as anomalous images.
         title: title in the report of a run.
         caption: sentence that says what the picture shows.
@@ -174,6 +174,12 @@ def _selection(selection: Selection) -> "Figure":
     return plots.selection(selection.rows, selection.chosen)
 
 
+def _good_images(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    from metrad.evaluation import plots
+
+    return plots.good_images(rows)
+
+
 PICTURES = (
     RunPicture(
         name="roc",
@@ -236,5 +242,13 @@ PICTURES = (
         draw=_selection,
         title="Selection",
         caption="Mean AUROC over the reference classes held out in turn, by epoch, candidate and scorer.",
+    ),
+    RunPicture(
+        name="good_images",
+        material="good_images",
+        draw=_good_images,
+        title="More and fewer good images",
+        caption="AUROC, and alarms at one threshold, by the number of good images that the scorer compares with.",
+        in_report=False,  # of an evaluation; the section "Good images" shows it
     ),
 )

@@ -2,14 +2,15 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from metrad.errors import InputError
-from metrad.evaluation.metrics import by_name, shown_in
-from metrad.runs.contents import FALSE_ALARMS, UNMEASURED, is_unmeasured
+from metrad.evaluation.metrics import DETECTED, FALSE_ALARMS, by_name, shown_in
+from metrad.runs.contents import UNMEASURED, is_unmeasured
 from metrad.runs.directory import Run
 from metrad.runs.saved import read_yaml
 
@@ -72,8 +73,10 @@ def _is_alarm(key: str) -> bool:
 def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> Row:
     """Return a row of the table of evaluations: AUROC with its interval, other metrics, false alarms, seconds.
 
-    ``false_alarms_at_RATE`` is the share of normal test images above the threshold for this false-alarm rate. Without
-    anomalous test images, AUROC and the other metrics are None.
+    ``false_alarms_at_RATE`` is the share of normal test images above the threshold for this false-alarm rate,
+    ``detected_at_RATE`` that of anomalous ones with its interval, and ``worst_kind_at_RATE`` names the least detected
+    of several kinds of anomalies, with the same. Without anomalous test images, AUROC and the other metrics are None,
+    and nothing is said of detection.
     """
     ends = metrics["intervals"]["auroc_delong"]
     return {
@@ -83,6 +86,7 @@ def evaluation_row(run: str, overrides: list[str], metrics: dict[str, Any]) -> R
         f"interval_{metrics['intervals']['level']:g}": None if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}",
         **{metric.name: metrics[metric.name] for metric in shown_in("evaluations")},
         **_false_alarms(metrics),
+        **_detected(metrics),
         "seconds": round(sum(metrics["seconds"].values()), 2),
     }
 
@@ -111,6 +115,23 @@ def _measured(run: Run) -> dict[str, Any]:
 def _false_alarms(metrics: dict[str, Any]) -> Row:
     entries = metrics.get("thresholds", [])
     return {f"{FALSE_ALARMS}{entry['false_alarm_rate']:g}": entry["test_false_alarm_rate"] for entry in entries}
+
+
+def _detected(metrics: dict[str, Any]) -> Row:
+    row: Row = {}
+    for entry in metrics.get("thresholds", []):
+        share, ends, kinds = entry["test_detection_rate"], entry["test_detection_interval"], entry.get("by_kind")
+        if share is not None:
+            row[f"{DETECTED}{entry['false_alarm_rate']:g}"] = _with_ends(share, ends)
+        if kinds:
+            worst = kinds[entry["worst_kind"]]
+            text = f"{entry['worst_kind']} {_with_ends(worst['rate'], worst['interval'])}"
+            row[f"worst_kind_at_{entry['false_alarm_rate']:g}"] = text
+    return row
+
+
+def _with_ends(share: float, ends: Sequence[float]) -> str:
+    return f"{share:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
 
 
 def _overrides(run: Run) -> dict[str, str]:

@@ -129,6 +129,24 @@ def test_a_setting_that_is_advised_can_be_pasted(text):
     assert [getattr(item, "text", item) for item in read] == [text, "b"]
 
 
+@pytest.mark.parametrize(
+    ("text", "pasted"),
+    [
+        ("{pattern: '(?P<n>\\d+)', gap: 60}", "\"{pattern: '(?P<n>\\d+)', gap: 60}\""),
+        ("it's $HOME", "'it'\"'\"'s $HOME'"),
+        ("a b", "'a b'"),
+        ("plain", "plain"),
+    ],
+)
+def test_an_argument_is_quoted_so_that_people_can_read_it(text, pasted):
+    assert quoting.argument(text) == pasted
+
+
+@given(text=st.text(alphabet="a'\"\\ $`!{}\n*d", min_size=1))
+def test_a_shell_reads_a_quoted_argument_as_it_was(text):
+    assert shlex.split(quoting.argument(text)) == [text]
+
+
 def test_plain_settings_are_advised_without_quotes():
     assert quoting.setting("ckpt_path", Path("a/b-1.2/last.ckpt")) == "ckpt_path=a/b-1.2/last.ckpt"
     assert quoting.setting("dataset.test_share", 0.5) == "dataset.test_share=0.5"

@@ -145,6 +145,84 @@ def test_the_report_of_a_run_has_the_metrics_of_each_anomalous_class(tmp_path):
     assert re.search(r">8</td>", table)
 
 
+def with_kinds(run, rates):
+    """Give the threshold of ``run`` the detection of each kind of anomaly."""
+    metrics = read_json(run.metrics)
+    kinds = {name: {"images": 7, "rate": rate, "interval": [0.0, 1.0]} for name, rate in rates.items()}
+    metrics["thresholds"][0] |= {"by_kind": kinds, "worst_kind": min(rates, key=rates.get)}
+    metrics["per_class"] = {name: {"images": 7, **dict.fromkeys(by_name(), 0.5)} for name in rates}
+    write_json(run.metrics, metrics)
+    return run
+
+
+def test_the_report_of_a_run_has_the_detection_of_each_kind_and_names_the_worst(tmp_path):
+    run = with_kinds(finished_run(tmp_path / "run"), {EVIL: 0.375, "dent": 0.625})
+    page = write_run_report(run.path).read_text()
+    table = re.search(r"Detection of each kind of anomaly above each threshold.*?</table>", page, re.DOTALL)[0]
+    assert "Found at 5 % false alarms, %" in table
+    assert "37.5 (0.0 to 100.0), the worst kind" in table
+    assert "62.5 (0.0 to 100.0)<" in table
+    assert EVIL not in page
+    assert "of each kind of anomaly: metrics.json has it" not in page
+
+
+def test_the_report_of_an_older_run_of_several_kinds_lacks_the_detection_of_each_alone(tmp_path):
+    run = with_kinds(finished_run(tmp_path / "run"), {"cut": 0.5, "dent": 0.625})
+    metrics = read_json(run.metrics)
+    for name in ("by_kind", "worst_kind"):
+        del metrics["thresholds"][0][name]
+    write_json(run.metrics, metrics)
+    page = write_run_report(run.path).read_text()
+    assert page.count("This run has no detection of each kind of anomaly: metrics.json has it since metrad 0.2.") == 1
+    assert page.count("This run has no") == 1
+    assert "10.0 (0.0 to 20.0)" in page
+
+
+def test_the_report_of_a_run_names_the_rates_that_its_calibration_images_are_too_few_for(tmp_path):
+    run = finished_run(tmp_path / "run")
+    write_json(run.metrics, {**read_json(run.metrics), "sizes": {"calibration": 40}})
+    page = write_run_report(run.path).read_text()
+    line = "No figures at 1 % false alarms: a threshold for it takes 99 calibration images, and there are 40."
+    assert page.count(line) == 1
+    assert page.count("No figures at") == 1
+
+
+CURVE = {"images": 20, "draws": 10, "auroc": 0.75, "auroc_low": 0.5, "auroc_high": 1.0}
+LAST = {"images": 200, "draws": 1, "auroc": 0.875, "auroc_low": 0.875, "auroc_high": 0.875}
+
+
+def with_curve(run, rows, name="scorer=lof"):
+    folder = Run(run.evaluations / name)
+    folder.path.mkdir(parents=True)
+    write_rows(folder.good_images, rows)
+    return folder
+
+
+def test_the_report_of_a_run_has_the_curves_of_its_evaluations_over_the_number_of_good_images(tmp_path):
+    run = finished_run(tmp_path / "run")
+    with_curve(run, [CURVE, LAST], EVIL.replace("/", ""))
+    more = {f"{name}_at_0.05{end}": 0.5 for name in ("false_alarms", "detected") for end in ("", "_low", "_high")}
+    with_curve(run, [{**CURVE, **more}, {**LAST, **more}])
+    page = write_run_report(run.path).read_text()
+    (section,) = re.findall(r'<section id="good_images".*?</section>', page, re.DOTALL)
+    assert (section.count("<svg "), section.count("<table")) == (2, 2)
+    assert "0.750 (0.500 to 1.000)" in section
+    assert "threshold for 5 % false alarms" in section
+    assert 'id="good_images"' not in write_run_report(finished_run(tmp_path / "other").path).read_text()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"images": 0}, {"auroc": 2}, {"auroc_low": ""}, {"images": "many"}, {"false_alarms_at_x": 0.5}, {"draws": 0}],
+    ids=str,
+)
+def test_a_broken_curve_is_refused(changes, tmp_path):
+    run = finished_run(tmp_path / "run")
+    with_curve(run, [{**CURVE, **changes}])
+    with pytest.raises(InputError, match=r"good_images\.csv"):
+        write_run_report(run.path)
+
+
 def test_the_hardest_images_are_named_beside_the_picture_of_a_run(tmp_path):
     run = finished_run(tmp_path / "run")
     write_run_report(run.path)

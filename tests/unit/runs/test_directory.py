@@ -248,6 +248,8 @@ def test_the_status_tells_what_stopped_a_run(error, reason, run):
         end(run, error)
     status = read_json(run.status)
     assert (status["state"], status["error"]) == ("interrupted", reason)
+    assert run.log.read_text().rstrip().endswith(reason)
+    assert "Traceback" not in run.log.read_text()
 
 
 def test_a_folder_whose_lock_another_process_holds_stays(run):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from metrad.errors import InputError
-from metrad.evaluation.metrics import ROUNDING, by_name
+from metrad.evaluation.metrics import FALSE_ALARMS, ROUNDING, by_name
 from metrad.files import read_bytes
 from metrad.reports.comparison.input import RunTable, own_columns, require_metric
-from metrad.runs.contents import FALSE_ALARMS, UNMEASURED
+from metrad.runs.contents import UNMEASURED
 from metrad.runs.directory import STATES
 
 BY_POSITION = (

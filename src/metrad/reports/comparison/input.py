@@ -127,6 +127,12 @@ def read_sweep(folder: Path, by: str) -> RunTable:
             f"{len(unmeasured)} runs, such as {unmeasured[0]}, have no anomalous test images (dataset.anomalous=[]), "
             "so no metric of theirs can be measured or compared; metrad report RUN has the false alarms of each."
         )
+    lacking = [run.name for run in placed if contents.lacks_kinds(run.metrics)]
+    if lacking:
+        notes.append(
+            f"{len(lacking)} runs, such as {lacking[0]}, have no detection of each kind of anomaly: metrics.json has "
+            f"it since metrad {contents.BY_KIND_SINCE}, and metrad evaluate RUN computes it."
+        )
     if without:
         notes.append(f"{without} runs have no setting {by} and are left out.")
     return RunTable(pd.DataFrame(rows), by, conditions, [_origins(run) for run in placed], notes=notes)

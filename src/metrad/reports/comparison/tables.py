@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from metrad.errors import InputError
 from metrad.files import replacing, writing
 from metrad.reports.cells import cells, studies_of
-from metrad.reports.comparison.kinds import kinds
+from metrad.reports.comparison.kinds import detection, kinds
 from metrad.reports.comparison.latex import NEEDED, latex_tables
 from metrad.reports.comparison.notes import ONE_POOL
 from metrad.reports.comparison.plots import pictures, study
@@ -21,7 +21,13 @@ from metrad.reports.comparison.statistics import Comparison
 from metrad.reports.comparison.trivial import beside_trivial
 
 FORMATS = ("svg", "png")
-LONG = ("summary", "pairs", "kinds", "trivial")  # folded, or left to the files, if there are many conditions
+LONG = (
+    "summary",
+    "pairs",
+    "kinds",
+    "trivial",
+    "detection",
+)  # folded, or left to the files, if there are many conditions
 _CAPTIONS = {
     "conditions": "Mean {metric} over runs: a row a condition, a column a {by}",
     "summary": "{metric} of each {by} over its runs; low and high end Student's 95 % interval for the mean",
@@ -30,6 +36,8 @@ _CAPTIONS = {
     "kinds": "Mean {metric} of each kind of anomaly against all normal test images, over runs; the worst kind first",
     "trivial": "Mean AUROC of each {by} over runs, beside that of the best trivial property of the same test images in "
     "its better direction, max(a, 1 - a)",
+    "detection": "Anomalous test images found above the threshold of each false-alarm rate, and of the kind of anomaly "
+    "found least, means over runs",
     "overall": "Mean ranks over all {units}, 1 being the best",
 }
 
@@ -63,9 +71,10 @@ def write(comparison: Comparison, out: Path) -> list[Path]:
         InputError: ``out`` is a file, or a file of a run cannot be read.
     """
     parts, drawn = tables(comparison), pictures(comparison) | _studies(comparison)
+    more = _kinds(comparison) | _detection(comparison) | _beside(comparison)
     texts = {
         "comparison.csv": _csv(parts),
-        "comparison.md": _markdown(comparison, parts | _kinds(comparison) | _beside(comparison), list(drawn)),
+        "comparison.md": _markdown(comparison, parts | more, list(drawn)),
         "comparison.tex": _latex(comparison, parts),
     }
     files = [*(out / name for name in texts), *(out / f"{name}.{form}" for name in drawn for form in FORMATS)]
@@ -101,6 +110,12 @@ def _beside(comparison: Comparison) -> dict[str, pd.DataFrame]:
     return {"trivial": frame} if len(frame) else {}
 
 
+def _detection(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return the table of detection at each false-alarm rate, by name; empty if no run has a threshold."""
+    frame = detection(comparison)
+    return {"detection": frame} if len(frame) else {}
+
+
 def _csv(parts: dict[str, pd.DataFrame]) -> str:
     joined = pd.concat([frame.assign(table=name) for name, frame in parts.items()])
     joined = joined[["table", *(name for name in joined.columns if name != "table")]]
@@ -129,7 +144,7 @@ def _with_means(comparison: Comparison) -> pd.DataFrame:
 
 def report(comparison: Comparison) -> str:
     """Return tables, holes and notes as a text for the terminal."""
-    parts = tables(comparison) | _beside(comparison)
+    parts = tables(comparison) | _beside(comparison) | ({} if comparison.many else _detection(comparison))
     long = [name for name in LONG if comparison.many and name in parts]
     shown = {name: frame for name, frame in parts.items() if name not in long}
     blocks = [formatted(frame).to_string(index=False) for frame in shown.values()]
@@ -149,6 +164,8 @@ def _cell(column: str, value: Any) -> str:
         return str(value)
     if math.isnan(value):
         return "-"
+    if column == "false_alarm_rate":
+        return f"{value:g}"
     if math.isinf(value):
         return "none"  # no difference, however large, is detectable
     if column in ("p", "p_holm"):

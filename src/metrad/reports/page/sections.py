@@ -8,8 +8,19 @@ from typing import TypeVar
 import pandas as pd
 
 from metrad.evaluation import plots
+from metrad.evaluation.good_images import readable
 from metrad.progress import bar
-from metrad.reports.cells import Cell, Flat, Reading, configuration_of, embedded, environment_of, hardest, read
+from metrad.reports.cells import (
+    Cell,
+    Flat,
+    Reading,
+    configuration_of,
+    curves_of,
+    embedded,
+    environment_of,
+    hardest,
+    read,
+)
 from metrad.reports.comparison.plots import Styles
 from metrad.reports.page import plots as page_plots
 from metrad.reports.page.html import Fold, Group, Picture, Section, opened
@@ -68,6 +79,28 @@ def of_pictures(run: Run) -> list[Section]:
         for each in kept
     ]
     return _section("pictures", "Pictures", "Drawn when the run was made.", [Group(pictures=shown)])
+
+
+def of_good_images(run: Run) -> list[Section]:
+    """Return the section of the evaluations of ``run`` that fitted their scorer to fewer good images.
+
+    Raises:
+        InputError: a table cannot be read.
+    """
+    groups = []
+    for name, curve in curves_of(run).items():
+        rows = readable(curve.to_dict("records"))
+        figures = [", ".join(f"{key} {row[key]}" for key in list(row)[2:]) for row in rows]
+        listed = "; ".join(f"{row['images']} images: {each}" for row, each in zip(rows, figures, strict=True))
+        alt = f"Figures by number of good images, {name}. {listed}."
+        drawn = Picture(alt, name, plots.good_images(curve.to_dict("records")), wide=True)
+        written = table(f"{name}: means over draws, with the lowest and the highest", pd.DataFrame(rows))
+        groups.append(Group(name, pictures=[drawn], tables=[written]))
+    text = (
+        "The scorer fitted to random subsets of the normal training images, from the embeddings of this run. The "
+        "calibration and test images stay the same."
+    )
+    return _section("good_images", "Good images", text, groups)
 
 
 def of_settings(runs: pd.DataFrame, choices: Sequence[str]) -> list[Section]:

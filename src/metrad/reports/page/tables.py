@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from metrad.evaluation.metrics import by_name
+from metrad.evaluation.metrics import DETECTED, FALSE_ALARMS, by_name
 from metrad.reports.cells import Flat, common
 
 Format = Callable[[float], str]
@@ -99,6 +99,12 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
     "ties": ("Ties", None),
     "losses": ("Losses", None),
     "detectable": ("Detectable difference", detectable),
+    "false_alarm_rate": ("False alarms asked for", lambda value: f"{value:g}"),
+    "detected": ("Anomalies found", rate),
+    "worst_kind": ("Worst kind", None),
+    "of_worst_kind": ("Found of the worst kind", rate),
+    "images": ("Good images", None),
+    "draws": ("Draws", None),
     "mean_rank": ("Mean rank", lambda value: f"{value:.2f}"),
 }
 
@@ -106,6 +112,9 @@ COLUMNS: dict[str, tuple[str, Format | None]] = {
 def column(name: str) -> tuple[str, Format | None]:
     """Return heading and format of a column; the heading of an unknown column is its name."""
     metric = by_name().get(name)
+    for prefix, words in ((FALSE_ALARMS, "False alarms"), (DETECTED, "Anomalies found")):
+        if name.startswith(prefix):
+            return f"{words} at {100 * float(name.removeprefix(prefix)):g} %", rate
     return COLUMNS.get(name, (name, None)) if metric is None else (metric.title, rate)
 
 

@@ -14,6 +14,7 @@ from metrad.evaluation.conformal import Calibration, alarms, conformal_p_values,
 from metrad.reports.verdicts.rows import ANOMALOUS, ERROR, NORMAL, Cells
 
 OPTION = "--group"
+SHOWN = 6  # images of the largest part that are named
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,26 @@ class Parts:
         return self.names[self.of[image]]
 
     @property
+    def views(self) -> np.ndarray:
+        """Number of images of each part, (P,)."""
+        return np.bincount(list(self.of.values()), minlength=len(self.names))
+
+    @property
     def most_views(self) -> int:
         """Largest number of images of a part."""
-        return int(np.bincount(list(self.of.values())).max(initial=0))
+        return int(self.views.max(initial=0))
+
+    def described(self) -> str:
+        """Return in one line how many parts there are, how many have one image, and the images of the largest part."""
+        views, count = self.views, len(self.of)
+        largest = int(views.argmax())
+        shown = [name for name, part in self.of.items() if part == largest]
+        listed = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
+        alone = int((views == 1).sum())
+        return (
+            f"{count:,} image{'s'[: count != 1]} are {len(views):,} part{'s'[: len(views) != 1]}, {alone:,} of them of "
+            f"a single image; the largest part: {listed}"
+        )
 
 
 def calibration_of_parts(calibration: Calibration) -> np.ndarray:

@@ -22,6 +22,7 @@ from metrad.reports.comparison import paired
 from metrad.reports.comparison import tables as comparison_tables
 from metrad.reports.comparison.compare import compare, compare_csv
 from metrad.reports.comparison.from_csv import TAKEN
+from metrad.reports.comparison.kinds import detection
 from metrad.reports.comparison.notes import HELD, ONE_POOL
 from metrad.reports.comparison.plots import pictures
 from metrad.runs.config.schema import LATER
@@ -308,6 +309,52 @@ def test_each_kind_of_anomaly_has_a_mean_in_the_markdown_the_worst_first(sweep, 
         ["arcface", "cut", "2", "0.6500"],
         ["arcface", "dent", "2", "0.9000"],
     ]
+
+
+def detected(rate, of_kinds=None, at=0.05):
+    """Return a threshold that finds ``rate`` of the anomalous images, and of each kind a share."""
+    entry = {"false_alarm_rate": at, "threshold": 1.0, "test_detection_rate": rate, "test_detection_interval": [0, 1]}
+    entry |= {"test_false_alarm_rate": 0.1, "test_false_alarm_interval": [0, 1]}
+    if of_kinds:
+        entry["by_kind"] = {name: {"images": 2, "rate": share, "interval": [0, 1]} for name, share in of_kinds.items()}
+        entry["worst_kind"] = min(of_kinds, key=of_kinds.get)
+    return entry
+
+
+def test_the_detection_of_the_worst_kind_stands_beside_that_of_all_as_means_over_seeds(sweep, tmp_path):
+    for head, shift in (("adacos", 0.0), ("arcface", 0.125)):
+        for seed in range(2):
+            kinds = {"dent": 0.25 + seed / 2, "cut": 0.375 + shift}
+            entries = [detected(0.25, at=0.01), detected(0.5 + seed / 4, kinds)]
+            sweep.add([f"head={head}", f"seed={seed}"], 0.7, metrics={"thresholds": entries})
+    comparison_tables.write(compare(sweep.path), tmp_path / "out")
+    lines = (tmp_path / "out/comparison.md").read_text().split("## Detection")[1].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    assert rows == [
+        ["condition", "head", "false\\_alarm\\_rate", "runs", "detected", "worst\\_kind", "of\\_worst\\_kind"],
+        ["---"] * 7,
+        ["digits", "adacos", "0.01", "2", "0.2500", "-", "-"],
+        ["digits", "adacos", "0.05", "2", "0.6250", "cut", "0.3750"],
+        ["digits", "arcface", "0.01", "2", "0.2500", "-", "-"],
+        ["digits", "arcface", "0.05", "2", "0.6250", "dent", "0.5000"],
+    ]
+    assert re.search(r"arcface +0\.05 +2 +0\.6250 +dent +0\.5000", comparison_tables.report(compare(sweep.path)))
+
+
+def test_older_runs_without_the_detection_of_each_kind_are_compared_and_named(sweep):
+    kinds = {name: {"images": 2, "auroc": 0.7} for name in ("dent", "cut")}
+    for head in ("adacos", "arcface"):
+        sweep.add([f"head={head}", "seed=0"], 0.7, metrics={"per_class": kinds, "thresholds": [detected(0.5)]})
+        new = {"per_class": kinds, "thresholds": [detected(0.75, {"dent": 1.0, "cut": 0.5})]}
+        sweep.add([f"head={head}", "seed=1"], 0.7, metrics=new)
+    result = compare(sweep.path)
+    (note,) = (note for note in result.notes if "of each kind" in note)
+    assert note == (
+        "2 runs, such as adacos-0, have no detection of each kind of anomaly: metrics.json has it since metrad 0.2, "
+        "and metrad evaluate RUN computes it."
+    )
+    row = detection(result).iloc[0]
+    assert (row["runs"], row["detected"], row["worst_kind"], row["of_worst_kind"]) == (2, 0.625, "cut", 0.5)
 
 
 def test_runs_with_one_kind_of_anomaly_have_no_table_of_kinds(sweep, tmp_path):

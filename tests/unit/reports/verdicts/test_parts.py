@@ -28,6 +28,13 @@ def test_the_parent_folder_or_the_named_groups_of_a_pattern_name_a_part():
     assert parts("parent").most_views == 2
 
 
+def test_a_line_counts_the_parts_and_shows_the_largest():
+    line = "3 images are 2 parts, 1 of them of a single image; the largest part: a/7_top.png, a/7_side.png"
+    assert parts("parent").described() == line
+    assert parts("parent", [f"a/{i}.png" for i in range(9)]).described().endswith("a/5.png and 3 more")
+    assert parts("parent", ["a/1.png"]).described().startswith("1 image are 1 part, 1 of them")
+
+
 def test_a_pattern_of_running_numbers_has_its_gap_and_size_as_in_a_fit():
     names = ["num_10.png", "num_30.png", "num_200.png"]
     assert parts(Pattern(r"num_(?P<number>\d+)", gap=60), names).names == ["num_10.png", "num_200.png"]
