@@ -119,6 +119,17 @@ def in_single_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     return found
 
 
+def in_threads(work: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Yield ``work`` of each item in order, computed in threads at most ``ahead`` items ahead."""
+    upcoming = iter(items)
+    with ThreadPoolExecutor() as pool:
+        pending = deque(pool.submit(work, item) for item in islice(upcoming, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(work, item) for item in islice(upcoming, 1))
+            yield result
+
+
 @contextmanager
 def _one_thread_each() -> Iterator[tuple[ThreadPoolExecutor, int]]:
     """Give the threads, and how many of them to use, while torch's number of threads is 1."""

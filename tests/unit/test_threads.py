@@ -9,7 +9,7 @@ import torch
 
 from metrad.models.backbones import convnet
 from metrad.models.joined_layers import JoinedLayers
-from metrad.threads import BLOCK, building_a_model, in_blocks, in_single_threads, running_a_model
+from metrad.threads import BLOCK, building_a_model, in_blocks, in_single_threads, in_threads, running_a_model
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +19,27 @@ def three_threads():
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
+
+
+def test_threads_work_ahead_in_order_and_no_further_than_allowed():
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        return item * item
+
+    results = in_threads(work, range(20), 3)
+    assert [next(results), next(results)] == [0, 1]
+    assert max(begun) <= 4
+    assert list(results) == [item * item for item in range(2, 20)]
+    assert list(in_threads(work, [], 3)) == []
+
+
+def test_an_error_in_a_thread_is_raised_in_its_turn():
+    results = in_threads(lambda item: 1 / item, [2, 1, 0], 3)
+    assert [next(results), next(results)] == [0.5, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 def test_results_come_in_order_and_each_from_one_thread_alone():

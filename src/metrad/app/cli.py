@@ -38,6 +38,7 @@ Examples:
   metrad compare multirun/TIME --baseline arcface       differences between the runs of a sweep, with tests
   metrad judge scores.csv other.csv                     figures of any detector from its scores, and the difference
   metrad audit RUN                                      do good test images differ from the training images?
+  metrad envelope RUN                                   false alarms if light, focus or position change
   metrad report RUN                                     one HTML file of a finished run
   metrad predict RUN photos --html batch.html           verdicts on new images, and a page to look at them
 """
@@ -82,7 +83,13 @@ def main() -> None:
 
 
 # What stands for the arguments that a command cannot do without, in an example.
-_STANDS_FOR = {"audit": "outputs/NAME", "evaluate": "outputs/NAME", "judge": "scores.csv", "report": "outputs/NAME"}
+_STANDS_FOR = {
+    "audit": "outputs/NAME",
+    "envelope": "outputs/NAME",
+    "evaluate": "outputs/NAME",
+    "report": "outputs/NAME",
+    "judge": "scores.csv",
+}
 
 
 def _lacking(error: Any, command: str) -> str | None:
@@ -171,6 +178,31 @@ def _evaluate_command(
             raise SystemExit(FAILED_RUNS)
 
     reporting_errors(job)
+
+
+@app.command("envelope")
+def _envelope_command(
+    run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Where the run's images are now, such as dataset.source.root=parts.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of noise and of the directions of shifts and turns.")] = 0,
+    device: Annotated[str, typer.Option(help="Device to embed images on, such as cpu or cuda.")] = "cpu",
+) -> None:
+    """Say how many false alarms a run would raise if the photographs changed a little.
+
+    Its calibration images are scored again, each brighter and darker, blurred, noisy, shifted, turned and compressed in
+    several steps. Results go to RUN/envelope.json and RUN/envelope.png, and into 'metrad report RUN'.
+    """
+    _log_messages(sys.stderr)
+
+    def job() -> str:
+        from metrad.app.envelope import write_envelope
+
+        return write_envelope(run, overrides or [], seed=seed, device=device)
+
+    typer.echo(printable(reporting_errors(job)))
 
 
 @app.command("plan")

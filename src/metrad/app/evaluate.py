@@ -186,8 +186,7 @@ def evaluate_run(
         InputError: the run has not finished, an override cannot be applied, or data or files have changed.
     """
     run = _opened(path)
-    cfg = expand_home(override(_saved_config(run), overrides))
-    stored.check(cfg)
+    cfg = changed_config(run, overrides)
     detector = load_detector(run, cfg.allow_targets)
     target = _free_folder(run, overrides, name)
     scorer, settings, split = build_scorer(cfg), build_settings(cfg), run.saved_split()
@@ -195,7 +194,7 @@ def evaluate_run(
     scorer.check_reference(len(split["images"]["reference"]))
     kept = load_embeddings(run, detector.digest) if os.path.lexists(run.embeddings) else Embedded({}, {})
     missing = [role for role in roles_for([scorer]) if role not in kept.arrays]
-    data = _data(run, stored.confined(cfg, overrides), detector, split) if missing or evidence else None
+    data = restored_data(run, stored.confined(cfg, overrides), detector, split) if missing or evidence else None
     embedded = _embed_again(run, kept, missing, detector, data) if missing and data else kept
     calibration, groups = None, {role: np.array(numbers) for role, numbers in split.get("groups", {}).items()}
     if same_part("scorer", plain(cfg.scorer), detector.blueprint.scorer):
@@ -270,6 +269,17 @@ def _write(
         write_all({**contents, Run(partial).metrics: metrics})
 
 
+def changed_config(run: Run, overrides: list[str]) -> DictConfig:
+    """Return the run's configuration with ``overrides`` applied, checked.
+
+    Raises:
+        InputError: an override cannot be applied, or the configuration cannot be used.
+    """
+    cfg = expand_home(override(_saved_config(run), overrides))
+    stored.check(cfg)
+    return cfg
+
+
 def _saved_config(run: Run) -> DictConfig:
     """Return the run's configuration, inert and without its ``allow_targets``: the user must allow packages again."""
     saved = stored.inert(run.load_config())
@@ -285,15 +295,23 @@ def _saved_config(run: Run) -> DictConfig:
 
 
 def _require_root(run: Run, cfg: DictConfig) -> None:
-    """Check that a relative ``dataset.source.root`` or ``dataset.source.path`` leads to a folder or file from here.
+    """Check that ``dataset.source.root`` or ``dataset.source.path`` leads to a folder or file from here.
 
     Raises:
-        InputError: it does not; the line gives the place that it led to where the run was made, if it is still there.
+        InputError: it does not; the line gives the place that a relative path led to where the run was made, if it is
+            still there.
     """
     for key, kind in (("dataset.source.root", "folder"), ("dataset.source.path", "file")):
         place = OmegaConf.select(cfg, key)
-        if not isinstance(place, str) or Path(place).is_absolute() or Path(place).exists():
+        if not isinstance(place, str) or Path(place).exists():
             continue
+        if Path(place).is_absolute():
+            if OmegaConf.select(cfg, "dataset.source.download"):
+                continue
+            raise InputError(
+                f"{key}={place}: there is no such {kind} any more, and the run's images are read again from there; if "
+                f"they were moved, add {key}={kind.upper()}"
+            )
         found = next((folder for folder in run.path.resolve().parents if (folder / place).exists()), None)
         given = setting(key, found / place) if found else f"{key}={kind.upper()}"
         raise InputError(
@@ -302,8 +320,12 @@ def _require_root(run: Run, cfg: DictConfig) -> None:
         )
 
 
-def _data(run: Run, cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
-    """Return the run's data, read again and checked against the run's split."""
+def restored_data(run: Run, cfg: DictConfig, detector: Detector, split: dict[str, Any]) -> PreparedData:
+    """Return the run's data, read again and checked against the run's split.
+
+    Raises:
+        InputError: an image is missing, cannot be decoded, or has changed since the run was made.
+    """
     _require_root(run, cfg)
     data = build_data(cfg, detector.backend.embedder.size)
     data.restore_split(split)

@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from metrad import collectives
+from metrad.data.arrays import changed_image
 from metrad.data.batches import Batch, ImageBatches, ResidentBatches
-from metrad.data.bit_depth import FULL, depth_of
+from metrad.data.bit_depth import FULL, depth_of, to_8_bits
 from metrad.data.broken_images import names_left_out
-from metrad.data.decoding import KNOWN_VERSIONS, Decoding, Kept, Reading
+from metrad.data.decoding import KNOWN_VERSIONS, Decoded, Decoding, Kept, Reading
 from metrad.data.duplicates import digest
 from metrad.data.found_groups import Found, find, look_at
 from metrad.data.groups import AUTO, OWN_GROUP, group_numbers
@@ -101,7 +102,7 @@ class PreparedData:
             self.roles = replace(self.roles, group=OWN_GROUP)
         self._names = source.classes
         self._image_names, self._columns, self._size_of = source.names, source.columns, source.size_of
-        self._named = source.named
+        self._named, self._read = source.named, source.read
         self._as_arrays, self._root, self._patterns = source.pixels is not None, source.root, source.patterns
         self.classes = resolve_classes(self.roles, source.classes, source.trainable_classes)
         self.image_set = load(source, self.image_size, self.storage, skip_corrupt=self.skip_corrupt, depth=depth)
@@ -323,6 +324,20 @@ class PreparedData:
         """Return the name, class and position of each image of ``role``, in the order of its indices."""
         names, classes, labels = self.image_set.names, self.image_set.classes, self.image_set.pool.labels
         return [ImageRecord(names[i], classes[labels[i]], int(i)) for i in self.split.indices[role]]
+
+    def decoded(self, position: int) -> Decoded:
+        """Return the image at ``position`` as its file or array holds it, at its own size and with 8 bits.
+
+        Images of more than 8 bits are scaled by the range that those of the run share.
+
+        Raises:
+            InputError: the image cannot be read, or has changed since the data were loaded.
+        """
+        found = self._read(position)
+        if found.digest != self.image_set.digests[position].tobytes():
+            raise changed_image(self.image_set.names[position])
+        pixels = to_8_bits(found.pixels, self.image_set.depth or FULL, white_is_zero=found.white_is_zero)
+        return Decoded(pixels, found.digest)
 
     def restore_split(self, description: dict[str, Any]) -> None:
         """Load the source and set the split that ``describe_split`` described, instead of drawing one.

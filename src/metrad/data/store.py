@@ -5,12 +5,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +26,7 @@ from metrad.data.torchvision_sources import TorchvisionDataset
 from metrad.errors import InputError, first_line
 from metrad.files import follow_umask, replacing, require_file, writing
 from metrad.progress import bar
+from metrad.threads import in_threads
 
 GIB = 2**30
 _LOOKAHEAD = 64  # images decoded ahead of the one being stored; bounds memory
@@ -380,7 +378,7 @@ def scan(
         found = None if not measured else of_image(image) if threads else image
         return _Result(image.digest, peak(image.pixels), prepare(image), found)
 
-    results = _in_threads(attempt, range(count)) if threads else map(attempt, range(count))
+    results = in_threads(attempt, range(count), _LOOKAHEAD) if threads else map(attempt, range(count))
     for position, result in enumerate(bar(results, "decoding images", count)):
         if isinstance(result, CorruptImageError):
             broken.note(position, result)
@@ -394,16 +392,3 @@ def scan(
             keep(position, result.pixels)
     gathered.flush()
     return Scan(digests, broken.messages, peaks, gathered.values)
-
-
-def _in_threads(
-    work: Callable[[int], _Result | CorruptImageError], positions: Sequence[int]
-) -> Iterator[_Result | CorruptImageError]:
-    """Map ``work`` over ``positions`` in order, at most ``_LOOKAHEAD`` images ahead of the one last yielded."""
-    upcoming = iter(positions)
-    with ThreadPoolExecutor() as pool:
-        pending = deque(pool.submit(work, i) for i in islice(upcoming, _LOOKAHEAD))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(work, i) for i in islice(upcoming, 1))
-            yield result

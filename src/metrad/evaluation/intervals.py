@@ -312,14 +312,25 @@ def grouped_interval(successes: np.ndarray, groups: np.ndarray, level: float = 0
         Clopper and Pearson 1934, Biometrika 26(4); Korn and Graubard 1998, Survey Methodology 24(2), with the largest
         possible design effect.
     """
-    tail = _tail(level)
+    _tail(level)
     successes, groups = np.asarray(successes, dtype=bool), np.asarray(groups)
     if successes.shape != groups.shape or not successes.size:
         raise ValueError(f"successes and groups must be vectors of one length, got {successes.shape}, {groups.shape}")
-    trials, rate = len(np.unique(groups)), float(successes.mean())
-    hits = rate * trials
-    low = float(stats.beta.ppf(tail, hits, trials - hits + 1)) if rate > 0 else 0.0
-    high = float(stats.beta.ppf(1 - tail, hits + 1, trials - hits)) if rate < 1 else 1.0
+    return share_interval(float(successes.mean()), len(np.unique(groups)), level)
+
+
+def share_interval(share: float, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval for the rate behind a ``share`` of ``trials``, which need be no whole number.
+
+    Raises:
+        ValueError: ``trials`` is below 1, ``share`` is outside [0, 1], or ``level`` is outside (0, 1).
+    """
+    tail = _tail(level)
+    if trials < 1 or not 0 <= share <= 1:
+        raise ValueError(f"share must lie from 0 to 1 and trials be at least 1, got {share} and {trials}")
+    hits = share * trials
+    low = float(stats.beta.ppf(tail, hits, trials - hits + 1)) if share > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, trials - hits)) if share < 1 else 1.0
     return low, high
 
 

@@ -275,3 +275,44 @@ def _mosaic(rows: Sequence[ImagePair]) -> np.ndarray:
     frame = max(1, round(0.03 * max(pairs.shape[2:4])))
     pairs = np.pad(pairs, [(0, 0), (0, 0), (frame, frame), (frame, frame), (0, 0)], constant_values=255)
     return pairs.swapaxes(1, 2).reshape(2 * pairs.shape[2], -1, 3)
+
+
+def envelope(found: Mapping[str, Any]) -> Figure:
+    """Draw the false alarms under each change over its steps, from the content of ``envelope.json``.
+
+    There is a panel for each change and a line for each threshold with its interval as a band. Dotted lines are twice
+    the rate that a threshold promises. The axis ends at ten times the largest of these rates, where it is clear that
+    the thresholds do not hold.
+    """
+    changes, columns = found["changes"], 4
+    rows = -(-len(changes) // columns)
+    figure = Figure(figsize=(11, 0.7 + 2.6 * rows))
+    places = {"left": 0.06, "right": 0.99, "top": 0.9, "bottom": 0.1, "hspace": 0.5, "wspace": 0.12}
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False, gridspec_kw=places).flat)
+    for axes, change in zip(panels, changes, strict=False):
+        _envelope_of(axes, change, found["thresholds"])
+    for axes in panels[len(changes) :]:
+        axes.set_axis_off()
+    largest = max(threshold["false_alarm_rate"] for threshold in found["thresholds"])
+    panels[0].set_ylim(0, min(102, 1000 * largest))  # of all, which share the axis
+    figure.supylabel("false alarms, %", fontsize="medium", x=0.005)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=4, frameon=False)
+    return figure
+
+
+def _envelope_of(axes: Axes, change: Mapping[str, Any], thresholds: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the panel of one change."""
+    places = range(len(change["steps"]) + 1)
+    for number, threshold in enumerate(thresholds):
+        look, rate = style(number), 100 * threshold["false_alarm_rate"]
+        rates = [threshold["unchanged"], *(step["false_alarm_rates"][number] for step in change["steps"])]
+        ends = 100 * np.array([step["intervals"][number] for step in change["steps"]])
+        label = f"threshold for {rate:g} %" + (
+            f", confidence {threshold['confidence']:g}" if "confidence" in threshold else ""
+        )
+        axes.plot(places, 100 * np.array(rates), **look, markersize=4, label=label)
+        axes.fill_between(places[1:], *ends.T, color=look["color"], alpha=0.12, linewidth=0)
+        axes.axhline(2 * rate, color=look["color"], linestyle=":", linewidth=1)
+    axes.set_xticks(places, ["none", *(f"{step['strength']:.3g}" for step in change["steps"])])
+    axes.set(title=change["change"], xlabel=change["unit"])
+    axes.title.set_fontsize("medium")

@@ -17,6 +17,7 @@ from metrad.evaluation.conformal import DEFAULT_RATES, calibration_groups_needed
 from metrad.evaluation.metrics import by_name
 from metrad.evaluation.trivial import not_beyond
 from metrad.quoting import argument
+from metrad.reports import envelope
 from metrad.reports.cells import Cell, cells, condition_name
 from metrad.reports.comparison import plots as comparison_plots
 from metrad.reports.comparison.input import FROZEN
@@ -115,7 +116,7 @@ def write_run_report(folder: Path, path: Path | None = None) -> Path:
     group = Group(tables=[each for each in tables if each.rows], lines=lines, folds=folds)
     results = Section("results", "Results", text, [group])
     parts = cells(runs, "head", [], "seconds")  # every run has seconds
-    drawn = [*of_runs(parts), *of_pictures(run), *of_good_images(run)]
+    drawn = [*of_runs(parts), *envelope.section(run), *of_pictures(run), *of_good_images(run)]
     write_page(path, f"Run {name}", facts, [results, *drawn, *of_settings(runs, ["head"])])
     return path
 

@@ -114,6 +114,34 @@ class _Metrics(_Content):
     split: str | None = None
 
 
+class _Edge(_Content):
+    false_alarm_rate: Between
+    confidence: Between | None = None
+    threshold: Finite
+    unchanged: Share
+
+
+class _Step(_Content):
+    strength: Finite
+    false_alarm_rates: list[Share]
+    intervals: list[_Shares]
+
+
+class _Change(_Content):
+    change: str
+    unit: str
+    doubled_at: list[Finite | None]
+    steps: Annotated[list[_Step], Field(min_length=1)]
+
+
+class _Envelope(_Content):
+    images: Annotated[int, Field(ge=1, le=10**12)]
+    groups: Count | None = None
+    level: Between
+    thresholds: Annotated[list[_Edge], Field(min_length=1)]
+    changes: Annotated[list[_Change], Field(min_length=1)]
+
+
 class _Status(_Content):
     state: str | None = None
     error: str = ""
@@ -209,6 +237,22 @@ def lacks_kinds(found: Mapping[str, Any]) -> bool:
 
 def _is_duration(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_SECONDS
+
+
+def envelope(content: Any, path: Path) -> dict[str, Any]:
+    """Return the content of the ``envelope.json`` at ``path``.
+
+    Raises:
+        InputError: an entry is missing, has a wrong type or range, or lacks a value for a threshold.
+    """
+    found = _checked(_Envelope, content, path, "no envelope of a run")
+    count = len(found["thresholds"])
+    for change in found["changes"]:
+        columns = [change["doubled_at"]]
+        columns += [step[name] for step in change["steps"] for name in ("false_alarm_rates", "intervals")]
+        if any(len(column) != count for column in columns):
+            raise InputError(f"{path}: the change {change['change']!r} must have {count} values, one a threshold"[:400])
+    return found
 
 
 def status(content: Any, path: Path) -> dict[str, Any]:

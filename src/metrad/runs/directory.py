@@ -25,6 +25,8 @@ from metrad.files import (
     remove,
     replacing,
     require_inside,
+    sha256,
+    write_all,
     write_json,
     writing,
 )
@@ -66,6 +68,7 @@ class Run:
         self.scores = self.path / "scores.csv"
         self.properties = self.path / "properties.csv"
         self.unusual = self.path / "unusual.csv"
+        self.envelope = self.path / "envelope.json"
         self.split = self.path / "split.json"
         self.environment = self.path / "environment.json"
         self.epochs = self.path / "epochs.csv"
@@ -203,6 +206,14 @@ class Run:
             return None
         return metrics if "auroc" in metrics else None
 
+    def enveloped(self) -> dict[str, Any]:
+        """Return the content of ``envelope.json``.
+
+        Raises:
+            InputError: the file cannot be read, has changed or does not hold an envelope.
+        """
+        return contents.envelope(self.read_json(self.envelope), self.envelope)
+
     def note(self, **entries: Any) -> None:
         """Add ``entries`` to ``status.json``."""
         write_json(self.status, {**self.noted(), **entries})
@@ -298,7 +309,7 @@ class Run:
 
     def _own(self) -> tuple[Path, ...]:
         tables = (self.scores, self.properties, self.unusual, self.epochs, self.study, self.selection_table)
-        files = (self.metrics, self.split, self.environment, self.log, self.manifest)
+        files = (self.metrics, self.split, self.environment, self.log, self.manifest, self.envelope)
         folders = (self.config.parent, self.logs, self.checkpoints, self.model, self.embeddings, self.evaluations)
         return (*folders, self.selection, *tables, *files, *self.pictures.values())
 
@@ -364,6 +375,30 @@ class Run:
         files = (self.metrics, self.split, self.environment, *self.pictures.values(), self.model / "detector.json")
         there = [path for path in (*sorted(self.config.parent.glob("*.yaml")), *tables, *files) if path.is_file()]
         manifest.write(self.manifest, there, {self.status.name: json_bytes(status)})
+
+    def add(self, contents: Mapping[Path, Any]) -> None:
+        """Write files into the directory of a finished run, and list them in its manifest if it has one.
+
+        All of them are written before the first is put in its place, so that none is left half-written. A file of the
+        same name is replaced.
+
+        Args:
+            contents: content by path, as for ``files.write_all``.
+
+        Raises:
+            InputError: the manifest is broken, or a path leads out of the run.
+            WriteError: a file cannot be written.
+        """
+        listed = self._listed()
+        with contextlib.ExitStack() as stack:
+            digests = {}
+            for path, content in contents.items():
+                require_inside(self.path, path)
+                partial = stack.enter_context(replacing(path))
+                write_all({partial: content})
+                digests[self._name(path)] = sha256(partial)
+            if listed is not None:
+                manifest.save(self.manifest, {**listed, **digests})
 
     def _discard(self) -> None:
         self.clear(keep_training=False)

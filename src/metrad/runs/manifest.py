@@ -15,8 +15,13 @@ def write(path: Path, files: Iterable[Path], coming: Mapping[str, bytes]) -> Non
     """Write the manifest ``path`` of ``files`` below its folder, and of files with the contents ``coming``."""
     listed = {file.relative_to(path.parent).as_posix(): sha256(file) for file in files}
     listed |= {name: hashlib.sha256(data).hexdigest() for name, data in coming.items()}
+    save(path, listed)
+
+
+def save(path: Path, listed: Mapping[str, str]) -> None:
+    """Write the manifest ``path`` of files by their names, relative to its folder, and their checksums."""
     with replacing(path) as partial:
-        partial.write_text(sealed({"format": FORMAT, "files": listed}), encoding="utf-8")
+        partial.write_text(sealed({"format": FORMAT, "files": dict(listed)}), encoding="utf-8")
 
 
 def listed(path: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from metrad.evaluation.unusual import UnusualImage
 
 IMAGES_IN_A_ROW = 8  # number of test images in a row
-Material = Literal["evaluation", "images", "unusual", "epochs", "study", "selection", "good_images"]
+Material = Literal["evaluation", "images", "unusual", "epochs", "study", "selection", "good_images", "envelope"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class RunPicture:
     Attributes:
         name: name of its file, ``NAME.png``, in the directory of the run or in the folder of an evaluation.
         material: kind of content that it is drawn from: the ``Evaluation``, the ``ScoredImages``, the
-            ``UnusualImages``, the rows of ``epochs.csv``, ``study.csv`` or ``good_images.csv``, or the ``Selection``. A
-            run without this content has no such picture.
+            ``UnusualImages``, the rows of ``epochs.csv``, ``study.csv`` or ``good_images.csv``, the ``Selection``, or
+            the content of ``envelope.json``. A run without this content has no such picture.
         draw: returns the figure of the content; None if the content lacks what it shows, such as anomalous images.
         title: title in the report of a run.
         caption: sentence that says what the picture shows.
@@ -180,6 +180,12 @@ def _good_images(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     return plots.good_images(rows)
 
 
+def _envelope(found: Mapping[str, Any]) -> "Figure":
+    from metrad.evaluation import plots
+
+    return plots.envelope(found)
+
+
 PICTURES = (
     RunPicture(
         name="roc",
@@ -250,5 +256,13 @@ PICTURES = (
         title="More and fewer good images",
         caption="AUROC, and alarms at one threshold, by the number of good images that the scorer compares with.",
         in_report=False,  # of an evaluation; the section "Good images" shows it
+    ),
+    RunPicture(
+        name="envelope",
+        material="envelope",
+        draw=_envelope,
+        title="Operating envelope",
+        caption="False alarms on the calibration images under small changes of the photograph, by strength.",
+        in_report=False,  # drawn from envelope.json
     ),
 )

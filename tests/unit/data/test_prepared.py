@@ -419,6 +419,18 @@ def test_an_image_that_changes_while_it_is_decoded_on_demand_is_refused(root, tm
     next(iter(data.batches(np.array([1]), 1)))
 
 
+@pytest.mark.parametrize("place", ["memory", "on demand"])
+def test_an_image_at_its_own_size_has_the_range_of_the_run_and_is_kept_as_it_was(deep, tmp_path, place):
+    data = folder(deep, storage=places(tmp_path / "cache")[place])
+    position = data.image_set.names.index("cat/03.png")
+    found = data.decoded(position).pixels
+    assert (found.shape, found.dtype, found.max()) == ((8, 8, 3), np.uint8, 255)
+    np.testing.assert_array_equal(found[..., 0], levels(data, "cat/03.png"))
+    Image.new("L", (8, 8)).save(deep / "cat/03.png")
+    with pytest.raises(InputError, match=r"cat/03\.png has changed since"):
+        data.decoded(position)
+
+
 def test_an_image_that_is_only_written_again_while_it_is_decoded_on_demand_is_the_same(root, tmp_path):
     data = folder(root, storage=places(tmp_path / "cache")["on demand"])
     path = root / data.image_set.names[0]

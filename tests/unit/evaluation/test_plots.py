@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from metrad.evaluation.plots import ImagePair, cost, image_pairs, study
+from metrad.evaluation.plots import ImagePair, cost, envelope, image_pairs, study
 
 
 def test_cost_has_a_panel_for_each_kind_and_a_line_for_each_side():
@@ -24,6 +24,31 @@ def test_cost_has_a_panel_for_each_kind_and_a_line_for_each_side():
 
 def test_cost_with_a_single_panel():
     assert len(cost({"seconds": {"ours": [(1, 1.0)]}}, {"ours": "o"}, "vectors").axes) == 1
+
+
+def test_an_envelope_has_a_panel_a_change_and_a_line_a_threshold_from_the_unchanged_images_on():
+    def step(strength, *shares):
+        return {"strength": strength, "false_alarm_rates": shares, "intervals": [[0, share] for share in shares]}
+
+    changes = [
+        {"change": name, "unit": "pixels", "steps": [step(1.0, 0.1, 0.2), step(2.0, 0.3, 0.4)]} for name in "abcde"
+    ]
+    thresholds = [
+        {"false_alarm_rate": 0.05, "unchanged": 0.04},
+        {"false_alarm_rate": 0.05, "confidence": 0.95, "unchanged": 0.01},
+    ]
+    figure = envelope({"changes": changes, "thresholds": thresholds})
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == list("abcde")
+    assert {axes.get_ylim() for axes in panels} == {(0, 50)}
+    first, second = (line.get_ydata() for line in panels[0].get_lines() if len(line.get_xdata()) == 3)
+    np.testing.assert_allclose(first, [4, 10, 30])
+    np.testing.assert_allclose(second, [1, 20, 40])
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["none", "1", "2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "threshold for 5 %",
+        "threshold for 5 %, confidence 0.95",
+    ]
 
 
 def test_a_study_has_gaps_where_nothing_could_be_measured():
