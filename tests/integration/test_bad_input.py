@@ -515,12 +515,12 @@ def test_a_taken_run_directory_is_not_touched(refused, digits, finished_run, tmp
 WORDS = [
     (
         ["trian", "seed=1"],
-        "trian is no command of metrad; did you mean train? allowed: compare, evaluate,",
+        "trian is no command of metrad; did you mean train? allowed: audit, compare, envelope,",
     ),
     (["seed=1", "größe=2"], "seed=1 is no command; settings follow one: metrad train seed=1 'größe=2'"),
     (["-m", "seed=1,2"], "-m is no command; settings follow one: metrad train -m seed=1,2"),
     (["-m", "train", "seed=1,2"], "settings follow one: metrad train -m seed=1,2"),
-    (["", "seed=1"], "'' is no command of metrad; allowed: compare,"),
+    (["", "seed=1"], "'' is no command of metrad; allowed: audit, compare,"),
     (["train", "--cfg", "nonsense", "seed=1"], "argument --cfg/-c: invalid choice: 'nonsense' (choose from"),
     (["train", f"seed={'9' * 5000}"], f"seed: Value '{'9' * 200}…' of type 'str' could not be converted to Integer"),
     (["train", "experiment=[[demo]]"], "'experiment=[[demo]]' must name experiments, as in experiment=[demo,frozen]"),

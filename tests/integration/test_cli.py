@@ -75,7 +75,7 @@ def test_the_page_of_all_commands_has_examples_and_leaves_the_choices_to_train(a
     assert "metrad train --help lists every choice" in said
     assert "subcenter_arcface" not in said
     assert [name for name in ("train", "fit", "predict", "compare") if f" {name} " not in said] == []
-    assert len(said.splitlines()) < 50
+    assert len(said.splitlines()) < 60
 
 
 def test_the_manual_lists_every_group_and_choice_with_what_it_is(metrad):
