@@ -1,7 +1,8 @@
 """Joined layers: the features of several layers of a backbone in one vector."""
 
+import copy
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,17 @@ class JoinedLayers(nn.Module):
         features = zip(self.module(images).values(), self.channel_axes, strict=True)
         parts = [pool(values.movedim(axis, 1)) for values, axis in features]
         return torch.cat([nn.functional.normalize(part) for part in parts], dim=1)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy in the same mode; torchvision puts every part of a copied extractor into training mode."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
+        copied.module.train(self.module.training)  # the extractor has a graph for each mode
+        modes = {name: part.training for name, part in self.named_modules()}
+        for name, part in copied.named_modules():
+            part.training = modes[name]
+        return copied
 
 
 def _overwrite_nothing(module: Any) -> None:
