@@ -121,8 +121,8 @@ def _harmonic(values: np.ndarray) -> np.ndarray:
 def _blended_texture(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the image with a texture over an uneven area (Zavrtanik 2021, arXiv 2108.07610).
 
-    There is no dataset of textures: the texture is another good image, turned, mirrored, moved and in other colours. The
-    area is where smooth noise is high.
+    There is no dataset of textures: the texture is another good image, mirrored, moved and in other colours. The area
+    is where smooth noise is high.
     """
     texture = np.roll(other[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])], rng.integers(other.shape[:2]), axis=(0, 1))
     texture = _jittered(texture[..., rng.permutation(3)], rng).astype(np.float64)
