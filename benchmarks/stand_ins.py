@@ -93,6 +93,7 @@ class Recipe:
 SCORERS: dict[str, Callable[[], Scorer]] = {
     "knn": KNN,
     "knn_5": lambda: KNN(k=5),
+    "knn_l2": lambda: KNN(metric="l2"),
     "local_knn": lambda: LocalKNN(k=5),
     "centre": Centre,
     "gmm": lambda: GMM(components=1, covariance_type="full", dimensions=16),
@@ -101,19 +102,21 @@ LAYERS = ("last", "joined")
 RECIPES = [
     *(Recipe(size, layers, whiten, "knn") for size in SIZES for layers in LAYERS for whiten in ("no", "lw")),
     *(Recipe(224, layers, "no", scorer) for layers in LAYERS for scorer in ("knn_5", "local_knn", "centre", "gmm")),
-    *(Recipe(224, layers, "lw", "mahalanobis") for layers in LAYERS),
+    *(Recipe(size, "joined", "lw", "mahalanobis") for size in SIZES),
+    Recipe(224, "last", "lw", "mahalanobis"),
+    Recipe(224, "joined", "lw", "mahalanobis", flip=True),
+    *(Recipe(size, "joined", "lw", "knn_l2") for size in (160, 224)),
     *(Recipe(224, layers, "pca", "knn") for layers in LAYERS),
     *(Recipe(224, layers, whiten, "knn", flip=True) for layers in LAYERS for whiten in ("no", "lw")),
     Recipe(224, "joined", "lw", "knn_5"),
-    Recipe(320, "joined", "lw", "mahalanobis"),
 ]
 FIXED = {
     "frozen 96": Recipe(96, "last", "no", "knn"),
     "frozen 224": Recipe(224, "last", "no", "knn"),
     "joined 224": Recipe(224, "joined", "no", "knn"),
     "joined 224 whitened": Recipe(224, "joined", "lw", "knn"),
+    "joined 160 Mahalanobis": Recipe(160, "joined", "lw", "mahalanobis"),
     "joined 224 Mahalanobis": Recipe(224, "joined", "lw", "mahalanobis"),
-    "joined 320 whitened": Recipe(320, "joined", "lw", "knn"),
 }
 
 

@@ -21,8 +21,9 @@ from metrad.app.pace import Pace, PaceSettings
 from metrad.data.decoding import DECODER_VERSION, Reading
 from metrad.data.groups import Pattern
 from metrad.data.prepared import PreparedData
-from metrad.data.roles import Roles
+from metrad.data.roles import HeldOut, Roles
 from metrad.data.sizing import AUTO, Automatic
+from metrad.data.splits import SyntheticFold
 from metrad.data.store import GIB, Storage
 from metrad.detector.bundle import Blueprint
 from metrad.errors import InputError, first_line, is_of_memory
@@ -121,7 +122,8 @@ class Selection:
         classes: stand-ins as names or numbers of reference classes, or the count to draw; None for every reference
             class.
         normal_share: share of the normal images that a fold tests on.
-        fold: makes the parts of a training from a candidate's position and the name of a stand-in.
+        synthetic: the folds with synthetic defects; empty if reference classes stand in.
+        fold: makes the parts of a training from a candidate's position, and the name of a stand-in or a synthetic fold.
         chosen: makes the parts of the run from a candidate's position, a number of epochs and the name of a scorer.
     """
 
@@ -130,7 +132,8 @@ class Selection:
     make_scorers: list[dict[str, MakeScorer]]
     classes: Any
     normal_share: float
-    fold: Callable[[int, str], Parts]
+    synthetic: list[SyntheticFold]
+    fold: Callable[[int, str | SyntheticFold], Parts]
     chosen: Callable[[int, int, str], Parts]
 
 
@@ -158,7 +161,7 @@ def _parts(
     *,
     studied: dict[str, MakeScorer],
     selection: Selection | None = None,
-    held_out: tuple[str, float] | None = None,
+    held_out: HeldOut | None = None,
     begun: Begun | None = None,
 ) -> Parts:
     return Parts(
@@ -180,7 +183,7 @@ def _parts(
         begun=begun,
         selection=selection,
         selected=None,
-        held_out=held_out[0] if held_out else None,
+        held_out=held_out.name if isinstance(held_out, SyntheticFold) else held_out[0] if held_out else None,
         config=cfg,
     )
 
@@ -228,22 +231,30 @@ def _selection(cfg: DictConfig, changed: list[DictConfig], begun: Begun | None) 
     makers = [_makers(one, _compared(cfg)) for one in changed]
     classes = cfg.selection.classes
 
-    def fold(candidate: int, held_out: str) -> Parts:
-        return _parts(changed[candidate], studied=makers[candidate], held_out=(held_out, cfg.selection.normal_share))
+    def fold(candidate: int, held_out: str | SyntheticFold) -> Parts:
+        stand_in = (held_out, cfg.selection.normal_share) if isinstance(held_out, str) else held_out
+        return _parts(changed[candidate], studied=makers[candidate], held_out=stand_in)
 
     def chosen(candidate: int, epochs: int, scorer: str) -> Parts:
         final = _with_choice(cfg, changed[candidate], epochs, scorer) if cfg.selection.apply else cfg
         return _parts(final, studied=_studied(final), begun=begun)
 
     return Selection(
-        candidates=[dict(settings) for settings in cfg.selection.candidates],
+        candidates=plain(cfg.selection)["candidates"],
         scheduled=[bool(one.scheduler) for one in changed],
         make_scorers=makers,
         classes=OmegaConf.to_container(classes) if OmegaConf.is_list(classes) else classes,
         normal_share=cfg.selection.normal_share,
+        synthetic=_synthetic(plain(cfg.selection)),
         fold=fold,
         chosen=chosen,
     )
+
+
+def _synthetic(selection: dict[str, Any]) -> list[SyntheticFold]:
+    """Return the folds of a selection by synthetic defects; none if reference classes stand in."""
+    kinds, folds = tuple(selection.get("defects") or ()), selection.get("folds", 0)  # older runs lack the keys
+    return [SyntheticFold(number, folds, kinds) for number in range(folds)] if kinds else []
 
 
 def _with_choice(cfg: DictConfig, candidate: DictConfig, epochs: int, scorer: str) -> DictConfig:
@@ -275,7 +286,7 @@ def build_data(
     cfg: DictConfig,
     image_size: int,
     *,
-    held_out: tuple[str, float] | None = None,
+    held_out: HeldOut | None = None,
     decoder: int = DECODER_VERSION,
 ) -> PreparedData:
     """Return the data of a configuration; no image is read yet.

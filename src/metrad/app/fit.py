@@ -189,7 +189,7 @@ def _paced(parts: Parts, embedder: Embedder, data: PreparedData) -> Pace:
 
 def _log_start(parts: Parts, data: PreparedData, pace: Pace, epochs_done: int) -> None:
     """Log what the training begins with. Nothing is logged before all is checked, so that a refusal is one line."""
-    if collectives.rank() == 0:
+    if collectives.rank() == 0 and (parts.epochs or parts.held_out is None):
         pace.log_choice()
     if epochs_done:
         log.info("going on after epoch %d of %s", epochs_done, parts.epochs)

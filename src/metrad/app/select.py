@@ -1,15 +1,15 @@
 """The selection of epochs, settings and scorer without anomalies.
 
-Each reference class in turn is the stand-in: it is held out of training and plays the anomalous class. A recipe is a
+Each reference class in turn is the stand-in: it is held out of training and plays the anomalous class. Or each fold of
+the normal images is held out in turn, and the same images with synthetic defects play the anomalous ones. A recipe is a
 candidate's settings with a number of epochs and a scorer. The run then trains on all its images with the recipe of the
 highest mean AUROC over the stand-ins. No calibration image and no test image is used.
 """
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from metrad.app.build import OWN_SCORER, MakeScorer, Parts, Selection
 from metrad.app.fit import check_data, fit, log_data, prepare
 from metrad.data.prepared import PreparedData
 from metrad.data.roles import class_numbers
-from metrad.data.splits import to_test_on
+from metrad.data.splits import SyntheticFold, to_test_on
 from metrad.errors import InputError
 from metrad.files import replacing, sealed, unsealed
+from metrad.quoting import value
 from metrad.runs.directory import Run
 from metrad.training.fitted import Selected
 
@@ -55,6 +56,15 @@ class Choice:
     recipes: int
 
 
+@dataclass(frozen=True)
+class StandIn:
+    """What plays anomalous in a training: its number and name, and what is held out, as ``Selection.fold`` takes it."""
+
+    number: int
+    name: str
+    held_out: str | SyntheticFold
+
+
 def select(parts: Parts, run: Run) -> Parts:
     """Train with each candidate and each stand-in; return the parts of the run with the best recipe.
 
@@ -72,45 +82,64 @@ def select(parts: Parts, run: Run) -> Parts:
     assert selection is not None
     data = prepare(parts)
     check_data(parts, data)
-    held_out = _held_out(selection, data, parts.seed)
-    _check_scorers(selection, data, held_out)
-    _check_head(parts, data, held_out)
+    stand_ins = _synthetic(selection, data) if selection.synthetic else _classes(parts, selection, data)
     log_data(parts, data)
-    rows, seconds = _trained(parts, run, [(number, data.image_set.classes[number]) for number in held_out])
+    rows, seconds = _trained(parts, run, stand_ins)
     choice = best(rows, last_only=selection.scheduled)
     log.info(
         "selection: %d epochs, %s, scorer %s: mean AUROC %.4f over the stand-ins, the best of %d recipes",
         *(choice.epochs, describe(selection.candidates[choice.candidate]), choice.scorer, choice.auroc, choice.recipes),
     )
-    entries = _entries(choice, selection.candidates, [data.image_set.classes[number] for number in held_out])
+    entries = _entries(choice, selection, [stand_in.name for stand_in in stand_ins])
     chosen = selection.chosen(choice.candidate, choice.epochs, choice.scorer)
-    selected = Selected(entries, rows, seconds, time.perf_counter() - start)
+    kinds = selection.synthetic[0].kinds if selection.synthetic else ()
+    selected = Selected(entries, rows, seconds, time.perf_counter() - start, kinds)
     if collectives.rank() == 0:
         run.save_choice(chosen.config)
-    return dataclasses.replace(chosen, selected=selected)
+    return replace(chosen, selected=selected)
 
 
-def _trained(parts: Parts, run: Run, held_out: list[tuple[int, str]]) -> tuple[list[Row], float]:
-    """Return a row for each candidate, stand-in, epoch and scorer, and the total seconds of all trainings.
+def _classes(parts: Parts, selection: Selection, data: PreparedData) -> list[StandIn]:
+    """Return the stand-ins that are reference classes."""
+    numbers = _held_out(selection, data, parts.seed)
+    reference = data.image_set.pool.labels[data.split.indices["reference"]]
+    normal = len(data.split.indices["normal"])
+    by_class = np.bincount(reference)
+    left = normal - to_test_on(normal, selection.normal_share)
+    alone = len(data.classes.reference) == 1
+    _check_scorers(selection, data, left, int(by_class.sum() - by_class[numbers].max()), no_reference=alone)
+    _check_head(parts, data, numbers)
+    names = [data.image_set.classes[number] for number in numbers]
+    return [StandIn(number, name, name) for number, name in zip(numbers, names, strict=True)]
 
-    ``held_out`` has the number and name of each stand-in.
-    """
+
+def _synthetic(selection: Selection, data: PreparedData) -> list[StandIn]:
+    """Return the stand-ins that are folds of normal images with synthetic defects."""
+    splits = [data.folded(fold).indices for fold in selection.synthetic]
+    left, reference = (min(len(indices[role]) for indices in splits) for role in ("normal", "reference"))
+    _check_scorers(selection, data, left, reference, no_reference=not data.classes.reference)
+    return [StandIn(fold.number, fold.name, fold) for fold in selection.synthetic]
+
+
+def _trained(parts: Parts, run: Run, stand_ins: list[StandIn]) -> tuple[list[Row], float]:
+    """Return a row for each candidate, stand-in, epoch and scorer, and the total seconds of all trainings."""
     selection = parts.selection
     assert selection is not None
-    jobs = [(i, *each) for i in range(len(selection.candidates)) for each in held_out]
+    jobs = [(i, stand_in) for i in range(len(selection.candidates)) for stand_in in stand_ins]
     log.info(
         "selection: %d candidates, %d stand-ins: %d trainings of up to %s epochs before the run's own",
-        *(len(selection.candidates), len(held_out), len(jobs), parts.epochs),
+        *(len(selection.candidates), len(stand_ins), len(jobs), parts.epochs),
     )
     first, rows, seconds = collectives.rank() == 0, [], 0.0
-    for done, (i, number, name) in enumerate(jobs):
+    for done, (i, stand_in) in enumerate(jobs):
         if first:
             run.note(training=done, trainings=len(jobs) + 1)
         settings = describe(selection.candidates[i])
-        log.info("selection %d of %d: stand-in %s, %s", done + 1, len(jobs), name, settings)
-        found = _kept(run.selection / f"{i}-{number}.json", partial(_fold, selection.fold(i, name), run))
+        log.info("selection %d of %d: stand-in %s, %s", done + 1, len(jobs), stand_in.name, settings)
+        fold = partial(_fold, selection.fold(i, stand_in.held_out), run)
+        found = _kept(run.selection / f"{i}-{stand_in.number}.json", fold)
         seconds += found["seconds"]
-        rows += [{"candidate": i, "settings": settings, "held_out": name, **row} for row in found["rows"]]
+        rows += [{"candidate": i, "settings": settings, "held_out": stand_in.name, **row} for row in found["rows"]]
     if first:
         run.note(training=len(jobs))
     return rows, seconds
@@ -148,7 +177,8 @@ def best(rows: Sequence[Row], *, last_only: Sequence[bool]) -> Choice:
 
 def describe(settings: Mapping[str, Any]) -> str:
     """Return a candidate's settings as text."""
-    return ", ".join(f"{key}={value}" for key, value in settings.items()) or AS_CONFIGURED
+    words = {key: value(given) if isinstance(given, list) else given for key, given in settings.items()}
+    return ", ".join(f"{key}={given}" for key, given in words.items()) or AS_CONFIGURED
 
 
 def _held_out(selection: Selection, data: PreparedData, seed: int) -> list[int]:
@@ -157,8 +187,8 @@ def _held_out(selection: Selection, data: PreparedData, seed: int) -> list[int]:
     reference, wanted = [number for number in data.classes.reference if number in there], selection.classes
     if not reference:
         raise InputError(
-            "selection: there are no reference images whose class could stand in for anomalies; name classes in "
-            "dataset.reference, or take selection=none"
+            "selection: there are no reference images whose class could stand in for anomalies; take "
+            "selection=synthetic, name classes in dataset.reference, or take selection=none"
         )
     if wanted is None:
         return reference
@@ -185,18 +215,16 @@ def _check_head(parts: Parts, data: PreparedData, held_out: list[int]) -> None:
         raise InputError(f"selection, with stand-in {name}: {error}") from error
 
 
-def _check_scorers(selection: Selection, data: PreparedData, held_out: list[int]) -> None:
+def _check_scorers(selection: Selection, data: PreparedData, left: int, reference: int, *, no_reference: bool) -> None:
+    """Check that each scorer can be fitted in every fold, on ``left`` normal and ``reference`` reference images."""
     normal = len(data.split.indices["normal"])
-    left = normal - to_test_on(normal, selection.normal_share)
-    by_class = np.bincount(data.image_set.pool.labels[data.split.indices["reference"]])
-    reference = int(by_class.sum() - by_class[held_out].max())
     for name, make in (pair for makers in selection.make_scorers for pair in makers.items()):
         key = OWN_SCORER if name == OWN_SCORER else f"selection.scorers.{name}"
         try:
             scorer = make()
         except InputError as error:
             raise InputError(f"selection: {key}: {error}") from error
-        if scorer.needs_head and len(data.classes.reference) == 1 and data.turns == 1:
+        if scorer.needs_head and no_reference and data.turns == 1:
             raise InputError(
                 f"selection: {key}=head takes classes in training that are not normal, and there are none if the "
                 f"only reference class is the stand-in; choose {key}=knn"
@@ -256,13 +284,13 @@ def _long(history: Sequence[Mapping[str, Any]], scorers: Mapping[str, MakeScorer
                 yield {"epoch": epoch, "scorer": name, "auroc": auroc}
 
 
-def _entries(choice: Choice, candidates: Sequence[Mapping[str, Any]], held_out: list[str]) -> dict[str, Any]:
+def _entries(choice: Choice, selection: Selection, held_out: list[str]) -> dict[str, Any]:
     """Return the entries of ``metrics.json`` about the choice."""
     return {
-        "settings": dict(candidates[choice.candidate]),
+        "settings": dict(selection.candidates[choice.candidate]),
         "epochs": choice.epochs,
         "scorer": choice.scorer,
-        "pseudo_anomaly_auroc": choice.auroc,
+        "synthetic_auroc" if selection.synthetic else "pseudo_anomaly_auroc": choice.auroc,
         "held_out": held_out,
         "recipes": choice.recipes,
     }

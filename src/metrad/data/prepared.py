@@ -20,9 +20,10 @@ from metrad.data.found_groups import Found, find, look_at
 from metrad.data.groups import AUTO, OWN_GROUP, group_numbers
 from metrad.data.properties import Table
 from metrad.data.roles import Roles, resolve_classes
-from metrad.data.splits import Classes, Pool, Split, different_images, head_labels, hold_out
+from metrad.data.splits import Classes, Pool, Split, SyntheticFold, different_images, fold_out, head_labels, hold_out
 from metrad.data.splits import draw as draw_split
 from metrad.data.store import ChooseDepth, ImageSet, Storage, load
+from metrad.data.synthetic_fold import hold_out_fold
 from metrad.data.torchvision_sources import open_source
 from metrad.data.ungrouped import UngroupedViews
 from metrad.errors import InputError
@@ -89,7 +90,12 @@ class PreparedData:
         self._load(self.reading.depth or self._depth_of_training_images)
         pool = self._grouped(self.image_set.pool)
         self.split, self.classes = self._drawn(pool)
-        if pool.groups is not None:
+        fold = self.roles.held_out
+        if isinstance(fold, SyntheticFold):
+            self.image_set, self.split, self.classes = hold_out_fold(
+                self.image_set, self.split, pool, self.classes, fold, seed=self.seed
+            )
+        if pool.groups is not None and not isinstance(fold, SyntheticFold):
             self._groups = {role: pool.groups[indices] for role, indices in self.split.indices.items()}
         height, width = self.image_set.images[self.train_indices[:1]].shape[1:3]
         if self.turns > 1 and height != width:
@@ -110,11 +116,21 @@ class PreparedData:
     def _drawn(self, pool: Pool) -> tuple[Split, Classes]:
         sizes, share = self.roles.sizes, self.roles.test_share
         split = draw_split(pool, self.classes, sizes, test_share=share, seed=self.seed)
-        if not self.roles.held_out:
+        if self.roles.held_out is None or isinstance(self.roles.held_out, SyntheticFold):
             return split, self.classes
         name, share = self.roles.held_out
         held_out = self._names.index(name)
         return hold_out(split, pool, self.classes, held_out, share=share, seed=self.seed)
+
+    def folded(self, fold: SyntheticFold) -> Split:
+        """Return the split of a fold of a selection, as ``draw`` makes it but without the images with defects."""
+        groups = None
+        if self._groups:
+            groups = np.full(len(self.image_set.names), -1)
+            for role, numbers in self._groups.items():
+                groups[self.split.indices[role]] = numbers
+        pool = replace(self.image_set.pool, groups=groups)
+        return fold_out(self.split, pool, number=fold.number, folds=fold.folds, seed=self.seed)
 
     def _depth_of_training_images(self, pool: Pool, peaks: np.ndarray) -> int:
         # Groups are found in pixels, which depend on the depth. So the depth is that of a split without them.

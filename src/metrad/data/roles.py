@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from metrad.data.good_folder import is_good
 from metrad.data.groups import Pattern
-from metrad.data.splits import Classes, Share, Size
+from metrad.data.splits import Classes, Share, Size, SyntheticFold
 from metrad.errors import InputError
 from metrad.quoting import setting
 
 ClassNames = str | int | Sequence[str | int]
+HeldOut = tuple[str, float] | SyntheticFold
 PART_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
 
 
@@ -31,8 +32,9 @@ class Roles:
         group: which images are one group, as in ``groups.group_numbers``.
         rotations: train on each image four times, rotated by 0, 90, 180 and 270 degrees; each rotation of a class is a
             class of its own for the head.
-        held_out: name of the stand-in, a reference class that plays anomalous in a selection, and the share of the
-            normal images to test on. Both replace all calibration and test images. None outside a selection.
+        held_out: what plays anomalous in a training of a selection, in place of all calibration and test images: the
+            name of a reference class, and the share of the normal images to test on; or a fold of normal images with
+            synthetic defects. None outside a selection.
     """
 
     normal: ClassNames | None
@@ -42,7 +44,7 @@ class Roles:
     test_share: Share
     group: str | Pattern | None = None
     rotations: bool = False
-    held_out: tuple[str, float] | None = None
+    held_out: HeldOut | None = None
 
 
 def resolve_classes(roles: Roles, names: list[str], trainable: frozenset[int] | None = None) -> Classes:

@@ -239,6 +239,60 @@ def hold_out(
     return Split({role: indices[role] for role in ROLES}, 0), Classes(left, classes.normal, (held_out,))
 
 
+@dataclass(frozen=True)
+class SyntheticFold:
+    """Which fold is held out, and what plays anomalous.
+
+    Attributes:
+        number: number of the fold, from 0.
+        folds: number of folds.
+        kinds: kinds of synthetic defect; each held-out image has each of them once.
+    """
+
+    number: int
+    folds: int
+    kinds: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the fold in tables and messages."""
+        return f"fold {self.number + 1} of {self.folds}"
+
+
+def fold_out(split: Split, pool: Pool, *, number: int, folds: int, seed: int) -> Split:
+    """Return the split of one of several folds, which share the groups of the normal images among them.
+
+    The normal images of the fold become the normal test images. There are no calibration and no anomalous images; those
+    of ``split``, and its test images, are not used.
+
+    Args:
+        split: a split from ``draw``.
+        pool: the images that ``split`` was drawn from.
+        number: number of the fold, from 0.
+        folds: number of folds.
+        seed: seed of the order in which groups are dealt out.
+
+    Raises:
+        InputError: there are fewer groups of normal images than folds.
+    """
+    normal, groups = split.indices["normal"], pool.group_numbers
+    there = np.unique(groups[normal])
+    if len(there) < folds:
+        counted = "normal images" if pool.groups is None else "groups of normal images"
+        raise InputError(f"selection.folds={folds} takes as many {counted}, and there are {len(there)}; lower it")
+    held = np.random.default_rng([seed, len(there)]).permutation(there)[number::folds]
+    tested = np.isin(groups[normal], held)
+    nothing = np.empty(0, dtype=np.int64)
+    indices = {
+        "reference": _apart(split.indices["reference"], groups, normal[tested]),
+        "normal": normal[~tested],
+        "calibration": nothing,
+        "test_normal": normal[tested],
+        "test_anomalous": nothing,
+    }
+    return Split({role: indices[role] for role in ROLES}, 0)
+
+
 def to_test_on(normal: int, share: float) -> int:
     """Return the number of ``normal`` images that ``hold_out`` tests on: at least 1, and not all if there are 2."""
     return max(1, min(round(share * normal), normal - 1))

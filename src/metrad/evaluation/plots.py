@@ -159,25 +159,46 @@ def study(history: Sequence[Mapping[str, float | None]]) -> Figure:
 
 
 def selection(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> Figure:
-    """Draw the AUROC over epochs, as the mean over the held-out classes, with a line for each candidate and scorer.
+    """Draw the AUROC of each candidate and scorer, the mean over what stood in for anomalies.
+
+    With training there is a line over the epochs. Without, there is a row of dots, one for each stand-in.
 
     Args:
         rows: mappings with ``settings``, ``held_out``, ``epoch``, ``scorer`` and ``auroc`` (None if undefined).
-        chosen: ``epochs`` and ``pseudo_anomaly_auroc`` of the choice, which is marked.
+        chosen: ``epochs``, and ``pseudo_anomaly_auroc`` or ``synthetic_auroc``, of the choice, which is marked.
     """
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
     lines: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         line = lines.setdefault(f"{row['settings']}, {row['scorer']}", {})
         line.setdefault(row["epoch"], []).append(np.nan if row["auroc"] is None else row["auroc"])
+    marked = next(value for key, value in chosen.items() if key in ("pseudo_anomaly_auroc", "synthetic_auroc"))
+    if not any(row["epoch"] for row in rows):
+        return _untrained({name: line[0] for name, line in lines.items()}, marked)
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
     for number, (name, line) in enumerate(lines.items()):
         axes.plot(list(line), [np.mean(values) for values in line.values()], **style(number), label=name)
-    place = [chosen["epochs"]], [chosen["pseudo_anomaly_auroc"]]
-    axes.plot(*place, "o", markersize=14, fillstyle="none", color="0.2", label="chosen")
-    axes.set(xlabel="epochs of training", ylabel="AUROC", title="mean over the reference classes held out in turn")
+    axes.plot([chosen["epochs"]], [marked], "o", markersize=14, fillstyle="none", color="0.2", label="chosen")
+    axes.set(xlabel="epochs of training", ylabel="AUROC", title="mean over the stand-ins held out in turn")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def _untrained(found: Mapping[str, Sequence[float]], marked: float) -> Figure:
+    """Draw the AUROC of each recipe by stand-in as dots, and its mean, the best recipe on top."""
+    order = sorted(found, key=lambda name: float(np.mean(found[name])))
+    figure = Figure(figsize=(9, 1.5 + 0.3 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(order):
+        mean = float(np.mean(found[name]))
+        axes.plot(found[name], [place] * len(found[name]), "o", markersize=4, color="0.65")
+        axes.plot(mean, place, "D", markersize=7, color=NORMAL)
+        if mean == marked:
+            axes.plot(mean, place, "o", markersize=15, fillstyle="none", color="0.2")
+    axes.set_yticks(range(len(order)), order, parse_math=False)
+    axes.set(xlabel="AUROC; dots: each stand-in, diamond: their mean, circle: the choice")
+    axes.grid(axis="x", color="0.9")
     return figure
 
 
@@ -216,17 +237,21 @@ def _banded(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, look: Mapp
     axes.plot(images, mean, "o-", **look)
 
 
-def image_pairs(groups: Mapping[str, Sequence[ImagePair]], upper: str = "test image") -> Figure:
+def image_pairs(
+    groups: Mapping[str, Sequence[ImagePair]],
+    upper: str = "test image",
+    lower: str = "nearest normal training image",
+) -> Figure:
     """Draw two groups of pairs, by title: each test image above its nearest normal image.
 
-    ``upper`` says what the upper images are.
+    ``upper`` and ``lower`` say what the images of a pair are.
     """
     columns = max(len(rows) for rows in groups.values())
     figure = Figure(figsize=(1.5 * columns + 0.6, 8.2))
     # Fixed places, and one pair of axes for each group, take a quarter of the time.
     places = {"left": 0.02, "right": 0.98, "top": 0.9, "bottom": 0.03, "hspace": 0.3}
     for axes, (title, rows) in zip(figure.subplots(2, gridspec_kw=places), groups.items(), strict=True):
-        axes.set_title(f"{title}: {upper} above, nearest normal training image below", fontsize=11, pad=40)
+        axes.set_title(f"{title}: {upper} above, {lower} below", fontsize=11, pad=40)
         if rows:
             axes.imshow(_mosaic(rows), interpolation="nearest", extent=(0, len(rows), 2, 0))
         for i, pair in enumerate(rows):

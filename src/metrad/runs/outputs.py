@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from metrad.data.prepared import PreparedData
 from metrad.data.properties import Table
 from metrad.detector.core import Detector
 from metrad.evaluation.audit import confound, entry, exchangeability
@@ -20,7 +21,7 @@ from metrad.files import write_all, write_json
 from metrad.runs import pictures, property_table
 from metrad.runs.artifacts import save_detector, save_embeddings
 from metrad.runs.directory import Run
-from metrad.training.fitted import Fitted
+from metrad.training.fitted import Fitted, Selected
 
 Contents = dict[Path, Any]  # rows, plain values or a figure, by path
 
@@ -33,6 +34,7 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation, *, au
         **drawn(run, "images", pictures.ScoredImages(result, fitted.embedded, fitted.data)),
         **history(run, epochs.history, study.history if study.wanted else []),
         **(selection(run, selected.rows, selected.figures) if selected else {}),
+        **(synthetic(run, selected, fitted.data) if selected and selected.defects else {}),
         **evaluation(run, result, fitted.embedded),
         **({} if fitted.data.classes.anomalous else unusual(run, fitted)),
         **({run.properties: property_table.rows_to_write(properties)} if properties.images else {}),
@@ -90,6 +92,11 @@ def history(run: Run, epochs: list[dict[str, Any]], study: list[dict[str, Any]])
 def selection(run: Run, rows: list[dict[str, Any]], chosen: Mapping[str, Any]) -> Contents:
     """Return ``selection.csv`` and its picture, which marks the choice."""
     return {run.selection_table: rows, **drawn(run, "selection", pictures.Selection(rows, chosen))}
+
+
+def synthetic(run: Run, selected: Selected, data: PreparedData) -> Contents:
+    """Return the picture of the synthetic defects that stood in for anomalies."""
+    return drawn(run, "synthetic", pictures.SyntheticDefects(selected.defects, data))
 
 
 def good_images(run: Run, rows: list[dict[str, Any]]) -> Contents:

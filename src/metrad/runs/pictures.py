@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from metrad.evaluation.unusual import UnusualImage
 
 IMAGES_IN_A_ROW = 8  # number of test images in a row
-Material = Literal["evaluation", "images", "unusual", "epochs", "study", "selection", "good_images", "envelope"]
+Material = Literal[
+    "evaluation", "images", "unusual", "epochs", "study", "selection", "synthetic", "good_images", "envelope"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,8 @@ class RunPicture:
     Attributes:
         name: name of its file, ``NAME.png``, in the directory of the run or in the folder of an evaluation.
         material: kind of content that it is drawn from: the ``Evaluation``, the ``ScoredImages``, the
-            ``UnusualImages``, the rows of ``epochs.csv``, ``study.csv`` or ``good_images.csv``, the ``Selection``, or
-            the content of ``envelope.json``. A run without this content has no such picture.
+            ``UnusualImages``, the rows of ``epochs.csv``, ``study.csv`` or ``good_images.csv``, the ``Selection``, the
+            ``SyntheticDefects``, or the content of ``envelope.json``. A run without this content has no such picture.
         draw: returns the figure of the content; None if the content lacks what it shows, such as anomalous images.
         title: title in the report of a run.
         caption: sentence that says what the picture shows.
@@ -112,6 +114,31 @@ class UnusualImages:
         ]
 
 
+@dataclass(frozen=True)
+class SyntheticDefects:
+    """Kinds of synthetic defect, and the data whose normal images get them."""
+
+    kinds: Sequence[str]
+    data: "PreparedData"
+
+    def pairs(self, first: int) -> "list[ImagePair]":
+        """Return 8 images with a defect, the kinds in turns, each with the image that it was made from.
+
+        ``first`` is the position of the first one among the normal images.
+        """
+        import numpy as np
+
+        from metrad.data.synthetic_fold import defective
+        from metrad.evaluation.plots import ImagePair
+
+        normal = np.resize(self.data.split.indices["normal"][first:], IMAGES_IN_A_ROW + 1)
+        plain, kinds = self.data.image_set.images[normal], np.resize(self.kinds, IMAGES_IN_A_ROW).tolist()
+        return [
+            ImagePair(defective(plain[i], plain[i + 1], kind, [0, first, i]), plain[i], kind, anomalous=True)
+            for i, kind in enumerate(kinds)
+        ]
+
+
 def _roc(result: "Evaluation") -> "Figure | None":
     from metrad.evaluation import plots
 
@@ -172,6 +199,14 @@ def _selection(selection: Selection) -> "Figure":
     from metrad.evaluation import plots
 
     return plots.selection(selection.rows, selection.chosen)
+
+
+def _synthetic(defects: SyntheticDefects) -> "Figure":
+    from metrad.evaluation import plots
+
+    starts = {"Synthetic defects": 0, "More": IMAGES_IN_A_ROW}
+    pairs = {title: defects.pairs(first) for title, first in starts.items()}
+    return plots.image_pairs(pairs, upper="with a defect", lower="the good image")
 
 
 def _good_images(rows: Sequence[Mapping[str, Any]]) -> "Figure":
@@ -247,7 +282,14 @@ PICTURES = (
         material="selection",
         draw=_selection,
         title="Selection",
-        caption="Mean AUROC over the reference classes held out in turn, by epoch, candidate and scorer.",
+        caption="Mean AUROC over the stand-ins held out in turn, by epoch, candidate and scorer.",
+    ),
+    RunPicture(
+        name="synthetic",
+        material="synthetic",
+        draw=_synthetic,
+        title="Synthetic defects",
+        caption="Good images with the defects that stood in for anomalies when choosing; none was trained on.",
     ),
     RunPicture(
         name="good_images",

@@ -19,12 +19,14 @@ class Selected:
         rows: AUROC of each candidate, stand-in, epoch and scorer.
         seconds: duration of the selection, summed over all processes of a resumed run.
         here: part of ``seconds`` spent in this process.
+        defects: kinds of synthetic defect that stood in; empty for reference classes.
     """
 
     figures: dict[str, Any]
     rows: list[dict[str, Any]]
     seconds: float
     here: float
+    defects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ _CHOICES = Rule(
     f"be a list of at least one choice, such as [{{}}], and {_MOST_CHOICES} or fewer",
     lambda value: 1 <= len(value) <= _MOST_CHOICES,
 )
+DEFECTS = ("cutpaste", "scar", "blended_patch", "blended_texture")  # ``synthetic_defects`` imports what takes time
+_DEFECTS = Rule(
+    "list different kinds of synthetic defect: cutpaste, scar, blended_patch or blended_texture",
+    lambda value: len(set(value)) == len(value) and set(value) <= set(DEFECTS),
+)
 _SIZE = Rule("be a count of at least 0, a share between 0 and 1, or null", _is_size)
 _CALIBRATION_SIZE = Rule("be a count of at least 0, a share between 0 and 1, auto, or null", _is_calibration_size)
 _BITS = Rule("be auto or a number of bits from 8 to 16", lambda value: value == "auto" or _is_depth(value))
@@ -235,14 +240,18 @@ class FinetuningSettings:
 
 @_closed
 class SelectionSettings:
-    """The choice of epochs, settings and scorer by means of reference classes that stand in for anomalous classes."""
+    """The choice of epochs, settings and scorer by stand-ins for anomalies: reference classes or synthetic defects."""
 
     candidates: Annotated[list[dict[str, Any]], _CHOICES] = field(default_factory=lambda: [{}])
     """settings to choose among, such as [{optimizer.lr: 1e-4}, {optimizer.lr: 3e-5}]"""
     classes: Annotated[Any, _HELD_OUT] = None
     """reference classes to hold out: names or numbers, a count of classes drawn by the seed, or null for each class"""
     normal_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """share of the normal images that the selection uses as test images"""
+    """share of the normal images that the selection uses as test images, with reference classes"""
+    defects: Annotated[list[str], _DEFECTS, Key(since="0.2", before=[])] = field(default_factory=list)
+    """kinds of synthetic defect that stand in: cutpaste, scar, blended_patch, blended_texture; []: reference classes"""
+    folds: Annotated[int, Field(ge=2, le=100), Key(since="0.2", before=5)] = 5
+    """number of parts of the normal images, each tested on in turn, with synthetic defects"""
     scorers: dict[str, Any] = field(default_factory=dict)
     """scorers to choose among beside scorer itself; add one by +scorer@selection.scorers.NAME=CHOICE"""
     apply: Annotated[Any, _FLAG] = True
@@ -303,7 +312,7 @@ class Config:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     finetuning: Annotated[FinetuningSettings, _CHOSEN] = field(default_factory=FinetuningSettings)
     selection: Annotated[SelectionSettings | None, Key(before=None)] = None
-    """null: no selection; selection=pseudo_anomaly adds the settings below"""
+    """null: no selection; selection=pseudo_anomaly and selection=synthetic add the settings below"""
     study: Annotated[StudySettings, _ASIDE] = field(default_factory=StudySettings)
     sweep: Annotated[SweepSettings, _ASIDE] = field(default_factory=SweepSettings)
     head: Annotated[dict[str, Any], Part(given=("in_features", "num_classes"), ranges=ranges.HEAD), _CHOSEN] = _MISSING
