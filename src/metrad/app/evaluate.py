@@ -285,7 +285,9 @@ def _saved_config(run: Run) -> DictConfig:
     saved = stored.inert(run.load_config())
     without = [] if OmegaConf.is_dict(OmegaConf.select(saved, "evaluation")) else ["evaluation"]
     for key, value in LATER.items():  # settings that came after the run was made
-        if key.partition(".")[0] not in PARTS.keys() - {key} and OmegaConf.select(saved, key, default=...) is ...:
+        part = key.partition(".")[0]
+        unset = OmegaConf.select(saved, key, default=...) is ... and saved.get(part, ...) is not None
+        if part not in PARTS.keys() - {key} and unset:
             OmegaConf.update(saved, key, value, force_add=True)
     lacking = [part for part in PARTS if not OmegaConf.is_dict(OmegaConf.select(saved, part))] + without
     if lacking:

@@ -337,7 +337,7 @@ def test_hydras_own_settings_are_not_among_those_of_a_run():
 
 
 def test_a_setting_of_a_part_that_is_null_is_explained_with_the_choices_given(tmp_path):
-    line = "selection.apply cannot be set: selection is null; choose selection=, one of none, pseudo_anomaly"
+    line = "selection.apply cannot be set: selection is null; choose selection=, one of none, pseudo_anomaly, synthetic"
     assert explain_null(["-m", "seed=1", "selection.apply=true"]) == line
     assert explain_null(["selection=pseudo_anomaly", "+selection.apply=true"]) is None
     (tmp_path / "selection").mkdir()

@@ -117,7 +117,8 @@ def test_the_schema_needs_no_torch_and_no_hydra():
 def test_a_setting_says_which_version_brought_it_and_what_older_runs_stand_for(archive):
     """A new setting fails here until its ``Key`` says ``since``, and then until it says ``before``."""
     first = dict(leaves(OmegaConf.to_container(OmegaConf.load(archive[0] / ".hydra/config.yaml"))))
-    first |= {key: None for key in SINGLE if key.startswith("selection.")}  # null in all of them
+    null = ("candidates", "classes", "normal_share", "scorers", "apply")  # all of selection at that time
+    first |= {f"selection.{key}": None for key in null}
     aside = tuple(f"{key}." for key in schema.WITHOUT_IDENTITY)
     for key, setting in SINGLE.items():
         assert re.fullmatch(r"\d+\.\d+", setting.key.since)
@@ -165,6 +166,8 @@ def test_a_run_without_a_later_setting_is_the_run_with_the_value_it_stands_for(k
     monkeypatch.setitem(LATER, "made_up", "plain")
     monkeypatch.setitem(LATER, "backbone.made_up", "plain")
     plain = OmegaConf.to_container(demo)
+    if key.startswith("selection."):
+        plain["selection"] = {"apply": True}
     with_it, without, other = (OmegaConf.create(plain) for _ in range(3))
     OmegaConf.update(with_it, key, LATER[key], force_add=True, merge=False)
     OmegaConf.update(other, key, "other", force_add=True, merge=False)
