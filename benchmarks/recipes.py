@@ -7,7 +7,7 @@ pairs, seeds averaged first, its 95 % bootstrap interval over pairs, and p by th
 Pairs of one dataset share classes, so they are less independent than these two take them for. Pairs that one of the
 recipes has not finished are named.
 
-    python benchmarks/recipes.py multirun/NAME --recipes article,best [--out FILE.csv]
+    python benchmarks/recipes.py multirun/NAME --recipes article,contrast [--out FILE.csv]
 """
 
 import argparse
@@ -90,13 +90,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path)
     parser.add_argument(
-        "--recipes", default="article,best", help="two values of experiment=, the second less the first"
+        "--recipes", default="article,contrast", help="two values of experiment=, the second less the first"
     )
     parser.add_argument("--out", type=Path, help="file for the table as CSV")
     chosen = parser.parse_args()
     recipes = chosen.recipes.split(",")
     if len(set(recipes)) != 2:
-        parser.error(f"--recipes takes two, such as article,best, got {chosen.recipes}")
+        parser.error(f"--recipes takes two, such as article,contrast, got {chosen.recipes}")
     try:
         rows, holes = gathered(chosen.sweep, recipes)
     except InputError as error:

@@ -208,6 +208,7 @@ def arguments(wanted: Wanted, good: GoodFolder) -> list[str]:
     }
     if reference:
         settings |= {"dataset.reference": names[1:], "scorer": "contrast", "scorer.k": 1}
+        settings |= {"backbone": "mobilenet_v2", "whiten": False}
     chosen: dict[str, tuple[Any, Any]] = {
         "dataset.source.pattern": (wanted.pattern, None),
         "backbone.weights": (wanted.weights and str(_weights(wanted.weights)), None),
@@ -260,13 +261,14 @@ def _taken(made: Made) -> str:
 
 
 def _fitted(made: Made) -> str:
-    scorer = "the nearest good image"
+    features, scorer = "features of three middle layers", "the nearest good image"
     if made.wanted.reference:
-        scorer += ", less half of that to the nearest reference image"
+        features, scorer = "features of the last layer", f"{scorer}, less half of that to the nearest reference image"
     roles = {"normal": "compared with", "calibration": "calibrated on", "test_normal": "tested on"}
     counted = ", ".join(f"{word} {_count(made, role)}" for role, word in roles.items())
     size = made.wanted.size
-    return f"features as the weights come, at {size} pixels, no training; score: distance to {scorer}; {counted}"
+    weights = "as the weights come" if made.wanted.reference else "as the weights come, whitened"
+    return f"{features} {weights}, at {size} pixels, no training; score: distance to {scorer}; {counted}"
 
 
 def _count(made: Made, role: str) -> str:

@@ -11,7 +11,6 @@ from metrad.scorers.search.distances import Metric, prepared
 from metrad.scorers.search.indexes import IndexSettings, build, search, search_others
 
 GOOD_ROLES = ("normal", "calibration", "test_normal")
-METRIC: Metric = "cosine"
 MOST = 64  # nearest images among which one of another group is looked for
 
 
@@ -25,33 +24,37 @@ class UnusualImage:
     nearest: ImageRecord
 
 
-def most_unusual(embedded: Embedded, groups: Mapping[str, np.ndarray] | None = None) -> list[UnusualImage]:
+def most_unusual(
+    embedded: Embedded, groups: Mapping[str, np.ndarray] | None = None, metric: Metric = "cosine"
+) -> list[UnusualImage]:
     """Return all good images, of the roles ``GOOD_ROLES``, the most unusual first.
 
-    The distance is by cosine, whatever the scorer. A training image is compared with the other training images and
+    A training image is compared with the other training images and
     not with those of its own group, so that it is judged like an image that is not trained on.
 
     Args:
         embedded: embeddings of these roles; with a single training image, that image is left out.
         groups: group number of each image, (N,), by role; None if each image is a group of its own.
+        metric: the distance.
     """
     normal, records = embedded.arrays["normal"], embedded.records["normal"]
-    index = build(IndexSettings(), normal, METRIC)
+    index = build(IndexSettings(), normal, metric)
     found: list[UnusualImage] = []
     for role in GOOD_ROLES:
         if role == "normal":
             if len(normal) < 2:
                 continue
-            distances, places = _among_others(index, np.arange(len(normal)) if groups is None else groups["normal"])
+            own = np.arange(len(normal)) if groups is None else groups["normal"]
+            distances, places = _among_others(index, own, metric)
         else:
-            near = search(index, prepared(embedded.arrays[role], METRIC), 1, METRIC, None)
+            near = search(index, prepared(embedded.arrays[role], metric), 1, metric, None)
             distances, places = (each[:, 0] for each in near)
         each = zip(embedded.records[role], distances.tolist(), places.tolist(), strict=True)
         found += [UnusualImage(record, role, distance, records[place]) for record, distance, place in each]
     return sorted(found, key=lambda one: -one.distance)
 
 
-def _among_others(index: object, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _among_others(index: object, groups: np.ndarray, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
     """Return distance and position (N,) of the nearest image of another group.
 
     If there is none among the ``MOST`` nearest ones, it is the nearest of them.
@@ -60,7 +63,7 @@ def _among_others(index: object, groups: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     count = len(groups)
     largest = int(np.unique(groups, return_counts=True)[1].max())
-    distances, places = search_others(index, np.arange(count), min(largest, count - 1, MOST), METRIC, None)
+    distances, places = search_others(index, np.arange(count), min(largest, count - 1, MOST), metric, None)
     other = (groups[places] != groups[:, None]).argmax(axis=1)
     rows = np.arange(count)
     return distances[rows, other], places[rows, other]

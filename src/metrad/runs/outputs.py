@@ -21,6 +21,7 @@ from metrad.files import write_all, write_json
 from metrad.runs import pictures, property_table
 from metrad.runs.artifacts import save_detector, save_embeddings
 from metrad.runs.directory import Run
+from metrad.scorers import NeighbourScorer, Scorer
 from metrad.training.fitted import Fitted, Selected
 
 Contents = dict[Path, Any]  # rows, plain values or a figure, by path
@@ -36,7 +37,7 @@ def save(run: Run, fitted: Fitted, detector: Detector, result: Evaluation, *, au
         **(selection(run, selected.rows, selected.figures) if selected else {}),
         **(synthetic(run, selected, fitted.data) if selected and selected.defects else {}),
         **evaluation(run, result, fitted.embedded),
-        **({} if fitted.data.classes.anomalous else unusual(run, fitted)),
+        **({} if fitted.data.classes.anomalous else unusual(run, fitted, detector.scorer)),
         **({run.properties: property_table.rows_to_write(properties)} if properties.images else {}),
     }
     about = {
@@ -104,12 +105,14 @@ def good_images(run: Run, rows: list[dict[str, Any]]) -> Contents:
     return {run.good_images: rows, **drawn(run, "good_images", rows)}
 
 
-def unusual(run: Run, fitted: Fitted) -> Contents:
+def unusual(run: Run, fitted: Fitted, scorer: Scorer) -> Contents:
     """Return ``unusual.csv``, the good images of a run without anomalous ones, the most unusual first; and its picture.
 
-    The picture shows the first ones.
+    The picture shows the first ones. The distance is that of the scorer if it compares with single images, else by
+    cosine.
     """
-    found = most_unusual(fitted.embedded, fitted.data.groups)
+    metric = scorer.metric if isinstance(scorer, NeighbourScorer) else "cosine"
+    found = most_unusual(fitted.embedded, fitted.data.groups, metric)
     rows = [
         {
             "image": one.record.image,
