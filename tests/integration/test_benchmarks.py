@@ -16,7 +16,7 @@ from tests.helpers.commands import DIGITS
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 # These read runs and make none, or take data that cannot be made up: their tests are in tests/unit/benchmarks
-READERS = ("article", "envelope", "false_alarms", "pseudo_anomaly", "recipes")
+READERS = ("article", "envelope", "false_alarms", "pseudo_anomaly", "recipes", "stand_ins")
 SIDES = ("best_loop",)  # of another benchmark
 BENCHMARKS = sorted(
     path.name for path in FOLDER.glob("*.py") if path.name[0] != "_" and path.stem not in (*READERS, *SIDES)

@@ -36,7 +36,7 @@ def made(tmp_path):
     """Return a sweep of two recipes over three pairs, and the scores by recipe and pair."""
     generator, sweep, scores = np.random.default_rng(0), Sweep(tmp_path / "sweep"), {}
     for number, pair in enumerate(PAIRS):
-        for recipe, gap in (("article", 0.5), ("best", 0.7 + number)):
+        for recipe, gap in (("article", 0.5), ("contrast", 0.7 + number)):
             values = np.round(generator.normal(size=len(ANOMALOUS)) + gap * ANOMALOUS, 1)  # with ties
             settings = [f"experiment={recipe}", f"dataset.normal={pair[0]}", f"dataset.anomalous={pair[1]}", "seed=0"]
             auroc = roc_auc_score(ANOMALOUS, values)
@@ -61,9 +61,9 @@ def test_each_pair_has_its_difference_with_delongs_interval(script, made, tmp_pa
     gains = []
     for row in table.itertuples():
         pair = row._1, row._2
-        apart = kernel(scores["best", pair]) - kernel(scores["article", pair])
+        apart = kernel(scores["contrast", pair]) - kernel(scores["article", pair])
         variance = sum(apart.mean(axis).var(ddof=1) / apart.shape[1 - axis] for axis in (0, 1))
-        assert row.difference == pytest.approx(row.best - row.article, abs=2e-6)
+        assert row.difference == pytest.approx(row.contrast - row.article, abs=2e-6)
         assert row.difference == pytest.approx(apart.mean(), abs=1e-6)
         assert row.high - row.difference == pytest.approx(norm.ppf(0.975) * np.sqrt(variance), abs=2e-6)
         assert row.difference - row.low == pytest.approx(row.high - row.difference, abs=2e-6)
@@ -86,7 +86,7 @@ def test_against_scores_that_tell_nothing_the_error_is_that_of_one_auroc(script,
 
 def test_a_pair_that_only_one_recipe_finished_is_named(script, made, capsys):
     sweep, _ = made
-    sweep.add(["experiment=best", "dataset.normal=8", "dataset.anomalous=9", "seed=0"], 0.9)
+    sweep.add(["experiment=contrast", "dataset.normal=8", "dataset.anomalous=9", "seed=0"], 0.9)
     script(sweep.path)
     assert "not both finished: 8 9" in capsys.readouterr().out
 
@@ -107,9 +107,9 @@ def test_seeds_are_averaged_before_pairs_are_counted(script, made, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--recipes=best"], "--recipes takes two"),
-        (["--recipes=best,best"], "--recipes takes two"),
-        (["--recipes=best,other"], "no pair with a finished run of each of best, other"),
+        (["--recipes=contrast"], "--recipes takes two"),
+        (["--recipes=contrast,contrast"], "--recipes takes two"),
+        (["--recipes=contrast,other"], "no pair with a finished run of each of contrast, other"),
     ],
 )
 def test_what_cannot_be_compared_is_told_in_a_line(script, made, capsys, arguments, words):
@@ -120,7 +120,7 @@ def test_what_cannot_be_compared_is_told_in_a_line(script, made, capsys, argumen
 
 def test_other_images_and_other_sweeps_are_refused(script, made, tmp_path):
     sweep, _ = made
-    one = next(sweep.path.glob("best-0-1-*")) / "metrics.json"
+    one = next(sweep.path.glob("contrast-0-1-*")) / "metrics.json"
     write_json(one, {**dict.fromkeys(by_name(), 0.9), "split": "others"})
     with pytest.raises(SystemExit, match="used other images"):
         script(sweep.path)
