@@ -9,7 +9,9 @@ best loop   benchmarks/best_loop.py, the fastest that somebody wrote in an hour 
             code, for images of 224 pixels alone. Its time includes reading and packing the weights.
 
 All sides score the same JPEGs by the cosine distance to the nearest of the same good embeddings, of a frozen
-MobileNetV2: its last layer, which `metrad fit` took until it took middle layers. Each turn is a process of its own. The time is from the list of files to the last score; imports, the model
+MobileNetV2, its last layer, which `metrad fit` took until it took middle layers.
+
+Each turn is a process of its own. The time is from the list of files to the last score; imports, the model
 and a first pass over a few images come before. The system has the files cached.
 
 images/s     the median over the rounds.

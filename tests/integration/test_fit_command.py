@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.models import mobilenet_v2
 
 import metrad
+from metrad.app import inspect
 from metrad.data.ungrouped import UngroupedViews
 from metrad.files import read_json
 from metrad.runs.directory import Run
@@ -64,6 +65,36 @@ def fit(metrad, weights):
         return metrad("fit", *arguments, "--weights", weights, "--size", SIZE)
 
     return call
+
+
+def test_recipes_are_compared_in_the_time_given_and_the_command_of_the_one_taken_makes_the_same_run(
+    fit, metrad, parts, monkeypatch
+):
+    monkeypatch.setattr(inspect, "RECIPES", ({}, {"whiten": False}))
+    result = fit(parts, "--out", "tried", "--try", 5)
+    assert (result.code, result.err) == (0, "")
+    table = [line for line in result.out.splitlines() if line.startswith("  AUROC")]
+    names = [line.partition(": ")[2].partition(", p ")[0] for line in table]
+    assert sorted(names) == ["scorer=knn", "the default", "whiten=False", "whiten=False, scorer=knn"]
+    figures = read_json(Run("tried").metrics)["selection"]
+    assert figures["not_reached"] == []
+    assert {row["scorer"] for row in figures["tried"]} == {"scorer", "knn"}
+    taken = next(line for line in result.out.splitlines() if line.startswith("taken: "))
+    assert metrad(*shlex.split(taken.partition(": metrad ")[2]), "hydra.run.dir=again").code == 0
+    assert Run("again").scores.read_bytes() == Run("tried").scores.read_bytes()
+
+
+def test_what_the_time_does_not_reach_is_named(fit, parts):
+    out = fit(parts, "--out", "tried", "--try", 1e-3).out
+    assert "not reached: image_size=160; test_time_flip=True; image_size=320" in out
+    assert "taken: the default" in out or "scorer=knn" in out
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_a_time_that_is_none_is_refused(fit, parts, minutes):
+    result = fit(parts, "--try", minutes)
+    assert result.code == 2
+    assert result.err.startswith("error: --try must be a number of minutes above 0, such as --try 5")
 
 
 def test_a_folder_of_good_parts_becomes_a_run_that_the_other_commands_take(fit, metrad, parts, tmp_path):

@@ -122,6 +122,8 @@ class Selection:
         classes: stand-ins as names or numbers of reference classes, or the count to draw; None for every reference
             class.
         normal_share: share of the normal images that a fold tests on.
+        minutes: time after which no further candidate is begun; None for no limit.
+        sure: whether the run is trained as configured unless another recipe is better beyond chance.
         synthetic: the folds with synthetic defects; empty if reference classes stand in.
         fold: makes the parts of a training from a candidate's position, and the name of a stand-in or a synthetic fold.
         chosen: makes the parts of the run from a candidate's position, a number of epochs and the name of a scorer.
@@ -132,6 +134,8 @@ class Selection:
     make_scorers: list[dict[str, MakeScorer]]
     classes: Any
     normal_share: float
+    minutes: float | None
+    sure: bool
     synthetic: list[SyntheticFold]
     fold: Callable[[int, str | SyntheticFold], Parts]
     chosen: Callable[[int, int, str], Parts]
@@ -245,6 +249,8 @@ def _selection(cfg: DictConfig, changed: list[DictConfig], begun: Begun | None) 
         make_scorers=makers,
         classes=OmegaConf.to_container(classes) if OmegaConf.is_list(classes) else classes,
         normal_share=cfg.selection.normal_share,
+        minutes=cfg.selection.get("minutes"),  # older runs lack these keys
+        sure=cfg.selection.get("sure", False),
         synthetic=_synthetic(plain(cfg.selection)),
         fold=fold,
         chosen=chosen,

@@ -255,6 +255,10 @@ def _fit_command(  # noqa: PLR0913 - each is an option
         float, typer.Option(help="Probability with which confident thresholds keep their rate.")
     ] = 0.95,
     seed: Annotated[int, typer.Option(help="Seed of the choice of images for calibration and test.")] = 0,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--try", help="Minutes to compare recipes by synthetic defects first.", metavar="MINUTES"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run; outputs/TIME-… if not given.", show_default=False)
     ] = None,
@@ -268,7 +272,9 @@ def _fit_command(  # noqa: PLR0913 - each is an option
     def job() -> str:
         from metrad.app import inspect
 
-        wanted = inspect.Wanted(good, reference or (), weights, pattern, group, size, confidence, seed, rate or ())
+        wanted = inspect.Wanted(
+            good, reference or (), weights, pattern, group, size, confidence, seed, rate or (), minutes
+        )
         with _leaving_nothing():
             return "\n".join(inspect.summary(inspect.make(wanted, out or inspect.default_out(wanted))))
 

@@ -5,6 +5,7 @@ same training, so that both make the same run.
 """
 
 import logging
+import math
 import os
 import shlex
 import tempfile
@@ -40,6 +41,17 @@ log = logging.getLogger(__name__)
 Group: TypeAlias = str | Sequence[object] | np.ndarray | None
 LISTED = 4  # folders that are not used, named in the summary
 SIZE = 224  # height and width of images in pixels that ImageNet weights are made for
+#: Settings that ``--try`` compares, in this order, each with the default's scorer and with the angle (``knn``).
+RECIPES: tuple[dict[str, Any], ...] = (
+    {},
+    {"image_size": 160},
+    {"test_time_flip": True},
+    {"image_size": 320},
+    {"backbone.layers": None, "whiten": False},
+    {"backbone.layers": None},
+    {"image_size": 96},
+    {"image_size": 320, "test_time_flip": True},
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class Wanted:
         confidence: probability with which confident thresholds keep their rate.
         seed: seed of the choice of images for each role.
         rates: false-alarm rates to compute thresholds for; empty for 0.01 and 0.05, each if the images suffice for it.
+        minutes: time to compare recipes by synthetic defects, before the run is made; None to take the default recipe.
         label: what the good images are called in the summary; empty for their folder.
     """
 
@@ -68,6 +81,7 @@ class Wanted:
     confidence: float = 0.95
     seed: int = 0
     rates: Sequence[float] = ()
+    minutes: float | None = None
     label: str = ""
 
 
@@ -93,6 +107,7 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
     rate: float | Sequence[float] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    minutes: float | None = None,
     out: str | Path | None = None,
 ) -> Detector:
     """Return a detector made from good images.
@@ -115,6 +130,8 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
         rate: false-alarm rates to compute thresholds for; None for 0.01 and 0.05, each if the images suffice for it.
         confidence: probability with which confident thresholds keep their rate.
         seed: seed of the choice of images for each role.
+        minutes: time to compare recipes by synthetic defects first, as ``metrad fit --try`` does; None to take the
+            default recipe.
         out: directory to keep the run in, for ``metrad report`` and the like; None to keep the detector alone.
 
     Raises:
@@ -122,7 +139,7 @@ def fit(  # noqa: PLR0913 - each is a choice that the command has too
     """
     folders = [reference] if isinstance(reference, str | Path) else list(reference or ())
     rates = [rate] if isinstance(rate, int | float) else list(rate or ())
-    wanted = Wanted("", folders, weights, pattern, None, size, confidence, seed, rates)
+    wanted = Wanted("", folders, weights, pattern, None, size, confidence, seed, rates, minutes)
     with tempfile.TemporaryDirectory(prefix="metrad-") as folder:
         detector = _told(_made(wanted, good, group, Path(out or Path(folder, "run"))), kept=out is not None)
         if out is None:
@@ -174,8 +191,9 @@ def make(wanted: Wanted, out: Path) -> Made:
         raise InputError(f"--out={out} is there already; choose another folder")
     good = find_good(wanted.good, wanted.pattern, all_good=wanted.group == PARENT)
     given = arguments(wanted, good)
-    if not wanted.label:
-        log.info("the same by configuration: %s", shlex.join(["metrad", "train", *given]))
+    if not wanted.label and wanted.minutes is None:
+        log.info("the same by configuration: %s", _command(given))
+    given += _trying(wanted)
     checks.register()
     cfg, hydra = hydra_seam.compose(for_hydra(given))
     from metrad.app.train import train  # imports torch and Lightning, which a refusal above does not need
@@ -183,7 +201,48 @@ def make(wanted: Wanted, out: Path) -> Made:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         metrics = train(expand_home(cfg), Run(partial), hydra)
+    if wanted.minutes is not None:
+        _log_tried(metrics["selection"], arguments(wanted, good))
     return Made(Run(out), good, wanted, metrics, Detector.load(out).ungrouped_views)
+
+
+def _command(given: list[str]) -> str:
+    return shlex.join(["metrad", "train", *given])
+
+
+def _trying(wanted: Wanted) -> list[str]:
+    """Return the arguments that compare recipes first; none without ``--try``."""
+    if wanted.minutes is None:
+        return []
+    if wanted.minutes <= 0 or not math.isfinite(wanted.minutes):
+        raise InputError(f"--try must be a number of minutes above 0, such as --try 5, got {wanted.minutes:g}")
+    each = ["{" + ", ".join(f"{key}: {value(given)}" for key, given in recipe.items()) + "}" for recipe in RECIPES]
+    limits = [f"selection.minutes={wanted.minutes:g}", "selection.sure=true"]
+    return ["selection=synthetic", *limits, f"selection.candidates=[{', '.join(each)}]"]
+
+
+def _log_tried(selection: Mapping[str, Any], given: list[str]) -> None:
+    """Log the recipes that were compared, what was not reached, and the command of the one that was taken."""
+    from metrad.app.build import OWN_SCORER
+    from metrad.app.select import AS_CONFIGURED
+
+    def named(settings: str, scorer: str) -> str:
+        words = [] if settings == AS_CONFIGURED else [settings]
+        return ", ".join(words + ([] if scorer == OWN_SCORER else [f"scorer={scorer}"])) or "the default"
+
+    folds = len(selection["held_out"])
+    log.info(
+        "recipes by synthetic defects in %d folds of the good images; p that one is better than the default:", folds
+    )
+    for row in sorted(selection["tried"], key=lambda row: -(row["auroc"] or 0)):
+        p = "" if row["p"] in (None, 1) else f", p {row['p']:.2g}"
+        log.info("  AUROC %.3f: %s%s", row["auroc"] or math.nan, named(row["settings"], row["scorer"]), p)
+    if selection["not_reached"]:
+        log.info("not reached: %s", "; ".join(selection["not_reached"]))
+    changed = [f"{key}={value(content)}" for key, content in selection["settings"].items()]
+    changed += [] if selection["scorer"] == OWN_SCORER else [f"scorer={selection['scorer']}"]
+    why = "it is better beyond chance" if changed else "no recipe is better beyond chance (p below 0.05)"
+    log.info("taken: %s, since %s: %s", ", ".join(changed) or "the default", why, _command(given + changed))
 
 
 def default_out(wanted: Wanted) -> Path:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 COLUMNS = ("epoch", "scorer", "auroc")  # of a fold's rows; their file has the keys in alphabetical order
+LEVEL = 0.05  # below which p says that a recipe is better than the run as configured
 AS_CONFIGURED = "as configured"
 
 
@@ -84,13 +85,15 @@ def select(parts: Parts, run: Run) -> Parts:
     check_data(parts, data)
     stand_ins = _synthetic(selection, data) if selection.synthetic else _classes(parts, selection, data)
     log_data(parts, data)
-    rows, seconds = _trained(parts, run, stand_ins)
-    choice = best(rows, last_only=selection.scheduled)
+    rows, seconds, reached = _trained(parts, run, stand_ins)
+    choice = best(rows, last_only=selection.scheduled, sure=selection.sure)
     log.info(
         "selection: %d epochs, %s, scorer %s: mean AUROC %.4f over the stand-ins, the best of %d recipes",
         *(choice.epochs, describe(selection.candidates[choice.candidate]), choice.scorer, choice.auroc, choice.recipes),
     )
     entries = _entries(choice, selection, [stand_in.name for stand_in in stand_ins])
+    if selection.sure or selection.minutes:
+        entries |= {"tried": tried(rows), "not_reached": [describe(one) for one in selection.candidates[reached:]]}
     chosen = selection.chosen(choice.candidate, choice.epochs, choice.scorer)
     kinds = selection.synthetic[0].kinds if selection.synthetic else ()
     selected = Selected(entries, rows, seconds, time.perf_counter() - start, kinds)
@@ -121,37 +124,46 @@ def _synthetic(selection: Selection, data: PreparedData) -> list[StandIn]:
     return [StandIn(fold.number, fold.name, fold) for fold in selection.synthetic]
 
 
-def _trained(parts: Parts, run: Run, stand_ins: list[StandIn]) -> tuple[list[Row], float]:
-    """Return a row for each candidate, stand-in, epoch and scorer, and the total seconds of all trainings."""
+def _trained(parts: Parts, run: Run, stand_ins: list[StandIn]) -> tuple[list[Row], float, int]:
+    """Return a row for each candidate, stand-in, epoch and scorer, the seconds of all, and the candidates reached."""
     selection = parts.selection
     assert selection is not None
-    jobs = [(i, stand_in) for i in range(len(selection.candidates)) for stand_in in stand_ins]
+    count = len(selection.candidates) * len(stand_ins)
     log.info(
         "selection: %d candidates, %d stand-ins: %d trainings of up to %s epochs before the run's own",
-        *(len(selection.candidates), len(stand_ins), len(jobs), parts.epochs),
+        *(len(selection.candidates), len(stand_ins), count, parts.epochs),
     )
-    first, rows, seconds = collectives.rank() == 0, [], 0.0
-    for done, (i, stand_in) in enumerate(jobs):
-        if first:
-            run.note(training=done, trainings=len(jobs) + 1)
-        settings = describe(selection.candidates[i])
-        log.info("selection %d of %d: stand-in %s, %s", done + 1, len(jobs), stand_in.name, settings)
-        fold = partial(_fold, selection.fold(i, stand_in.held_out), run)
-        found = _kept(run.selection / f"{i}-{stand_in.number}.json", fold)
-        seconds += found["seconds"]
-        rows += [{"candidate": i, "settings": settings, "held_out": stand_in.name, **row} for row in found["rows"]]
+    rows: list[Row] = []
+    first, seconds, longest = collectives.rank() == 0, 0.0, 0.0
+    for i, candidate in enumerate(selection.candidates):
+        if i and selection.minutes and seconds + longest > 60 * selection.minutes:
+            log.info("selection: %g minutes reach %d of %d candidates", selection.minutes, i, len(selection.candidates))
+            return rows, seconds, i
+        before = seconds
+        for done, stand_in in enumerate(stand_ins, i * len(stand_ins)):
+            if first:
+                run.note(training=done, trainings=count + 1)
+            settings = describe(candidate)
+            log.info("selection %d of %d: stand-in %s, %s", done + 1, count, stand_in.name, settings)
+            fold = partial(_fold, selection.fold(i, stand_in.held_out), run)
+            found = _kept(run.selection / f"{i}-{stand_in.number}.json", fold)
+            seconds += found["seconds"]
+            about = {"candidate": i, "settings": settings, "held_out": stand_in.name}
+            rows += [{**about, **row} for row in found["rows"]]
+        longest = max(longest, seconds - before)
     if first:
-        run.note(training=len(jobs))
-    return rows, seconds
+        run.note(training=count)
+    return rows, seconds, len(selection.candidates)
 
 
-def best(rows: Sequence[Row], *, last_only: Sequence[bool]) -> Choice:
+def best(rows: Sequence[Row], *, last_only: Sequence[bool], sure: bool = False) -> Choice:
     """Return the recipe with the highest mean AUROC; of tied recipes, the one with fewer epochs.
 
     Args:
         rows: rows with ``candidate``, ``held_out``, ``epoch``, ``scorer`` and ``auroc``, which may be None.
         last_only: for each candidate, whether only epoch 0 and its last epoch may be chosen. A schedule of the learning
             rate spans all epochs, so stopping earlier would be another schedule.
+        sure: return the run as configured, unless that one is better by a one-sided paired t-test over stand-ins.
 
     Raises:
         InputError: no recipe has an AUROC for every stand-in.
@@ -172,7 +184,37 @@ def best(rows: Sequence[Row], *, last_only: Sequence[bool]) -> Choice:
     if not means:
         raise InputError("selection: no scorer could serve the embeddings of any epoch; see the log above")
     (epochs, candidate, scorer), auroc = max(sorted(means.items(), key=lambda item: item[0][:2]), key=lambda it: it[1])
+    own = (last[0], 0, OWN_SCORER)
+    if sure and own in means and p_value(found[epochs, candidate, scorer], found[own]) >= LEVEL:
+        (epochs, candidate, scorer), auroc = own, means[own]
     return Choice(candidate, epochs, scorer, auroc, folds, len(means))
+
+
+def p_value(one: Sequence[float | None], other: Sequence[float | None]) -> float:
+    """Return p of a one-sided paired t-test that ``one`` is higher than ``other``; 1 if they are equal or single."""
+    from scipy.stats import ttest_1samp  # takes time to import
+
+    gain = np.array(one, dtype=np.float64) - np.array(other, dtype=np.float64)
+    return 1.0 if len(gain) < 2 or not gain.std() else float(ttest_1samp(gain, 0, alternative="greater").pvalue)
+
+
+def tried(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the mean AUROC of each candidate and scorer after its last epoch, and p against the run as configured."""
+    last: dict[tuple[int, str, str], dict[int, list[float | None]]] = {}
+    for row in rows:
+        key = (row["candidate"], row["settings"], row["scorer"])
+        last.setdefault(key, {}).setdefault(row["epoch"], []).append(row["auroc"])
+    figures = {key: by_epoch[max(by_epoch)] for key, by_epoch in last.items()}
+    own = next((values for (number, _, scorer), values in figures.items() if (number, scorer) == (0, OWN_SCORER)), [])
+    return [
+        {
+            "settings": settings,
+            "scorer": scorer,
+            "auroc": None if None in values else float(np.mean([x for x in values if x is not None])),
+            "p": None if None in (*values, *own) or not own else p_value(values, own),
+        }
+        for (_, settings, scorer), values in figures.items()
+    ]
 
 
 def describe(settings: Mapping[str, Any]) -> str:

@@ -10,10 +10,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from scipy.stats import ttest_rel
 
 from metrad.app import select
 from metrad.app.build import build
-from metrad.app.select import AS_CONFIGURED, best, describe
+from metrad.app.select import AS_CONFIGURED, best, describe, tried
 from metrad.data.splits import ROLES, Classes, Pool, Split, draw, hold_out, to_test_on
 from metrad.errors import InputError
 from metrad.runs.config import checks
@@ -102,6 +103,20 @@ def test_of_equal_ones_that_of_fewer_epochs_and_then_the_earlier_candidate_wins(
     choice = best(tied, last_only=[False, False])
     assert (choice.epochs, choice.candidate, choice.scorer, choice.auroc) == (1, 0, "scorer", 0.9)
     assert (choice.folds, choice.recipes) == (1, 8)
+
+
+def test_if_sure_what_is_configured_stays_unless_another_recipe_is_better_in_all_stand_ins_alike():
+    own = [row(0, value, held_out=name) for name, value in zip("abc", (0.70, 0.80, 0.75), strict=True)]
+    clear = [row(0, value, 1, name) for name, value in zip("abc", (0.74, 0.85, 0.80), strict=True)]
+    lucky = [row(0, value, 1, name) for name, value in zip("abc", (0.99, 0.81, 0.74), strict=True)]
+    assert best([*own, *clear], last_only=[False, False], sure=True).candidate == 1
+    assert best([*own, *lucky], last_only=[False, False], sure=True).candidate == 0
+    assert best([*own, *lucky], last_only=[False, False]).candidate == 1
+    ours, other = tried([{**one, "settings": str(one["candidate"])} for one in [*own, *clear]])
+    assert ours["p"] == 1
+    expected = ttest_rel((0.74, 0.85, 0.80), (0.70, 0.80, 0.75), alternative="greater").pvalue
+    assert other["p"] == pytest.approx(expected)
+    assert other["auroc"] == pytest.approx(np.mean([0.74, 0.85, 0.80]))
 
 
 def test_the_mean_over_the_classes_counts():

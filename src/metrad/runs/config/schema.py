@@ -252,6 +252,10 @@ class SelectionSettings:
     """kinds of synthetic defect that stand in: cutpaste, scar, blended_patch, blended_texture; []: reference classes"""
     folds: Annotated[int, Field(ge=2, le=100), Key(since="0.2", before=5)] = 5
     """number of parts of the normal images, each tested on in turn, with synthetic defects"""
+    minutes: Annotated[float | None, Field(gt=0, lt=math.inf), Key(since="0.2", before=None)] = None
+    """no further candidate is begun that would probably take longer than this in all; null for no limit"""
+    sure: Annotated[Any, _FLAG, Key(since="0.2", before=False)] = False
+    """whether to train as configured unless stand-ins find another recipe better (paired t-test, 0.05)"""
     scorers: dict[str, Any] = field(default_factory=dict)
     """scorers to choose among beside scorer itself; add one by +scorer@selection.scorers.NAME=CHOICE"""
     apply: Annotated[Any, _FLAG] = True
