@@ -36,7 +36,7 @@ from metrad.runs import outputs, property_table
 from metrad.runs.artifacts import load_detector, load_embeddings, save_embeddings
 from metrad.runs.config import stored
 from metrad.runs.config.build import plain
-from metrad.runs.config.catalogue import choices, folder
+from metrad.runs.config.catalogue import choices, contents, folder
 from metrad.runs.config.explain import explain
 from metrad.runs.config.home import expand_home
 from metrad.runs.config.schema import LATER, PARTS
@@ -372,7 +372,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             scorers = choices()["scorer"]
             if value not in scorers:
                 raise InputError(unknown_choice("scorer", value, scorers))
-            cfg.scorer = OmegaConf.load(folder() / "scorer" / f"{value}.yaml")
+            cfg.scorer = OmegaConf.create(contents("scorer")[value])
             OmegaConf.set_struct(cfg, True)
             continue
         try:

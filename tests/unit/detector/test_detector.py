@@ -8,7 +8,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from metrad.data.decoding import Decoding
 from metrad.data.ungrouped import UngroupedViews
@@ -22,7 +21,7 @@ from metrad.files import sealed, unsealed
 from metrad.models.backbones import convnet
 from metrad.models.embedder import Embedder
 from metrad.models.heads import ArcFace
-from metrad.runs.config.catalogue import folder
+from metrad.runs.config.catalogue import contents
 from metrad.scorers import KNN, HeadScorer
 
 CONVNET = {"_target_": "metrad.models.backbones.convnet", "channels": [4, 6], "weights": "gone.pth"}
@@ -174,7 +173,7 @@ def test_an_embedder_whose_weights_do_not_fit_is_refused(folder):
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_every_class_of_a_shipped_yaml_can_be_built_from_a_bundle(kind):
-    targets = {OmegaConf.load(path)["_target_"] for path in (folder() / kind).glob("*.yaml")}
+    targets = {content["_target_"] for content in contents(kind).values()}
     module, _ = TABLES[kind]
     assert targets
     assert {target.removeprefix(f"{module}.") for target in targets} <= own_parts(kind).keys()

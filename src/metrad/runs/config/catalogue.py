@@ -28,18 +28,36 @@ def choices() -> dict[str, dict[str, str]]:
 def choice_of(part: str, settings: Mapping[str, Any]) -> str:
     """Return the name of the shipped choice that the ``settings`` of a part are of; else the name of their class.
 
-    A choice has the same class and, where several choices share it, the same values. No settings are the choice none.
+    A choice has the same class and, where several choices share it, the same values. A variant of another choice, which
+    has it among its defaults, has the same values. No settings are the choice none.
     """
     target = present(str(settings.get("_target_", "none")))
-    alike = {name: node for name, node in _contents(part).items() if present(str(node.get("_target_"))) == target}
-    if len(alike) > 1:
-        alike = {name: node for name, node in alike.items() if all(settings.get(key) == node[key] for key in node)}
-    return next(iter(alike)) if len(alike) == 1 else target
+    alike = {name: node for name, node in contents(part).items() if present(str(node.get("_target_"))) == target}
+    same = {name: node for name, node in alike.items() if all(settings.get(key) == node[key] for key in node)}
+    variants = _variants(part)
+    found = [name for name in same if name in variants] or [name for name in alike if name not in variants]
+    if len(found) > 1:
+        found = [name for name in found if name in same]
+    return found[0] if len(found) == 1 else target
+
+
+def contents(group: str) -> dict[str, dict[str, Any]]:
+    """Return the content of each shipped choice of a group, a variant with what it has of the other choice."""
+    raw, variants = _raw(group), _variants(group)
+    own = {name: {key: value for key, value in node.items() if key != "defaults"} for name, node in raw.items()}
+    return {name: {**own.get(variants.get(name, ""), {}), **node} for name, node in own.items()}
+
+
+def _variants(group: str) -> dict[str, str]:
+    """Return for each choice that is made from another choice of its group the name of that one."""
+    raw = _raw(group)
+    bases = {name: [one for one in raw if one in node.get("defaults", ())] for name, node in raw.items()}
+    return {name: found[0] for name, found in bases.items() if found}
 
 
 @cache
-def _contents(group: str) -> dict[str, dict[str, Any]]:
-    """Return the content of each shipped choice of a group."""
+def _raw(group: str) -> dict[str, dict[str, Any]]:
+    """Return the content of each file of a group."""
     from omegaconf import OmegaConf
 
     loaded = {path.stem: OmegaConf.load(path) for path in sorted((folder() / group).glob("*.yaml"))}
@@ -49,5 +67,5 @@ def _contents(group: str) -> dict[str, dict[str, Any]]:
 def example(key: str) -> Any:
     """Return a value that a shipped choice gives to the setting ``key`` of a part, such as 10; None for none."""
     group, _, name = key.partition(".")
-    values = [node[name] for node in _contents(group).values() if name in node]
+    values = [node[name] for node in contents(group).values() if name in node]
     return next((value for value in values if value is not None and "${" not in str(value)), None)

@@ -142,8 +142,11 @@ def test_runs_older_than_a_setting_count_as_those_with_the_value_they_stand_for(
     monkeypatch.setitem(LATER, "made_up", "plain")
     monkeypatch.setitem(LATER, "backbone.made_up", "plain")
     for seed in range(6):
-        sweep.add(["head=adacos", f"seed={seed}"], 0.8 + seed / 100)
+        other = sweep.add(["head=adacos", f"seed={seed}"], 0.8 + seed / 100)
         run = sweep.add(["head=arcface", f"seed={seed}"], 0.7 + seed / 100)
+        if key.startswith("selection."):
+            put(other, "selection.apply", True)
+            put(run, "selection.apply", True)
         put(run, key, LATER[key])
     assert set(compare(sweep.path).runs["head"]) == {"adacos", "arcface"}
     put(run, key, "other")
