@@ -213,7 +213,8 @@ def _leaves(node: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
         for key, value in node.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
-        yield prefix, _text(former(node) if prefix.endswith("._target_") else node)
+        named = isinstance(node, str) and prefix.endswith("._target_")
+        yield prefix, _text(former(node) if named else node)
 
 
 def _text(value: Any) -> str:

@@ -154,6 +154,14 @@ def test_runs_older_than_a_setting_count_as_those_with_the_value_they_stand_for(
         compare(sweep.path)
 
 
+@pytest.mark.parametrize("target", [None, 7, ["a"]])
+def test_a_target_that_is_no_name_is_shown_as_it_is(target, sweep):
+    for seed in range(2):
+        put(sweep.add(["head=adacos", f"seed={seed}"], 0.8), "scorer._target_", target)
+        put(sweep.add(["head=arcface", f"seed={seed}"], 0.7), "scorer._target_", target)
+    assert set(compare(sweep.path).runs["head"]) == {"adacos", "arcface"}
+
+
 @pytest.mark.parametrize(("key", "before"), [("whiten", "false"), ("made_up", "plain")])
 def test_a_setting_is_compared_with_the_value_that_older_runs_stand_for(key, before, sweep, monkeypatch):
     monkeypatch.setitem(LATER, "made_up", "plain")
