@@ -350,7 +350,10 @@ PLANTED: dict[str, tuple[tuple[str, ...], dict[str, tuple]]] = {
                 "np.unique(scores, return_inverse=True)[1], anomalous",
                 "scores.argsort().argsort(), anomalous",
             ),
-            "only anomalous images let in": ("if anomalous.all() or not anomalous.any():", "if not anomalous.any():"),
+            "only anomalous images let in": (
+                "if anomalous.all() or not anomalous.any():\n        raise",
+                "if not anomalous.any():\n        raise",
+            ),
         },
     ),
     "intervals": (
