@@ -150,7 +150,7 @@ def test_ctrl_c_cancels_all_jobs(start, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "cancelled 4 Slurm jobs; the same command continues their runs\n"
+    assert err == "cancelled 4 Slurm jobs; the same command continues their runs\nstopped by Ctrl-C\n"
     assert "not finished: 4 of 4 runs" in out
     assert told("squeue", "--noheader") == ""
     assert "running" not in {run.state for run in runs_of(folder).values()}
