@@ -10,10 +10,11 @@ random photograph of a random part), and the number of seeds in which at most th
 The first is what a threshold promises on average, the second what one with a confidence promises. The last column is
 what the split by photograph seems to keep: the rate on further photographs of the parts that it was fitted on.
 
-    python benchmarks/false_alarms.py --data data [--seeds 20] [--out FILE.csv]
+    python benchmarks/false_alarms.py --data data [--seeds 20] [--recipe fit] [--out FILE.csv]
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from metrad.evaluation.conformal import (
 from metrad.evaluation.forward import CPU_BATCH, Forward
 from metrad.models.backbones import mobilenet_v2
 from metrad.models.embedder import Embedder
+from metrad.models.whitening import within_class_whitening
 from metrad.scorers import KNN
 
 TILES = Pattern(r"exp(?P<view>\d)_num_(?P<number>\d+)", gap=60, size=0.1)
@@ -56,7 +58,31 @@ class Shares:
     test: int
 
 
-def embedded(data: Path, *, image_size: int) -> Parts:
+class WhitenedKNN:
+    """The scorer of ``experiment=inspect``: embeddings whitened by those of the index, Euclidean distance."""
+
+    def fit(self, vectors: np.ndarray) -> "WhitenedKNN":
+        """Fit the whitening and the index on embeddings (N, D)."""
+        self.centre, self.whitening = within_class_whitening(vectors, np.zeros(len(vectors), dtype=int))
+        self.knn = KNN(metric="l2").fit(self._whitened(vectors))
+        return self
+
+    def score(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the scores (N,) of embeddings (N, D)."""
+        return self.knn.score(self._whitened(vectors))
+
+    def _whitened(self, vectors: np.ndarray) -> np.ndarray:
+        return ((vectors - self.centre) @ self.whitening.T).astype(np.float32)
+
+
+#: Layers whose features are joined (None: the last one's alone), and the scorer, by name.
+RECIPES: dict[str, tuple[list[str] | None, Callable[[], KNN | WhitenedKNN]]] = {
+    "last": (None, KNN),
+    "fit": (["features.10", "features.13", "features.16"], WhitenedKNN),
+}
+
+
+def embedded(data: Path, *, image_size: int, layers: list[str] | None = None) -> Parts:
     """Return the good magnetic tiles, embedded by the frozen weights."""
     import torch
 
@@ -65,7 +91,7 @@ def embedded(data: Path, *, image_size: int) -> Parts:
     images = load(source, image_size, Storage(2 * GIB, 0, data / "cache"), skip_corrupt=False)
     free = np.flatnonzero(source.labels == source.classes.index("MT_Free"))
     good, _ = one_of_each(images.pool.content, free, None)
-    backbone = mobilenet_v2(weights=str(data / "weights/mobilenet_v2_imagenet.pth"))
+    backbone = mobilenet_v2(weights=str(data / "weights/mobilenet_v2_imagenet.pth"), layers=layers)
     forward = Forward(Embedder(backbone, image_size=image_size).eval(), torch.device("cpu"), None)
     batches = [good[start : start + CPU_BATCH] for start in range(0, len(good), CPU_BATCH)]
     return Parts(np.concatenate([forward(torch.from_numpy(images.images[b])) for b in batches]), groups[good])
@@ -105,9 +131,11 @@ def splits(parts: Parts, shares: Shares, seed: int) -> list[Split]:
     return [by_part, Split(KINDS[1], drawn[other:], drawn[:one], None, new, drawn[one:other])]
 
 
-def measured(parts: Parts, split: Split, rate: float, confidence: float) -> list[dict[str, object]]:
+def measured(
+    parts: Parts, split: Split, rate: float, confidence: float, make: Callable[[], KNN | WhitenedKNN] = KNN
+) -> list[dict[str, object]]:
     """Return a row for each kind of threshold: its rates on photographs of new parts, and of known ones."""
-    scorer = KNN().fit(parts.vectors[split.index])
+    scorer = make().fit(parts.vectors[split.index])
     scores, groups = scorer.score(parts.vectors[split.calibration]), split.groups
     of_new, shown = scorer.score(parts.vectors[split.new]), parts.groups[split.new]
     of_known = scorer.score(parts.vectors[split.known]) if len(split.known) else None
@@ -153,6 +181,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with magnetic_tile and weights")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--rates", default="0.05,0.1", help="false-alarm rates")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="last", help="fit: that of metrad fit")
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--shares", default="80,60", help="parts to calibrate with and to test on")
@@ -162,14 +191,15 @@ def main() -> None:
     enough = max(calibration_groups_needed(rate, chosen.confidence) for rate in rates)
     if shares.calibration < enough:
         parser.error(f"--shares: these rates take {enough} parts to calibrate with, got {shares.calibration}")
-    parts = embedded(chosen.data, image_size=chosen.image_size)
+    layers, make = RECIPES[chosen.recipe]
+    parts = embedded(chosen.data, image_size=chosen.image_size, layers=layers)
     print(f"{len(parts.groups)} photographs of {len(np.unique(parts.groups))} parts; {chosen.seeds} seeds")
     rows = [
         row
         for rate in rates
         for seed in range(chosen.seeds)
         for split in splits(parts, shares, seed)
-        for row in measured(parts, split, rate, chosen.confidence)
+        for row in measured(parts, split, rate, chosen.confidence, make)
     ]
     frame = pd.DataFrame(rows)
     head = ["rate", "split", "threshold", "calibration", "on new parts", "new parts with an alarm"]
